@@ -1,0 +1,41 @@
+"""An observable key-value store you embed, over SQLite, memory and other processes' stores."""
+
+from datastream._registry import open
+from datastream._status import State, Status
+from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.errors import (
+    DatastreamError,
+    Denied,
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    ReadOnly,
+    RevisionConflict,
+    SourceUnavailable,
+    StoreClosed,
+    Unsupported,
+)
+from datastream.selection import Selection
+from datastream.store import Store
+
+__all__ = [
+    "Batch",
+    "Capability",
+    "DatastreamError",
+    "Denied",
+    "Entry",
+    "InvalidKey",
+    "InvalidValue",
+    "KeyNotFound",
+    "Operation",
+    "ReadOnly",
+    "RevisionConflict",
+    "Selection",
+    "SourceUnavailable",
+    "State",
+    "Status",
+    "Store",
+    "StoreClosed",
+    "Unsupported",
+    "open",
+]

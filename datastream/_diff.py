@@ -1,0 +1,39 @@
+"""What changed, told from two states or from a log: pure functions, no threads, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from datastream.entry import Entry, Operation, deleted
+
+
+def difference(known: Mapping[str, str], state: Sequence[Entry]) -> list[Entry]:
+    """What turns `known` (key to revision) into the complete `state`, deletes first."""
+    present = {entry.key for entry in state}
+    gone = [deleted(key) for key in known if key not in present]
+    return gone + [entry for entry in state if known.get(entry.key) != entry.revision]
+
+
+def is_news(known: Mapping[str, str], entry: Entry) -> bool:
+    """Whether this state of the key differs from the one already known."""
+    if entry.operation is Operation.DELETE:
+        return entry.key in known
+    return known.get(entry.key) != entry.revision
+
+
+def learn(known: dict[str, str], entries: Iterable[Entry]) -> None:
+    """Bring `known` up to date with `entries`."""
+    for entry in entries:
+        if entry.operation is Operation.DELETE:
+            known.pop(entry.key, None)
+        else:
+            known[entry.key] = entry.revision
+
+
+def fold(entries: Iterable[Entry], later: Iterable[Entry]) -> list[Entry]:
+    """One list of changes from two that follow each other: the newest state of each key."""
+    newest = {entry.key: entry for entry in entries}
+    for entry in later:
+        newest.pop(entry.key, None)
+        newest[entry.key] = entry
+    return list(newest.values())

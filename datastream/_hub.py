@@ -1,0 +1,332 @@
+"""One reader of a Source for all subscribers of a store.
+
+Every change, the store's own writes included, takes one path: `Source.read` says what is new
+since the last look, `Routes` says whom it concerns, each of them is offered one batch. A lock
+makes that path single file; subscribers are called beyond it, so they hold up nobody.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import tenacity
+
+from datastream import _diff
+from datastream._routes import Route, Routes, Sink
+from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.errors import SourceUnavailable, StoreClosed
+from datastream.selection import Selection
+from datastream.source import Reading, Source, Write
+
+LOOK_ANYWAY = 60.0
+"""Seconds after which the backend is read although it announced nothing."""
+RETRY_FIRST, RETRY_MOST = 0.05, 10.0
+"""Seconds before the first and between later attempts to reach a backend in trouble."""
+CLOSE_TIMEOUT = 10.0
+"""Seconds `close` gives a running `read` to end."""
+
+Since = str | Mapping[str, str] | None
+"""Where to resume: a cursor, or the revision of each key one has."""
+
+
+class Seat:
+    """One subscription: who, for what, from where."""
+
+    __slots__ = ("route", "selection", "since", "sink")
+
+    def __init__(self, selection: Selection, sink: Sink, since: Since) -> None:
+        self.selection = selection
+        self.sink = sink
+        self.since = since
+        self.route: Route | None = None
+
+
+class Hub:
+    """Reads `source` while anybody watches, and tells each subscriber what concerns it.
+
+    Args:
+        source: owned from here on: `close` closes it.
+        on_status: told None after a look that went well, else the error that prevented it.
+    """
+
+    def __init__(self, source: Source, on_status: Callable[[Exception | None], None]) -> None:
+        self._source = source
+        self._on_status = on_status
+        self._lock = threading.Lock()
+        self._routes = Routes()
+        # The revision of every watched key as last offered, complete up to `_position`.
+        self._known: dict[str, str] = {}
+        self._position: str | None = None
+        self._doubted = False
+        self._waiting: list[Seat] = []
+        self._leaving: deque[Seat] = deque()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._stop.set()
+        self._poked = threading.Event()
+        self._source_open = threading.Lock()
+        self.closed = False
+
+    def capabilities(self) -> Sequence[Capability]:
+        with self._lock:
+            self._check_open()
+            return self._source.capabilities()
+
+    def snapshot(self, selection: Selection) -> list[Entry]:
+        with self._lock:
+            self._check_open()
+            return self._read(selection, None)[0]
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        with self._lock:
+            self._check_open()
+            stored = self._source.write(writes)
+            if self._position is not None:
+                self._look_after_write()
+        if self._leaving:
+            self._sweep()
+        return stored
+
+    def subscribe(self, selection: Selection, sink: Sink, since: Since = None) -> Seat:
+        """Offer `sink` the initial batch, then every change; later, if the backend is away."""
+        seat = Seat(selection, sink, since)
+        with self._lock:
+            self._check_open()
+            try:
+                self._admit(seat)
+            except SourceUnavailable as error:
+                self._waiting.append(seat)
+                self._on_status(error)
+            self._start()
+        self._sweep()
+        return seat
+
+    def unsubscribe(self, seat: Seat) -> None:
+        """Never waits for the backend: whoever holds the lock sweeps up when done."""
+        self._leaving.append(seat)
+        self._sweep()
+
+    def poke(self) -> None:
+        """Look at the backend now."""
+        self._poked.set()
+        self._source.wake()
+
+    def abandon(self) -> None:
+        """`close` for a garbage collector: waits for nothing and takes no lock."""
+        if not self.closed:
+            self.closed = True
+            self._halt()
+            if self._thread is None or not self._thread.is_alive():
+                self._close_source()
+
+    def close(self) -> list[Sink]:
+        """Stop reading and close the source; returns who was still subscribed."""
+        with self._lock:
+            if self.closed:
+                return []
+            self.closed = True
+            self._halt()
+            sinks = [sink for route in self._routes.all() for sink in route.sinks]
+            sinks += [seat.sink for seat in self._waiting]
+        if self._thread is not None:
+            self._thread.join(CLOSE_TIMEOUT)
+        self._close_source()
+        return sinks
+
+    def _close_source(self) -> None:
+        # The thread that ends and the caller of close may both come here: the first one closes.
+        if self._source_open.acquire(blocking=False):
+            self._source.close()
+
+    # The reading thread, alive while anybody is subscribed.
+
+    def _start(self) -> None:
+        if self._stop.is_set():
+            self._stop = threading.Event()
+            self._thread = threading.Thread(
+                target=self._follow,
+                args=(self._stop, self._thread),
+                name="datastream-hub",
+                daemon=True,
+            )
+            self._thread.start()
+
+    def _halt(self) -> None:
+        self._position = None
+        self._known.clear()
+        self._stop.set()
+        self.poke()
+
+    def _follow(self, stop: threading.Event, predecessor: threading.Thread | None) -> None:
+        # Two threads in `Source.wait` would take each other's wake-ups.
+        if predecessor is not None:
+            predecessor.join()
+        del predecessor
+        retrying = tenacity.Retrying(
+            wait=tenacity.wait_exponential_jitter(RETRY_FIRST, RETRY_MOST, jitter=RETRY_FIRST),
+            stop=tenacity.stop_when_event_set(stop),
+            sleep=tenacity.sleep_using_event(self._poked),
+            before_sleep=self._report,
+            retry_error_callback=lambda _: None,
+        )
+        while not stop.is_set():
+            retrying(self._turn, stop)
+        if self.closed:
+            self._close_source()
+
+    def _report(self, state: tenacity.RetryCallState) -> None:
+        outcome = state.outcome
+        error = outcome.exception() if outcome else None
+        if isinstance(error, Exception) and not self.closed:
+            self._on_status(error)
+
+    def _turn(self, stop: threading.Event) -> None:
+        self._poked.clear()
+        with self._lock:
+            if stop.is_set():
+                return
+            self._look()
+        self._sweep()
+        if not stop.is_set():
+            self._source.wait(LOOK_ANYWAY)
+
+    # Under the lock.
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise StoreClosed("this store was closed; open it again to go on")
+
+    def _read(self, selection: Selection | Routes, since: str | None) -> tuple[list[Entry], Reading]:
+        reading = self._source.read(selection, since)
+        matches = selection.matches
+        return [entry for entry in reading.entries if matches(entry.key)], reading
+
+    def _look(self) -> None:
+        while self._waiting:
+            self._admit(self._waiting[0])
+            del self._waiting[0]
+        if self._position is not None:
+            self._catch_up()
+        self._on_status(None)
+
+    def _look_after_write(self) -> None:
+        try:
+            self._catch_up()
+        except Exception as error:
+            # What was written is acknowledged; that it cannot be read back now is a status.
+            self._on_status(error)
+            self.poke()
+
+    def _catch_up(self) -> list[Entry]:
+        """Offer everybody what is new since the last look, and return it."""
+        known = self._known
+        reading = self._source.read(self._routes, self._position)
+        if reading.complete:
+            self._doubt(reading)
+            entries = _diff.difference(known, reading.entries)
+        else:
+            entries = [entry for entry in reading.entries if _diff.is_news(known, entry)]
+        self._position = position = reading.position
+        for route, part in self._routes.split(entries).items():
+            _diff.learn(known, part)
+            batch = Batch(tuple(part), position)
+            for sink in route.sinks:
+                sink.offer(batch)
+        return entries
+
+    def _doubt(self, reading: Reading) -> None:
+        """That all is gone at once is believed only when a second look says so too."""
+        vanished = bool(self._known) and not reading.entries
+        if vanished and not self._doubted:
+            self._doubted = True
+            raise SourceUnavailable(
+                f"all {len(self._known)} watched keys vanished at once; looking again before "
+                "believing it"
+            )
+        self._doubted = False
+
+    def _admit(self, seat: Seat) -> None:
+        """Seat a subscriber: its initial batch is the state at the very position all are at."""
+        if isinstance(seat.since, str) and self._position is not None:
+            self._catch_up()
+        route = self._routes.add(seat.selection)
+        try:
+            batch = self._first_batch(seat, new=not route.sinks)
+        except BaseException:
+            self._drop_if_empty(route)
+            raise
+        seat.route = route
+        route.sinks.append(seat.sink)
+        seat.sink.offer(batch)
+
+    def _first_batch(self, seat: Seat, *, new: bool) -> Batch:
+        selection, since = seat.selection, seat.since
+        cursor = since if isinstance(since, str) else None
+        if new:
+            state, reading = self._read(selection, None)
+            self._learn_uncovered(selection, state, reading)
+        if cursor is not None or not new:
+            state, reading = self._read(selection, cursor)
+        reset = cursor is not None and reading.complete
+        entries = state
+        if isinstance(since, Mapping):
+            had = {key: revision for key, revision in since.items() if selection.matches(key)}
+            entries = _diff.difference(had, state)
+        if reading.position != self._position:
+            changed = [e for e in self._catch_up() if selection.matches(e.key)]
+            entries = _diff.fold(entries, changed)
+        if since is None or reset:
+            entries = [entry for entry in entries if entry.operation is Operation.PUT]
+        return Batch(tuple(entries), self._position or "", initial=True, reset=reset)
+
+    def _learn_uncovered(
+        self, selection: Selection, entries: Iterable[Entry], reading: Reading
+    ) -> None:
+        """Note the revisions of keys that nobody watched before.
+
+        Those already watched keep the revision they were offered with: what happened to them
+        since must still count as news to their subscribers.
+        """
+        if self._position is None:
+            self._known.clear()
+            self._position = reading.position
+        known = self._known
+        for entry in entries:
+            if not any(route.sinks for route in self._routes.of(entry.key)):
+                known[entry.key] = entry.revision
+
+    # Leaving.
+
+    def _sweep(self) -> None:
+        while self._leaving and self._lock.acquire(blocking=False):
+            try:
+                self._remove_leaving()
+            finally:
+                self._lock.release()
+
+    def _remove_leaving(self) -> None:
+        while self._leaving:
+            seat = self._leaving.popleft()
+            if seat in self._waiting:
+                self._waiting.remove(seat)
+            route = seat.route
+            if route is not None and seat.sink in route.sinks:
+                route.sinks.remove(seat.sink)
+                self._drop_if_empty(route)
+        if not self._routes and not self._waiting and not self._stop.is_set():
+            self._halt()
+
+    def _drop_if_empty(self, route: Route) -> None:
+        if route.sinks:
+            return
+        self._routes.remove(route)
+        if not self._routes:
+            self._position = None
+            self._known.clear()
+        selection = route.selection
+        exact = not (selection.prefixes or selection.patterns or selection.everything)
+        for key in selection.keys if exact else list(self._known):
+            if not self._routes.matches(key):
+                self._known.pop(key, None)

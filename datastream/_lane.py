@@ -1,0 +1,122 @@
+"""One Rx subscriber: its mailbox, and the rule that its calls never overlap and never throw."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextvars import copy_context
+from time import monotonic
+from typing import Any, Generic, Protocol, TypeVar
+
+from reactivex.abc import ObserverBase
+
+from datastream._courier import Courier
+
+SLICE = 0.01
+"""Seconds one subscriber may be served while others stand in line."""
+
+log = logging.getLogger("datastream")
+
+T = TypeVar("T")
+
+
+class Box(Protocol[T]):
+    """Where a lane keeps what was offered and not yet delivered."""
+
+    def put(self, item: T, /) -> None: ...
+    def take(self) -> T | None: ...
+    def clear(self) -> None: ...
+
+
+class Lane(Generic[T]):
+    """Carries items to one observer, in order, one call at a time.
+
+    Args:
+        observer: who is called.
+        emit: calls it with one item.
+        box: keeps what it has not taken yet.
+        courier: lends the thread.
+    """
+
+    __slots__ = (
+        "_box", "_busy", "_closed", "_context", "_courier", "_emit", "_ended", "_lock",
+        "_observer", "on_close",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        observer: ObserverBase[Any],
+        emit: Callable[[ObserverBase[Any], T], None],
+        box: Box[T],
+        courier: Courier,
+    ) -> None:
+        self._observer = observer
+        self._emit = emit
+        self._box = box
+        self._courier = courier
+        self._lock = threading.Lock()
+        # Output printed by the subscriber belongs to the notebook cell that subscribed.
+        self._context = copy_context()
+        self._closed = self._ended = False
+        # Born busy: the subscribing thread itself delivers what is there at once (`start`).
+        self._busy = True
+        self.on_close: Callable[[], None] | None = None
+
+    def offer(self, item: T) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._box.put(item)
+            if self._busy:
+                return
+            self._busy = True
+        self._courier.submit(self)
+
+    def end(self) -> None:
+        """Complete the observer after all that was offered."""
+        with self._lock:
+            self._ended = True
+            if self._busy or self._closed:
+                return
+            self._busy = True
+        self._courier.submit(self)
+
+    def close(self) -> None:
+        """Deliver nothing more, and let go of what waits."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._box.clear()
+        if self.on_close is not None:
+            self.on_close()
+
+    def start(self) -> None:
+        """Deliver what the subscription itself brought, on the subscriber's own thread."""
+        if self.deliver():
+            self._courier.submit(self)
+
+    def deliver(self) -> bool:
+        until = monotonic() + SLICE
+        while (item := self._next()) is not None:
+            try:
+                self._context.run(self._emit, self._observer, item)
+            except Exception:
+                log.exception("a subscriber raised and is disposed; the others go on")
+                self.close()
+            if monotonic() > until:
+                return True
+        return False
+
+    def _next(self) -> T | None:
+        with self._lock:
+            item = None if self._closed else self._box.take()
+            if item is not None:
+                return item
+            self._busy = False
+            ending = self._ended and not self._closed
+            self._closed = self._closed or ending
+        if ending:
+            self._context.run(self._observer.on_completed)
+        return None

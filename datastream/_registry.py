@@ -1,0 +1,77 @@
+"""From a URL to a Store: which scheme is served by what, loaded when first opened."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from datastream._url import Location, parse
+from datastream.errors import DatastreamError
+from datastream.source import Source
+from datastream.store import Store
+
+GROUP = "datastream.sources"
+"""Entry point group: name = scheme, value = a function ``(location, **options) -> Source``."""
+
+
+class _Row(NamedTuple):
+    target: str
+    extra: str = ""
+
+
+# Sources named by their import path: importing datastream loads none of them.
+_BUILT_IN = {
+    "memory": _Row("datastream.sources.memory:open_memory"),
+    "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
+    "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
+    "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
+}
+
+
+def open(url: str, **options: Any) -> Store:
+    """The store that `url` names.
+
+    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``grpc://HOST:PORT`` · and every
+    scheme that an installed package offers under the entry point group ``datastream.sources``.
+
+    Args:
+        url: scheme, place and, after ``?``, options as text.
+        options: those of the Source's constructor; they win over what the URL says. Give
+            secrets here, not in the URL.
+
+    Raises:
+        DatastreamError: malformed URL, unknown scheme or option, or the backend's own complaint.
+        ImportError: the scheme needs an extra that is not installed; the text says which.
+    """
+    location = parse(url)
+    factory = _factory(location)
+    source = factory(location, **options)
+    return Store(source, name=location.shown)
+
+
+def _factory(location: Location) -> Callable[..., Source]:
+    row = _BUILT_IN.get(location.scheme)
+    if row is not None:
+        return _load(row, location.scheme)
+    for point in entry_points(group=GROUP, name=location.scheme):
+        factory: Callable[..., Source] = point.load()
+        return factory
+    known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    raise DatastreamError(
+        f"no source for {location.scheme!r} in {location.shown!r}; known are {', '.join(known)}"
+    )
+
+
+def _load(row: _Row, scheme: str) -> Callable[..., Source]:
+    module, _, name = row.target.partition(":")
+    try:
+        factory: Callable[..., Source] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        if not row.extra:
+            raise
+        raise ImportError(
+            f'{scheme}: needs an extra: pip install "datastream-kv[{row.extra}]" ({error})'
+        ) from error
+    return factory

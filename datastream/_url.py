@@ -1,0 +1,89 @@
+"""URLs of stores: taken apart, shown without secrets, their options given types."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+from datastream.errors import DatastreamError
+
+T = TypeVar("T")
+
+_SECRET = re.compile(r"pass|secret|token|credential|sig|auth|api_?key|access_?key", re.IGNORECASE)
+
+
+class Location(NamedTuple):
+    """A URL in parts."""
+
+    scheme: str
+    path: str
+    """All between ``scheme:`` and ``?``, as written."""
+    options: dict[str, str]
+    shown: str
+    """The URL without passwords and tokens: for `repr`, logs and error texts."""
+
+
+def parse(url: str) -> Location:
+    """Take `url` apart.
+
+    Raises:
+        DatastreamError: no scheme, or an option given twice.
+    """
+    scheme, colon, rest = url.partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        raise DatastreamError(
+            f"{shown(url)!r} is no store URL; write scheme:place, such as sqlite:settings.db"
+        )
+    path, _, query = rest.partition("?")
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise DatastreamError(f"{shown(url)!r} gives an option twice; give each once")
+    return Location(scheme.lower(), path, options, shown(url))
+
+
+def shown(url: str) -> str:
+    """`url` without the user's password and the values of options that name secrets."""
+    url = re.sub(r"(//[^/?#@]*?):[^/?#]*@", r"\1:***@", url)
+    return re.sub(
+        r"([?&])([^=&]+)=([^&]*)",
+        lambda m: f"{m[1]}{m[2]}={'***' if _SECRET.search(m[2]) else m[3]}",
+        url,
+    )
+
+
+def configured(factory: Callable[..., T], location: Location, options: dict[str, Any]) -> T:
+    """Call `factory` with the options of the URL, typed by its defaults, and those given in code.
+
+    Raises:
+        DatastreamError: an option the factory does not have, or text that is not of its type.
+    """
+    known = inspect.signature(factory).parameters
+    for name in (*location.options, *options):
+        parameter = known.get(name)
+        if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY:
+            names = sorted(n for n, p in known.items() if p.kind is p.KEYWORD_ONLY)
+            raise DatastreamError(
+                f"{location.shown!r} has no option {name!r}; it takes {', '.join(names) or 'none'}"
+            )
+    typed = {
+        name: _typed(text, known[name].default, name, location)
+        for name, text in location.options.items()
+    }
+    return factory(**{**typed, **options})
+
+
+def _typed(text: str, default: Any, name: str, location: Location) -> Any:
+    try:
+        if isinstance(default, bool):
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        if isinstance(default, int | float):
+            return type(default)(text)
+    except (KeyError, ValueError):
+        raise DatastreamError(
+            f"option {name} of {location.shown!r} wants a {type(default).__name__}, not {text!r}"
+        ) from None
+    return text

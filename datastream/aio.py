@@ -1,0 +1,181 @@
+"""Watches as async iterators, and blocking calls made from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
+
+from datastream._mailbox import Mailbox
+from datastream.entry import Batch
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Inbox:
+    """Where a hub, on any thread, leaves batches for one coroutine."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._lock = threading.Lock()
+        self._mailbox = Mailbox()
+        self._waiter: asyncio.Future[None] | None = None
+        self._ended = False
+
+    def offer(self, batch: Batch) -> None:
+        with self._lock:
+            self._mailbox.put(batch)
+            self._wake()
+
+    def end(self) -> None:
+        with self._lock:
+            self._ended = True
+            self._wake()
+
+    async def take(self) -> Batch | None:
+        """The next batch; None after the last one."""
+        while True:
+            with self._lock:
+                batch = self._mailbox.take()
+                if batch is not None or self._ended:
+                    return batch
+                waiter = self._waiter = self._loop.create_future()
+            await waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is None:
+            return
+        if threading.get_ident() == self._thread:
+            _release(waiter)
+            return
+        try:
+            self._loop.call_soon_threadsafe(_release, waiter)
+        except RuntimeError:
+            # The loop was closed with the watch still open: nobody is left to tell.
+            self._ended = True
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class Subscription(Protocol):
+    """What ends a subscription made for an inbox."""
+
+    def __call__(self) -> None: ...
+
+
+class AsyncWatch(Generic[T]):
+    """An async iterator over a watch; it subscribes at the first step.
+
+    Leaving it early, by ``break`` or an error, unsubscribes when the last reference goes;
+    ``async with`` or `aclose` does it at once. Ends when the store is closed.
+
+    Args:
+        subscribe: called with the inbox; returns what unsubscribes. May block.
+        unpack: the items of one batch.
+        instant: `subscribe` never blocks.
+    """
+
+    def __init__(
+        self,
+        subscribe: Callable[[_Inbox], Subscription],
+        unpack: Callable[[Batch], Iterable[T]],
+        *,
+        instant: bool,
+    ) -> None:
+        self._subscribe = subscribe
+        self._unpack = unpack
+        self._instant = instant
+        self._inbox: _Inbox | None = None
+        self._unsubscribe: Subscription | None = None
+        self._ready: deque[T] = deque()
+        self._closed = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        while not self._ready:
+            if self._closed:
+                raise StopAsyncIteration
+            inbox = self._inbox or await self._open()
+            batch = await inbox.take()
+            if batch is None:
+                await self.aclose()
+                continue
+            self._ready.extend(self._unpack(batch))
+        return self._ready.popleft()
+
+    async def _open(self) -> _Inbox:
+        inbox = _Inbox()
+        if self._instant:
+            self._unsubscribe = self._subscribe(inbox)
+        else:
+            self._unsubscribe = await _in_thread(self._subscribe, inbox)
+        self._inbox = inbox
+        return inbox
+
+    async def aclose(self) -> None:
+        """Unsubscribe; the iterator ends."""
+        self._ready.clear()
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        self._closed = True
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            unsubscribe()
+
+
+async def _in_thread(subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> Subscription:
+    """Subscribe beside the loop; when cancelled meanwhile, undo it as soon as it is done."""
+    future = asyncio.ensure_future(asyncio.to_thread(subscribe, inbox))
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        future.add_done_callback(_undo)
+        raise
+
+
+def _undo(future: asyncio.Future[Subscription]) -> None:
+    if not future.cancelled() and future.exception() is None:
+        future.result()()
+
+
+class _Callable(Protocol):
+    @property
+    def instant(self) -> bool: ...
+
+
+async def call(
+    store: _Callable, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Make a blocking call of `store` from a coroutine, in a thread unless it cannot block."""
+    if store.instant:
+        return function(*args, **kwargs)
+    return await asyncio.to_thread(function, *args, **kwargs)
+
+
+__all__: list[Any] = ["AsyncWatch", "call"]

@@ -1,0 +1,71 @@
+"""What a store holds and what its watches carry."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from datastream import codecs
+
+
+class Operation(StrEnum):
+    """Kind of change."""
+
+    PUT = "PUT"
+    """The key holds this value now."""
+    DELETE = "DELETE"
+    """The key holds nothing any more."""
+
+
+class Entry(NamedTuple):
+    """One key with its value, as the backend stored it."""
+
+    key: str
+    value: bytes = b""
+    """The stored bytes; empty in a DELETE."""
+    value_type: str = "bytes"
+    """How to read the bytes: ``int float bool str json bytes`` or a media type."""
+    updated_at: datetime | None = None
+    """When it was written, with time zone, where the backend knows. Never used for ordering."""
+    revision: str = ""
+    """Place in the key's history: opaque, compared only for equality; empty in a DELETE."""
+    operation: Operation = Operation.PUT
+
+    def decode(self) -> Any:
+        """The value as the Python object that its ``value_type`` stands for.
+
+        Raises:
+            InvalidValue: the bytes are not what the type says.
+        """
+        return codecs.decode(self.value, self.value_type, key=self.key)
+
+    def _repr_html_(self) -> str:
+        from datastream import _html
+
+        return _html.entry_card(self)
+
+
+class Batch(NamedTuple):
+    """What belongs together: one commit, one transaction, or the net effect of several."""
+
+    entries: tuple[Entry, ...] = ()
+    """The changed entries, each key at most once; the fields, not these, are what `len` counts."""
+    cursor: str = ""
+    """Place of the watch after this batch; give it back as ``since`` to resume."""
+    initial: bool = False
+    """The first batch of a watch: the current state, or with ``since`` what differs from it."""
+    reset: bool = False
+    """``since`` could not be honoured: ``entries`` is the full state, forget what you had."""
+
+
+class Capability(NamedTuple):
+    """A key one may watch, with its type."""
+
+    key: str
+    value_type: str
+
+
+def deleted(key: str, updated_at: datetime | None = None) -> Entry:
+    """The entry that says that `key` is gone."""
+    return Entry(key, b"", "", updated_at, "", Operation.DELETE)

@@ -1,0 +1,144 @@
+"""The contract between a store and one backend: everything a plug-in has to write.
+
+A Source is blocking and pull-shaped. It knows nothing of threads, subscribers, reactivex or
+asyncio; one that needs an event loop keeps it private. The hub above it
+
+1. calls `read` and `write` one at a time, never two at once;
+2. calls `wait` from a thread of its own, beside `read` and `write`;
+3. calls `wake` from any thread, to end a `wait` early;
+4. calls `close` once, when no other call is running.
+
+No missed change follows from one rule: **arm first, then read**. Whatever happens after a
+`read` returned must end the next `wait`, also when it happens before that `wait` begins. A
+`wait` that returns for nothing costs one `read`; one that does not return loses a change.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum, auto
+from typing import ClassVar, NamedTuple
+
+from datastream.entry import Capability, Entry
+from datastream.errors import KeyNotFound, RevisionConflict
+from datastream.selection import Selects
+
+ANY_REVISION = "*"
+"""``expect`` of a write that wants the key to exist, whatever its revision."""
+
+
+class Feature(Enum):
+    """What not every backend can do; the store refuses early what is not declared."""
+
+    WRITE = auto()
+    """`write` works at all."""
+    COMPARE_AND_SET = auto()
+    """``expect`` is checked and the value written in one atomic step."""
+    ATOMIC = auto()
+    """Several writes happen all together or not at all."""
+    LOG = auto()
+    """`read` can answer with what changed since an earlier position, not only with a full state."""
+
+
+class Write(NamedTuple):
+    """One put, or with ``value=None`` one delete."""
+
+    key: str
+    value: bytes | None
+    value_type: str = ""
+    expect: str | None = None
+    """None: whatever is there; "": must not exist; `ANY_REVISION`: must exist; else a revision."""
+    updated_at: datetime | None = None
+    """None: the backend's or this host's time, now."""
+
+
+class Reading(NamedTuple):
+    """The answer to `Source.read`."""
+
+    entries: Sequence[Entry]
+    position: str
+    """Where the backend was: opaque, carries an epoch, equal only if nothing changed between."""
+    complete: bool
+    """``entries`` is the whole state of the selection (PUTs only), not what changed."""
+
+
+class Source(ABC):
+    """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
+
+    features: ClassVar[frozenset[Feature]] | frozenset[Feature] = frozenset(Feature)
+    """What this backend can do."""
+
+    instant: bool = False
+    """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
+
+    @abstractmethod
+    def capabilities(self) -> Sequence[Capability]:
+        """Every key there is now, with its type, in the backend's order."""
+
+    @abstractmethod
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        """What there is, or what changed.
+
+        1. Without `since`: the complete current state of `selection`.
+        2. With `since`, a position of an earlier reading: what changed after it, each key once
+           with its newest state, deletes included, a transaction wholly or not at all.
+        3. A `since` that cannot be honoured (another epoch, older than the log) is no error:
+           answer as in 1, ``complete=True``, and the hub works out the difference.
+        4. Revision and bytes come from one look at the backend, never from two.
+        5. Keys outside `selection` may be returned; the hub drops them.
+
+        Raises:
+            SourceUnavailable: the backend did not answer, or answered only in part. Never return
+                a partial or empty state instead: it would be taken for deletes.
+        """
+
+    @abstractmethod
+    def wait(self, timeout: float | None) -> None:
+        """Block until something *may* have changed since the last `read`, at most `timeout` s.
+
+        Returns early on `wake`. May return for no reason at all.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the running `wait`, or if none runs the next one, return at once."""
+
+    @abstractmethod
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        """Store all of `writes`, or nothing; each key occurs once.
+
+        Returns the entries as stored, in the same order. A put that changes neither value nor
+        type writes nothing and returns the entry that is there; so does a delete of a missing
+        key, unless `Write.expect` says otherwise (`check_expected` decides).
+
+        Raises:
+            RevisionConflict, KeyNotFound: an `expect` did not hold.
+            InvalidKey, InvalidValue: this backend cannot hold it.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free every thread, socket and file. Called once."""
+
+
+def check_expected(write: Write, revision: str | None) -> None:
+    """Compare what a write expects with the revision its key has (None: the key is missing).
+
+    Raises:
+        RevisionConflict: the key has another revision, or exists although it must not.
+        KeyNotFound: it must exist and does not.
+    """
+    expect = write.expect
+    if expect is None or expect == (revision or ""):
+        return
+    if revision is None and expect == ANY_REVISION:
+        raise KeyNotFound(f"{write.key!r} holds nothing; put a value first, or list the keys")
+    if revision is not None and expect == ANY_REVISION:
+        return
+    wanted = f"revision {expect!r}" if expect else "no value"
+    found = f"revision {revision!r}" if revision is not None else "no value"
+    raise RevisionConflict(
+        f"{write.key!r} has {found}, expected {wanted}; read it again, decide and retry"
+    )

@@ -1,0 +1,175 @@
+"""A dictionary in this process: the simplest Source, and the one to copy from.
+
+``memory:`` is private to its store; ``memory:NAME`` is shared by all stores of the process that
+name it. Values live as long as a store over them does.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from weakref import WeakSet, WeakValueDictionary
+
+from datastream._url import Location, configured
+from datastream.entry import Capability, Entry, deleted
+from datastream.selection import Selects
+from datastream.source import Reading, Source, Write, check_expected
+
+TOMBSTONES = 10_000
+"""Deleted keys a table remembers; a reader that missed more gets the full state again."""
+
+
+class MemorySource(Source):
+    """A Source over a table in memory.
+
+    Args:
+        name: share the table of that name within the process; "" for one of its own.
+    """
+
+    instant = True
+
+    def __init__(self, name: str = "") -> None:
+        self._table = _named_table(name) if name else _Table()
+        self._changed = threading.Event()
+        self._table.sources.add(self)
+
+    def capabilities(self) -> Sequence[Capability]:
+        with self._table.lock:
+            return [Capability(e.key, e.value_type) for e in self._table.entries.values()]
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        table = self._table
+        with table.lock:
+            after = None if since is None else table.sequence_at(since)
+            if after is None:
+                return Reading(table.state(selection), table.position, complete=True)
+            return Reading(table.changes(after), table.position, complete=False)
+
+    def wait(self, timeout: float | None) -> None:
+        self._changed.wait(timeout)
+        self._changed.clear()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        table = self._table
+        with table.lock:
+            for write in writes:
+                current = table.entries.get(write.key)
+                check_expected(write, current.revision if current else None)
+            before = table.sequence
+            stored = [table.apply(write) for write in writes]
+            if table.sequence != before:
+                table.position = f"{table.epoch}:{table.sequence}"
+                # Only other stores have to look: this one reads its own writes anyway.
+                if len(table.sources) > 1:
+                    self._wake_others()
+        return stored
+
+    def _wake_others(self) -> None:
+        for source in self._table.sources:
+            if source is not self:
+                source.wake()
+
+    def close(self) -> None:
+        self._table.sources.discard(self)
+
+
+class _Table:
+    """Current entries and, in order of change, the sequence number of every key's last change."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.sources: WeakSet[MemorySource] = WeakSet()
+        self.entries: dict[str, Entry] = {}
+        self.epoch = secrets.token_hex(4)
+        self.sequence = 0
+        self.position = f"{self.epoch}:0"
+        # One item a key, moved to the end by each change: a log that compacts itself.
+        self._log: dict[str, int] = {}
+        self._tombstones: OrderedDict[str, int] = OrderedDict()
+        self._forgotten = 0
+
+    def sequence_at(self, position: str) -> int | None:
+        """The sequence number of a position, or None if what followed it is not known any more."""
+        epoch, _, digits = position.rpartition(":")
+        if epoch != self.epoch or not digits.isdigit():
+            return None
+        sequence = int(digits)
+        return sequence if self._forgotten <= sequence <= self.sequence else None
+
+    def state(self, selection: Selects) -> list[Entry]:
+        if selection.keys and not (selection.prefixes or selection.patterns):
+            found = (self.entries.get(key) for key in selection.keys)
+            return [entry for entry in found if entry is not None]
+        return [entry for entry in self.entries.values() if selection.matches(entry.key)]
+
+    def changes(self, after: int) -> list[Entry]:
+        if after == self.sequence:
+            return []
+        keys = list(self._keys_changed(after))
+        keys.reverse()
+        entries = self.entries
+        return [entries.get(key) or deleted(key) for key in keys]
+
+    def _keys_changed(self, after: int) -> Iterable[str]:
+        for key, sequence in reversed(self._log.items()):
+            if sequence <= after:
+                return
+            yield key
+
+    def apply(self, write: Write) -> Entry:
+        key, value = write.key, write.value
+        current = self.entries.get(key)
+        if value is None:
+            if current is not None:
+                del self.entries[key]
+                self._tombstones[key] = self._touch(key)
+                self._forget()
+            return deleted(key, write.updated_at or datetime.now(UTC))
+        if current is not None and current[1] == value and current[2] == write.value_type:
+            return current
+        if current is None:
+            self._tombstones.pop(key, None)
+        entry = Entry(
+            key,
+            value,
+            write.value_type,
+            write.updated_at or datetime.now(UTC),
+            str(self._touch(key)),
+        )
+        self.entries[key] = entry
+        return entry
+
+    def _touch(self, key: str) -> int:
+        self.sequence += 1
+        self._log.pop(key, None)
+        self._log[key] = self.sequence
+        return self.sequence
+
+    def _forget(self) -> None:
+        if len(self._tombstones) > TOMBSTONES:
+            key, self._forgotten = self._tombstones.popitem(last=False)
+            del self._log[key]
+
+
+_tables: WeakValueDictionary[str, _Table] = WeakValueDictionary()
+_tables_lock = threading.Lock()
+
+
+def _named_table(name: str) -> _Table:
+    with _tables_lock:
+        table = _tables.get(name)
+        if table is None:
+            table = _tables[name] = _Table()
+        return table
+
+
+def open_memory(location: Location, **options: object) -> MemorySource:
+    """The Source of ``memory:`` and ``memory:NAME``."""
+    return configured(partial(MemorySource, location.path), location, options)

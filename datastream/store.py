@@ -1,0 +1,342 @@
+"""`Store`: what users hold."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import Disposable
+
+from datastream import codecs
+from datastream._courier import Courier
+from datastream._hub import Hub, Since
+from datastream._lane import Lane
+from datastream._mailbox import Mailbox
+from datastream._routes import Sink
+from datastream._status import Status, StatusBoard
+from datastream.aio import AsyncWatch
+from datastream.entry import Batch, Capability, Entry
+from datastream.errors import InvalidKey, KeyNotFound, ReadOnly, Unsupported
+from datastream.selection import Selection, check_key
+from datastream.source import ANY_REVISION, Feature, Source, Write
+
+T = TypeVar("T")
+
+FLUSH_TIMEOUT = 1.0
+"""Seconds `close` gives subscribers to take what was already offered."""
+
+
+class Store(MutableMapping[str, Any]):
+    """An observable key-value store over one backend.
+
+    Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
+    Every method is safe to call from any thread. Keep a reference to it while you watch: when
+    the last one goes, the store closes.
+
+    Args:
+        source: the backend; the store owns it and closes it.
+        name: what error texts and `repr` call it; never put a secret in it.
+    """
+
+    def __init__(self, source: Source, *, name: str = "") -> None:
+        self.name = name or type(source).__name__
+        self.features = frozenset(source.features)
+        """What the backend can do, see `Feature`."""
+        self.instant = source.instant
+        """No call waits for I/O, so that an event loop may make it directly."""
+        self._courier = Courier(f"datastream {self.name}")
+        self._board = StatusBoard(self._courier)
+        self._hub = Hub(source, self._board.report)
+        self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier)
+
+    # Like a dict, of decoded values.
+
+    def __getitem__(self, key: str) -> Any:
+        return self.entry(key).decode()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.put(key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self.delete(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([capability.key for capability in self.capabilities()])
+
+    def __len__(self) -> int:
+        return len(self.capabilities())
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self.entry(key)  # type: ignore[arg-type]
+        except (KeyNotFound, InvalidKey):
+            return False
+        return True
+
+    # Two stores are never "equal": comparing means reading both, and a store is hashable.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def clear(self) -> None:
+        """Remove every key, in one batch where the backend can."""
+        keys = list(self)
+        if keys:
+            self.write(*(Write(key, None) for key in keys))
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """`dict.update`, as one `put_many`."""
+        self.put_many(dict(*args, **kwargs))
+
+    # State.
+
+    def capabilities(self) -> Sequence[Capability]:
+        """Every key there is, with its type."""
+        return tuple(self._hub.capabilities())
+
+    def entry(self, key: str) -> Entry:
+        """The entry of one key.
+
+        Raises:
+            KeyNotFound: the key holds nothing.
+        """
+        check_key(key)
+        entries = self._hub.snapshot(Selection(frozenset((key,))))
+        if not entries:
+            raise KeyNotFound(f"{self.name} holds nothing at {key!r}; list(store) gives its keys")
+        return entries[0]
+
+    def snapshot(self, *keys: str, match: str | Iterable[str] = ()) -> dict[str, Entry]:
+        """What the selected keys hold now, all of one moment; missing keys are left out.
+
+        Args:
+            keys: exact keys, and prefixes ending in "/"; with neither keys nor match, everything.
+            match: globs: ``*`` within a segment, ``**`` across.
+        """
+        entries = self._hub.snapshot(Selection.of(*keys, match=match))
+        return {entry.key: entry for entry in entries}
+
+    # Writing.
+
+    def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        value_type: str | None = None,
+        expect: str | None = None,
+        updated_at: datetime | None = None,
+    ) -> Entry:
+        """Store a value; returns it as stored, after every watcher here was offered it.
+
+        Args:
+            key: not empty, not ending in "/".
+            value: bytes as they are, or what fits the type.
+            value_type: inferred from the value when None.
+            expect: the revision the key must have, "" for "must not exist".
+            updated_at: with time zone; metadata only. The backend's time when None.
+
+        Raises:
+            RevisionConflict: `expect` did not hold; nothing was written.
+            InvalidKey, InvalidValue: this cannot be stored; nothing was written.
+            ReadOnly, Unsupported: the backend cannot be written, or not with `expect`.
+        """
+        data, name = codecs.encode(value, value_type, key=key)
+        return self.write(Write(key, data, name, expect, updated_at))[0]
+
+    def put_many(
+        self, values: Mapping[str, Any], *, expect: Mapping[str, str] | None = None
+    ) -> list[Entry]:
+        """Store several values as one `Batch` where the backend has transactions or commits.
+
+        Args:
+            values: like `put`, types inferred; an `Entry` gives its value and type.
+            expect: revisions of those keys that must match, "" for "must not exist".
+        """
+        expected = expect or {}
+        writes = []
+        for key, value in values.items():
+            if isinstance(value, Entry):
+                data, name = value.value, value.value_type
+            else:
+                data, name = codecs.encode(value, key=key)
+            writes.append(Write(key, data, name, expected.get(key)))
+        for key in expected:
+            if key not in values:
+                raise InvalidKey(f"expect names {key!r}, which is not among the values to put")
+        return list(self.write(*writes))
+
+    def delete(self, key: str, *, expect: str | None = None, missing_ok: bool = False) -> None:
+        """Remove a key.
+
+        Raises:
+            KeyNotFound: the key holds nothing, unless `missing_ok`.
+            RevisionConflict: `expect` did not hold.
+        """
+        unconditional = None if missing_ok else ANY_REVISION
+        self.write(Write(key, None, expect=unconditional if expect is None else expect))
+
+    def write(self, *writes: Write) -> Sequence[Entry]:
+        """Puts and deletes in one go: what `put`, `put_many` and `delete` are made of.
+
+        Returns the entries as stored, in the same order.
+        """
+        for write in writes:
+            check_key(write.key)
+        self._check_features(writes)
+        return self._hub.write(writes) if writes else ()
+
+    # Watching.
+
+    def watch(self, *keys: str, match: str | Iterable[str] = ()) -> Observable[Entry]:
+        """The selected keys' entries now, then every change, deletes included.
+
+        Each subscription starts with the current state, delivered before ``subscribe`` returns.
+        Changes are delivered one at a time on a thread of the store. A subscriber that cannot
+        keep up gets the newest entry of each key; one that raises is logged and disposed.
+
+        Args:
+            keys: exact keys, and prefixes ending in "/"; with neither keys nor match, everything.
+            match: globs: ``*`` within a segment, ``**`` across.
+
+        Raises:
+            InvalidKey: at once, not at ``subscribe``.
+        """
+        return self._observable(Selection.of(*keys, match=match), None, _emit_entries)
+
+    def watch_batches(
+        self, *keys: str, match: str | Iterable[str] = (), since: Since = None
+    ) -> Observable[Batch]:
+        """Like `watch`, in batches: what was committed together, with cursor and marks.
+
+        Args:
+            since: the cursor of an earlier batch, or a mapping of key to revision: the first
+                batch then holds only what differs. If the cursor is too old or of another
+                epoch, that batch has ``reset=True`` and holds the full state.
+        """
+        return self._observable(Selection.of(*keys, match=match), since, _emit_batch)
+
+    def awatch(self, *keys: str, match: str | Iterable[str] = ()) -> AsyncWatch[Entry]:
+        """`watch` for ``async for``: bounded memory, the newest entry per key if slow."""
+        return self._async_watch(Selection.of(*keys, match=match), None, _entries)
+
+    def awatch_batches(
+        self, *keys: str, match: str | Iterable[str] = (), since: Since = None
+    ) -> AsyncWatch[Batch]:
+        """`watch_batches` for ``async for``."""
+        return self._async_watch(Selection.of(*keys, match=match), since, _whole)
+
+    @property
+    def status(self) -> Observable[Status]:
+        """How the store stands with its backend: the current `Status` first, then each change."""
+        return self._board.observable
+
+    def poke(self) -> None:
+        """Look at the backend now, instead of when it notifies or its interval is over."""
+        self._hub.poke()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every watcher has been called with all that was offered so far.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Returns:
+            False if a subscriber was still busy after `timeout`.
+        """
+        return self._courier.flush(timeout)
+
+    # The end.
+
+    def close(self) -> None:
+        """Complete every watch and free every thread, socket and file. Idempotent."""
+        self._finalizer.detach()
+        for sink in self._hub.close():
+            sink.end()
+        self._board.close()
+        self._courier.close(FLUSH_TIMEOUT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.name} {self._board.current.state}>"
+
+    def _repr_html_(self) -> str:
+        from datastream import _html
+
+        return _html.store_table(self)
+
+    # Inside.
+
+    def _check_features(self, writes: Sequence[Write]) -> None:
+        if Feature.WRITE not in self.features:
+            raise ReadOnly(f"{self.name} can only be read; nothing was written")
+        if Feature.COMPARE_AND_SET in self.features:
+            return
+        for write in writes:
+            if write.expect not in (None, ANY_REVISION):
+                raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
+
+    def _observable(self, selection: Selection, since: Since, emit: Any) -> Observable[Any]:
+        def subscribe(
+            observer: ObserverBase[Any], scheduler: SchedulerBase | None = None
+        ) -> DisposableBase:
+            return self._subscribe(observer, selection, since, emit)
+
+        return Observable(subscribe)
+
+    def _subscribe(
+        self, observer: ObserverBase[Any], selection: Selection, since: Since, emit: Any
+    ) -> DisposableBase:
+        lane = Lane(observer, emit, Mailbox(), self._courier)
+        hub = self._hub
+        seat = hub.subscribe(selection, lane, since)
+        lane.on_close = lambda: hub.unsubscribe(seat)
+        lane.start()
+        return Disposable(lane.close)
+
+    def _async_watch(
+        self, selection: Selection, since: Since, unpack: Callable[[Batch], Iterable[T]]
+    ) -> AsyncWatch[T]:
+        def subscribe(inbox: Sink) -> Callable[[], None]:
+            # Naming the store keeps it open as long as the iterator is.
+            hub = self._hub
+            seat = hub.subscribe(selection, inbox, since)
+            return lambda: hub.unsubscribe(seat)
+
+        return AsyncWatch(subscribe, unpack, instant=self.instant)
+
+
+def _emit_entries(observer: ObserverBase[Entry], batch: Batch) -> None:
+    for entry in batch.entries:
+        observer.on_next(entry)
+
+
+def _emit_batch(observer: ObserverBase[Batch], batch: Batch) -> None:
+    observer.on_next(batch)
+
+
+def _entries(batch: Batch) -> tuple[Entry, ...]:
+    return batch.entries
+
+
+def _whole(batch: Batch) -> tuple[Batch]:
+    return (batch,)
+
+
+def _abandon(hub: Hub, courier: Courier) -> None:
+    hub.abandon()
+    courier.abandon()
