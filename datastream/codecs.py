@@ -29,11 +29,10 @@ def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple
     Raises:
         InvalidValue: the value does not fit the type, or no type fits the value.
     """
-    if value_type is None:
-        plain = _INFERRED.get(type(value))
+    plain = _INFERRED.get(type(value)) if value_type is None else None
+    try:
         if plain is not None:
             return plain[1](value), plain[0]
-    try:
         return _encode(value, value_type)
     except (TypeError, ValueError, RecursionError) as error:
         wanted = f"as {value_type!r}" if value_type else "as any known type"
@@ -198,4 +197,5 @@ _INFERRED: dict[type, tuple[str, Callable[[Any], bytes]]] = {
     int: ("int", lambda value: b"%d" % value),
     float: ("float", lambda value: repr(value).encode()),
     bool: ("bool", _encode_bool),
+    str: ("str", str.encode),
 }

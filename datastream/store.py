@@ -47,6 +47,8 @@ class Store(MutableMapping[str, Any]):
         self.name = name or type(source).__name__
         self.features = frozenset(source.features)
         """What the backend can do, see `Feature`."""
+        self._can_write = Feature.WRITE in self.features
+        self._can_expect = Feature.COMPARE_AND_SET in self.features
         self.instant = source.instant
         """No call waits for I/O, so that an event loop may make it directly."""
         self._courier = Courier(f"datastream {self.name}")
@@ -282,9 +284,9 @@ class Store(MutableMapping[str, Any]):
     # Inside.
 
     def _check_features(self, writes: Sequence[Write]) -> None:
-        if Feature.WRITE not in self.features:
+        if not self._can_write:
             raise ReadOnly(f"{self.name} can only be read; nothing was written")
-        if Feature.COMPARE_AND_SET in self.features:
+        if self._can_expect:
             return
         for write in writes:
             if write.expect not in (None, ANY_REVISION):

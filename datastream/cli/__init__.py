@@ -1,0 +1,5 @@
+"""The command line: ``datastream``, also as ``python -m datastream.cli``."""
+
+from datastream.cli._app import main
+
+__all__ = ["main"]

@@ -1,0 +1,37 @@
+"""The group of all commands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from datastream.cli._commands import get, ls, put, rm
+from datastream.cli._demo import demo
+from datastream.cli._exit import exit_code
+from datastream.cli._serve import serve
+from datastream.cli._watch import watch
+
+
+class _App(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.exit(exit_code(lambda: super(_App, self).invoke(ctx)))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        # In the order a newcomer wants them, not by name.
+        return list(self.commands)
+
+
+@click.group(
+    cls=_App,
+    commands=[demo, ls, get, put, rm, watch, serve],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="datastream-kv")
+def main() -> None:
+    """Read, write, watch and serve key-value stores.
+
+    URL names a store: sqlite:settings.db, grpc://127.0.0.1:8080, memory:
+
+    Exit codes: 0 done, 1 it could not be done (one line says why), 2 usage, 130 Ctrl-C.
+    """

@@ -1,0 +1,55 @@
+"""How a process of ours ends: its exit code, and at most one line about why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import click
+
+from datastream import DatastreamError
+
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Do `work`; turn what users can run into (not bugs) into an exit code and one line."""
+    try:
+        work()
+        return 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 0
+    except (DatastreamError, ImportError, OSError) as error:
+        say(str(error))
+        code = 1
+    _discard_output()
+    return code
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    click.echo(f"datastream: {' '.join(text.split())}", err=True)
+
+
+def exit_on_sigterm(code: int) -> None:
+    """Let SIGTERM unwind the main thread, so that every ``with`` cleans up, and exit with `code`."""
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        sys.exit(code)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _discard_output() -> None:
+    # What is left in the buffer has no reader; at exit Python would complain or wait for one.
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -1,0 +1,30 @@
+"""Opening stores, and the transport that may not be installed."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import datastream
+
+
+def open_existing(url: str) -> datastream.Store:
+    """The store at `url`; a database that is not there is an error, not created."""
+    scheme = url.partition(":")[0].lower()
+    options: dict[str, Any] = {"create": False} if scheme == "sqlite" else {}
+    return datastream.open(url, **options)
+
+
+def load_grpc() -> ModuleType:
+    """The package `datastream_grpc`.
+
+    Raises:
+        ImportError: its extra is not installed; the text says how to get it.
+    """
+    try:
+        import datastream_grpc
+    except ImportError as error:
+        raise ImportError(
+            f'serving needs an extra: pip install "datastream-kv[grpc]" ({error})'
+        ) from error
+    return datastream_grpc

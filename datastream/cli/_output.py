@@ -1,0 +1,96 @@
+"""Entries as text: JSON lines, tab-separated lines, and on a terminal what rich makes of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from datastream import Entry
+
+json_option = click.option(
+    "--json", "json_lines", is_flag=True, help="One JSON object a line, with every field."
+)
+
+
+def emit(line: str) -> None:
+    """One line to stdout, at once; UTF-8 whatever the locale, since JSON is."""
+    click.echo(line.encode())
+
+
+def change_printer(*, json_lines: bool) -> Callable[[Entry], None]:
+    """What prints one change for this stdout."""
+    if json_lines:
+        return lambda entry: emit(as_json(entry))
+    if sys.stdout.isatty():
+        from datastream.cli import _terminal
+
+        return _terminal.change_printer()
+    return lambda entry: emit(f"{entry.operation}\t{as_line(entry)}")
+
+
+def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
+    """Print what a store holds."""
+    if not json_lines and sys.stdout.isatty():
+        from datastream.cli import _terminal
+
+        _terminal.print_table(entries)
+        return
+    for entry in entries:
+        emit(as_json(entry) if json_lines else as_line(entry))
+
+
+def as_json(entry: Entry) -> str:
+    """The entry as one JSON object; bytes that are no UTF-8 as base64, marked as such."""
+    text = _text(entry.value)
+    fields: dict[str, Any] = {
+        "key": entry.key,
+        "value": _base64(entry.value) if text is None else text,
+        "value_type": entry.value_type,
+        "updated_at": entry.updated_at and entry.updated_at.isoformat(),
+        "revision": entry.revision,
+        "operation": entry.operation,
+    }
+    if text is None:
+        fields["encoding"] = "base64"
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def as_line(entry: Entry) -> str:
+    """Key, value_type, value and time, separated by tabs."""
+    time = entry.updated_at.isoformat() if entry.updated_at else ""
+    return "\t".join((one_line(entry.key), one_line(entry.value_type), shown_value(entry), time))
+
+
+def shown_value(entry: Entry) -> str:
+    """The value on one line, harmless to a terminal."""
+    text = _text(entry.value)
+    return f"base64:{_base64(entry.value)}" if text is None else one_line(text)
+
+
+def one_line(text: str) -> str:
+    """`text` with tabs, newlines and all else that does not print as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def raw(entry: Entry) -> bytes:
+    """The value as `get` writes it: text ends its line, bytes stay as they are."""
+    plain = entry.value_type == "bytes" or _text(entry.value) is None
+    return entry.value if plain else entry.value + b"\n"
+
+
+def _text(value: bytes) -> str | None:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()

@@ -1,0 +1,51 @@
+"""Entries on a terminal. The only file besides the demo's that loads rich."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from datastream import Entry, Operation
+from datastream.cli._output import one_line, shown_value
+
+_STYLES = {Operation.PUT: "green", Operation.DELETE: "red"}
+
+
+def print_table(entries: Iterable[Entry]) -> None:
+    """A table of what a store holds."""
+    table = Table("key", "type", "value", "updated", box=None, header_style="bold")
+    for column, ratio in zip(table.columns, (None, None, 1, None), strict=True):
+        column.no_wrap, column.ratio = True, ratio
+    for entry in entries:
+        table.add_row(
+            Text(one_line(entry.key), "cyan"),
+            Text(one_line(entry.value_type), "dim"),
+            Text(shown_value(entry)),
+            Text(_time(entry), "dim"),
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"[dim]{table.row_count} keys")
+
+
+def change_printer() -> Callable[[Entry], None]:
+    """What prints one change as one line."""
+    console = Console(highlight=False)
+    return lambda entry: console.print(_change(entry), no_wrap=True, overflow="ellipsis")
+
+
+def _change(entry: Entry) -> Text:
+    return Text.assemble(
+        (f"{_time(entry):19}  ", "dim"),
+        (f"{entry.operation:6}  ", _STYLES[entry.operation]),
+        (one_line(entry.key), "cyan"),
+        "" if entry.operation is Operation.DELETE else f" = {shown_value(entry)}",
+        (f"  {one_line(entry.value_type)}", "dim"),
+    )
+
+
+def _time(entry: Entry) -> str:
+    return f"{entry.updated_at.astimezone():%Y-%m-%d %H:%M:%S}" if entry.updated_at else ""

@@ -1,0 +1,166 @@
+"""The change log: triggers that note the key of every row touched, by whichever program.
+
+The log says only *which* keys were touched and in what order; what they hold now is read from
+the table in the same statement. So a delete is a key without a row, nothing depends on any
+clock, and a transaction shows wholly or not at all. Touching a row without changing it costs a
+line in the log but is no news, because revisions are made from content.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sqlite_utils.db import quote_identifier
+
+from datastream.sources._sqlite_layout import Layout
+from datastream.sources._sqlite_rows import Row
+
+KEPT = 100_000
+"""Lines the log keeps; a reader that missed more gets the full state again."""
+
+
+class Window(NamedTuple):
+    """The sequence numbers the log holds."""
+
+    oldest: int
+    newest: int
+
+
+class ChangeLog:
+    """The log of one table on one connection."""
+
+    def __init__(self, connection: sqlite3.Connection, layout: Layout) -> None:
+        self._db = connection
+        self._layout = layout
+        name = quote_identifier(layout.mark)
+        key = layout.column("key")
+        self._changes = (
+            f"SELECT l.seq, l.key, {layout.fields('t')} "
+            f"FROM (SELECT key, max(seq) AS seq FROM {name} WHERE seq > ? GROUP BY key) AS l "
+            # Twice: by the column's collation to use its index, then exactly.
+            f"LEFT JOIN {layout.name} AS t ON t.{key} = l.key AND t.{key} = l.key COLLATE BINARY "
+            "ORDER BY l.seq"
+        )
+        self._window = f"SELECT (SELECT min(seq) FROM {name}), (SELECT max(seq) FROM {name})"
+        self._prune = f"DELETE FROM {name} WHERE seq <= (SELECT max(seq) FROM {name}) - {KEPT}"
+        self.epoch = ""
+
+    def attach(self) -> bool:
+        """Find what `install` made, and its epoch; False if any part is missing."""
+        wanted = set(self._statements())
+        found = {
+            sql
+            for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        }
+        if not wanted <= found:
+            return False
+        row = self._db.execute(
+            "SELECT epoch FROM _datastream WHERE log = ?", (self._layout.mark,)
+        ).fetchone()
+        self.epoch = row[0] if row else ""
+        return bool(row)
+
+    def install(self) -> None:
+        """Make log and triggers in one transaction, under a new epoch.
+
+        Positions of an earlier epoch are void: what happened while a trigger was missing is
+        not in the log.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            # Another process may have installed it while this one waited for the lock.
+            if not self.attach():
+                self._install()
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self.prune()
+
+    def _install(self) -> None:
+        self._drop_triggers()
+        for statement in self._statements():
+            self._db.execute(statement.replace("TABLE ", "TABLE IF NOT EXISTS ", 1))
+        self.epoch = secrets.token_hex(4)
+        self._db.execute(
+            "INSERT OR REPLACE INTO _datastream (log, epoch) VALUES (?, ?)",
+            (self._layout.mark, self.epoch),
+        )
+
+    def uninstall(self) -> None:
+        """Remove triggers and log; the table itself stays as it is."""
+        self._drop_triggers()
+        self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
+        self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
+        if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
+            self._db.execute("DROP TABLE _datastream")
+
+    def changes(self, after: int) -> list[tuple[int, str, Row]]:
+        """Sequence number, key and row (its key None if deleted) of each key touched since."""
+        return [(row[0], row[1], row[2:]) for row in self._db.execute(self._changes, (after,))]
+
+    def window(self) -> Window:
+        oldest, newest = self._db.execute(self._window).fetchone()
+        return Window(oldest or 1, newest or 0)
+
+    def prune(self) -> None:
+        self._db.execute(self._prune)
+
+    def _drop_triggers(self) -> None:
+        for event in self._triggers():
+            name = quote_identifier(f"{self._layout.mark}_{event}")
+            self._db.execute(f"DROP TRIGGER IF EXISTS {name}")
+
+    def _statements(self) -> Iterator[str]:
+        """Exactly as SQLite will have them in ``sqlite_master``."""
+        # AUTOINCREMENT is not needed: the newest line is never deleted, so numbers only grow,
+        # and without it a write touches one page less.
+        yield "CREATE TABLE _datastream (log TEXT PRIMARY KEY, epoch TEXT NOT NULL)"
+        mark = quote_identifier(self._layout.mark)
+        yield f"CREATE TABLE {mark} (seq INTEGER PRIMARY KEY, key NOT NULL)"
+        for event, body in self._triggers().items():
+            name = quote_identifier(f"{self._layout.mark}_{event}")
+            yield f"CREATE TRIGGER {name} {body}"
+
+    def _triggers(self) -> dict[str, str]:
+        layout = self._layout
+        table, key = layout.name, layout.column("key")
+        log = f"INSERT INTO {quote_identifier(layout.mark)} (key)"
+        after = {
+            "insert": f"AFTER INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
+            f"BEGIN {log} VALUES (NEW.{key}); END",
+            "delete": f"AFTER DELETE ON {table} WHEN OLD.{key} IS NOT NULL "
+            f"BEGIN {log} VALUES (OLD.{key}); END",
+            "update": f"AFTER UPDATE ON {table} WHEN NEW.{key} IS NOT NULL AND "
+            f"({self._changed()}) BEGIN {log} VALUES (NEW.{key}); END",
+            "rename": f"AFTER UPDATE OF {key} ON {table} WHEN OLD.{key} IS NOT NULL AND "
+            f"{_differs(key)} BEGIN {log} VALUES (OLD.{key}); END",
+        }
+        return after | self._rival_triggers(log)
+
+    def _rival_triggers(self, log: str) -> dict[str, str]:
+        """Before OR REPLACE removes other rows, for which SQLite fires no delete trigger."""
+        table, key = self._layout.name, self._layout.column("key")
+        triggers = {}
+        for number, columns in enumerate(self._layout.rivals):
+            same = " AND ".join(f"{c} = NEW.{c}" for c in map(quote_identifier, columns))
+            body = f"{log} SELECT {key} FROM {table} WHERE {same} AND {key} IS NOT NULL"
+            for event in ("INSERT", "UPDATE"):
+                triggers[f"rival{number}_{event.lower()}"] = (
+                    f"BEFORE {event} ON {table} BEGIN {body}; END"
+                )
+        return triggers
+
+    def _changed(self) -> str:
+        names = ("key", "value", *(("value_type",) if self._layout.columns.value_type else ()))
+        value = self._layout.column("value")
+        differs = [_differs(self._layout.column(name)) for name in names]
+        return " OR ".join([*differs, f"typeof(OLD.{value}) <> typeof(NEW.{value})"])
+
+
+def _differs(column: str) -> str:
+    # Not by the column's own collation, to which "a" and "A" may be the same.
+    return f"OLD.{column} IS NOT NEW.{column} COLLATE BINARY"

@@ -1,0 +1,342 @@
+"""A table of an SQLite file, watched through every commit of every program.
+
+With a change log (`_sqlite_log`) where triggers may be made; on views and read-only files by
+comparing whole states whenever the file's ``data_version`` moves.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+import sqlite_utils
+
+from datastream._url import Location, configured
+from datastream.entry import Capability, Entry, deleted
+from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
+from datastream.selection import Selects, check_text
+from datastream.source import Feature, Reading, Source, Write
+from datastream.sources._sqlite_connection import (
+    connect,
+    data_version,
+    explain,
+    file_id,
+    make_durable,
+    schema_version,
+)
+from datastream.sources._sqlite_layout import Columns, create_table, find_layout
+from datastream.sources._sqlite_log import KEPT, ChangeLog
+from datastream.sources._sqlite_rows import entry
+from datastream.sources._sqlite_table import RowTable
+
+LOOK_AT_FILE = 1.0
+"""Seconds between looks whether the path still leads to the same file."""
+PRUNE_EVERY = 10_000
+"""Own writes after which the log is cut, also when nobody reads it."""
+
+log = logging.getLogger("datastream")
+
+T = TypeVar("T")
+
+
+class SqliteSource(Source):
+    """A Source over one table or view.
+
+    Args:
+        path: the file. Missing, it is made, unless `create` or `table` says otherwise.
+        table: an existing table or view; "data", if missing, is made with the columns
+            ``key, value, value_type, updated_at``.
+        key, value: their columns, of any type; the key's must be unique.
+        value_type, updated_at: their columns; "" uses those of that name, if there are any.
+            Without a type column the type follows from how SQLite stores the value.
+        create: True makes a missing file or table, False never does; None makes the file and
+            the table "data", but not a table that was named.
+        readonly: never write to the file, not even the triggers.
+        triggers: False watches by comparing states, and leaves the schema alone.
+        timeout: seconds to wait for another program's lock.
+        interval: seconds between looks at the file's version (a few microseconds each).
+
+    Raises:
+        SourceUnavailable: locked, or not to be opened.
+        DatastreamError: no such file or table, no database, wrong columns, no unique key.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        table: str = "data",
+        key: str = "key",
+        value: str = "value",
+        value_type: str = "",
+        updated_at: str = "",
+        create: bool | None = None,
+        readonly: bool = False,
+        triggers: bool = True,
+        timeout: float = 5.0,
+        interval: float = 0.01,
+    ) -> None:
+        self._path = Path(path)
+        self._table_name = table
+        self._columns = Columns(key, value, value_type, updated_at)
+        self._readonly = readonly
+        self._triggers = triggers
+        self._timeout = timeout
+        self._interval = interval
+        self._where = f"{self._path}, table {table!r}"
+        self._woken = threading.Event()
+        self._lost = threading.Event()
+        self._writes = 0
+        # Of states read without a log: who counts, and how many have been seen.
+        self._epoch = secrets.token_hex(4)
+        self._states = 0
+        self._state_version = -1
+        self._connections: list[sqlite3.Connection] = []
+        self._create(create is True or (create is None and table == "data"))
+        self._guarded(self._connect)
+        self.features = self._features()
+
+    def capabilities(self) -> Sequence[Capability]:
+        return self._guarded(self._rows.capabilities)
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        return self._guarded(partial(self._read, selection, since))
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        if Feature.WRITE not in self.features:
+            raise ReadOnly(f"{self._where} can only be read; nothing was written")
+        stored = self._guarded(partial(self._write, writes), writes[0].key)
+        self._states += self._log is None
+        self._writes += len(writes)
+        if self._writes >= PRUNE_EVERY:
+            self._prune()
+        return stored
+
+    def wait(self, timeout: float | None) -> None:
+        until = None if timeout is None else monotonic() + timeout
+        look = monotonic() + LOOK_AT_FILE
+        while not self._moved():
+            now = monotonic()
+            if now >= look:
+                self._check_file()
+                look = now + LOOK_AT_FILE
+            left = self._interval if until is None else min(self._interval, until - now)
+            if left <= 0 or self._woken.wait(left):
+                self._woken.clear()
+                return
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def uninstall(self) -> None:
+        """Remove triggers and change log from the file; the table itself stays as it is.
+
+        Meant for a source that is not watched any more: close it after this.
+        """
+        if self._log is not None:
+            self._guarded(self._log.uninstall)
+
+    # Opening.
+
+    def _create(self, wanted: bool) -> None:
+        new = not self._path.exists()
+        if new and (not wanted or self._readonly):
+            raise DatastreamError(
+                f"{self._where}: no such file; check the path, or make it with create=True"
+            )
+        if wanted and not self._readonly:
+            self._guarded(partial(self._create_table, new))
+
+    def _create_table(self, new: bool) -> None:
+        connection = connect(self._path, "rwc" if new else "rw", self._timeout)
+        try:
+            db = _inspected(connection)
+            if not db[self._table_name].exists() and self._table_name not in db.view_names():
+                make_durable(connection, new=new)
+                create_table(db, self._table_name)
+        finally:
+            connection.close()
+
+    def _connect(self) -> None:
+        """Open the file, look up the table, find or make the log."""
+        self._lost.clear()
+        self.close()
+        mode = "ro" if self._readonly else "rw"
+        self._file = file_id(self._path)
+        self._db = connect(self._path, mode, self._timeout)
+        # Looks while a writer holds the lock must come back at once and look again later.
+        self._watcher = connect(self._path, mode, 0)
+        self._connections = [self._db, self._watcher]
+        self._version = data_version(self._watcher)
+        if not self._readonly:
+            make_durable(self._db, new=False)
+        self._attach()
+
+    def _attach(self) -> None:
+        self._schema = schema_version(self._db)
+        db = _inspected(self._db)
+        if not db[self._table_name].exists() and self._table_name not in db.view_names():
+            raise DatastreamError(
+                f"{self._where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
+                "name one with table=, or make it with create=True"
+            )
+        self._layout = find_layout(db, self._table_name, self._columns, self._where)
+        self._rows = RowTable(self._db, self._layout)
+        self._log = self._find_log()
+        self._schema = schema_version(self._db)
+        self._states += 1
+
+    def _find_log(self) -> ChangeLog | None:
+        if self._layout.is_view or not self._triggers:
+            return None
+        changes = ChangeLog(self._db, self._layout)
+        if changes.attach():
+            return changes
+        try:
+            if not self._readonly:
+                changes.install()
+                return changes
+        except sqlite3.OperationalError as error:
+            # A file without write permission opens all the same, and a virtual table has no
+            # triggers: both can still be compared. A lock is another matter.
+            if not isinstance(explain(error, ""), ReadOnly) and "trigger" not in str(error):
+                raise
+            self._readonly = isinstance(explain(error, ""), ReadOnly)
+        log.info("%s: no triggers, changes are found by comparing states", self._where)
+        return None
+
+    def _features(self) -> frozenset[Feature]:
+        writing = {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC}
+        can_write = not self._readonly and not self._layout.is_view
+        return frozenset(
+            (writing if can_write else set()) | ({Feature.LOG} if self._log is not None else set())
+        )
+
+    # Reading and writing.
+
+    def _read(self, selection: Selects, since: str | None) -> Reading:
+        if self._lost.is_set():
+            self._connect()
+        elif schema_version(self._db) != self._schema:
+            self._attach()
+        if self._log is None:
+            return self._read_state(selection, since)
+        if since is not None:
+            reading = self._read_changes(self._log, since)
+            if reading is not None:
+                return reading
+        self._db.execute("BEGIN")
+        try:
+            newest = self._log.window().newest
+            return Reading(self._legal(self._rows.entries(selection)), self._at(newest), True)
+        finally:
+            self._db.execute("COMMIT")
+
+    def _read_changes(self, changes: ChangeLog, since: str) -> Reading | None:
+        """What the log has after `since`; None if it does not reach back that far."""
+        epoch, _, digits = since.rpartition(":")
+        if epoch != changes.epoch or not digits.isdigit():
+            return None
+        after = int(digits)
+        found = changes.changes(after)
+        # Looked up last: lines cut while reading make the answer void, never incomplete.
+        window = changes.window()
+        if after < window.oldest - 1 or after > window.newest:
+            return None
+        if window.newest - window.oldest > 2 * KEPT:
+            self._prune()
+        entries = [deleted(str(key)) if row[0] is None else entry(row) for _, key, row in found]
+        newest = found[-1][0] if found else after
+        return Reading(self._legal(entries), self._at(newest), False)
+
+    def _at(self, sequence: int) -> str:
+        assert self._log is not None
+        return f"{self._log.epoch}:{sequence}"
+
+    def _read_state(self, selection: Selects, since: str | None) -> Reading:
+        # Looked up first: a commit that follows is read twice rather than never.
+        version = data_version(self._db)
+        if version != self._state_version:
+            self._state_version = version
+            self._states += 1
+        position = f"{self._epoch}:{self._states}"
+        if since == position:
+            return Reading((), position, False)
+        return Reading(self._legal(self._rows.entries(selection)), position, True)
+
+    def _legal(self, entries: list[Entry]) -> list[Entry]:
+        """Without the rows whose key no store can name."""
+        return [entry for entry in entries if _is_legal(entry.key, self._where)]
+
+    def _write(self, writes: Sequence[Write]) -> list[Entry]:
+        if self._lost.is_set():
+            self._connect()
+        return self._rows.write(writes)
+
+    def _prune(self) -> None:
+        self._writes = 0
+        try:
+            if self._log is not None and not self._readonly:
+                self._log.prune()
+        except sqlite3.OperationalError as error:
+            # Housekeeping: whoever holds the lock now, the next attempt will find it free.
+            log.debug("%s: log not cut: %s", self._where, error)
+
+    # Watching the file.
+
+    def _moved(self) -> bool:
+        try:
+            version = data_version(self._watcher)
+        except sqlite3.OperationalError:
+            # A writer holds the file: its commit will show at the next look.
+            return False
+        moved = version != self._version
+        self._version = version
+        return moved
+
+    def _check_file(self) -> None:
+        if file_id(self._path) != self._file:
+            self._lost.set()
+            raise SourceUnavailable(f"{self._path} was replaced by another file; reading that")
+
+    def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
+        """The one place where SQLite's errors become ours."""
+        try:
+            return action()
+        except sqlite3.Error as error:
+            raise explain(error, self._where, key) from error
+
+
+def _is_legal(key: str, where: str) -> bool:
+    try:
+        check_text(key)
+    except InvalidKey as error:
+        log.warning("%s: a row is left out: %s", where, error)
+        return False
+    return True
+
+
+def _inspected(connection: sqlite3.Connection) -> sqlite_utils.Database:
+    # No plugins and no pragmas: this library's connection stays as it made it.
+    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+
+
+def open_sqlite(location: Location, **options: object) -> SqliteSource:
+    """The Source of ``sqlite:PATH`` and ``sqlite:///ABSOLUTE/PATH``."""
+    path = location.path.removeprefix("//") if location.path.startswith("///") else location.path
+    if not path or path.startswith("//") or path == ":memory:":
+        raise DatastreamError(
+            f"{location.shown!r} names no file; write sqlite:settings.db, or memory: for none"
+        )
+    return configured(partial(SqliteSource, path), location, options)
