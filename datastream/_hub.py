@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import tenacity
 
 from datastream import _diff
+from datastream._diff import is_news
 from datastream._routes import Route, Routes, Sink
 from datastream.entry import Batch, Capability, Entry, Operation
 from datastream.errors import SourceUnavailable, StoreClosed
@@ -74,17 +75,18 @@ class Hub:
             self._check_open()
             return self._source.capabilities()
 
-    def snapshot(self, selection: Selection) -> list[Entry]:
+    def snapshot(self, selection: Selection) -> Batch:
         with self._lock:
             self._check_open()
-            return self._read(selection, None)[0]
+            entries, reading = self._read(selection, None)
+        return Batch(tuple(entries), reading.position, initial=True)
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         with self._lock:
             self._check_open()
             stored = self._source.write(writes)
             if self._position is not None:
-                self._look_after_write()
+                self._look_after_write(stored)
         if self._leaving:
             self._sweep()
         return stored
@@ -211,8 +213,11 @@ class Hub:
             self._catch_up()
         self._on_status(None)
 
-    def _look_after_write(self) -> None:
+    def _look_after_write(self, stored: Sequence[Entry]) -> None:
+        news = [e for e in stored if self._routes.matches(e.key) and is_news(self._known, e)]
         try:
+            if news:
+                self._source.settle(news)
             self._catch_up()
         except Exception as error:
             # What was written is acknowledged; that it cannot be read back now is a status.
@@ -227,7 +232,7 @@ class Hub:
             self._doubt(reading)
             entries = _diff.difference(known, reading.entries)
         else:
-            entries = [entry for entry in reading.entries if _diff.is_news(known, entry)]
+            entries = [entry for entry in reading.entries if is_news(known, entry)]
         self._position = position = reading.position
         for route, part in self._routes.split(entries).items():
             _diff.learn(known, part)

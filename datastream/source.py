@@ -118,6 +118,13 @@ class Source(ABC):
             InvalidKey, InvalidValue: this backend cannot hold it.
         """
 
+    def settle(self, entries: Sequence[Entry]) -> None:  # noqa: B027
+        """Return when `read` would show `entries`, just written, or what has replaced them.
+
+        For backends whose reads lag behind their writes, such as replicas and streams; bounded
+        in time. The default, to return at once, suits all that read their own writes.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Free every thread, socket and file. Called once."""

@@ -107,7 +107,7 @@ class Store(MutableMapping[str, Any]):
             KeyNotFound: the key holds nothing.
         """
         check_key(key)
-        entries = self._hub.snapshot(Selection(frozenset((key,))))
+        entries = self._hub.snapshot(Selection(frozenset((key,)))).entries
         if not entries:
             raise KeyNotFound(f"{self.name} holds nothing at {key!r}; list(store) gives its keys")
         return entries[0]
@@ -119,8 +119,12 @@ class Store(MutableMapping[str, Any]):
             keys: exact keys, and prefixes ending in "/"; with neither keys nor match, everything.
             match: globs: ``*`` within a segment, ``**`` across.
         """
-        entries = self._hub.snapshot(Selection.of(*keys, match=match))
-        return {entry.key: entry for entry in entries}
+        batch = self.snapshot_batch(*keys, match=match)
+        return {entry.key: entry for entry in batch.entries}
+
+    def snapshot_batch(self, *keys: str, match: str | Iterable[str] = ()) -> Batch:
+        """`snapshot` with the cursor from which a watch would go on."""
+        return self._hub.snapshot(Selection.of(*keys, match=match))
 
     # Writing.
 

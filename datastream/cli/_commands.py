@@ -6,8 +6,7 @@ import click
 
 import datastream
 from datastream.cli._open import open_existing
-from datastream.cli._output import change_printer, emit, json_option, print_state, raw
-from datastream.cli._output import as_json as as_json_line
+from datastream.cli._output import change_printer, emit, json_line, json_option, print_state, raw
 from datastream.cli._values import given_value
 
 
@@ -33,7 +32,7 @@ def get(url: str, key: str, json_lines: bool) -> None:
     with open_existing(url) as store:
         entry = store.entry(key)
     if json_lines:
-        emit(as_json_line(entry))
+        emit(json_line(entry))
     else:
         click.echo(raw(entry), nl=False)
 

@@ -23,6 +23,9 @@ def exit_code(work: Callable[[], object]) -> int:
         work()
         return 0
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            # The terminal has shown ^C; the prompt belongs on the next line.
+            click.echo(err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
@@ -50,6 +53,6 @@ def exit_on_sigterm(code: int) -> None:
 def _discard_output() -> None:
     # What is left in the buffer has no reader; at exit Python would complain or wait for one.
     with suppress(OSError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        stdout = sys.stdout.fileno()
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), stdout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
@@ -22,9 +23,8 @@ def load_grpc() -> ModuleType:
         ImportError: its extra is not installed; the text says how to get it.
     """
     try:
-        import datastream_grpc
+        return importlib.import_module("datastream_grpc")
     except ImportError as error:
         raise ImportError(
             f'serving needs an extra: pip install "datastream-kv[grpc]" ({error})'
         ) from error
-    return datastream_grpc

@@ -25,12 +25,12 @@ def emit(line: str) -> None:
 def change_printer(*, json_lines: bool) -> Callable[[Entry], None]:
     """What prints one change for this stdout."""
     if json_lines:
-        return lambda entry: emit(as_json(entry))
+        return lambda entry: emit(json_line(entry))
     if sys.stdout.isatty():
         from datastream.cli import _terminal
 
         return _terminal.change_printer()
-    return lambda entry: emit(f"{entry.operation}\t{as_line(entry)}")
+    return lambda entry: emit(f"{entry.operation}\t{plain_line(entry)}")
 
 
 def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
@@ -41,10 +41,10 @@ def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
         _terminal.print_table(entries)
         return
     for entry in entries:
-        emit(as_json(entry) if json_lines else as_line(entry))
+        emit(json_line(entry) if json_lines else plain_line(entry))
 
 
-def as_json(entry: Entry) -> str:
+def json_line(entry: Entry) -> str:
     """The entry as one JSON object; bytes that are no UTF-8 as base64, marked as such."""
     text = _text(entry.value)
     fields: dict[str, Any] = {
@@ -60,7 +60,7 @@ def as_json(entry: Entry) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def as_line(entry: Entry) -> str:
+def plain_line(entry: Entry) -> str:
     """Key, value_type, value and time, separated by tabs."""
     time = entry.updated_at.isoformat() if entry.updated_at else ""
     return "\t".join((one_line(entry.key), one_line(entry.value_type), shown_value(entry), time))

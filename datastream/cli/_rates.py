@@ -21,6 +21,4 @@ def load_rates() -> list[Day]:
     """Every day there is, oldest first."""
     text = resources.files("datastream.cli").joinpath("ecb_rates.csv").read_text("utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return [
-        Day(row.pop("Date"), {name: float(rate) for name, rate in row.items()}) for row in rows
-    ]
+    return [Day(row.pop("Date"), {name: float(rate) for name, rate in row.items()}) for row in rows]

@@ -16,15 +16,17 @@ _STYLES = {Operation.PUT: "green", Operation.DELETE: "red"}
 
 def print_table(entries: Iterable[Entry]) -> None:
     """A table of what a store holds."""
-    table = Table("key", "type", "value", "updated", box=None, header_style="bold")
-    for column, ratio in zip(table.columns, (None, None, 1, None), strict=True):
-        column.no_wrap, column.ratio = True, ratio
+    # All the width there is, for the last column: the others are never cut in its favour.
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for name in ("key", "type", "updated"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("value", no_wrap=True, ratio=1)
     for entry in entries:
         table.add_row(
             Text(one_line(entry.key), "cyan"),
             Text(one_line(entry.value_type), "dim"),
-            Text(shown_value(entry)),
             Text(_time(entry), "dim"),
+            Text(shown_value(entry)),
         )
     console = Console()
     console.print(table)

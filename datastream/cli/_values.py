@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import Any
-
-import click
 
 from datastream import codecs
 
@@ -19,17 +18,13 @@ def given_value(argument: str, value_type: str | None, key: str) -> tuple[bytes,
     Raises:
         InvalidValue: the text is not of that type.
     """
-    data = _stdin() if argument == "-" else os.fsencode(argument)
+    data = sys.stdin.buffer.read() if argument == "-" else os.fsencode(argument)
     name = _infer(data) if value_type is None else value_type
     if name in _SCALARS:
         # `echo 42 | datastream put …` ends in a newline that is no part of the number.
         data = data.strip()
     codecs.decode(data, name, key=key)
     return data, name
-
-
-def _stdin() -> bytes:
-    return click.get_binary_stream("stdin").read()
 
 
 def _infer(data: bytes) -> str:

@@ -1,0 +1,6 @@
+"""Exposes a store over gRPC with one call; ``datastream.open("grpc://…")`` is the other side."""
+
+from datastream_grpc.server import Server, serve
+from datastream_grpc.source import GrpcSource
+
+__all__ = ["GrpcSource", "Server", "serve"]

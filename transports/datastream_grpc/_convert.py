@@ -1,0 +1,127 @@
+"""Entries, batches and writes to messages of the wire and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from datastream import Batch, Entry, InvalidValue, Operation
+from datastream.source import Write
+from datastream_grpc._pb import service_pb2 as pb
+
+MESSAGE_BYTES = 1 << 20
+"""A batch larger than this is sent in several messages, so that no client's limit is met."""
+
+
+def to_data(entry: Entry) -> pb.Data:
+    data = pb.Data(
+        key=entry.key,
+        value=entry.value,
+        value_type=entry.value_type,
+        revision=entry.revision,
+    )
+    if entry.operation is Operation.DELETE:
+        data.operation = pb.OPERATION_DELETE
+    if entry.updated_at is not None:
+        data.updated_at.CopyFrom(_timestamp(entry.updated_at))
+    return data
+
+
+def to_entry(data: pb.Data) -> Entry:
+    """The entry of one message; servers without revisions get one made from the content."""
+    if data.operation == pb.OPERATION_DELETE:
+        return Entry(data.key, b"", data.value_type, _time(data), "", Operation.DELETE)
+    revision = data.revision or _fingerprint(data.value, data.value_type)
+    return Entry(data.key, data.value, data.value_type, _time(data), revision)
+
+
+def to_write(data: pb.Data, expect: str | None = None) -> Write:
+    """The write that a client asks for.
+
+    Raises:
+        InvalidValue: `updated_at` is no time between the years 1 and 9999.
+    """
+    if data.operation == pb.OPERATION_DELETE:
+        return Write(data.key, None, expect=expect)
+    return Write(data.key, data.value, data.value_type or "bytes", expect, _time(data))
+
+
+def to_item(write: Write) -> pb.WriteItem:
+    data = pb.Data(key=write.key, value=write.value or b"", value_type=write.value_type)
+    if write.value is None:
+        data.operation = pb.OPERATION_DELETE
+    if write.updated_at is not None:
+        data.updated_at.CopyFrom(_timestamp(write.updated_at))
+    return pb.WriteItem(data=data, expect=write.expect)
+
+
+def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
+    """The messages of one batch, serialised, split where they would get too large.
+
+    Serialised messages that are written one after the other merge into one: so each entry is
+    serialised once, and joining is all that a message costs.
+    """
+    parts: list[bytes] = []
+    size = 0
+    for entry in batch.entries:
+        if not deletes and entry.operation is Operation.DELETE:
+            continue
+        part = pb.DataResponse(data={entry.key: to_data(entry)}).SerializeToString()
+        if parts and size + len(part) > MESSAGE_BYTES:
+            yield b"".join([*parts, _mark(batch, partial=True)])
+            parts, size = [], 0
+        parts.append(part)
+        size += len(part)
+    if parts or deletes or batch.initial:
+        yield b"".join([*parts, _mark(batch)])
+
+
+def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
+    """Put the parts of split batches together again."""
+    whole: pb.DataResponse | None = None
+    for message in messages:
+        if whole is None:
+            whole = message
+        else:
+            whole.MergeFrom(message)
+        if not message.partial:
+            yield whole
+            whole = None
+
+
+def entries_of(message: pb.DataResponse) -> list[Entry]:
+    return [to_entry(data) for data in message.data.values()]
+
+
+def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilitiesResponse:
+    return pb.ListCapabilitiesResponse(
+        capabilities=[pb.Capability(key=key, value_type=kind) for key, kind in capabilities]
+    )
+
+
+def _mark(batch: Batch, *, partial: bool = False) -> bytes:
+    return pb.DataResponse(
+        cursor=batch.cursor, initial=batch.initial, reset=batch.reset, partial=partial
+    ).SerializeToString()
+
+
+def _timestamp(time: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(time)
+    return stamp
+
+
+def _time(data: pb.Data) -> datetime | None:
+    if not data.HasField("updated_at"):
+        return None
+    try:
+        return data.updated_at.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidValue(f"updated_at of {data.key!r} is no time: {error}; leave it out") from error
+
+
+def _fingerprint(value: bytes, value_type: str) -> str:
+    return blake2b(value_type.encode() + b"\0" + value, digest_size=12).hexdigest()

@@ -1,0 +1,178 @@
+"""The methods of DataService over a store, as grpc.aio calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+
+from datastream import Batch, DatastreamError, Store, StoreClosed
+from datastream.aio import call
+from datastream_grpc import _convert
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._status import NAME, code_of
+
+SERVICE = "datastream.DataService"
+KEPT_BATCHES = 64
+"""Serialised batches kept for other streams of the same selection."""
+
+log = logging.getLogger("datastream.grpc")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Context], Awaitable[Any]]
+Q = TypeVar("Q")
+
+
+class Servicer:
+    """Answers for one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+        # By identity: the batches of one selection are one object for all its subscribers.
+        self._serialised: dict[tuple[int, bool], tuple[Batch, list[bytes]]] = {}
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """The five methods, to be registered with a server."""
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+        methods = {
+            "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
+            "Sync": (unary, self.sync, pb.DataRequest),
+            "Subscribe": (stream, self.subscribe, pb.DataRequest),
+            "PushUpdate": (unary, self.push_update, pb.Data),
+            "Write": (unary, self.write, pb.WriteRequest),
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                name: make(
+                    self._answering(name, handler),
+                    request_deserializer=request.FromString,
+                    response_serializer=_serialise,
+                )
+                for name, (make, handler, request) in methods.items()
+            },
+        )
+
+    async def list_capabilities(self, request: pb.ListCapabilitiesRequest, context: Context) -> Any:
+        return _convert.to_capabilities(await call(self._store, self._store.capabilities))
+
+    async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
+        store = self._store
+        batch = await call(store, store.snapshot_batch, *request.keys, match=request.match)
+        data = {entry.key: _convert.to_data(entry) for entry in batch.entries}
+        return pb.DataResponse(data=data, cursor=batch.cursor, initial=True).SerializeToString()
+
+    async def push_update(self, request: pb.Data, context: Context) -> Any:
+        # What an ancestor's client sends in fields it does not know cannot be an operation.
+        await call(self._store, self._store.write, _convert.to_write(request))
+        return _EMPTY
+
+    async def write(self, request: pb.WriteRequest, context: Context) -> Any:
+        writes = [
+            _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
+            for item in request.writes
+        ]
+        stored = await call(self._store, self._store.write, *writes)
+        return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
+
+    async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
+        since = request.since or dict(request.revisions) or None
+        watch = self._store.awatch_batches(*request.keys, match=request.match, since=since)
+        with _Listed(self._streams):
+            async with watch:
+                async for batch in watch:
+                    for message in self._messages(batch, request.deletes):
+                        await context.write(message)
+                    if request.once:
+                        return
+        # Only the end of the store ends its watches.
+        raise StoreClosed("the server's store was closed")
+
+    async def stop_streams(self) -> None:
+        """End every stream with UNAVAILABLE, so that its client comes back to another server."""
+        self._stopping = True
+        streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+    def _messages(self, batch: Batch, deletes: bool) -> Iterable[bytes]:
+        if batch.initial:
+            return _convert.to_messages(batch, deletes=deletes)
+        key = (id(batch), deletes)
+        kept = self._serialised.get(key)
+        if kept is None:
+            messages = list(_convert.to_messages(batch, deletes=deletes))
+            # Keeping the batch itself keeps its id from being given to another one.
+            self._serialised[key] = kept = (batch, messages)
+            if len(self._serialised) > KEPT_BATCHES:
+                del self._serialised[next(iter(self._serialised))]
+        return kept[1]
+
+    def _answering(self, name: str, handler: Handler) -> Handler:
+        """`handler` with its errors turned into statuses and every call logged."""
+
+        async def answer(request: Any, context: Context) -> Any:
+            start = perf_counter()
+            outcome = "OK"
+            try:
+                return await handler(request, context)
+            except asyncio.CancelledError:
+                outcome = "CANCELLED"
+                if self._stopping:
+                    outcome = "UNAVAILABLE"
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+                raise
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                outcome = code_of(error).name
+                await _abort(name, error, context)
+            finally:
+                _log_call(name, context, perf_counter() - start, outcome)
+
+        return answer
+
+
+async def _abort(name: str, error: Exception, context: Context) -> None:
+    if isinstance(error, DatastreamError):
+        await context.abort(code_of(error), str(error), ((NAME, type(error).__name__),))
+    # What it was is the server's business; the client learns that it was not its fault.
+    log.error("%s failed", name, exc_info=error)
+    await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
+
+
+def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
+    if log.isEnabledFor(logging.INFO):
+        log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
+
+
+def _serialise(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
+
+
+class _Listed:
+    """Keeps the running task in a set, while in the block."""
+
+    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
+        self._tasks = tasks
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+
+    def __exit__(self, *_: object) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.discard(task)
+
+
+_EMPTY = Empty()

@@ -1,0 +1,61 @@
+"""Each error has one gRPC status, and the way back."""
+
+from __future__ import annotations
+
+import grpc
+
+import datastream
+from datastream import DatastreamError
+
+NAME = "datastream-error"
+"""Trailing metadata that names the error, since some share a status."""
+
+CODES: dict[type[DatastreamError], grpc.StatusCode] = {
+    datastream.KeyNotFound: grpc.StatusCode.NOT_FOUND,
+    datastream.InvalidKey: grpc.StatusCode.INVALID_ARGUMENT,
+    datastream.InvalidValue: grpc.StatusCode.INVALID_ARGUMENT,
+    datastream.RevisionConflict: grpc.StatusCode.ABORTED,
+    datastream.ReadOnly: grpc.StatusCode.FAILED_PRECONDITION,
+    datastream.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
+    datastream.SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
+    datastream.StoreClosed: grpc.StatusCode.UNAVAILABLE,
+    datastream.Denied: grpc.StatusCode.PERMISSION_DENIED,
+    DatastreamError: grpc.StatusCode.INTERNAL,
+}
+
+# From servers that do not name the error: the ancestor's, and gRPC itself.
+_UNNAMED: dict[grpc.StatusCode, type[DatastreamError]] = {
+    grpc.StatusCode.NOT_FOUND: datastream.KeyNotFound,
+    grpc.StatusCode.INVALID_ARGUMENT: datastream.InvalidValue,
+    grpc.StatusCode.OUT_OF_RANGE: datastream.InvalidValue,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: datastream.InvalidValue,
+    grpc.StatusCode.ABORTED: datastream.RevisionConflict,
+    grpc.StatusCode.FAILED_PRECONDITION: datastream.ReadOnly,
+    grpc.StatusCode.UNIMPLEMENTED: datastream.Unsupported,
+    grpc.StatusCode.PERMISSION_DENIED: datastream.Denied,
+    grpc.StatusCode.UNAUTHENTICATED: datastream.Denied,
+    grpc.StatusCode.INTERNAL: DatastreamError,
+}
+
+# A closed store on the server is, to a client, a server that may come back.
+_NAMED = {
+    error.__name__: error for error in CODES if error is not datastream.StoreClosed
+}
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The status of an error; INTERNAL for what is not ours."""
+    return CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+
+
+def from_status(error: grpc.RpcError, where: str) -> DatastreamError:
+    """The error that a failed call stands for."""
+    code: grpc.StatusCode = error.code()
+    details: str = error.details() or ""
+    names = dict(error.trailing_metadata() or ())
+    kind = _NAMED.get(str(names.get(NAME, ""))) or _UNNAMED.get(
+        code, datastream.SourceUnavailable
+    )
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        details += "; send less at once, or raise max_message_size on the other side"
+    return kind(f"{where}: {details or code.name}")

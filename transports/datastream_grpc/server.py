@@ -1,0 +1,185 @@
+"""`serve`: a store on the network with one call."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+from grpc_reflection.v1alpha import reflection
+from reactivex.abc import DisposableBase
+
+from datastream import State, Status, Store
+from datastream_grpc import _loop
+from datastream_grpc._servicer import SERVICE, Servicer
+
+MAX_MESSAGE = 4 << 20
+"""Bytes a client may send at once, gRPC's usual limit."""
+
+
+class Server:
+    """A running server. Keep it: when the last reference goes, it stops.
+
+    Made by `serve`; a context manager that stops on leaving. The store stays open.
+    """
+
+    def __init__(self, store: Store, address: str, max_message_size: int) -> None:
+        self._loop = _loop.shared.acquire()
+        self._stopped = threading.Event()
+        self._inner = _Inner(store, address, max_message_size)
+        try:
+            port = _loop.run(self._loop, self._inner.start())
+        except BaseException:
+            _loop.shared.release()
+            raise
+        self.address = _with_port(address, port)
+        """Where it listens, ``host:port`` with the real port where 0 was asked for."""
+        self._finalizer = weakref.finalize(
+            self, _abandon, self._loop, self._inner, self._stopped
+        )
+
+    def stop(self, grace: float = 2.0) -> None:
+        """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop.
+
+        Idempotent; not to be called from the event loop that runs a client of this server.
+        """
+        if self._finalizer.detach() is not None:
+            try:
+                _loop.run(self._loop, self._inner.stop(grace))
+            finally:
+                _loop.shared.release()
+                self._stopped.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the server was stopped; False if `timeout` seconds were not enough."""
+        return self._stopped.wait(timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<Server {self.address}>"
+
+
+def serve(
+    store: Store, address: str = "127.0.0.1:8080", *, max_message_size: int = MAX_MESSAGE
+) -> Server:
+    """Expose `store` over gRPC; returns as soon as it listens.
+
+    Runs on an event loop of its own, so it works in a script, an asyncio program and a notebook
+    cell alike. Plaintext and open to whoever reaches the address: listen on loopback unless the
+    network is yours.
+
+    Args:
+        store: stays yours: close it after the server.
+        address: ``host:port``, port 0 for a free one, or ``unix:path``.
+        max_message_size: bytes a client may send in one message.
+
+    Raises:
+        OSError: the address is in use, or not this machine's.
+    """
+    return Server(store, address, max_message_size)
+
+
+class _Inner:
+    """What lives on the loop."""
+
+    def __init__(self, store: Store, address: str, max_message_size: int) -> None:
+        self._store = store
+        self._address = address
+        self._limit = max_message_size
+        self._servicer = Servicer(store)
+        self._health = health.HealthServicer()
+        self._status: DisposableBase | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", self._limit),
+                # Two servers on one port would each get some of the clients.
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                # A client that vanished without a word is found and its streams released.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+            )
+        )
+        server.add_generic_rpc_handlers((self._servicer.handlers(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
+        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            await server.stop(None)
+            raise OSError(
+                f"cannot listen on {self._address}: in use, or not an address of this machine; "
+                "choose another, or port 0 for a free one"
+            ) from error
+        await server.start()
+        self._server = server
+        self._follow_status()
+        return port
+
+    async def stop(self, grace: float) -> None:
+        if self._status is not None:
+            self._status.dispose()
+        await self._health.enter_graceful_shutdown()
+        await self._servicer.stop_streams()
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    def _follow_status(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def changed(status: Status) -> None:
+            try:
+                asyncio.run_coroutine_threadsafe(self._set_health(status), loop)
+            except RuntimeError:
+                # The loop ended before the store did.
+                pass
+
+        self._status = self._store.status.subscribe(changed)
+
+    async def _set_health(self, status: Status) -> None:
+        states = health_pb2.HealthCheckResponse
+        serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, serving)
+
+
+def _with_port(address: str, port: int) -> str:
+    host, colon, _ = address.rpartition(":")
+    return f"{host}:{port}" if colon and not address.startswith("unix:") else address
+
+
+def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner, stopped: threading.Event) -> None:
+    """`stop` for a garbage collector, which may run on any thread, the loop's included."""
+
+    def stop() -> None:
+        try:
+            _loop.run(loop, inner.stop(0))
+        finally:
+            _loop.shared.release()
+            stopped.set()
+
+    if threading.main_thread().is_alive():
+        threading.Thread(target=stop, name="datastream-grpc-stop").start()
+
+
+__all__: list[Any] = ["Server", "serve"]

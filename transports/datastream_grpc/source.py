@@ -1,0 +1,222 @@
+"""Another process's store as a Source."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from datastream import Capability, DatastreamError, Entry, Unsupported
+from datastream._url import Location, configured
+from datastream.selection import Selects
+from datastream.source import Reading, Source, Write
+from datastream_grpc import _convert
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._servicer import SERVICE
+from datastream_grpc._status import NAME, from_status
+from datastream_grpc._stream import Stream, newest, puts
+
+MAX_MESSAGE = 64 << 20
+"""Bytes a server may answer at once."""
+SETTLE = 1.0
+"""Seconds to wait for the stream to show what was just written."""
+LEGACY = "legacy:"
+"""Marks positions in the streams of servers that have no cursors."""
+
+M = TypeVar("M", bound=Message)
+
+
+class GrpcSource(Source):
+    """A Source over a server of this protocol, ours or the ancestor's.
+
+    Connects when first used, and again whenever the connection was lost.
+
+    Args:
+        target: ``host:port`` or ``unix:path``.
+        timeout: seconds for one call, and for a stream to begin.
+        max_message_size: bytes the server may answer at once.
+        credentials: for TLS; None is plaintext.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float = 10.0,
+        max_message_size: int = MAX_MESSAGE,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._where = target
+        self._timeout = timeout
+        self._channel = _open_channel(target, max_message_size, credentials)
+        self._sync = self._unary("Sync", pb.DataResponse)
+        self._push = self._unary("PushUpdate", Empty)
+        self._write = self._unary("Write", pb.WriteResponse)
+        self._list = self._unary("ListCapabilities", pb.ListCapabilitiesResponse)
+        self._subscribe = self._channel.unary_stream(
+            f"/{SERVICE}/Subscribe",
+            request_serializer=pb.DataRequest.SerializeToString,
+            response_deserializer=pb.DataResponse.FromString,
+        )
+        self._changed = threading.Condition()
+        self._stream: Stream | None = None
+        self._woken = False
+        self._legacy_positions = 0
+
+    def capabilities(self) -> Sequence[Capability]:
+        response = self._call(self._list, pb.ListCapabilitiesRequest())
+        return [Capability(c.key, c.value_type) for c in response.capabilities]
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        if since is None:
+            response = self._call(self._sync, _request(selection))
+            return Reading(_convert.entries_of(response), self._position(response), True)
+        stream = self._stream
+        if stream is None or not stream.continues(selection, since):
+            return self._open(selection, since)
+        messages = list(stream.take())
+        if messages:
+            stream.position = self._position(messages[-1])
+        return Reading(newest(messages), stream.position, False)
+
+    def wait(self, timeout: float | None) -> None:
+        with self._changed:
+            self._changed.wait_for(self._has_news, timeout)
+            self._woken = False
+
+    def wake(self) -> None:
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        request = pb.WriteRequest(writes=[_convert.to_item(write) for write in writes])
+        try:
+            response = self._write(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            if _is_unknown_method(error):
+                return self._push_alone(writes)
+            raise from_status(error, self._where) from error
+        return [_convert.to_entry(data) for data in response.entries]
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        stream = self._stream
+        if stream is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: stream.has_all(entries), SETTLE)
+
+    def close(self) -> None:
+        self._replace_stream(None)
+        self._channel.close()
+
+    def _open(self, selection: Selects, since: str) -> Reading:
+        """Subscribe anew, from `since` where the server knows cursors."""
+        request = _request(selection)
+        request.deletes = True
+        if not since.startswith(LEGACY):
+            request.since = since
+        stream = Stream(self._subscribe(request), selection, self._where, self._changed)
+        self._replace_stream(stream)
+        message = stream.first(self._timeout)
+        stream.position = self._position(message)
+        entries = _convert.entries_of(message)
+        if message.reset or not message.initial or not request.since:
+            return Reading(puts(entries), stream.position, True)
+        return Reading(entries, stream.position, False)
+
+    def _replace_stream(self, stream: Stream | None) -> None:
+        previous, self._stream = self._stream, stream
+        if previous is not None:
+            previous.cancel()
+            previous.join()
+
+    def _has_news(self) -> bool:
+        return self._woken or (self._stream is not None and self._stream.has_news())
+
+    def _position(self, message: pb.DataResponse) -> str:
+        if message.cursor:
+            return message.cursor
+        # An ancestor's server: positions only tell apart what was received from what was not.
+        self._legacy_positions += 1
+        return f"{LEGACY}{self._legacy_positions}"
+
+    def _push_alone(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        """A plain put, all that the ancestor's servers know of writing."""
+        write = writes[0]
+        if len(writes) > 1 or write.value is None or write.expect is not None:
+            raise Unsupported(
+                f"{self._where} only takes single puts without expect: it is a server of the "
+                "older protocol"
+            )
+        data = _convert.to_item(write).data
+        if write.updated_at is None:
+            # Its servers store what they are sent, and take a missing time for 1970.
+            data.updated_at.GetCurrentTime()
+        self._call(self._push, data)
+        return [_convert.to_entry(data)]
+
+    def _call(self, method: Callable[..., M], request: Message) -> M:
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise from_status(error, self._where) from error
+
+    def _unary(self, name: str, response: type[M]) -> Callable[..., M]:
+        method: Callable[..., M] = self._channel.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=_serialise,
+            response_deserializer=response.FromString,
+        )
+        return method
+
+
+def _request(selection: Selects) -> pb.DataRequest:
+    return pb.DataRequest(
+        keys=[*selection.keys, *selection.prefixes], match=list(selection.patterns)
+    )
+
+
+def _serialise(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def _is_unknown_method(error: Any) -> bool:
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED and NAME not in dict(
+        error.trailing_metadata() or ()
+    )
+
+
+def _open_channel(
+    target: str, limit: int, credentials: grpc.ChannelCredentials | None
+) -> grpc.Channel:
+    options = (
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", -1),
+        # Back soon after the server is, instead of after gRPC's two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A connection of its own, which ends with this source.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+    if credentials is None:
+        return grpc.insecure_channel(target, options)
+    return grpc.secure_channel(target, credentials, options)
+
+
+def open_grpc(location: Location, **options: Any) -> GrpcSource:
+    """The Source of ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and ``grpc:unix:PATH``."""
+    target = location.path.removeprefix("//").rstrip("/")
+    if not target or "/" in target and not target.startswith("unix:"):
+        raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
+    if location.scheme == "grpcs":
+        options.setdefault("credentials", grpc.ssl_channel_credentials())
+    return configured(partial(GrpcSource, target), location, options)
