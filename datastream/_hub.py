@@ -24,7 +24,7 @@ from datastream.source import Reading, Source, Write
 LOOK_ANYWAY = 60.0
 """Seconds after which the backend is read although it announced nothing."""
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0
-"""Seconds before the first and between later attempts to reach a backend in trouble."""
+"""Seconds, at least and at most, between attempts to reach a backend in trouble."""
 CLOSE_TIMEOUT = 10.0
 """Seconds `close` gives a running `read` to end."""
 
@@ -93,7 +93,7 @@ class Hub:
 
     def subscribe(self, selection: Selection, sink: Sink, since: Since = None) -> Seat:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
-        seat = Seat(selection, sink, since)
+        seat = Seat(selection, sink, since or None)
         with self._lock:
             self._check_open()
             try:
@@ -167,7 +167,8 @@ class Hub:
             predecessor.join()
         del predecessor
         retrying = tenacity.Retrying(
-            wait=tenacity.wait_exponential_jitter(RETRY_FIRST, RETRY_MOST, jitter=RETRY_FIRST),
+            # At random, so that many readers of one backend do not come back as a herd.
+            wait=tenacity.wait_random_exponential(2 * RETRY_FIRST, RETRY_MOST, min=RETRY_FIRST),
             stop=tenacity.stop_when_event_set(stop),
             sleep=tenacity.sleep_using_event(self._poked),
             before_sleep=self._report,
@@ -280,11 +281,25 @@ class Hub:
             had = {key: revision for key, revision in since.items() if selection.matches(key)}
             entries = _diff.difference(had, state)
         if reading.position != self._position:
+            self._settle(selection, reading, state)
             changed = [e for e in self._catch_up() if selection.matches(e.key)]
             entries = _diff.fold(entries, changed)
         if since is None or reset:
             entries = [entry for entry in entries if entry.operation is Operation.PUT]
         return Batch(tuple(entries), self._position or "", initial=True, reset=reset)
+
+    def _settle(self, selection: Selection, reading: Reading, state: list[Entry]) -> None:
+        """Let a source that lags catch up with what it just answered.
+
+        Otherwise the new subscriber would see that state first and what led to it afterwards.
+        """
+        if reading.complete:
+            known = {key: rev for key, rev in self._known.items() if selection.matches(key)}
+            ahead = _diff.difference(known, state)
+        else:
+            ahead = [entry for entry in state if is_news(self._known, entry)]
+        if ahead:
+            self._source.settle(ahead)
 
     def _learn_uncovered(
         self, selection: Selection, entries: Iterable[Entry], reading: Reading

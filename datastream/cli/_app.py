@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import click
@@ -35,3 +36,5 @@ def main() -> None:
 
     Exit codes: 0 done, 1 it could not be done (one line says why), 2 usage, 130 Ctrl-C.
     """
+    # Its C core would log to stderr what we say in one line of our own.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")

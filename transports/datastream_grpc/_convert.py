@@ -92,10 +92,6 @@ def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataRespon
             whole = None
 
 
-def entries_of(message: pb.DataResponse) -> list[Entry]:
-    return [to_entry(data) for data in message.data.values()]
-
-
 def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilitiesResponse:
     return pb.ListCapabilitiesResponse(
         capabilities=[pb.Capability(key=key, value_type=kind) for key, kind in capabilities]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -14,6 +14,15 @@ from datastream.selection import Selects
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import from_status
+
+
+class Message(NamedTuple):
+    """A batch as received."""
+
+    entries: list[Entry]
+    cursor: str
+    initial: bool
+    reset: bool
 
 
 class Stream:
@@ -34,7 +43,7 @@ class Stream:
         self._others = (selection.prefixes, selection.patterns)
         self._where = where
         self._changed = changed
-        self._messages: deque[pb.DataResponse] = deque()
+        self._messages: deque[Message] = deque()
         self.position = ""
         """Where the reader is: the position of the last message taken."""
         self.error: Exception | None = None
@@ -55,7 +64,7 @@ class Stream:
             and self._others == (selection.prefixes, selection.patterns)
         )
 
-    def first(self, timeout: float) -> pb.DataResponse:
+    def first(self, timeout: float) -> Message:
         """The message that begins the stream.
 
         Raises:
@@ -74,14 +83,12 @@ class Stream:
     def has_news(self) -> bool:
         return bool(self._messages) or self.error is not None
 
-    def has_all(self, entries: Sequence[Entry]) -> bool:
-        """Whether every one of these, or what replaced it, has arrived; True if none will."""
-        waiting = {entry.key for entry in entries}
-        for message in self._messages:
-            waiting.difference_update(message.data)
-        return not waiting or self.error is not None
+    def shows(self, entries: Sequence[Entry]) -> bool:
+        """Whether each of these is among what arrived and was not taken yet."""
+        arrived = {(e.key, e.revision) for message in self._messages for e in message.entries}
+        return all((entry.key, entry.revision) in arrived for entry in entries)
 
-    def take(self) -> Iterable[pb.DataResponse]:
+    def take(self) -> list[Message]:
         """All that has arrived."""
         with self._changed:
             messages = list(self._messages)
@@ -96,7 +103,8 @@ class Stream:
 
     def _receive(self) -> None:
         try:
-            for message in _convert.from_messages(self._call):
+            for received in _convert.from_messages(self._call):
+                message = _received(received)
                 with self._changed:
                     self._messages.append(message)
                     self._changed.notify_all()
@@ -108,11 +116,16 @@ class Stream:
             self._changed.notify_all()
 
 
-def newest(messages: Iterable[pb.DataResponse]) -> list[Entry]:
+def _received(message: pb.DataResponse) -> Message:
+    entries = [_convert.to_entry(data) for data in message.data.values()]
+    return Message(entries, message.cursor, message.initial, message.reset)
+
+
+def newest(messages: Iterable[Message]) -> list[Entry]:
     """The newest entry of each key in messages that follow each other."""
     entries: dict[str, Entry] = {}
     for message in messages:
-        for entry in _convert.entries_of(message):
+        for entry in message.entries:
             entries.pop(entry.key, None)
             entries[entry.key] = entry
     return list(entries.values())

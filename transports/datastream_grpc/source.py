@@ -23,8 +23,8 @@ from datastream_grpc._stream import Stream, newest, puts
 
 MAX_MESSAGE = 64 << 20
 """Bytes a server may answer at once."""
-SETTLE = 1.0
-"""Seconds to wait for the stream to show what was just written."""
+SETTLE = 0.2
+"""Seconds to wait for the stream to show what is known to be on the server."""
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
 
@@ -75,13 +75,14 @@ class GrpcSource(Source):
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since is None:
             response = self._call(self._sync, _request(selection))
-            return Reading(_convert.entries_of(response), self._position(response), True)
+            entries = [_convert.to_entry(data) for data in response.data.values()]
+            return Reading(entries, self._position(response.cursor), True)
         stream = self._stream
         if stream is None or not stream.continues(selection, since):
             return self._open(selection, since)
-        messages = list(stream.take())
+        messages = stream.take()
         if messages:
-            stream.position = self._position(messages[-1])
+            stream.position = self._position(messages[-1].cursor)
         return Reading(newest(messages), stream.position, False)
 
     def wait(self, timeout: float | None) -> None:
@@ -106,9 +107,13 @@ class GrpcSource(Source):
 
     def settle(self, entries: Sequence[Entry]) -> None:
         stream = self._stream
-        if stream is not None:
-            with self._changed:
-                self._changed.wait_for(lambda: stream.has_all(entries), SETTLE)
+        if stream is None:
+            return
+        with self._changed:
+            shown = self._changed.wait_for(lambda: stream.shows(entries), SETTLE)
+        if not shown:
+            # Replaced before it was sent, or late: a stream opened anew begins with all of it.
+            self._replace_stream(None)
 
     def close(self) -> None:
         self._replace_stream(None)
@@ -123,11 +128,10 @@ class GrpcSource(Source):
         stream = Stream(self._subscribe(request), selection, self._where, self._changed)
         self._replace_stream(stream)
         message = stream.first(self._timeout)
-        stream.position = self._position(message)
-        entries = _convert.entries_of(message)
+        stream.position = self._position(message.cursor)
         if message.reset or not message.initial or not request.since:
-            return Reading(puts(entries), stream.position, True)
-        return Reading(entries, stream.position, False)
+            return Reading(puts(message.entries), stream.position, True)
+        return Reading(message.entries, stream.position, False)
 
     def _replace_stream(self, stream: Stream | None) -> None:
         previous, self._stream = self._stream, stream
@@ -138,9 +142,9 @@ class GrpcSource(Source):
     def _has_news(self) -> bool:
         return self._woken or (self._stream is not None and self._stream.has_news())
 
-    def _position(self, message: pb.DataResponse) -> str:
-        if message.cursor:
-            return message.cursor
+    def _position(self, cursor: str) -> str:
+        if cursor:
+            return cursor
         # An ancestor's server: positions only tell apart what was received from what was not.
         self._legacy_positions += 1
         return f"{LEGACY}{self._legacy_positions}"

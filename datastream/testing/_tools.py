@@ -1,0 +1,186 @@
+"""What the conformance tests are written with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reactivex.abc import DisposableBase
+
+from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.selection import Selects
+from datastream.source import Reading, Source, Write
+from datastream.store import Store
+
+TIMEOUT = 20.0
+"""Seconds after which something that was to happen counts as not happening."""
+
+
+class Harness:
+    """Gives the suite a backend, empty at first; override `source`, and `close` if needed."""
+
+    def source(self) -> Source:
+        """A Source of its own on the backend, as another process would have one."""
+        raise NotImplementedError
+
+    def writer(self) -> Store:
+        """A store that changes the backend from elsewhere; override it for read-only Sources."""
+        return Store(self.source(), name="elsewhere")
+
+    def close(self) -> None:
+        """Called after each test."""
+
+
+class Recorder:
+    """Subscribes to a watch and keeps what arrives."""
+
+    def __init__(self, store: Store, *keys: str, match: Any = (), since: Any = None) -> None:
+        self._changed = threading.Condition()
+        self.batches: list[Batch] = []
+        self.states: list[dict[str, bytes]] = [{}]
+        """The state after each batch, the empty one first."""
+        self.error: Exception | None = None
+        self.completed = False
+        self.subscription: DisposableBase = store.watch_batches(
+            *keys, match=match, since=since
+        ).subscribe(self._take, self._fail, self._complete)
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [entry for batch in list(self.batches) for entry in batch.entries]
+
+    @property
+    def live(self) -> list[Entry]:
+        """The entries after the initial batch."""
+        return [entry for batch in self.batches[1:] for entry in batch.entries]
+
+    @property
+    def state(self) -> dict[str, bytes]:
+        return self.states[-1]
+
+    @property
+    def cursor(self) -> str:
+        return self.batches[-1].cursor
+
+    def wait(self, condition: Callable[[Recorder], object], what: str = "") -> None:
+        """Wait until `condition` of this recorder is true.
+
+        Raises:
+            AssertionError: it is not after `TIMEOUT` seconds.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: condition(self), TIMEOUT):
+                raise AssertionError(f"never happened: {what or condition}; got {self.batches[-3:]}")
+
+    def wait_state(self, expected: dict[str, bytes]) -> None:
+        self.wait(lambda recorder: recorder.state == expected, f"state {expected}")
+
+    def wait_ready(self) -> None:
+        """Wait for the initial batch."""
+        self.wait(lambda recorder: recorder.batches, "initial batch")
+
+    def dispose(self) -> None:
+        self.subscription.dispose()
+
+    def _take(self, batch: Batch) -> None:
+        with self._changed:
+            state = {} if batch.reset else dict(self.states[-1])
+            for entry in batch.entries:
+                if entry.operation is Operation.DELETE:
+                    state.pop(entry.key, None)
+                else:
+                    state[entry.key] = entry.value
+            self.batches.append(batch)
+            self.states.append(state)
+            self._changed.notify_all()
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
+
+    def _complete(self) -> None:
+        with self._changed:
+            self.completed = True
+            self._changed.notify_all()
+
+
+class Spy(Source):
+    """Passes everything on to another Source, counts the calls, and fails on demand."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.features = source.features
+        self.instant = source.instant
+        self.reads = 0
+        self.waiting = threading.Event()
+        """Set while a `wait` runs."""
+        self.closed = threading.Event()
+        self.failure: Exception | None = None
+        """What `read` raises, if anything."""
+        self.pretend: Reading | None = None
+        """What the next `read` answers instead, if anything."""
+
+    def capabilities(self) -> Sequence[Capability]:
+        return self._source.capabilities()
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        self.reads += 1
+        if self.failure is not None:
+            raise self.failure
+        pretended, self.pretend = self.pretend, None
+        return pretended or self._source.read(selection, since)
+
+    def wait(self, timeout: float | None) -> None:
+        self.waiting.set()
+        try:
+            self._source.wait(timeout)
+        finally:
+            self.waiting.clear()
+
+    def wake(self) -> None:
+        self._source.wake()
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        return self._source.write(writes)
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        self._source.settle(entries)
+
+    def close(self) -> None:
+        self._source.close()
+        self.closed.set()
+
+
+def together(*actions: Callable[[], object]) -> list[object]:
+    """Run the actions in threads at once; their results, an exception where one was raised."""
+    results: list[object] = [None] * len(actions)
+    start = threading.Barrier(len(actions))
+
+    def run(number: int, action: Callable[[], object]) -> None:
+        start.wait(TIMEOUT)
+        try:
+            results[number] = action()
+        except Exception as error:
+            results[number] = error
+
+    threads = [
+        threading.Thread(target=run, args=(number, action)) for number, action in enumerate(actions)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(TIMEOUT)
+        assert not thread.is_alive(), "a call never returned"
+    return results
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait for something that notifies nobody, such as a thread's end."""
+    pause = threading.Event()
+    for _ in range(int(TIMEOUT / 0.01)):
+        if condition():
+            return
+        pause.wait(0.01)
+    raise AssertionError(f"never happened: {what}")

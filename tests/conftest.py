@@ -1,0 +1,40 @@
+"""What holds for every test: nothing is left behind."""
+
+import gc
+import threading
+import time
+
+import psutil
+import pytest
+
+# gRPC's own poller and pytest's helpers live as long as the process.
+LASTING = ("_poll_wrapper", "execnet", "ThreadPoolExecutor", "asyncio_", "pytest_timeout", "Dummy")
+GRACE = 5.0
+
+
+def _threads():
+    return {
+        thread
+        for thread in threading.enumerate()
+        if not any(name in thread.name for name in LASTING)
+    }
+
+
+def _children():
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Threads and processes that a test started are gone soon after it."""
+    threads, children = _threads(), _children()
+    yield
+    until = time.monotonic() + GRACE
+    while time.monotonic() < until:
+        if not (_threads() - threads or _children() - children):
+            return
+        gc.collect()
+        for thread in _threads() - threads:
+            thread.join(0.05)
+    left = [thread.name for thread in _threads() - threads] + list(_children() - children)
+    assert not left, f"left behind: {left}"
