@@ -1,7 +1,6 @@
 """An observable key-value store you embed, over SQLite, memory and other processes' stores."""
 
 from datastream._registry import open
-from datastream._status import State, Status
 from datastream.entry import Batch, Capability, Entry, Operation
 from datastream.errors import (
     DatastreamError,
@@ -16,6 +15,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.selection import Selection
+from datastream.status import State, Status
 from datastream.store import Store
 
 __all__ = [

@@ -23,6 +23,7 @@ class Job(Protocol):
 
     def deliver(self) -> bool:
         """Make some of them; True if there are more, which then go to the end of the line."""
+        ...
 
 
 class Courier:
@@ -49,9 +50,7 @@ class Courier:
         """Wait until nothing is left to deliver; False if `timeout` seconds were not enough."""
         with self._changed:
             mine = 1 if threading.current_thread() in self._threads else 0
-            return self._changed.wait_for(
-                lambda: not self._line and self._running <= mine, timeout
-            )
+            return self._changed.wait_for(lambda: not self._line and self._running <= mine, timeout)
 
     def close(self, timeout: float) -> None:
         """End the workers once the line is empty; one that still blocks is left to itself."""
@@ -73,7 +72,7 @@ class Courier:
     def _summon(self) -> None:
         if self._waiting:
             self._changed.notify()
-        elif not self._closed:
+        else:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._threads.add(thread)
             self._waiting += 1

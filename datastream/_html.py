@@ -8,8 +8,8 @@ from datetime import datetime
 from html import escape
 from typing import TYPE_CHECKING
 
-from datastream._status import State, Status
 from datastream.entry import Entry, Operation
+from datastream.status import State, Status
 
 if TYPE_CHECKING:
     from datastream.store import Store
@@ -53,7 +53,7 @@ def store_table(store: Store) -> str:
         return _box(_title(store.name, _dim("closed")))
     try:
         count, entries = _first_entries(store)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Whatever a source raises, a display must not.
         return _box(_title(store.name, _dim("unavailable")), _problem(error))
     head = _title(store.name, _dim(f"{status.state} · {count:,} {'key' if count == 1 else 'keys'}"))
@@ -111,12 +111,13 @@ def _value(entry: Entry, limit: int) -> str:
 
 
 def _decoded(data: bytes, limit: int) -> str | None:
-    """Text of at least `limit` characters if there are as many; None if it is no UTF-8."""
+    """More than `limit` characters if there are as many; None if it is no text in UTF-8."""
     head = data[: 4 * (limit + 1)]
     try:
-        return getincrementaldecoder("utf-8")().decode(head, final=len(head) == len(data))
+        text = getincrementaldecoder("utf-8")().decode(head, final=len(head) == len(data))
     except UnicodeDecodeError:
         return None
+    return None if "\0" in text else text
 
 
 def _text(text: str, limit: int = CELL_CHARS) -> str:

@@ -67,7 +67,7 @@ class Hub:
         self._stop = threading.Event()
         self._stop.set()
         self._poked = threading.Event()
-        self._source_open = threading.Lock()
+        self._unfinished = threading.Lock()
         self.closed = False
 
     def capabilities(self) -> Sequence[Capability]:
@@ -121,26 +121,27 @@ class Hub:
             self.closed = True
             self._halt()
             if self._thread is None or not self._thread.is_alive():
-                self._close_source()
+                self._finish()
 
-    def close(self) -> list[Sink]:
-        """Stop reading and close the source; returns who was still subscribed."""
+    def close(self) -> None:
+        """Stop reading, end every subscription and close the source."""
         with self._lock:
             if self.closed:
-                return []
+                return
             self.closed = True
             self._halt()
-            sinks = [sink for route in self._routes.all() for sink in route.sinks]
-            sinks += [seat.sink for seat in self._waiting]
         if self._thread is not None:
             self._thread.join(CLOSE_TIMEOUT)
-        self._close_source()
-        return sinks
+        self._finish()
 
-    def _close_source(self) -> None:
-        # The thread that ends and the caller of close may both come here: the first one closes.
-        if self._source_open.acquire(blocking=False):
-            self._source.close()
+    def _finish(self) -> None:
+        # The thread that ends and the caller of close may both come here: the first one does it.
+        if not self._unfinished.acquire(blocking=False):
+            return
+        sinks = [sink for route in self._routes.all() for sink in route.sinks]
+        for sink in sinks + [seat.sink for seat in self._waiting]:
+            sink.end()
+        self._source.close()
 
     # The reading thread, alive while anybody is subscribed.
 
@@ -177,7 +178,7 @@ class Hub:
         while not stop.is_set():
             retrying(self._turn, stop)
         if self.closed:
-            self._close_source()
+            self._finish()
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         outcome = state.outcome
@@ -201,7 +202,9 @@ class Hub:
         if self.closed:
             raise StoreClosed("this store was closed; open it again to go on")
 
-    def _read(self, selection: Selection | Routes, since: str | None) -> tuple[list[Entry], Reading]:
+    def _read(
+        self, selection: Selection | Routes, since: str | None
+    ) -> tuple[list[Entry], Reading]:
         reading = self._source.read(selection, since)
         matches = selection.matches
         return [entry for entry in reading.entries if matches(entry.key)], reading
@@ -220,7 +223,7 @@ class Hub:
             if news:
                 self._source.settle(news)
             self._catch_up()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # What was written is acknowledged; that it cannot be read back now is a status.
             self._on_status(error)
             self.poke()
@@ -264,17 +267,20 @@ class Hub:
             self._drop_if_empty(route)
             raise
         seat.route = route
+        if not route.sinks:
+            # What `wait` looks out for is what was last read: it has to learn of the new keys.
+            self._source.wake()
         route.sinks.append(seat.sink)
         seat.sink.offer(batch)
 
     def _first_batch(self, seat: Seat, *, new: bool) -> Batch:
         selection, since = seat.selection, seat.since
         cursor = since if isinstance(since, str) else None
+        state, reading = self._read(selection, None if new else cursor)
         if new:
-            state, reading = self._read(selection, None)
             self._learn_uncovered(selection, state, reading)
-        if cursor is not None or not new:
-            state, reading = self._read(selection, cursor)
+            if cursor is not None:
+                state, reading = self._read(selection, cursor)
         reset = cursor is not None and reading.complete
         entries = state
         if isinstance(since, Mapping):

@@ -63,7 +63,7 @@ class Lane(Generic[T]):
         self._busy = True
         self.on_close: Callable[[], None] | None = None
 
-    def offer(self, item: T) -> None:
+    def offer(self, item: T, /) -> None:
         with self._lock:
             if self._closed:
                 return
@@ -100,11 +100,7 @@ class Lane(Generic[T]):
     def deliver(self) -> bool:
         until = monotonic() + SLICE
         while (item := self._next()) is not None:
-            try:
-                self._context.run(self._emit, self._observer, item)
-            except Exception:
-                log.exception("a subscriber raised and is disposed; the others go on")
-                self.close()
+            self._call(self._emit, self._observer, item)
             if monotonic() > until:
                 return True
         return False
@@ -118,5 +114,13 @@ class Lane(Generic[T]):
             ending = self._ended and not self._closed
             self._closed = self._closed or ending
         if ending:
-            self._context.run(self._observer.on_completed)
+            self._call(self._observer.on_completed)
         return None
+
+    def _call(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            self._context.run(function, *args)
+        except Exception:  # noqa: BLE001
+            # In its context too: that is where its author looks.
+            self._context.run(log.exception, "a subscriber raised and is disposed; others go on")
+            self.close()

@@ -17,7 +17,7 @@ from datastream.selection import Selection, literal_prefix
 class Sink(Protocol):
     """Where the hub puts a subscriber's batches. Called under the hub's lock: never blocks."""
 
-    def offer(self, batch: Batch) -> None: ...
+    def offer(self, batch: Batch, /) -> None: ...
     def end(self) -> None:
         """The store was closed; no batch follows."""
 

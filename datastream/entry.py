@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from datastream import codecs
 
+SHOWN_BYTES = 100
+"""What `repr` shows of a value."""
+
 
 class Operation(StrEnum):
     """Kind of change."""
@@ -39,6 +42,16 @@ class Entry(NamedTuple):
             InvalidValue: the bytes are not what the type says.
         """
         return codecs.decode(self.value, self.value_type, key=self.key)
+
+    def __repr__(self) -> str:
+        value = repr(self.value[:SHOWN_BYTES])
+        if len(self.value) > SHOWN_BYTES:
+            value += f"… {len(self.value)} bytes"
+        return (
+            f"Entry(key={self.key!r}, value={value}, value_type={self.value_type!r}, "
+            f"updated_at={self.updated_at!r}, revision={self.revision!r}, "
+            f"operation={self.operation.value})"
+        )
 
     def _repr_html_(self) -> str:
         from datastream import _html

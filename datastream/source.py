@@ -10,7 +10,9 @@ asyncio; one that needs an event loop keeps it private. The hub above it
 
 No missed change follows from one rule: **arm first, then read**. Whatever happens after a
 `read` returned must end the next `wait`, also when it happens before that `wait` begins. A
-`wait` that returns for nothing costs one `read`; one that does not return loses a change.
+`wait` that returns for nothing costs one `read`; one that does not return loses a change. It has
+to notice changes of the selection last read with ``since``: the hub wakes it and reads again
+when that selection grows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum, auto
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from datastream.entry import Capability, Entry
 from datastream.errors import KeyNotFound, RevisionConflict
@@ -67,7 +69,7 @@ class Reading(NamedTuple):
 class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
-    features: ClassVar[frozenset[Feature]] | frozenset[Feature] = frozenset(Feature)
+    features: frozenset[Feature] = frozenset(Feature)
     """What this backend can do."""
 
     instant: bool = False

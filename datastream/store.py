@@ -13,17 +13,18 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
 from datastream import codecs
+from datastream._board import StatusBoard
 from datastream._courier import Courier
 from datastream._hub import Hub, Since
 from datastream._lane import Lane
 from datastream._mailbox import Mailbox
 from datastream._routes import Sink
-from datastream._status import Status, StatusBoard
 from datastream.aio import AsyncWatch
 from datastream.entry import Batch, Capability, Entry
 from datastream.errors import InvalidKey, KeyNotFound, ReadOnly, Unsupported
 from datastream.selection import Selection, check_key
 from datastream.source import ANY_REVISION, Feature, Source, Write
+from datastream.status import Status
 
 T = TypeVar("T")
 
@@ -82,7 +83,7 @@ class Store(MutableMapping[str, Any]):
 
     # Two stores are never "equal": comparing means reading both, and a store is hashable.
     __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # pyright: ignore[reportAssignmentType]
 
     def clear(self) -> None:
         """Remove every key, in one batch where the backend can."""
@@ -261,8 +262,7 @@ class Store(MutableMapping[str, Any]):
     def close(self) -> None:
         """Complete every watch and free every thread, socket and file. Idempotent."""
         self._finalizer.detach()
-        for sink in self._hub.close():
-            sink.end()
+        self._hub.close()
         self._board.close()
         self._courier.close(FLUSH_TIMEOUT)
 

@@ -73,7 +73,9 @@ def _served_store(transport: Any) -> Iterator[tuple[Store, str]]:
 @contextlib.contextmanager
 def _client(url: str) -> Iterator[subprocess.Popen[bytes]]:
     # In a session of its own, so that Ctrl-C reaches this process only, which then ends it.
-    client = subprocess.Popen([sys.executable, "-m", CLIENT, url], start_new_session=True)
+    client = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", CLIENT, url], start_new_session=True
+    )
     try:
         yield client
     finally:

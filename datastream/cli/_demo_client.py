@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -34,13 +34,17 @@ class _Tally:
         return self.latencies[-1]
 
     def report(self) -> dict[str, Any]:
-        p50, p99 = _percentiles(self.latencies)
-        return {"delivered": self.delivered, "p50_ms": p50 * 1000, "p99_ms": p99 * 1000}
+        milliseconds = sorted(seconds * 1000 for seconds in self.latencies)
+        return {
+            "delivered": self.delivered,
+            "p50_ms": percentile(milliseconds, 0.50),
+            "p99_ms": percentile(milliseconds, 0.99),
+        }
 
 
-def _percentiles(values: Sequence[float]) -> tuple[float, float]:
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return cuts[49], cuts[98]
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value that `share` of them do not exceed."""
+    return ordered[math.ceil(len(ordered) * share) - 1]
 
 
 def _run(url: str) -> None:

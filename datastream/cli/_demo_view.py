@@ -77,7 +77,7 @@ class Board:
         self._foot = f"{len(news)} updates, {latency * 1000:.1f} ms after put_many was called"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        names = list(self._rates)
+        names = sorted(self._rates, key=lambda name: (name not in MAJORS, name))
         columns = max(1, (options.max_width + GAP) // (PANEL_WIDTH + GAP))
         lines = max(1, min(-(-len(names) // columns), console.height - FRAME_LINES))
         shown = names[: lines * columns]

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 import click
@@ -42,7 +43,7 @@ def say(text: str) -> None:
 
 
 def exit_on_sigterm(code: int) -> None:
-    """Let SIGTERM unwind the main thread, so that every ``with`` cleans up, and exit with `code`."""
+    """Exit with `code` on SIGTERM by unwinding the main thread, so that every ``with`` cleans up."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         sys.exit(code)
@@ -54,5 +55,5 @@ def _discard_output() -> None:
     # What is left in the buffer has no reader; at exit Python would complain or wait for one.
     with suppress(OSError):
         stdout = sys.stdout.fileno()
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), stdout)

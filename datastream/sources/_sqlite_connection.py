@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from urllib.parse import quote
@@ -63,7 +62,7 @@ def file_id(path: Path) -> FileId:
         SourceUnavailable: none.
     """
     try:
-        stat = os.stat(path)
+        stat = path.stat()
     except OSError as error:
         raise SourceUnavailable(f"{path} is not there: {error.strerror}; bring it back") from error
     return stat.st_dev, stat.st_ino

@@ -239,7 +239,8 @@ class SqliteSource(Source):
         self._db.execute("BEGIN")
         try:
             newest = self._log.window().newest
-            return Reading(self._legal(self._rows.entries(selection)), self._at(newest), True)
+            entries = self._legal(self._rows.entries(selection))
+            return Reading(entries, f"{self._log.epoch}:{newest}", True)
         finally:
             self._db.execute("COMMIT")
 
@@ -258,11 +259,7 @@ class SqliteSource(Source):
             self._prune()
         entries = [deleted(str(key)) if row[0] is None else entry(row) for _, key, row in found]
         newest = found[-1][0] if found else after
-        return Reading(self._legal(entries), self._at(newest), False)
-
-    def _at(self, sequence: int) -> str:
-        assert self._log is not None
-        return f"{self._log.epoch}:{sequence}"
+        return Reading(self._legal(entries), f"{changes.epoch}:{newest}", False)
 
     def _read_state(self, selection: Selects, since: str | None) -> Reading:
         # Looked up first: a commit that follows is read twice rather than never.

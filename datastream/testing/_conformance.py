@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from datastream._status import State, Status
 from datastream.entry import Entry, Operation
 from datastream.errors import (
     InvalidKey,
@@ -23,6 +22,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.source import Feature, Reading
+from datastream.status import State, Status
 from datastream.store import Store
 from datastream.testing._contract import SourceContract
 from datastream.testing._tools import TIMEOUT, Harness, Recorder, Spy, eventually, together
@@ -114,7 +114,8 @@ class Conformance(SourceContract):
         assert not any(batch.initial for batch in empty.batches[1:])
 
     def test_03_no_gap(self, store: Store, writers: list[Store]) -> None:
-        rounds, recorders = 60, []
+        rounds = 60
+        recorders: list[Recorder] = []
         done = threading.Event()
 
         def write() -> None:
@@ -130,6 +131,17 @@ class Conformance(SourceContract):
         final = {f"k{n % 5}": str(n).encode() for n in range(rounds - 5, rounds)}
         for recorder in recorders:
             recorder.wait_state(final)
+
+    def test_03_no_gap_when_the_selection_grows(
+        self, store: Store, spy: Spy, elsewhere: Store
+    ) -> None:
+        first = Recorder(store, "a")
+        first.wait_ready()
+        assert spy.waiting.wait(TIMEOUT)
+        second = Recorder(store, "b/")
+        elsewhere.put("b/c", 1)
+        second.wait_state({"b/c": b"1"})
+        assert first.state == {}
 
     def test_04_unique(self, store: Store, writers: list[Store]) -> None:
         recorder = Recorder(store)
@@ -150,8 +162,8 @@ class Conformance(SourceContract):
     def test_05_ordered(self, store: Store, writers: list[Store]) -> None:
         recorders = [Recorder(store), Recorder(store, "k0", "k1", "k2", "k3")]
 
-        def count(writer: Store, key: str) -> Callable[[], None]:
-            return lambda: [writer.put(key, n) for n in range(50)] and None
+        def count(writer: Store, key: str) -> Callable[[], list[Entry]]:
+            return lambda: [writer.put(key, n) for n in range(50)]
 
         together(*(count(writers[n % len(writers)], f"k{n}") for n in range(4)))
         for recorder in recorders:
@@ -284,13 +296,16 @@ class Conformance(SourceContract):
             calls.append(entry)
             raise RuntimeError("a subscriber's own trouble")
 
+        def blocking(_: Entry) -> None:
+            release.wait(TIMEOUT)
+
         def echo(entry: Entry) -> None:
             if Feature.WRITE in store.features and entry.value != b"stop":
                 store.put(f"echo/{entry.key}", "stop")
 
         caplog.set_level(logging.CRITICAL, "datastream")
         store.watch("k").subscribe(raising)
-        store.watch("k").subscribe(lambda entry: release.wait(TIMEOUT) and None)
+        store.watch("k").subscribe(blocking)
         store.watch("k").subscribe(echo)
         recorder = Recorder(store, "k")
         for number in range(5):
@@ -330,12 +345,12 @@ class Conformance(SourceContract):
                 writers[-1].put("k", 1, expect="")
             pytest.skip("this backend declares that it has no compare-and-set: it was refused")
         created = together(
-            *(lambda w=w, n=n: w.put("k", n, expect="") for n in range(4) for w in writers)  # type: ignore[misc]
+            *(lambda w=w, n=n: w.put("k", n, expect="") for n in range(4) for w in writers)
         )
         assert sum(isinstance(result, Entry) for result in created) == 1
         assert all(isinstance(r, Entry | RevisionConflict) for r in created), created
         writers[0].put("count", 0)
-        together(*(lambda w=w: _count(w, 5) for _ in range(4) for w in writers))  # type: ignore[misc]
+        together(*(lambda w=w: _count(w, 5) for _ in range(4) for w in writers))
         assert store["count"] == 20 * len(writers)
         stale = writers[0].entry("count").revision
         writers[0].put("count", -1)
@@ -414,9 +429,7 @@ class Conformance(SourceContract):
         assert store.entry("k") == stored
         recorder.wait_state({"k": stored.value})
 
-    def test_types_that_do_not_match_their_bytes(
-        self, store: Store, elsewhere: Store
-    ) -> None:
+    def test_types_that_do_not_match_their_bytes(self, store: Store, elsewhere: Store) -> None:
         recorder = Recorder(store, "k")
         try:
             elsewhere.put("k", b"not a number", value_type="int")
@@ -477,4 +490,3 @@ def _await_state(statuses: list[Status], changed: threading.Condition, state: St
         # What comes next is to be awaited from here on.
         while statuses.pop(0).state is not state:
             pass
-

@@ -69,7 +69,8 @@ class SourceContract:
         spy.read(EVERYTHING, spy.read(EVERYTHING, None).position)
         thread = threading.Thread(target=lambda: spy.wait(None), daemon=True)
         thread.start()
-        assert spy.waiting.wait(TIMEOUT)
+        # It may have returned already, for no reason, as it is free to.
+        spy.waiting.wait(1)
         spy.wake()
         thread.join(TIMEOUT)
         assert not thread.is_alive()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reactivex.abc import DisposableBase
@@ -35,11 +35,18 @@ class Harness:
 class Recorder:
     """Subscribes to a watch and keeps what arrives."""
 
-    def __init__(self, store: Store, *keys: str, match: Any = (), since: Any = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *keys: str,
+        match: Any = (),
+        since: Any = None,
+        had: Mapping[str, bytes] | None = None,
+    ) -> None:
         self._changed = threading.Condition()
         self.batches: list[Batch] = []
-        self.states: list[dict[str, bytes]] = [{}]
-        """The state after each batch, the empty one first."""
+        self.states: list[dict[str, bytes]] = [dict(had or {})]
+        """The state after each batch, first what a resuming reader `had`."""
         self.error: Exception | None = None
         self.completed = False
         self.subscription: DisposableBase = store.watch_batches(
@@ -71,7 +78,9 @@ class Recorder:
         """
         with self._changed:
             if not self._changed.wait_for(lambda: condition(self), TIMEOUT):
-                raise AssertionError(f"never happened: {what or condition}; got {self.batches[-3:]}")
+                raise AssertionError(
+                    f"never happened: {what or condition}; got {self.batches[-3:]}"
+                )
 
     def wait_state(self, expected: dict[str, bytes]) -> None:
         self.wait(lambda recorder: recorder.state == expected, f"state {expected}")
@@ -162,7 +171,7 @@ def together(*actions: Callable[[], object]) -> list[object]:
         start.wait(TIMEOUT)
         try:
             results[number] = action()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             results[number] = error
 
     threads = [

@@ -48,8 +48,7 @@ class TestSqliteView(Conformance):
         harness = SqliteHarness(tmp_path / "store.db", table="shown", key="name")
         with sqlite3.connect(harness.path) as db:
             db.execute(
-                "CREATE VIEW shown AS "
-                "SELECT key AS name, value, value_type, updated_at FROM data"
+                "CREATE VIEW shown AS SELECT key AS name, value, value_type, updated_at FROM data"
             )
         db.close()
         return harness

@@ -116,7 +116,9 @@ def _time(data: pb.Data) -> datetime | None:
     try:
         return data.updated_at.ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
-        raise InvalidValue(f"updated_at of {data.key!r} is no time: {error}; leave it out") from error
+        raise InvalidValue(
+            f"updated_at of {data.key!r} is no time: {error}; leave it out"
+        ) from error
 
 
 def _fingerprint(value: bytes, value_type: str) -> str:

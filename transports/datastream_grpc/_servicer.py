@@ -6,12 +6,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+from grpc import aio
 
-from datastream import Batch, DatastreamError, Store, StoreClosed
+from datastream import Batch, DatastreamError, SourceUnavailable, Store, StoreClosed
 from datastream.aio import call
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
@@ -23,9 +24,9 @@ KEPT_BATCHES = 64
 
 log = logging.getLogger("datastream.grpc")
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = Any
+"""A grpc.aio.ServicerContext: gRPC has no types."""
 Handler = Callable[[Any, Context], Awaitable[Any]]
-Q = TypeVar("Q")
 
 
 class Servicer:
@@ -38,10 +39,10 @@ class Servicer:
         # By identity: the batches of one selection are one object for all its subscribers.
         self._serialised: dict[tuple[int, bool], tuple[Batch, list[bytes]]] = {}
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> Any:
         """The five methods, to be registered with a server."""
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        methods = {
+        methods: dict[str, tuple[Any, Handler, Any]] = {
             "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
             "Sync": (unary, self.sync, pb.DataRequest),
             "Subscribe": (stream, self.subscribe, pb.DataRequest),
@@ -83,6 +84,9 @@ class Servicer:
         return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
+        if self._stopping:
+            # Its client is told to go elsewhere, instead of being held until the grace is over.
+            raise SourceUnavailable("the server is shutting down")
         since = request.since or dict(request.revisions) or None
         watch = self._store.awatch_batches(*request.keys, match=request.match, since=since)
         with _Listed(self._streams):
@@ -130,9 +134,9 @@ class Servicer:
                     outcome = "UNAVAILABLE"
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
                 raise
-            except grpc.aio.AbortError:
+            except aio.AbortError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 outcome = code_of(error).name
                 await _abort(name, error, context)
             finally:

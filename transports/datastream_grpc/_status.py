@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 import datastream
@@ -38,9 +40,7 @@ _UNNAMED: dict[grpc.StatusCode, type[DatastreamError]] = {
 }
 
 # A closed store on the server is, to a client, a server that may come back.
-_NAMED = {
-    error.__name__: error for error in CODES if error is not datastream.StoreClosed
-}
+_NAMED = {error.__name__: error for error in CODES if error is not datastream.StoreClosed}
 
 
 def code_of(error: Exception) -> grpc.StatusCode:
@@ -48,14 +48,19 @@ def code_of(error: Exception) -> grpc.StatusCode:
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
 
 
-def from_status(error: grpc.RpcError, where: str) -> DatastreamError:
+def name_of(error: Any) -> str:
+    """What our server calls the error; "" from any other."""
+    return next((str(value) for key, value in error.trailing_metadata() or () if key == NAME), "")
+
+
+def from_status(error: Any, where: str) -> DatastreamError:
     """The error that a failed call stands for."""
     code: grpc.StatusCode = error.code()
     details: str = error.details() or ""
-    names = dict(error.trailing_metadata() or ())
-    kind = _NAMED.get(str(names.get(NAME, ""))) or _UNNAMED.get(
-        code, datastream.SourceUnavailable
-    )
+    kind = _NAMED.get(name_of(error)) or _UNNAMED.get(code, datastream.SourceUnavailable)
+    if code is grpc.StatusCode.UNAVAILABLE and kind is datastream.SourceUnavailable:
+        # gRPC tells the whole story of how it tried; the end of it is what matters.
+        details = details.rpartition("last error: ")[2]
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")

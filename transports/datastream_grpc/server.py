@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from reactivex.abc import DisposableBase
 
@@ -22,6 +22,9 @@ MAX_MESSAGE = 4 << 20
 """Bytes a client may send at once, gRPC's usual limit."""
 
 
+MAX_PORT = 65_535
+
+
 class Server:
     """A running server. Keep it: when the last reference goes, it stops.
 
@@ -29,6 +32,7 @@ class Server:
     """
 
     def __init__(self, store: Store, address: str, max_message_size: int) -> None:
+        _check_port(address)
         self._loop = _loop.shared.acquire()
         self._stopped = threading.Event()
         self._inner = _Inner(store, address, max_message_size)
@@ -39,9 +43,7 @@ class Server:
             raise
         self.address = _with_port(address, port)
         """Where it listens, ``host:port`` with the real port where 0 was asked for."""
-        self._finalizer = weakref.finalize(
-            self, _abandon, self._loop, self._inner, self._stopped
-        )
+        self._finalizer = weakref.finalize(self, _abandon, self._loop, self._inner, self._stopped)
 
     def stop(self, grace: float = 2.0) -> None:
         """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop.
@@ -102,12 +104,12 @@ class _Inner:
         self._address = address
         self._limit = max_message_size
         self._servicer = Servicer(store)
-        self._health = health.HealthServicer()
+        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
-        self._server: grpc.aio.Server | None = None
+        self._server: aio.Server | None = None
 
     async def start(self) -> int:
-        server = grpc.aio.server(
+        server = aio.server(
             options=(
                 ("grpc.max_receive_message_length", self._limit),
                 # Two servers on one port would each get some of the clients.
@@ -124,7 +126,7 @@ class _Inner:
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
-            port = server.add_insecure_port(self._address)
+            port: int = server.add_insecure_port(self._address)
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(
@@ -148,11 +150,9 @@ class _Inner:
         loop = asyncio.get_running_loop()
 
         def changed(status: Status) -> None:
-            try:
+            # The loop may have ended before the store did.
+            with suppress(RuntimeError):
                 asyncio.run_coroutine_threadsafe(self._set_health(status), loop)
-            except RuntimeError:
-                # The loop ended before the store did.
-                pass
 
         self._status = self._store.status.subscribe(changed)
 
@@ -161,6 +161,13 @@ class _Inner:
         serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, serving)
+
+
+def _check_port(address: str) -> None:
+    """gRPC takes a port modulo 65,536."""
+    port = address.rpartition(":")[2]
+    if port.isdigit() and int(port) > MAX_PORT:
+        raise OSError(f"cannot listen on {address}: a port is at most {MAX_PORT}")
 
 
 def _with_port(address: str, port: int) -> str:

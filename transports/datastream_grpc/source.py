@@ -18,7 +18,7 @@ from datastream.source import Reading, Source, Write
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._servicer import SERVICE
-from datastream_grpc._status import NAME, from_status
+from datastream_grpc._status import from_status, name_of
 from datastream_grpc._stream import Stream, newest, puts
 
 MAX_MESSAGE = 64 << 20
@@ -190,9 +190,7 @@ def _serialise(message: Message) -> bytes:
 
 
 def _is_unknown_method(error: Any) -> bool:
-    return error.code() is grpc.StatusCode.UNIMPLEMENTED and NAME not in dict(
-        error.trailing_metadata() or ()
-    )
+    return error.code() is grpc.StatusCode.UNIMPLEMENTED and not name_of(error)
 
 
 def _open_channel(
@@ -219,7 +217,7 @@ def _open_channel(
 def open_grpc(location: Location, **options: Any) -> GrpcSource:
     """The Source of ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and ``grpc:unix:PATH``."""
     target = location.path.removeprefix("//").rstrip("/")
-    if not target or "/" in target and not target.startswith("unix:"):
+    if not target or ("/" in target and not target.startswith("unix:")):
         raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
     if location.scheme == "grpcs":
         options.setdefault("credentials", grpc.ssl_channel_credentials())

@@ -1,11 +1,10 @@
-"""How a store stands with its backend."""
+"""Holds the status of a store and tells it to whoever subscribes."""
 
 from __future__ import annotations
 
 from collections import deque
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
@@ -14,30 +13,10 @@ from reactivex.disposable import Disposable
 from datastream._courier import Courier
 from datastream._lane import Lane
 from datastream.errors import SourceUnavailable
+from datastream.status import State, Status
 
 KEPT = 100
 """Statuses kept for a subscriber that does not take them; the newest is never dropped."""
-
-
-class State(StrEnum):
-    """The four things a store can say of itself."""
-
-    READY = "READY"
-    """The last look at the backend went well."""
-    STALE = "STALE"
-    """The backend is away; what was delivered last still stands, and it is tried again."""
-    FAILED = "FAILED"
-    """Something is wrong that waiting alone may not mend; it is tried again all the same."""
-    CLOSED = "CLOSED"
-    """The end."""
-
-
-class Status(NamedTuple):
-    """A state, since when, and the error behind it."""
-
-    state: State
-    since: datetime
-    error: Exception | None = None
 
 
 class _Kept:

@@ -1,0 +1,57 @@
+"""``python -m tests.bench``: measure, and show a table or JSON."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+from rich.console import Console
+
+from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
+from tests.bench.grpc_calls import grpc_latency, grpc_pushes
+from tests.bench.grpc_fanout import grpc_fanout
+from tests.bench.imports import imports
+from tests.bench.in_process import put_memory, put_memory_crowd
+from tests.bench.memory import memory
+from tests.bench.sqlite_puts import put_many_sqlite, put_sqlite
+from tests.bench.sqlite_watch import watch_sqlite
+from tests.bench.table import as_json, print_table
+
+MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
+    "put-memory": put_memory,
+    "put-memory-crowd": put_memory_crowd,
+    "put-sqlite": put_sqlite,
+    "put-many-sqlite": put_many_sqlite,
+    "watch-sqlite": watch_sqlite,
+    "grpc-latency": grpc_latency,
+    "grpc-pushes": grpc_pushes,
+    "grpc-fanout": grpc_fanout,
+    "memory": memory,
+    "import": imports,
+}
+
+
+@click.command()
+@click.option("--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Repeatable.")
+@click.option("--quick", is_flag=True, help="A smoke test: fewer and shorter rounds.")
+@click.option("--json", "json_", is_flag=True, help="JSON instead of a table.")
+def main(only: tuple[str, ...], quick: bool, json_: bool) -> None:
+    """Measure datastream, each figure beside its floor."""
+    # Ended from outside, children and temporary files go too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    progress = Console(stderr=True)
+    figures: list[Figure] = []
+    with progress.status("") as status:
+        for name in only or MEASUREMENTS:
+            status.update(name)
+            figures += MEASUREMENTS[name](QUICK if quick else THOROUGH)
+    if json_:
+        print(as_json(figures))
+    else:
+        print_table(figures, Console())
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.bench")

@@ -1,0 +1,1 @@
+"""Programs the integration tests run as other processes, and what talks to them."""

@@ -1,0 +1,413 @@
+"""The command line: in this process where that says as much, as real processes where not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import IO
+
+import pytest
+from click.testing import CliRunner, Result
+
+import datastream
+from datastream.cli import main
+
+TIMEOUT = 20.0
+FIELDS = ["key", "value", "value_type", "updated_at", "revision", "operation"]
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(main, arguments, input=stdin, prog_name="datastream")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path / 'store.db'}"
+
+
+class Program:
+    """A ``datastream`` process whose output is read line by line, with a time limit."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "datastream.cli", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.out, self.err = self.process.stdout, self.process.stderr
+        self._lines: dict[IO[bytes], Queue[str]] = {}
+        self._readers = [self._read(self.err)]
+
+    def read_output(self) -> None:
+        self._readers.append(self._read(self.out))
+
+    def line(self) -> str:
+        """The next line of stdout."""
+        return self._lines[self.out].get(timeout=TIMEOUT)
+
+    def error_line(self) -> str:
+        return self._lines[self.err].get(timeout=TIMEOUT)
+
+    def signal(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.exit_code()
+
+    def exit_code(self) -> int:
+        return self.process.wait(TIMEOUT)
+
+    def rest_of_errors(self) -> list[str]:
+        self._readers[0].join(TIMEOUT)
+        lines = self._lines[self.err]
+        return [lines.get() for _ in range(lines.qsize())]
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for reader in self._readers:
+            reader.join(TIMEOUT)
+        self.out.close()
+        self.err.close()
+
+    def _read(self, stream: IO[bytes]) -> Thread:
+        lines = self._lines[stream] = Queue()
+
+        def pump() -> None:
+            for line in stream:
+                lines.put(line.decode().rstrip("\n"))
+
+        thread = Thread(target=pump)
+        thread.start()
+        return thread
+
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    programs: list[Program] = []
+    # A shell that runs the tests in the background has them, and so their children, ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def start(*arguments: str, read: bool = True) -> Program:
+        programs.append(Program(*arguments))
+        if read:
+            programs[-1].read_output()
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.end()
+    signal.signal(signal.SIGINT, before)
+
+
+# put and get.
+
+
+@pytest.mark.parametrize(
+    ("text", "value_type", "value"),
+    [
+        ("20", "int", 20),
+        ("-5", "int", -5),
+        ("1.1383", "float", 1.1383),
+        ("-1e-3", "float", -0.001),
+        ("true", "bool", True),
+        ("false", "bool", False),
+        ('{"rps": 9}', "json", {"rps": 9}),
+        ("[1, 2]", "json", [1, 2]),
+        ("[1, 2", "str", "[1, 2"),
+        ("hello world", "str", "hello world"),
+        ("", "str", ""),
+        ("007", "str", "007"),
+        ("1_000", "str", "1_000"),
+        ("nan", "str", "nan"),
+        ("NaN", "str", "NaN"),
+        ("null", "str", "null"),
+        ('"quoted"', "str", '"quoted"'),
+        ("Zürich", "str", "Zürich"),
+    ],
+)
+def test_put_infers_the_type(url: str, text: str, value_type: str, value: object) -> None:
+    assert run("put", url, "key", text).exit_code == 0
+    with datastream.open(url) as store:
+        assert store.entry("key").value_type == value_type
+        assert store["key"] == value
+
+
+def test_put_with_a_type_takes_the_text_as_that_type(url: str) -> None:
+    assert run("put", url, "zip", "01234", "--type", "str").exit_code == 0
+    assert run("put", url, "ratio", "1", "--type", "float").exit_code == 0
+    with datastream.open(url) as store:
+        assert store["zip"] == "01234"
+        assert store["ratio"] == 1.0
+        assert isinstance(store["ratio"], float)
+
+
+def test_put_refuses_what_does_not_fit_the_type_and_writes_nothing(
+    url: str, tmp_path: Path
+) -> None:
+    result = run("put", url, "port", "eighty", "--type", "int")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("datastream: ")
+    assert "'port'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_put_reads_bytes_from_stdin_and_get_gives_them_back(url: str) -> None:
+    data = bytes(range(256)) + b"\n"
+    assert run("put", url, "blob", "-", stdin=data).exit_code == 0
+    assert run("get", url, "blob").stdout_bytes == data
+
+
+def test_text_stored_as_bytes_comes_back_unchanged(url: str) -> None:
+    assert run("put", url, "note", "-", "--type", "bytes", stdin=b"no newline").exit_code == 0
+    assert run("get", url, "note").stdout_bytes == b"no newline"
+
+
+def test_a_number_from_stdin_loses_its_newline(url: str) -> None:
+    run("put", url, "inferred", "-", stdin=b"42\n")
+    run("put", url, "typed", "-", "--type", "int", stdin=b"42\n")
+    with datastream.open(url) as store:
+        assert store.entry("inferred")[1:3] == store.entry("typed")[1:3] == (b"42", "int")
+
+
+def test_get_ends_text_with_a_newline(url: str) -> None:
+    run("put", url, "city", "Zürich")
+    assert run("get", url, "city").stdout_bytes == "Zürich\n".encode()
+
+
+def test_get_of_a_missing_key_says_so(url: str) -> None:
+    run("put", url, "there", "1")
+    result = run("get", url, "missing")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "'missing'" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_rm_removes_and_then_has_nothing_to_remove(url: str) -> None:
+    run("put", url, "key", "1")
+    assert run("rm", url, "key").exit_code == 0
+    assert run("rm", url, "key").exit_code == 1
+    assert run("ls", url).stdout == ""
+
+
+# What is printed.
+
+
+def test_json_has_every_field(url: str) -> None:
+    put = json.loads(run("put", url, "key", "20", "--json").stdout)
+    assert list(put) == FIELDS
+    assert (put["key"], put["value"], put["value_type"], put["operation"]) == (
+        "key", "20", "int", "PUT",
+    )  # fmt: skip
+    assert json.loads(run("get", url, "key", "--json").stdout) == put
+    assert json.loads(run("ls", url, "--json").stdout) == put
+
+
+def test_json_marks_what_is_no_text(url: str) -> None:
+    run("put", url, "blob", "-", stdin=b"\xff\x00")
+    (line,) = run("ls", url, "--json").stdout.splitlines()
+    entry = json.loads(line)
+    assert list(entry) == [*FIELDS, "encoding"]
+    assert entry["encoding"] == "base64"
+    assert base64.b64decode(entry["value"]) == b"\xff\x00"
+
+
+def test_json_without_a_time_says_null(tmp_path: Path) -> None:
+    import sqlite3
+
+    path = tmp_path / "plain.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("create table data (key text primary key, value)")
+        connection.execute("insert into data values ('a', 1)")
+    connection.close()
+    assert json.loads(run("ls", f"sqlite:{path}", "--json").stdout)["updated_at"] is None
+
+
+def test_ls_prints_sorted_tab_separated_lines(url: str) -> None:
+    run("put", url, "b", "two\tcolumns\nand \x1b[31mred")
+    run("put", url, "a", "1")
+    first, second = run("ls", url).stdout.splitlines()
+    assert first.split("\t")[:3] == ["a", "int", "1"]
+    assert second.split("\t")[:3] == ["b", "str", r"two\tcolumns\nand \x1b[31mred"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_gets_a_table_and_no_escapes_of_a_value(url: str) -> None:
+    run("put", url, "evil", "\x1b]0;owned\x07" + "x" * 200)
+    run("put", url, "fx/USD", "1.1383")
+    shown = on_terminal("ls", url)
+    assert [line.split()[:2] for line in shown.splitlines()] == [
+        ["key", "type"], ["evil", "str"], ["fx/USD", "float"], ["2", "keys"],
+    ]  # fmt: skip
+    assert "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def on_terminal(*arguments: str) -> str:
+    """What a plain terminal of 80 columns is sent."""
+    import pty
+
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "dumb", "COLUMNS": "80"}
+    subprocess.run(
+        [sys.executable, "-m", "datastream.cli", *arguments],
+        stdout=theirs,
+        env=environment,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    os.close(theirs)
+    with open(ours, "rb", buffering=0) as terminal:
+        return terminal.read(65536).decode()
+
+
+# Exit codes.
+
+
+@pytest.mark.parametrize("command", [["ls"], ["get", "key"], ["rm", "key"], ["watch"]])
+def test_reading_creates_no_database(command: list[str], url: str, tmp_path: Path) -> None:
+    name, *rest = command
+    result = run(name, url, *rest)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("datastream: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["ls"], ["put", "memory:", "key"], ["ls", "memory:", "--nonsense"], ["nonsense"]]
+)
+def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage:" in result.stderr
+
+
+def test_an_unknown_scheme_is_one_line_on_stderr() -> None:
+    result = run("ls", "gopher://hole")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("datastream: no source for 'gopher'")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["serve", "memory:"], ["demo"]])
+def test_a_missing_transport_names_the_extra(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datastream_grpc", None)
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert 'pip install "datastream-kv[grpc]"' in result.stderr
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("datastream, version ")
+
+
+def test_the_library_loads_no_command_line() -> None:
+    code = "import sys, datastream; print({'click', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout == "set()\n"
+
+
+# watch.
+
+
+def test_watch_shows_the_state_and_what_other_processes_change(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    run("put", url, "other", "1")
+    watch = start("watch", url, "fx/", "--json")
+    assert json.loads(watch.line())["value"] == "1.1"
+    run("put", url, "other", "2")
+    run("put", url, "fx/USD", "1.2")
+    assert json.loads(watch.line())["value"] == "1.2"
+    run("rm", url, "fx/USD")
+    gone = json.loads(watch.line())
+    assert (gone["key"], gone["value"], gone["operation"]) == ("fx/USD", "", "DELETE")
+    assert watch.signal(signal.SIGINT) == 130
+    assert watch.rest_of_errors() == []
+
+
+def test_watch_prints_plain_lines_on_a_pipe(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    run("put", url, "fx/deep/USD", "1")
+    watch = start("watch", url, "--match", "fx/*")
+    assert watch.line().split("\t")[:4] == ["PUT", "fx/USD", "float", "1.1"]
+    run("rm", url, "fx/USD")
+    assert watch.line().split("\t")[:4] == ["DELETE", "fx/USD", "", ""]
+
+
+def test_a_reader_that_leaves_ends_the_watch_quietly(url: str, start: Start) -> None:
+    run("put", url, "key", "1")
+    watch = start("watch", url, read=False)
+    assert watch.out.readline().startswith(b"PUT\tkey")
+    watch.out.close()
+    run("put", url, "key", "2")
+    assert watch.exit_code() == 0
+    assert watch.rest_of_errors() == []
+
+
+def test_a_reader_that_leaves_ends_ls_quietly(url: str, start: Start) -> None:
+    with datastream.open(url) as store:
+        store.put_many({f"key/{number}": "x" * 1000 for number in range(1000)})
+    listing = start("ls", url, read=False)
+    assert listing.out.readline().startswith(b"key/0\t")
+    listing.out.close()
+    assert listing.exit_code() == 0
+    assert listing.rest_of_errors() == []
+
+
+# serve.
+
+
+def served(start: Start, url: str, *options: str) -> tuple[Program, str]:
+    server = start("serve", url, "--address", "127.0.0.1:0", *options)
+    announcement, _, address = server.line().rpartition(" on ")
+    assert announcement == f"serving {url}"
+    assert not address.endswith(":0")
+    return server, f"grpc://{address}"
+
+
+def test_serve_lets_others_read_write_and_watch(url: str, start: Start) -> None:
+    server, remote = served(start, url)
+    watch = start("watch", remote, "limits", "--json")
+    assert run("put", remote, "limits", '{"rps": 9}').exit_code == 0
+    assert json.loads(watch.line())["value"] == '{"rps": 9}'
+    assert run("get", remote, "limits").stdout == '{"rps": 9}\n'
+    assert run("get", url, "limits").stdout == '{"rps": 9}\n'
+    assert run("rm", remote, "limits").exit_code == 0
+    assert json.loads(watch.line())["operation"] == "DELETE"
+    assert server.signal(signal.SIGTERM) == 0
+    assert server.rest_of_errors() == []
+    assert watch.error_line().startswith("datastream: STALE: ")
+    assert watch.signal(signal.SIGINT) == 130
+
+
+def test_serve_ends_on_ctrl_c(start: Start) -> None:
+    server, _ = served(start, "memory:")
+    assert server.signal(signal.SIGINT) == 130
+    assert server.rest_of_errors() == []
+
+
+def test_serve_says_that_the_address_is_in_use(start: Start) -> None:
+    _, remote = served(start, "memory:")
+    second = start("serve", "memory:", "--address", remote.removeprefix("grpc://"))
+    assert second.exit_code() == 1
+    (error,) = second.rest_of_errors()
+    assert error.startswith("datastream: ")
+
+
+def test_serve_logs_its_calls_when_asked(start: Start) -> None:
+    server, remote = served(start, "memory:", "--verbose")
+    run("put", remote, "key", "1")
+    assert server.error_line()

@@ -1,0 +1,237 @@
+"""What Jupyter shows of a store and an entry: escaped, bounded, and never a traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+
+import datastream
+from datastream import Capability, Entry, SourceUnavailable, Store
+from datastream._html import CARD_CHARS, CELL_CHARS, ROWS, entry_card, store_table
+from datastream.entry import deleted
+from datastream.selection import Selects
+from datastream.source import Reading
+from datastream.sources.memory import MemorySource
+
+ATTACK = "<script>alert('&\"')</script>"
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+
+
+class Page(HTMLParser):
+    """The text of some HTML; fails where tags are not balanced."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.open.append(tag)
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data + "\n"
+
+
+class SpySource(MemorySource):
+    """Records which keys are read, and runs a hook between the list of keys and the read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_keys: set[str] = set()
+        self.between: Callable[[], object] = lambda: None
+
+    def capabilities(self) -> Sequence[Capability]:
+        found = super().capabilities()
+        self.between()
+        return found
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        self.read_keys |= selection.keys
+        return super().read(selection, since)
+
+
+@pytest.fixture
+def spy() -> SpySource:
+    return SpySource()
+
+
+@pytest.fixture
+def store(spy: SpySource) -> Iterator[Store]:
+    with Store(spy, name="spied") as store:
+        yield store
+
+
+def test_jupyter_finds_both(store: Store) -> None:
+    entry = store.put("fx/USD", 1.0853)
+    assert store._repr_html_() == store_table(store)
+    assert entry._repr_html_() == entry_card(entry)
+
+
+def test_a_card_shows_every_field() -> None:
+    page = Page(entry_card(Entry("fx/USD", b"1.0853", "float", MOMENT, "r7")))
+    for part in ("fx/USD", "1.0853", "float", "r7", "2026-01-02 03:04:05+00:00"):
+        assert part in page.text
+
+
+def test_a_card_leaves_out_what_is_not_known() -> None:
+    page = Page(entry_card(Entry("k", b"x", "str")))
+    assert "revision" not in page.text
+    assert "updated" not in page.text
+
+
+def test_a_delete_is_shown_as_deleted() -> None:
+    assert "deleted" in Page(entry_card(deleted("k"))).text
+
+
+def test_everything_is_escaped_in_a_card() -> None:
+    html = entry_card(Entry(ATTACK, ATTACK.encode(), ATTACK, MOMENT, ATTACK))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert page.text.count("<script>") == 4
+    assert "'&\"" not in html
+
+
+def test_everything_is_escaped_in_a_table() -> None:
+    with Store(MemorySource(), name=ATTACK) as store:
+        store.put(ATTACK, ATTACK.encode(), value_type=ATTACK)
+        page = Page(store_table(store))
+    assert "script" not in page.tags
+    assert page.text.count("<script>") == 4
+
+
+@pytest.mark.parametrize("mark", ["\x1b", "\u202e", "\u2028"])
+def test_marks_that_mislead_are_spelled_out(mark: str) -> None:
+    html = entry_card(Entry(f"k{mark}", f"v{mark}".encode(), "str"))
+    assert mark not in html
+    assert html.count(ascii(mark)[1:-1]) == 2
+
+
+def test_a_file_name_that_is_no_utf8_is_spelled_out() -> None:
+    with Store(MemorySource(), name="sqlite:\udcff.db") as store:
+        assert r"\udcff" in store_table(store).encode().decode()
+
+
+def test_a_long_text_is_cut_and_its_size_named() -> None:
+    page = Page(entry_card(Entry("k", b"x" * 3_000_000, "str")))
+    assert "x" * CARD_CHARS + "…" in page.text
+    assert "3,000,000 bytes" in page.text
+    assert len(page.text) < 2 * CARD_CHARS
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_cut_within_a_character_is_no_decoding_error(shift: int) -> None:
+    text = "x" * shift + "€😀" * CARD_CHARS
+    page = Page(entry_card(Entry("k", text.encode(), "str")))
+    assert text[:CARD_CHARS] + "…" in page.text
+
+
+def test_a_text_of_just_the_limit_is_whole() -> None:
+    text = "€" * CARD_CHARS
+    html = entry_card(Entry("k", text.encode(), "str"))
+    assert text in html
+    assert "…" not in html
+
+
+@pytest.mark.parametrize("value", [b"\x00\x01", b"\xff\x00", b"ok\xc3", b"\x80" * 3_000_000])
+def test_bytes_that_are_no_text_are_shown_in_hex_with_their_size(value: bytes) -> None:
+    page = Page(entry_card(Entry("k", value, "str")))
+    assert value[:16].hex(" ") in page.text
+    assert f"{len(value):,} bytes" in page.text
+    assert len(page.text) < 200
+
+
+def test_an_empty_value_is_said_to_be_empty() -> None:
+    assert "empty" in Page(entry_card(Entry("k", b"", "str"))).text
+
+
+def test_a_table_shows_name_state_and_entries(store: Store) -> None:
+    store.update({"a": 1, "b": {"x": [1, 2]}})
+    page = Page(store_table(store))
+    for part in ("spied", "READY · 2 keys", "a", "1", "int", "b", '{"x":[1,2]}', "json"):
+        assert part in page.text
+
+
+def test_an_empty_store_is_a_heading_without_table(store: Store) -> None:
+    page = Page(store_table(store))
+    assert "READY · 0 keys" in page.text
+    assert "table" not in page.tags
+
+
+def test_a_huge_store_is_counted_but_only_the_first_entries_are_read(
+    store: Store, spy: SpySource
+) -> None:
+    store.update({f"k{number}": number for number in range(100_000)})
+    page = Page(store_table(store))
+    assert spy.read_keys == {f"k{number}" for number in range(ROWS)}
+    assert page.tags.count("tr") == ROWS + 1
+    assert "100,000 keys" in page.text
+    assert f"… and {100_000 - ROWS:,} more" in page.text
+
+
+def test_as_many_keys_as_rows_leave_nothing_more(store: Store) -> None:
+    store.update({f"k{number}": number for number in range(ROWS)})
+    assert "more" not in Page(store_table(store)).text
+
+
+def test_a_table_of_long_texts_stays_small(store: Store) -> None:
+    long = "<" * 5_000
+    for number in range(ROWS):
+        store.put(f"{number}{long}", long.encode() * 10, value_type=long)
+    assert len(Page(store_table(store)).text) < ROWS * 4 * CELL_CHARS
+
+
+def test_a_key_that_vanishes_meanwhile_is_left_out(store: Store, spy: SpySource) -> None:
+    store.update({"stays": 1, "goes": 2})
+    spy.between = lambda: spy._table.entries.pop("goes", None)
+    page = Page(store_table(store))
+    assert "stays" in page.text
+    assert "goes" not in page.text
+
+
+def test_a_closed_store_says_so() -> None:
+    store = datastream.open("memory:")
+    store.close()
+    page = Page(store_table(store))
+    assert "memory:" in page.text
+    assert "closed" in page.text
+
+
+@pytest.mark.parametrize("error", [SourceUnavailable, OSError, ZeroDivisionError])
+def test_an_unavailable_store_shows_the_error(
+    store: Store, spy: SpySource, error: type[Exception]
+) -> None:
+    def fail() -> None:
+        raise error(f"no route to {ATTACK}" + "x" * 5_000)
+
+    spy.between = fail
+    html = store_table(store)
+    page = Page(html)
+    assert "unavailable" in page.text
+    assert f"{error.__name__}: no route to <script>" in page.text
+    assert "script" not in page.tags
+    assert len(html) < 2 * CARD_CHARS
+
+
+def test_a_stale_store_shows_its_entries_and_the_error(store: Store) -> None:
+    store["a"] = 1
+    store._board.report(SourceUnavailable("the disk is gone; plug it in"))
+    page = Page(store_table(store))
+    assert "STALE · 1 key" in page.text
+    assert "the disk is gone; plug it in" in page.text
+
+
+def test_showing_a_store_leaves_no_subscription(store: Store) -> None:
+    store_table(store)
+    assert not store._hub._routes.all()
+    assert store._board._lanes == ()
