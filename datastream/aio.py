@@ -119,7 +119,7 @@ class AsyncWatch(Generic[T]):
         if self._instant:
             self._unsubscribe = self._subscribe(inbox)
         else:
-            self._unsubscribe = await _in_thread(self._subscribe, inbox)
+            self._unsubscribe = await _Opening(self._subscribe, inbox).run()
         self._inbox = inbox
         return inbox
 
@@ -149,19 +149,37 @@ class AsyncWatch(Generic[T]):
             unsubscribe()
 
 
-async def _in_thread(subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> Subscription:
-    """Subscribe beside the loop; when cancelled meanwhile, undo it as soon as it is done."""
-    future = asyncio.ensure_future(asyncio.to_thread(subscribe, inbox))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        future.add_done_callback(_undo)
-        raise
+class _Opening:
+    """A subscription made in a thread, which may be given up before it is there."""
 
+    def __init__(self, subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> None:
+        self._subscribe = subscribe
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._unsubscribe: Subscription | None = None
 
-def _undo(future: asyncio.Future[Subscription]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        future.result()()
+    async def run(self) -> Subscription:
+        try:
+            return await asyncio.to_thread(self._open)
+        except asyncio.CancelledError:
+            # The thread goes on; whichever of the two is later undoes it.
+            self._give_up()
+            raise
+
+    def _open(self) -> Subscription:
+        unsubscribe = self._subscribe(self._inbox)
+        with self._lock:
+            self._unsubscribe = unsubscribe
+            if self._given_up:
+                unsubscribe()
+        return unsubscribe
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            if self._unsubscribe is not None:
+                self._unsubscribe()
 
 
 class _Callable(Protocol):

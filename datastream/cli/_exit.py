@@ -43,7 +43,7 @@ def say(text: str) -> None:
 
 
 def exit_on_sigterm(code: int) -> None:
-    """Exit with `code` on SIGTERM by unwinding the main thread, so that every ``with`` cleans up."""
+    """Exit with `code` on SIGTERM, unwinding the main thread so that each ``with`` cleans up."""
 
     def leave(signum: int, frame: FrameType | None) -> None:
         sys.exit(code)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from datastream_grpc._pb import service_pb2 as pb
+
 from tests.bench.wire import KEY, PUSH, SUBSCRIBE, data
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -31,6 +31,15 @@ from tests.integration._programs.tools import (
     eventually,
 )
 
+
+@pytest.fixture
+def gate():
+    """What blocking callbacks wait for; open at the end, whatever happens."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 # --- many writers, ten watchers, a killed server ---
 
 
@@ -258,8 +267,8 @@ class Memory:
 
 @pytest.mark.parametrize("rounds", UPDATES)
 @pytest.mark.timeout(300)
-def test_a_blocked_callback_costs_bounded_memory_and_then_gets_the_final_state(rounds):
-    gate, entered = threading.Event(), threading.Event()
+def test_a_blocked_callback_costs_bounded_memory_and_then_gets_the_final_state(rounds, gate):
+    entered = threading.Event()
     calls, got = Counter(), {}
 
     def block(entry):
@@ -328,8 +337,8 @@ def test_a_stream_that_is_not_read_costs_bounded_memory_and_then_gets_the_final_
             stream.cancel()
 
 
-def test_a_remote_store_whose_subscriber_blocks_costs_bounded_memory():
-    gate, entered = threading.Event(), threading.Event()
+def test_a_remote_store_whose_subscriber_blocks_costs_bounded_memory(gate):
+    entered = threading.Event()
     got = {}
 
     def block(entry):
@@ -406,8 +415,7 @@ def test_an_on_completed_that_raises_does_not_keep_others_from_completing():
     assert completed.wait(TIMEOUT)
 
 
-def test_a_callback_that_blocks_for_seconds_delays_neither_writer_nor_others():
-    gate = threading.Event()
+def test_a_callback_that_blocks_for_seconds_delays_neither_writer_nor_others(gate):
     with datastream.open("memory:") as store:
         store["slow"] = 0
         subscription = store.watch("slow").pipe(ops.skip(1)).subscribe(lambda _: gate.wait(60))
@@ -420,8 +428,7 @@ def test_a_callback_that_blocks_for_seconds_delays_neither_writer_nor_others():
         subscription.dispose()
 
 
-def test_a_quick_subscriber_is_served_beside_a_hundred_that_block():
-    gate = threading.Event()
+def test_a_quick_subscriber_is_served_beside_a_hundred_that_block(gate):
     blocked = threading.Semaphore(0)
 
     def block(entry):
@@ -581,8 +588,8 @@ def test_close_in_full_swing_ends_every_watch_and_every_thread(tmp_path, kind):
             assert follower.completed.wait(TIMEOUT)
 
 
-def test_close_with_a_blocked_subscriber_returns_soon():
-    gate, entered = threading.Event(), threading.Event()
+def test_close_with_a_blocked_subscriber_returns_soon(gate):
+    entered = threading.Event()
 
     def block(entry):
         entered.set()
@@ -738,9 +745,9 @@ def test_a_store_that_is_dropped_unclosed_ends_its_threads(tmp_path):
     )
 
 
-def test_flush_waits_for_what_was_offered_while_another_subscriber_blocks():
+def test_flush_waits_for_what_was_offered_while_another_subscriber_blocks(gate):
     """A waiting flush must not swallow the wake-ups meant for the threads that deliver."""
-    gate, entered = threading.Event(), threading.Event()
+    entered = threading.Event()
 
     def block(entry):
         entered.set()

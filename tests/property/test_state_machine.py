@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from datastream import KeyNotFound, Operation, RevisionConflict, Selection, Store
+from datastream import KeyNotFound, RevisionConflict, Selection, Store
 from datastream.sources.memory import MemorySource
 from datastream.sources.sqlite import SqliteSource
 from datastream.testing import Recorder

@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 import uvloop
+from datastream_grpc._pb import service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
-from datastream_grpc._pb import service_pb2 as pb
 from tests.bench.child import answer_requests
 from tests.bench.wire import PUSH, SUBSCRIBE
 

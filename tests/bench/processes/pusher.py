@@ -8,9 +8,9 @@ from itertools import count
 from typing import Any
 
 import grpc
+from datastream_grpc._pb import service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
-from datastream_grpc._pb import service_pb2 as pb
 from tests.bench.child import answer_requests
 from tests.bench.wire import PUSH, data
 

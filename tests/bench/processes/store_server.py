@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import datastream
 import datastream_grpc
+
+import datastream
 from tests.bench.child import answer_requests
 
 

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable
 
 import grpc
+from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
-from datastream_grpc._pb import service_pb2 as pb
 from tests.bench.arrivals import Arrivals
 from tests.bench.child import answer_requests
 from tests.bench.wire import KEY, SUBSCRIBE

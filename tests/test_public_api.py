@@ -1,0 +1,79 @@
+"""What users may import, and what importing costs them."""
+
+import subprocess
+import sys
+
+import pytest
+
+import datastream
+from datastream.errors import DatastreamError
+
+HEAVY = ("grpc", "dulwich", "psycopg", "s3fs", "nats", "click", "rich", "sqlite_utils", "pytest")
+
+
+def test_all_is_sorted_short_and_true():
+    assert datastream.__all__ == sorted(datastream.__all__)
+    assert len(datastream.__all__) <= 20
+    assert all(hasattr(datastream, name) for name in datastream.__all__)
+
+
+def test_every_error_is_public_and_drawn():
+    errors = _descendants(DatastreamError)
+    for error in errors:
+        if error.__module__ == "datastream.errors":
+            assert getattr(datastream, error.__name__) is error
+            assert error.__name__ in datastream.errors.__doc__
+
+
+def test_every_error_has_a_grpc_status():
+    from datastream_grpc._status import CODES
+
+    ours = {e for e in _descendants(DatastreamError) if e.__module__ == "datastream.errors"}
+    assert ours | {DatastreamError} == set(CODES)
+
+
+def test_import_loads_no_client_library():
+    program = f"import sys, datastream; print([m for m in {HEAVY} if m in sys.modules])"
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert output.strip() == "[]"
+
+
+def test_a_missing_extra_says_what_to_install():
+    program = (
+        "import sys; sys.modules['grpc'] = None\n"
+        "import datastream\n"
+        "try: datastream.open('grpc://127.0.0.1:1')\n"
+        "except ImportError as error: print(error)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert 'pip install "datastream-kv[grpc]"' in output
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("settings.db", "scheme:place"),
+        ("nosuch:thing", "known are"),
+        ("memory:?colour=red", "no option 'colour'"),
+        ("sqlite:", "names no file"),
+        ("sqlite:x.db?timeout=soon", "wants a float"),
+        ("sqlite:x.db?table=a&table=b", "twice"),
+        ("grpc://host:1/path", "names no server"),
+    ],
+)
+def test_a_bad_url_is_explained(url, words):
+    with pytest.raises(DatastreamError, match=words):
+        datastream.open(url)
+
+
+def test_secrets_in_urls_are_never_shown():
+    for url in ("nosuch://me:hunter2@host/db?table=x", "nosuch:db?password=hunter2&token=hunter2"):
+        with pytest.raises(DatastreamError) as caught:
+            datastream.open(url)
+        assert "hunter2" not in str(caught.value)
+
+
+def _descendants(kind):
+    for child in kind.__subclasses__():
+        yield child
+        yield from _descendants(child)

@@ -1,0 +1,49 @@
+"""The public API as a user's type checker sees it; checked, never run."""
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, assert_type
+
+import datastream_grpc
+from reactivex import Observable
+
+import datastream
+from datastream import Batch, Capability, Entry, Operation, State, Status, Store
+
+store = datastream.open("sqlite:settings.db", table="settings", create=True)
+assert_type(store, Store)
+mapping: MutableMapping[str, Any] = store
+
+entry = store.put("limits", {"rps": 9}, expect="", value_type="json")
+assert_type(entry, Entry)
+assert_type(entry.value, bytes)
+assert_type(entry.operation, Operation)
+assert_type(store.entry("limits"), Entry)
+assert_type(store.snapshot("fx/", match=["fx/*"]), dict[str, Entry])
+assert_type(store.snapshot_batch(), Batch)
+assert_type(store.put_many({"a": 1}, expect={"a": ""}), list[Entry])
+capabilities: Sequence[Capability] = store.capabilities()
+store.delete("limits", missing_ok=True)
+
+assert_type(store.watch("fx/", match="fx/**"), Observable[Entry])
+assert_type(store.watch_batches(since="cursor"), Observable[Batch])
+since: Mapping[str, str] = {entry.key: entry.revision}
+store.watch_batches("limits", since=since).subscribe(lambda batch: print(batch.cursor))
+assert_type(store.watch().map(lambda found: found.key), Observable[str])
+assert_type(store.status, Observable[Status])
+store.status.filter(lambda status: status.state is State.STALE).subscribe(print)
+
+
+async def follow() -> None:
+    async for found in store.awatch("fx/"):
+        assert_type(found, Entry)
+    async with store.awatch_batches(since="cursor") as batches:
+        async for batch in batches:
+            assert_type(batch, Batch)
+
+
+with datastream_grpc.serve(store, "127.0.0.1:8080") as server:
+    assert_type(server.address, str)
+    assert_type(server.wait(1.0), bool)
+
+with store as entered:
+    assert_type(entered, Store)

@@ -1,0 +1,92 @@
+"""Watches in an event loop; the tests drive a loop of their own."""
+
+import asyncio
+import threading
+
+import pytest
+
+import datastream
+from datastream import Store
+from datastream.sources.memory import MemorySource
+from datastream.testing import TIMEOUT, Spy
+from datastream.testing._tools import eventually
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, TIMEOUT))
+
+
+def test_leaving_the_loop_unsubscribes():
+    spy = Spy(MemorySource())
+
+    async def follow(store):
+        async for entry in store.awatch():
+            assert entry.key == "a"
+            break
+
+    with Store(spy) as store:
+        store["a"] = 1
+        run(follow(store))
+        eventually(lambda: not spy.waiting.is_set(), "the hub stopped reading")
+
+
+def test_closing_the_store_ends_the_iteration():
+    async def follow(store):
+        seen = []
+        async for entry in store.awatch():
+            seen.append(entry.decode())
+            if len(seen) == 2:
+                threading.Thread(target=store.close).start()
+            else:
+                store["a"] = 2
+        return seen
+
+    with datastream.open("memory:") as store:
+        store["a"] = 1
+        assert run(follow(store)) == [1, 2]
+
+
+@pytest.mark.parametrize("instant", [True, False])
+def test_a_cancelled_watch_leaves_no_subscription(instant):
+    spy = Spy(MemorySource())
+    spy.instant = instant
+
+    async def follow(store):
+        watch = store.awatch()
+        step = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0)
+        step.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await step
+        await watch.aclose()
+
+    with Store(spy) as store:
+        run(follow(store))
+        eventually(lambda: not spy.waiting.is_set(), "the hub stopped reading")
+
+
+def test_a_watch_survives_the_end_of_its_loop():
+    with datastream.open("memory:") as store:
+        watch = store.awatch_batches()
+
+        async def first():
+            return await anext(watch)
+
+        assert run(first()).initial
+        store["a"] = 1
+        assert store["a"] == 1
+
+
+def test_a_slow_iterator_gets_the_newest_of_each_key():
+    async def follow(store):
+        async with store.awatch("k/") as watch:
+            store["k/0"] = 0
+            seen = [(await anext(watch)).decode()]
+            for number in range(20_000):
+                store.put(f"k/{number % 5}", number)
+            while seen[-1] != 19_999:
+                seen.append((await anext(watch)).decode())
+        return seen
+
+    with datastream.open("memory:") as store:
+        assert len(run(follow(store))) < 100
