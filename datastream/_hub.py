@@ -210,12 +210,21 @@ class Hub:
         return [entry for entry in reading.entries if matches(entry.key)], reading
 
     def _look(self) -> None:
-        while self._waiting:
-            self._admit(self._waiting[0])
-            del self._waiting[0]
         if self._position is not None:
             self._catch_up()
+        while self._waiting:
+            self._admit_late(self._waiting[0])
+            del self._waiting[0]
         self._on_status(None)
+
+    def _admit_late(self, seat: Seat) -> None:
+        try:
+            self._admit(seat)
+        except SourceUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # What `subscribe` would have raised. It must not keep the others waiting for ever.
+            seat.sink.end(error)
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
         news = [e for e in stored if self._routes.matches(e.key) and is_news(self._known, e)]

@@ -40,7 +40,7 @@ class Lane(Generic[T]):
     """
 
     __slots__ = (
-        "_box", "_busy", "_closed", "_context", "_courier", "_emit", "_ended", "_lock",
+        "_box", "_busy", "_closed", "_context", "_courier", "_emit", "_ended", "_error", "_lock",
         "_observer", "on_close",
     )  # fmt: skip
 
@@ -59,6 +59,7 @@ class Lane(Generic[T]):
         # Output printed by the subscriber belongs to the notebook cell that subscribed.
         self._context = copy_context()
         self._closed = self._ended = False
+        self._error: Exception | None = None
         # Born busy: the subscribing thread itself delivers what is there at once (`start`).
         self._busy = True
         self.on_close: Callable[[], None] | None = None
@@ -73,10 +74,10 @@ class Lane(Generic[T]):
             self._busy = True
         self._courier.submit(self)
 
-    def end(self) -> None:
-        """Complete the observer after all that was offered."""
+    def end(self, error: Exception | None = None) -> None:
+        """Complete the observer, or fail it with `error`, after all that was offered."""
         with self._lock:
-            self._ended = True
+            self._ended, self._error = True, error
             if self._busy or self._closed:
                 return
             self._busy = True
@@ -113,7 +114,9 @@ class Lane(Generic[T]):
             self._busy = False
             ending = self._ended and not self._closed
             self._closed = self._closed or ending
-        if ending:
+        if ending and self._error is not None:
+            self._call(self._observer.on_error, self._error)
+        elif ending:
             self._call(self._observer.on_completed)
         return None
 

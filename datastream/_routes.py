@@ -18,8 +18,8 @@ class Sink(Protocol):
     """Where the hub puts a subscriber's batches. Called under the hub's lock: never blocks."""
 
     def offer(self, batch: Batch, /) -> None: ...
-    def end(self) -> None:
-        """The store was closed; no batch follows."""
+    def end(self, error: Exception | None = None) -> None:
+        """No batch follows: the store was closed, or with `error` never could begin."""
 
 
 class Route:

@@ -26,15 +26,16 @@ class _Inbox:
         self._mailbox = Mailbox()
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
+        self._error: Exception | None = None
 
     def offer(self, batch: Batch) -> None:
         with self._lock:
             self._mailbox.put(batch)
             self._wake()
 
-    def end(self) -> None:
+    def end(self, error: Exception | None = None) -> None:
         with self._lock:
-            self._ended = True
+            self._ended, self._error = True, error
             self._wake()
 
     async def take(self) -> Batch | None:
@@ -42,6 +43,8 @@ class _Inbox:
         while True:
             with self._lock:
                 batch = self._mailbox.take()
+                if batch is None and self._error is not None:
+                    raise self._error
                 if batch is not None or self._ended:
                     return batch
                 waiter = self._waiter = self._loop.create_future()

@@ -12,10 +12,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from datastream.errors import InvalidValue
+from datastream.errors import InvalidValue, shown
 
-Value = bytes | str | bool | int | float | dict[str, Any] | list[Any] | tuple[Any, ...] | None
-"""What `put` takes without a ``value_type``."""
+MAX_TYPE = 255
+"""Longest value_type."""
 
 
 def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple[bytes, str]:
@@ -23,13 +23,13 @@ def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple
 
     Args:
         value: bytes are stored as they are, under any type; anything else must fit the type.
-        value_type: inferred when None: ``20`` is "int", ``{"a": 1}`` is "json".
+        value_type: inferred when None or empty: ``20`` is "int", ``{"a": 1}`` is "json".
         key: named in the error.
 
     Raises:
         InvalidValue: the value does not fit the type, or no type fits the value.
     """
-    plain = _INFERRED.get(type(value)) if value_type is None else None
+    plain = None if value_type else _INFERRED.get(type(value))
     try:
         if plain is not None:
             return plain[1](value), plain[0]
@@ -37,7 +37,7 @@ def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple
     except (TypeError, ValueError, RecursionError) as error:
         wanted = f"as {value_type!r}" if value_type else "as any known type"
         raise InvalidValue(
-            f"cannot store a {type(value).__name__} at {key!r} {wanted}: {error}; "
+            f"cannot store a {type(value).__name__} at {shown(key)} {wanted}: {error}; "
             "give a value that fits, or bytes with a value_type"
         ) from error
 
@@ -53,15 +53,30 @@ def decode(value: bytes, value_type: str, *, key: str = "") -> Any:
         return _decoder(value_type)(value)
     except (ValueError, RecursionError) as error:
         raise InvalidValue(
-            f"the {len(value)} bytes at {key!r} are no {value_type!r}: {error}; "
+            f"the {len(value)} bytes at {shown(key)} are no {value_type!r}: {error}; "
             "read entry.value for the raw bytes"
         ) from error
+
+
+def check_type(value_type: str, *, key: str = "") -> None:
+    """Refuse what can be no type's name: other than printable ASCII, or longer than 255.
+
+    Raises:
+        InvalidValue: it is such.
+    """
+    if value_type in _DECODERS or not value_type:
+        return
+    if len(value_type) > MAX_TYPE or not (value_type.isascii() and value_type.isprintable()):
+        raise InvalidValue(
+            f"{shown(value_type)} is no value_type for {shown(key)}; "
+            "use int, float, bool, str, json, bytes or a media type"
+        )
 
 
 def _encode(value: Any, value_type: str | None) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value), value_type or "bytes"
-    name = value_type if value_type is not None else _infer(value)
+    name = value_type or _infer(value)
     encoder = _ENCODERS.get(_family(name))
     if encoder is None:
         raise TypeError("only bytes can be stored under this type")

@@ -18,6 +18,9 @@ Every text says what failed, on which key or place (never with a secret) and wha
 
 from __future__ import annotations
 
+SHOWN_CHARS = 60
+"""What an error text shows of a key."""
+
 
 class DatastreamError(Exception):
     """Base of every error this library raises on purpose."""
@@ -60,3 +63,8 @@ class StoreClosed(DatastreamError):
 
 class Denied(DatastreamError):
     """The backend refuses these credentials or this operation."""
+
+
+def shown(text: str) -> str:
+    """A key or other foreign text as error texts show it: quoted, and not longer than a line."""
+    return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
 
-from datastream.errors import InvalidKey
+from datastream.errors import InvalidKey, shown
 
 MAX_KEY_BYTES = 16_384
 """Longest key in UTF-8; a backend may take less."""
@@ -80,7 +80,7 @@ def check_key(key: str) -> None:
     """
     check_text(key)
     if key.endswith("/"):
-        raise InvalidKey(f"{_shown(key)} ends in '/', which makes it a prefix; drop the slash")
+        raise InvalidKey(f"{shown(key)} ends in '/', which makes it a prefix; drop the slash")
 
 
 def check_text(text: str) -> None:
@@ -93,7 +93,7 @@ def check_text(text: str) -> None:
     if len(text) > MAX_KEY_BYTES or not text.isascii():
         _check_encoding(text)
     if "\0" in text:
-        raise InvalidKey(f"{_shown(text)} holds a NUL character; drop it")
+        raise InvalidKey(f"{shown(text)} holds a NUL character; drop it")
 
 
 def _check_encoding(text: str) -> None:
@@ -101,14 +101,10 @@ def _check_encoding(text: str) -> None:
         size = len(text.encode())
     except UnicodeEncodeError as error:
         raise InvalidKey(
-            f"{_shown(text)} holds a lone surrogate, which is no UTF-8; decode the name properly"
+            f"{shown(text)} holds a lone surrogate, which is no UTF-8; decode the name properly"
         ) from error
     if size > MAX_KEY_BYTES:
-        raise InvalidKey(f"{_shown(text)} has {size} bytes; a key has {MAX_KEY_BYTES} at most")
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+        raise InvalidKey(f"{shown(text)} has {size} bytes; a key has {MAX_KEY_BYTES} at most")
 
 
 @lru_cache(maxsize=1024)

@@ -24,7 +24,7 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from datastream.entry import Capability, Entry
-from datastream.errors import KeyNotFound, RevisionConflict
+from datastream.errors import KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selects
 
 ANY_REVISION = "*"
@@ -143,11 +143,11 @@ def check_expected(write: Write, revision: str | None) -> None:
     if expect is None or expect == (revision or ""):
         return
     if revision is None and expect == ANY_REVISION:
-        raise KeyNotFound(f"{write.key!r} holds nothing; put a value first, or list the keys")
+        raise KeyNotFound(f"{shown(write.key)} holds nothing; put a value first, or list the keys")
     if revision is not None and expect == ANY_REVISION:
         return
     wanted = f"revision {expect!r}" if expect else "no value"
     found = f"revision {revision!r}" if revision is not None else "no value"
     raise RevisionConflict(
-        f"{write.key!r} has {found}, expected {wanted}; read it again, decide and retry"
+        f"{shown(write.key)} has {found}, expected {wanted}; read it again, decide and retry"
     )

@@ -21,7 +21,7 @@ from datastream._mailbox import Mailbox
 from datastream._routes import Sink
 from datastream.aio import AsyncWatch
 from datastream.entry import Batch, Capability, Entry
-from datastream.errors import InvalidKey, KeyNotFound, ReadOnly, Unsupported
+from datastream.errors import InvalidKey, InvalidValue, KeyNotFound, ReadOnly, Unsupported, shown
 from datastream.selection import Selection, check_key
 from datastream.source import ANY_REVISION, Feature, Source, Write
 from datastream.status import Status
@@ -110,7 +110,9 @@ class Store(MutableMapping[str, Any]):
         check_key(key)
         entries = self._hub.snapshot(Selection(frozenset((key,)))).entries
         if not entries:
-            raise KeyNotFound(f"{self.name} holds nothing at {key!r}; list(store) gives its keys")
+            raise KeyNotFound(
+                f"{self.name} holds nothing at {shown(key)}; list(store) gives its keys"
+            )
         return entries[0]
 
     def snapshot(self, *keys: str, match: str | Iterable[str] = ()) -> dict[str, Entry]:
@@ -150,7 +152,7 @@ class Store(MutableMapping[str, Any]):
         Raises:
             RevisionConflict: `expect` did not hold; nothing was written.
             InvalidKey, InvalidValue: this cannot be stored; nothing was written.
-            ReadOnly, Unsupported: the backend cannot be written, or not with `expect`.
+            ReadOnly, Unsupported, shown: the backend cannot be written, or not with `expect`.
         """
         data, name = codecs.encode(value, value_type, key=key)
         return self.write(Write(key, data, name, expect, updated_at))[0]
@@ -174,7 +176,7 @@ class Store(MutableMapping[str, Any]):
             writes.append(Write(key, data, name, expected.get(key)))
         for key in expected:
             if key not in values:
-                raise InvalidKey(f"expect names {key!r}, which is not among the values to put")
+                raise InvalidKey(f"expect names {shown(key)}, which is not among the values to put")
         return list(self.write(*writes))
 
     def delete(self, key: str, *, expect: str | None = None, missing_ok: bool = False) -> None:
@@ -193,7 +195,9 @@ class Store(MutableMapping[str, Any]):
         Returns the entries as stored, in the same order.
         """
         for write in writes:
-            check_key(write.key)
+            _check_write(write)
+        if len({write.key for write in writes}) < len(writes):
+            raise InvalidKey("a key is written twice at once; write each key once")
         self._check_features(writes)
         return self._hub.write(writes) if writes else ()
 
@@ -324,6 +328,15 @@ class Store(MutableMapping[str, Any]):
             return lambda: hub.unsubscribe(seat)
 
         return AsyncWatch(subscribe, unpack, instant=self.instant)
+
+
+def _check_write(write: Write) -> None:
+    check_key(write.key)
+    codecs.check_type(write.value_type, key=write.key)
+    if write.updated_at is not None and write.updated_at.tzinfo is None:
+        raise InvalidValue(
+            f"updated_at of {shown(write.key)} has no time zone; give one, such as datetime.UTC"
+        )
 
 
 def _emit_entries(observer: ObserverBase[Entry], batch: Batch) -> None:

@@ -13,6 +13,7 @@ from datastream.errors import (
     InvalidValue,
     ReadOnly,
     SourceUnavailable,
+    shown,
 )
 
 FileId = tuple[int, int]
@@ -73,7 +74,7 @@ def explain(error: sqlite3.Error, where: str, key: str | None = None) -> Datastr
     # Extended codes carry the primary one in their low byte.
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     kind, advice = _MEANINGS.get(code, (DatastreamError, "see SQLite's message"))
-    place = f"{where}, key {key!r}" if key is not None else where
+    place = f"{where}, key {shown(key)}" if key is not None else where
     return kind(f"{place}: {error}; {advice}")
 
 

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from datastream.entry import Entry
-from datastream.errors import InvalidValue
+from datastream.errors import InvalidValue, shown
 
 Row = tuple[Any, ...]
 """``key, value, typeof(value), value_type, updated_at``: what `Layout.fields` selects."""
@@ -86,10 +86,10 @@ def native_parameter(key: str, value: bytes, value_type: str) -> str | bytes | i
         if value_type == "str":
             return value.decode()
     except ValueError as error:
-        raise InvalidValue(f"{key!r} cannot be stored as {value_type!r}: {error}") from error
+        raise InvalidValue(f"{shown(key)} cannot be stored as {value_type!r}: {error}") from error
     if value_type == "bytes":
         return value
     raise InvalidValue(
-        f"{key!r} cannot be stored as {value_type!r}: the table has no column for the type, so "
+        f"{shown(key)} cannot be stored as {value_type!r}: the table has no column for the type, so "
         "only int, float, str and bytes fit; name one with value_type="
     )

@@ -187,7 +187,7 @@ def test_as_many_keys_as_rows_leave_nothing_more(store: Store) -> None:
 def test_a_table_of_long_texts_stays_small(store: Store) -> None:
     long = "<" * 5_000
     for number in range(ROWS):
-        store.put(f"{number}{long}", long.encode() * 10, value_type=long)
+        store.put(f"{number}{long}", long.encode() * 10, value_type=long[:255])
     assert len(Page(store_table(store)).text) < ROWS * 4 * CELL_CHARS
 
 

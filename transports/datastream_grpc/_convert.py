@@ -9,6 +9,7 @@ from hashlib import blake2b
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from datastream import Batch, Entry, InvalidValue, Operation
+from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._pb import service_pb2 as pb
 
@@ -117,7 +118,7 @@ def _time(data: pb.Data) -> datetime | None:
         return data.updated_at.ToDatetime(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidValue(
-            f"updated_at of {data.key!r} is no time: {error}; leave it out"
+            f"updated_at of {shown(data.key)} is no time: {error}; leave it out"
         ) from error
 
 

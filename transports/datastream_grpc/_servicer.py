@@ -19,7 +19,7 @@ from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import NAME, code_of
 
 SERVICE = "datastream.DataService"
-KEPT_BATCHES = 64
+KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 
 log = logging.getLogger("datastream.grpc")
