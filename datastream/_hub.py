@@ -44,6 +44,26 @@ class Seat:
         self.route: Route | None = None
 
 
+class _Turn:
+    """The lock of a hub that is open. Who has left meanwhile is seen off at the end."""
+
+    __slots__ = ("_hub",)
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __enter__(self) -> None:
+        self._hub._lock.acquire()
+        if self._hub.closed:
+            self._hub._lock.release()
+            raise StoreClosed("this store was closed; open it again to go on")
+
+    def __exit__(self, *_: object) -> None:
+        self._hub._lock.release()
+        if self._hub._leaving:
+            self._hub._sweep()
+
+
 class Hub:
     """Reads `source` while anybody watches, and tells each subscriber what concerns it.
 
@@ -70,39 +90,35 @@ class Hub:
         self._unfinished = threading.Lock()
         self.closed = False
 
+    def _turn_taken(self) -> _Turn:
+        return _Turn(self)
+
     def capabilities(self) -> Sequence[Capability]:
-        with self._lock:
-            self._check_open()
+        with self._turn_taken():
             return self._source.capabilities()
 
     def snapshot(self, selection: Selection) -> Batch:
-        with self._lock:
-            self._check_open()
+        with self._turn_taken():
             entries, reading = self._read(selection, None)
         return Batch(tuple(entries), reading.position, initial=True)
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        with self._lock:
-            self._check_open()
+        with self._turn_taken():
             stored = self._source.write(writes)
             if self._position is not None:
                 self._look_after_write(stored)
-        if self._leaving:
-            self._sweep()
         return stored
 
     def subscribe(self, selection: Selection, sink: Sink, since: Since = None) -> Seat:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
         seat = Seat(selection, sink, since or None)
-        with self._lock:
-            self._check_open()
+        with self._turn_taken():
             try:
                 self._admit(seat)
             except SourceUnavailable as error:
                 self._waiting.append(seat)
                 self._on_status(error)
             self._start()
-        self._sweep()
         return seat
 
     def unsubscribe(self, seat: Seat) -> None:
@@ -179,6 +195,8 @@ class Hub:
             retrying(self._turn, stop)
         if self.closed:
             self._finish()
+        else:
+            self._release(stop)
 
     def _report(self, state: tenacity.RetryCallState) -> None:
         outcome = state.outcome
@@ -188,19 +206,23 @@ class Hub:
 
     def _turn(self, stop: threading.Event) -> None:
         self._poked.clear()
-        with self._lock:
-            if stop.is_set():
-                return
-            self._look()
-        self._sweep()
+        try:
+            with self._lock:
+                if stop.is_set():
+                    return
+                self._look()
+        finally:
+            self._sweep()
         if not stop.is_set():
             self._source.wait(LOOK_ANYWAY)
 
-    # Under the lock.
+    def _release(self, stop: threading.Event) -> None:
+        """Let the source rest, unless somebody has subscribed again meanwhile."""
+        with self._lock:
+            if self._stop is stop and not self.closed:
+                self._source.release()
 
-    def _check_open(self) -> None:
-        if self.closed:
-            raise StoreClosed("this store was closed; open it again to go on")
+    # Under the lock.
 
     def _read(
         self, selection: Selection | Routes, since: str | None
@@ -228,6 +250,8 @@ class Hub:
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
         news = [e for e in stored if self._routes.matches(e.key) and is_news(self._known, e)]
+        # That nothing is left is no wonder after one's own deletes.
+        self._doubted = any(entry.operation is Operation.DELETE for entry in stored)
         try:
             if news:
                 self._source.settle(news)
@@ -245,6 +269,7 @@ class Hub:
             self._doubt(reading)
             entries = _diff.difference(known, reading.entries)
         else:
+            self._doubted = False
             entries = [entry for entry in reading.entries if is_news(known, entry)]
         self._position = position = reading.position
         for route, part in self._routes.split(entries).items():
@@ -332,7 +357,7 @@ class Hub:
             if not any(route.sinks for route in self._routes.of(entry.key)):
                 known[entry.key] = entry.revision
 
-    # Leaving.
+    # Taking turns, and leaving.
 
     def _sweep(self) -> None:
         while self._leaving and self._lock.acquire(blocking=False):

@@ -95,13 +95,13 @@ class Lane(Generic[T]):
 
     def start(self) -> None:
         """Deliver what the subscription itself brought, on the subscriber's own thread."""
-        if self.deliver():
+        if self.deliver(own_thread=True):
             self._courier.submit(self)
 
-    def deliver(self) -> bool:
+    def deliver(self, *, own_thread: bool = False) -> bool:
         until = monotonic() + SLICE
         while (item := self._next()) is not None:
-            self._call(self._emit, self._observer, item)
+            self._call(self._emit, self._observer, item, own_thread=own_thread)
             if monotonic() > until:
                 return True
         return False
@@ -120,10 +120,13 @@ class Lane(Generic[T]):
             self._call(self._observer.on_completed)
         return None
 
-    def _call(self, function: Callable[..., None], *args: Any) -> None:
+    def _call(self, function: Callable[..., None], *args: Any, own_thread: bool = False) -> None:
         try:
             self._context.run(function, *args)
-        except Exception:  # noqa: BLE001
+        except BaseException as error:
             # In its context too: that is where its author looks.
             self._context.run(log.exception, "a subscriber raised and is disposed; others go on")
             self.close()
+            # Ctrl-C and sys.exit() are for the thread they happen in, unless it is the courier's.
+            if own_thread and not isinstance(error, Exception):
+                raise

@@ -127,6 +127,12 @@ class Source(ABC):
         in time. The default, to return at once, suits all that read their own writes.
         """
 
+    def release(self) -> None:  # noqa: B027
+        """Nobody watches any more: free what only `wait` needs, such as a stream.
+
+        Called when no other call is running; `read` and `wait` may follow all the same.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Free every thread, socket and file. Called once."""

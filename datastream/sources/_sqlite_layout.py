@@ -24,18 +24,37 @@ class Columns(NamedTuple):
     updated_at: str = ""
 
 
+class Unique(NamedTuple):
+    """Columns that no two rows have in common, each with the collation that compares it."""
+
+    columns: tuple[tuple[str, str], ...]
+
+    def same_row(self) -> str:
+        """SQL: this row would have to go if the NEW one came."""
+        return " AND ".join(
+            f"{name} = NEW.{name} COLLATE {collation}"
+            for name, collation in (
+                (quote_identifier(column), quote_identifier(collation))
+                for column, collation in self.columns
+            )
+        )
+
+
 class Layout(NamedTuple):
     """A table or view as found."""
 
     table: str
     columns: Columns
-    is_view: bool
-    rivals: tuple[tuple[str, ...], ...]
-    """Column sets, other than the key, by which ``OR REPLACE`` may remove another row."""
-    verbatim: bool
-    """The value column stores what it is given, without converting it."""
-    demanding: bool
-    """Other columns must be filled in, so an upsert fails where an update would do."""
+    can_write: bool
+    can_log: bool
+    """Triggers can tell every change."""
+    rivals: tuple[Unique, ...] = ()
+    """What else than the exact key makes ``OR REPLACE`` remove another row."""
+    integer_keys: bool = False
+    """The key column turns text that looks like a number into one."""
+    verbatim: bool = False
+    """What is put is what will be read: no conversion, no trigger of others, keys compared
+    exactly, no further column to fill in."""
 
     @property
     def name(self) -> str:
@@ -47,31 +66,33 @@ class Layout(NamedTuple):
         digest = blake2b("\0".join(self.columns).encode(), digest_size=4).hexdigest()
         return f"_datastream_{self.table}_{digest}"
 
-    def column(self, name: str) -> str:
-        """A column of `Columns` by its field name, quoted."""
-        return quote_identifier(getattr(self.columns, name))
+    def column(self, role: str) -> str:
+        """A column by its field name in `Columns`, quoted."""
+        return quote_identifier(getattr(self.columns, role))
 
-    def fields(self, table: str = "") -> str:
-        """The SELECT list that `_sqlite_rows.entry` reads.
-
-        The value comes as bytes, so that text which is no UTF-8 passes; a REAL comes as it is,
-        because SQLite prints it with fewer digits than it has.
-        """
+    def fields(self, table: str = "", *, value: str = "") -> str:
+        """The SELECT list that `_sqlite_rows.entry` reads."""
         dot = f"{table}." if table else ""
-        value = dot + self.column("value")
         optional = [
-            dot + self.column(name) if getattr(self.columns, name) else "NULL"
-            for name in ("value_type", "updated_at")
+            dot + self.column(role) if getattr(self.columns, role) else "NULL"
+            for role in ("value_type", "updated_at")
         ]
-        as_bytes = f"CASE typeof({value}) WHEN 'real' THEN {value} ELSE CAST({value} AS BLOB) END"
-        return ", ".join([dot + self.column("key"), as_bytes, f"typeof({value})", *optional])
+        content = dot + self.column("value")
+        key = dot + self.column("key")
+        return ", ".join([key, value or content, f"typeof({content})", *optional])
 
 
 def create_table(db: sqlite_utils.Database, name: str) -> None:
     """Make a table of the ancestor's shape."""
     columns = ", ".join(f"{column} {kind}".strip() for column, kind in ANCESTOR_COLUMNS.items())
     columns = columns.replace("key TEXT", "key TEXT PRIMARY KEY NOT NULL", 1)
-    db.execute(f"CREATE TABLE IF NOT EXISTS {quote_identifier(name)} ({columns})")
+    # One tree instead of two: a write touches fewer pages.
+    db.execute(f"CREATE TABLE IF NOT EXISTS {quote_identifier(name)} ({columns}) WITHOUT ROWID")
+
+
+def exists(db: sqlite_utils.Database, table: str) -> bool:
+    """Whether there is a table or view of that name."""
+    return table in db.table_names() or table in db.view_names()
 
 
 def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: str) -> Layout:
@@ -80,21 +101,33 @@ def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: st
     Raises:
         DatastreamError: a column is missing, or nothing makes the key unique.
     """
-    is_view = table in db.view_names()
-    found = [column.name for column in db[table].columns]
-    columns = _choose(asked, found, where)
-    if is_view:
-        return Layout(table, columns, True, (), False, False)
+    found = {column.name: column.type.upper() for column in db[table].columns}
+    columns = _choose(asked, list(found), where)
+    if table in db.view_names():
+        return Layout(table, columns, can_write=False, can_log=False)
     real = db.table(table)
-    uniques = _unique_column_sets(real)
-    if (columns.key,) not in uniques:
+    uniques = _uniques(real)
+    keys = [unique for unique in uniques if [c for c, _ in unique.columns] == [columns.key]]
+    affinity = _affinity(found[columns.key])
+    if not any(_is_whole(real, unique) for unique in keys) or affinity == "REAL":
         raise DatastreamError(
-            f"{where} has no key: column {columns.key!r} is neither the primary key nor unique; "
-            f"make it unique or name another with key="
+            f"{where} has no key: column {columns.key!r} is neither the primary key nor unique, "
+            "or holds fractions; make it unique, or name another with key="
         )
-    rivals = tuple(dict.fromkeys(unique for unique in uniques if unique != (columns.key,)))
+    exact = Unique(((columns.key, "BINARY"),))
+    rivals = [unique for unique in uniques if unique != exact] + _rowid(real)
     return Layout(
-        table, columns, False, rivals, _is_verbatim(real, columns), _is_demanding(real, columns)
+        table,
+        columns,
+        can_write=True,
+        can_log=not real.virtual_table_using and not _has_expression_index(real),
+        rivals=tuple(dict.fromkeys(rivals)),
+        integer_keys=affinity in ("INTEGER", "NUMERIC"),
+        verbatim=affinity == "TEXT"
+        and keys == [exact]
+        and _keeps_values(found, columns)
+        and not _demands_more(real, columns)
+        and not _has_foreign_trigger(real),
     )
 
 
@@ -111,22 +144,78 @@ def _choose(asked: Columns, found: Sequence[str], where: str) -> Columns:
     )
 
 
-def _unique_column_sets(table: Table) -> list[tuple[str, ...]]:
-    # A partial index makes only some rows unique, an expression (column None) no column at all.
-    indexes = [i for i in table.indexes if i.unique and not i.partial and None not in i.columns]
-    keys = [] if table.use_rowid else [tuple(table.pks)]
-    return keys + [tuple(index.columns) for index in indexes]
+def _uniques(table: Table) -> list[Unique]:
+    """Every unique index, partial ones too, and the INTEGER PRIMARY KEY."""
+    unique_names = [index.name for index in table.indexes if index.unique]
+    found = [
+        Unique(tuple((c.name, c.coll) for c in index.columns if c.key))
+        for index in table.xindexes
+        if index.name in unique_names and all(c.name for c in index.columns if c.key)
+    ]
+    alias = _rowid_alias(table)
+    return found + ([Unique(((alias, "BINARY"),))] if alias else [])
 
 
-def _is_verbatim(table: Table, columns: Columns) -> bool:
-    kinds = {column.name: column.type.upper() for column in table.columns}
-    others = (columns.key, columns.value_type, columns.updated_at)
-    as_given = kinds[columns.value] in ("", "BLOB")
-    return as_given and all(kinds[name] in ("TEXT", "TIMESTAMP") for name in others if name)
+def _is_whole(table: Table, unique: Unique) -> bool:
+    """Not by a partial index, which leaves some rows out."""
+    columns = [column for column, _ in unique.columns]
+    indexes = [i for i in table.indexes if i.unique and list(i.columns) == columns]
+    return not indexes or any(not index.partial for index in indexes)
 
 
-def _is_demanding(table: Table, columns: Columns) -> bool:
+def _has_expression_index(table: Table) -> bool:
+    return any(index.unique and None in index.columns for index in table.indexes)
+
+
+def _rowid(table: Table) -> list[Unique]:
+    """The hidden number of a row, by which a dump may replace it too."""
+    names = {column.name.lower() for column in table.columns}
+    free = [name for name in ("rowid", "_rowid_", "oid") if name not in names]
+    if _is_without_rowid(table) or _rowid_alias(table) or not free:
+        return []
+    return [Unique(((free[0], "BINARY"),))]
+
+
+def _rowid_alias(table: Table) -> str | None:
+    """The INTEGER PRIMARY KEY, which is the rowid under another name and has no index."""
+    keys = [column for column in table.columns if column.is_pk]
+    is_alias = len(keys) == 1 and keys[0].type.upper() == "INTEGER"
+    return str(keys[0].name) if is_alias and not _is_without_rowid(table) else None
+
+
+def _is_without_rowid(table: Table) -> bool:
+    return "WITHOUT ROWID" in " ".join(table.schema.upper().rpartition(")")[2].split())
+
+
+def _affinity(declared: str) -> str:
+    """SQLite's rules, in SQLite's order (https://sqlite.org/datatype3.html#determination)."""
+    for words, affinity in (
+        (("INT",), "INTEGER"),
+        (("CHAR", "CLOB", "TEXT"), "TEXT"),
+        (("BLOB",), "BLOB"),
+        (("REAL", "FLOA", "DOUB"), "REAL"),
+    ):
+        if any(word in declared for word in words):
+            return affinity
+    return "NUMERIC" if declared else "BLOB"
+
+
+def _keeps_values(found: dict[str, str], columns: Columns) -> bool:
+    # Without a column for the type a number has one spelling only.
+    return (
+        bool(columns.value_type)
+        and _affinity(found[columns.value]) == "BLOB"
+        and _affinity(found[columns.value_type]) == "TEXT"
+        and (not columns.updated_at or found[columns.updated_at] in ("TEXT", "TIMESTAMP"))
+    )
+
+
+def _demands_more(table: Table, columns: Columns) -> bool:
     return any(
         column.notnull and column.default_value is None and column.name not in columns
         for column in table.columns
     )
+
+
+def _has_foreign_trigger(table: Table) -> bool:
+    return any(not trigger.name.startswith("_datastream_") for trigger in table.triggers)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sqlite_utils.db import quote_identifier
 
+from datastream.sources._sqlite_connection import schema_version, transaction
 from datastream.sources._sqlite_layout import Layout
 from datastream.sources._sqlite_rows import Row
 
@@ -22,11 +23,11 @@ KEPT = 100_000
 """Lines the log keeps; a reader that missed more gets the full state again."""
 
 
-class Window(NamedTuple):
-    """The sequence numbers the log holds."""
+class Line(NamedTuple):
+    """A place in the log: its number, and the random mark that tells it from one restored."""
 
-    oldest: int
-    newest: int
+    seq: int
+    mark: int
 
 
 class ChangeLog:
@@ -42,69 +43,76 @@ class ChangeLog:
             f"FROM (SELECT key, max(seq) AS seq FROM {name} WHERE seq > ? GROUP BY key) AS l "
             # Twice: by the column's collation to use its index, then exactly.
             f"LEFT JOIN {layout.name} AS t ON t.{key} = l.key AND t.{key} = l.key COLLATE BINARY "
-            "ORDER BY l.seq"
+            "WHERE typeof(l.key) IN ('text', 'integer') ORDER BY l.seq"
         )
-        self._window = f"SELECT (SELECT min(seq) FROM {name}), (SELECT max(seq) FROM {name})"
+        self._line = f"SELECT seq, mark FROM {name} WHERE seq = ?"
+        self._newest = f"SELECT seq, mark FROM {name} ORDER BY seq DESC LIMIT 1"
+        self._oldest = f"SELECT seq FROM {name} ORDER BY seq LIMIT 1"
         self._prune = f"DELETE FROM {name} WHERE seq <= (SELECT max(seq) FROM {name}) - {KEPT}"
         self.epoch = ""
 
     def attach(self) -> bool:
-        """Find what `install` made, and its epoch; False if any part is missing."""
-        wanted = set(self._statements())
-        found = {
-            sql
-            for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        }
-        if not wanted <= found:
+        """Find what `install` made, and its epoch; False if it cannot be trusted.
+
+        After any change of the schema it cannot: a trigger may have been missing for a while,
+        and what happened then is not in the log.
+        """
+        sql = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
+        if not sql.issuperset(self._statements()):
             return False
         row = self._db.execute(
-            "SELECT epoch FROM _datastream WHERE log = ?", (self._layout.mark,)
+            "SELECT epoch, schema FROM _datastream WHERE log = ?", (self._layout.mark,)
         ).fetchone()
         self.epoch = row[0] if row else ""
-        return bool(row)
+        return row is not None and row[1] == schema_version(self._db)
 
     def install(self) -> None:
-        """Make log and triggers in one transaction, under a new epoch.
-
-        Positions of an earlier epoch are void: what happened while a trigger was missing is
-        not in the log.
-        """
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        """Make log and triggers in one transaction, under a new epoch."""
+        with transaction(self._db):
             # Another process may have installed it while this one waited for the lock.
             if not self.attach():
                 self._install()
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
         self.prune()
 
     def _install(self) -> None:
         self._drop_triggers()
         for statement in self._statements():
-            self._db.execute(statement.replace("TABLE ", "TABLE IF NOT EXISTS ", 1))
+            if statement.startswith("CREATE TABLE "):
+                statement = statement.replace("TABLE", "TABLE IF NOT EXISTS", 1)  # noqa: PLW2901
+            self._db.execute(statement)
         self.epoch = secrets.token_hex(4)
         self._db.execute(
-            "INSERT OR REPLACE INTO _datastream (log, epoch) VALUES (?, ?)",
-            (self._layout.mark, self.epoch),
+            "INSERT OR REPLACE INTO _datastream (log, epoch, schema) VALUES (?, ?, ?)",
+            (self._layout.mark, self.epoch, schema_version(self._db)),
         )
 
     def uninstall(self) -> None:
         """Remove triggers and log; the table itself stays as it is."""
-        self._drop_triggers()
-        self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
-        self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
-        if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
-            self._db.execute("DROP TABLE _datastream")
+        with transaction(self._db):
+            self._drop_triggers()
+            self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
+            self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
+            if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
+                self._db.execute("DROP TABLE _datastream")
 
     def changes(self, after: int) -> list[tuple[int, str, Row]]:
         """Sequence number, key and row (its key None if deleted) of each key touched since."""
         return [(row[0], row[1], row[2:]) for row in self._db.execute(self._changes, (after,))]
 
-    def window(self) -> Window:
-        oldest, newest = self._db.execute(self._window).fetchone()
-        return Window(oldest or 1, newest or 0)
+    def newest(self) -> Line:
+        row = self._db.execute(self._newest).fetchone()
+        return Line(*row) if row else START
+
+    def has(self, line: Line) -> bool:
+        """Whether this very line is still there, or nothing was cut off if it is the start."""
+        if line == START:
+            oldest = self._db.execute(self._oldest).fetchone()
+            return oldest is None or oldest[0] == 1
+        return bool(self._db.execute(self._line, (line.seq,)).fetchone() == line)
+
+    def length(self) -> int:
+        oldest = self._db.execute(self._oldest).fetchone()
+        return self.newest().seq - oldest[0] + 1 if oldest else 0
 
     def prune(self) -> None:
         self._db.execute(self._prune)
@@ -118,9 +126,12 @@ class ChangeLog:
         """Exactly as SQLite will have them in ``sqlite_master``."""
         # AUTOINCREMENT is not needed: the newest line is never deleted, so numbers only grow,
         # and without it a write touches one page less.
-        yield "CREATE TABLE _datastream (log TEXT PRIMARY KEY, epoch TEXT NOT NULL)"
+        yield (
+            "CREATE TABLE _datastream "
+            "(log TEXT PRIMARY KEY, epoch TEXT NOT NULL, schema INTEGER NOT NULL)"
+        )
         mark = quote_identifier(self._layout.mark)
-        yield f"CREATE TABLE {mark} (seq INTEGER PRIMARY KEY, key NOT NULL)"
+        yield f"CREATE TABLE {mark} (seq INTEGER PRIMARY KEY, key NOT NULL, mark DEFAULT (random()))"
         for event, body in self._triggers().items():
             name = quote_identifier(f"{self._layout.mark}_{event}")
             yield f"CREATE TRIGGER {name} {body}"
@@ -145,9 +156,10 @@ class ChangeLog:
         """Before OR REPLACE removes other rows, for which SQLite fires no delete trigger."""
         table, key = self._layout.name, self._layout.column("key")
         triggers = {}
-        for number, columns in enumerate(self._layout.rivals):
-            same = " AND ".join(f"{c} = NEW.{c}" for c in map(quote_identifier, columns))
-            body = f"{log} SELECT {key} FROM {table} WHERE {same} AND {key} IS NOT NULL"
+        for number, unique in enumerate(self._layout.rivals):
+            body = (
+                f"{log} SELECT {key} FROM {table} WHERE {unique.same_row()} AND {key} IS NOT NULL"
+            )
             for event in ("INSERT", "UPDATE"):
                 triggers[f"rival{number}_{event.lower()}"] = (
                     f"BEFORE {event} ON {table} BEGIN {body}; END"
@@ -155,10 +167,16 @@ class ChangeLog:
         return triggers
 
     def _changed(self) -> str:
-        names = ("key", "value", *(("value_type",) if self._layout.columns.value_type else ()))
+        columns = self._layout.columns
         value = self._layout.column("value")
-        differs = [_differs(self._layout.column(name)) for name in names]
+        # All that a revision is made from: whoever was told one may expect it.
+        roles = [role for role in columns._fields if getattr(columns, role)]
+        differs = [_differs(self._layout.column(role)) for role in roles]
         return " OR ".join([*differs, f"typeof(OLD.{value}) <> typeof(NEW.{value})"])
+
+
+START = Line(0, 0)
+"""The place before the first line."""
 
 
 def _differs(column: str) -> str:

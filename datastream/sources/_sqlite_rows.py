@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+from datastream.codecs import check_type
 from datastream.entry import Entry
-from datastream.errors import InvalidValue, shown
+from datastream.errors import InvalidKey, InvalidValue, shown
 
 Row = tuple[Any, ...]
 """``key, value, typeof(value), value_type, updated_at``: what `Layout.fields` selects."""
+Parameter = str | bytes | int | float
 
 _TYPES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "null": "json"}
 _TEXTUAL = frozenset(("int", "float", "bool", "str", "json"))
 _MILLISECONDS = 1e11
 """Larger numbers in a time column count milliseconds: as seconds they would be after year 5000."""
+_INTEGERS = range(-(1 << 63), 1 << 63)
 
 
 def entry(row: Row) -> Entry:
     """The entry that one row is."""
     key, value, kind, value_type, updated_at = row
-    if kind == "real":
-        value = repr(value).encode()
-    elif value is None:
-        value = b"" if value_type else b"null"
-    name = value_type or _TYPES[kind]
-    return Entry(str(key), value, name, parse_time(updated_at), revision(value, name, updated_at))
+    name = _name(value_type)
+    data = _data(value, missing=b"" if name else b"null")
+    name = name or _TYPES[kind]
+    return Entry(str(key), data, name, parse_time(updated_at), revision(data, name, updated_at))
+
+
+def _data(value: Any, *, missing: bytes) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        # The connection reads text that is no UTF-8 this way; so it comes out as it went in.
+        return value.encode("utf-8", "surrogateescape")
+    return missing if value is None else repr(value).encode()
+
+
+def _name(value_type: Any) -> str:
+    """A type as another program may have written it; "" if it can be none."""
+    if not isinstance(value_type, str):
+        return ""
+    try:
+        check_type(value_type)
+    except InvalidValue:
+        return ""
+    return value_type
 
 
 def revision(value: bytes, value_type: str, updated_at: object) -> str:
@@ -44,7 +66,7 @@ def parse_time(value: Any) -> datetime | None:
     try:
         if isinstance(value, str):
             time = datetime.fromisoformat(value)
-            return time if time.tzinfo else time.replace(tzinfo=UTC)
+            return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
         if isinstance(value, int | float):
             seconds = value / 1000 if abs(value) > _MILLISECONDS else value
             return datetime.fromtimestamp(seconds, UTC)
@@ -59,7 +81,22 @@ def time_text(time: datetime | None) -> str:
     return moment.isoformat(" ", "microseconds")
 
 
-def typed_parameter(value: bytes, value_type: str) -> str | bytes:
+def check_integer(key: str) -> None:
+    """Refuse a key that an integer column would turn into another one.
+
+    Raises:
+        InvalidKey: it is no integer of 64 bits in its plain spelling.
+    """
+    digits = key.removeprefix("-")
+    plain = digits.isascii() and digits.isdigit() and len(digits) <= len(str(1 << 63))
+    if not plain or str(int(key)) != key or int(key) not in _INTEGERS:
+        raise InvalidKey(
+            f"{shown(key)} is no integer, and the key column holds only such; "
+            "write it as SQLite does, such as 5 or -7"
+        )
+
+
+def typed_parameter(value: bytes, value_type: str) -> Parameter:
     """A value for a table that keeps the type beside it: text as TEXT, readable in any tool."""
     if value_type not in _TEXTUAL and not value_type.startswith("text/"):
         return value
@@ -69,27 +106,35 @@ def typed_parameter(value: bytes, value_type: str) -> str | bytes:
         return value
 
 
-def native_parameter(key: str, value: bytes, value_type: str) -> str | bytes | int | float:
+def native_parameter(key: str, value: bytes, value_type: str) -> Parameter:
     """A value for a table without a type column, where SQLite's own type must say it all.
 
     Raises:
-        InvalidValue: the type would be lost.
+        InvalidValue: the type would be lost, or SQLite has no such number.
     """
     try:
-        if value_type == "int":
-            number = int(value)
-            if abs(number) >= 1 << 63:
-                raise ValueError("SQLite's integers have 64 bits")
-            return number
-        if value_type == "float":
-            return float(value)
-        if value_type == "str":
-            return value.decode()
+        return _native(value, value_type)
     except ValueError as error:
-        raise InvalidValue(f"{shown(key)} cannot be stored as {value_type!r}: {error}") from error
+        raise InvalidValue(
+            f"{shown(key)} cannot be stored as {shown(value_type)}: {error}"
+        ) from error
+
+
+def _native(value: bytes, value_type: str) -> Parameter:
+    if value_type == "int":
+        number = int(value)
+        if number not in _INTEGERS:
+            raise ValueError("SQLite's integers have 64 bits")
+        return number
+    if value_type == "float":
+        if math.isnan(float(value)):
+            raise ValueError("SQLite has no NaN")
+        return float(value)
+    if value_type == "str":
+        return value.decode()
     if value_type == "bytes":
         return value
-    raise InvalidValue(
-        f"{shown(key)} cannot be stored as {value_type!r}: the table has no column for the type, so "
-        "only int, float, str and bytes fit; name one with value_type="
+    raise ValueError(
+        "the table has no column for the type, so only int, float, str and bytes fit; "
+        "name one with value_type="
     )

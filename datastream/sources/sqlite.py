@@ -20,7 +20,7 @@ import sqlite_utils
 
 from datastream._url import Location, configured
 from datastream.entry import Capability, Entry, deleted
-from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
+from datastream.errors import DatastreamError, InvalidKey, ReadOnly
 from datastream.selection import Selects, check_text
 from datastream.source import Feature, Reading, Source, Write
 from datastream.sources._sqlite_connection import (
@@ -31,15 +31,15 @@ from datastream.sources._sqlite_connection import (
     make_durable,
     schema_version,
 )
-from datastream.sources._sqlite_layout import Columns, create_table, find_layout
-from datastream.sources._sqlite_log import KEPT, ChangeLog
+from datastream.sources._sqlite_layout import Columns, create_table, exists, find_layout
+from datastream.sources._sqlite_log import KEPT, ChangeLog, Line
 from datastream.sources._sqlite_rows import entry
 from datastream.sources._sqlite_table import RowTable
 
 LOOK_AT_FILE = 1.0
 """Seconds between looks whether the path still leads to the same file."""
 PRUNE_EVERY = 10_000
-"""Own writes after which the log is cut, also when nobody reads it."""
+"""Own writes, or changes read, after which the length of the log is looked at."""
 
 log = logging.getLogger("datastream")
 
@@ -92,15 +92,20 @@ class SqliteSource(Source):
         self._interval = interval
         self._where = f"{self._path}, table {table!r}"
         self._woken = threading.Event()
-        self._lost = threading.Event()
-        self._writes = 0
+        self._lost = True
+        self._writes = self._reads = 0
         # Of states read without a log: who counts, and how many have been seen.
         self._epoch = secrets.token_hex(4)
         self._states = 0
         self._state_version = -1
         self._connections: list[sqlite3.Connection] = []
+        _check_names(self._where, str(path), table, *self._columns)
         self._create(create is True or (create is None and table == "data"))
-        self._guarded(self._connect)
+        try:
+            self._guarded(self._connect)
+        except BaseException:
+            self.close()
+            raise
         self.features = self._features()
 
     def capabilities(self) -> Sequence[Capability]:
@@ -125,7 +130,9 @@ class SqliteSource(Source):
         while not self._moved():
             now = monotonic()
             if now >= look:
-                self._check_file()
+                # Nothing moves in a file that was replaced: the next reading finds the new one.
+                if file_id(self._path) != self._file:
+                    return
                 look = now + LOOK_AT_FILE
             left = self._interval if until is None else min(self._interval, until - now)
             if left <= 0 or self._woken.wait(left):
@@ -136,8 +143,8 @@ class SqliteSource(Source):
         self._woken.set()
 
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
+        while self._connections:
+            self._connections.pop().close()
 
     def uninstall(self) -> None:
         """Remove triggers and change log from the file; the table itself stays as it is.
@@ -162,7 +169,7 @@ class SqliteSource(Source):
         connection = connect(self._path, "rwc" if new else "rw", self._timeout)
         try:
             db = _inspected(connection)
-            if not db[self._table_name].exists() and self._table_name not in db.view_names():
+            if not exists(db, self._table_name):
                 make_durable(connection, new=new)
                 create_table(db, self._table_name)
         finally:
@@ -170,23 +177,25 @@ class SqliteSource(Source):
 
     def _connect(self) -> None:
         """Open the file, look up the table, find or make the log."""
-        self._lost.clear()
+        # Until all is done: what fails half way is tried again at the next access.
+        self._lost = True
         self.close()
         mode = "ro" if self._readonly else "rw"
         self._file = file_id(self._path)
         self._db = connect(self._path, mode, self._timeout)
+        self._connections.append(self._db)
         # Looks while a writer holds the lock must come back at once and look again later.
         self._watcher = connect(self._path, mode, 0)
-        self._connections = [self._db, self._watcher]
+        self._connections.append(self._watcher)
         self._version = data_version(self._watcher)
         if not self._readonly:
             make_durable(self._db, new=False)
         self._attach()
+        self._lost = False
 
     def _attach(self) -> None:
-        self._schema = schema_version(self._db)
         db = _inspected(self._db)
-        if not db[self._table_name].exists() and self._table_name not in db.view_names():
+        if not exists(db, self._table_name):
             raise DatastreamError(
                 f"{self._where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
                 "name one with table=, or make it with create=True"
@@ -198,7 +207,7 @@ class SqliteSource(Source):
         self._states += 1
 
     def _find_log(self) -> ChangeLog | None:
-        if self._layout.is_view or not self._triggers:
+        if not (self._layout.can_log and self._triggers):
             return None
         changes = ChangeLog(self._db, self._layout)
         if changes.attach():
@@ -208,17 +217,16 @@ class SqliteSource(Source):
                 changes.install()
                 return changes
         except sqlite3.OperationalError as error:
-            # A file without write permission opens all the same, and a virtual table has no
-            # triggers: both can still be compared. A lock is another matter.
-            if not isinstance(explain(error, ""), ReadOnly) and "trigger" not in str(error):
+            # A file without write permission opens all the same, and can still be compared.
+            if not isinstance(explain(error, ""), ReadOnly):
                 raise
-            self._readonly = isinstance(explain(error, ""), ReadOnly)
+            self._readonly = True
         log.info("%s: no triggers, changes are found by comparing states", self._where)
         return None
 
     def _features(self) -> frozenset[Feature]:
         writing = {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC}
-        can_write = not self._readonly and not self._layout.is_view
+        can_write = not self._readonly and self._layout.can_write
         return frozenset(
             (writing if can_write else set()) | ({Feature.LOG} if self._log is not None else set())
         )
@@ -226,10 +234,7 @@ class SqliteSource(Source):
     # Reading and writing.
 
     def _read(self, selection: Selects, since: str | None) -> Reading:
-        if self._lost.is_set():
-            self._connect()
-        elif schema_version(self._db) != self._schema:
-            self._attach()
+        self._follow_file()
         if self._log is None:
             return self._read_state(selection, since)
         if since is not None:
@@ -238,28 +243,36 @@ class SqliteSource(Source):
                 return reading
         self._db.execute("BEGIN")
         try:
-            newest = self._log.window().newest
-            entries = self._legal(self._rows.entries(selection))
-            return Reading(entries, f"{self._log.epoch}:{newest}", True)
+            position = _position(self._log.epoch, self._log.newest())
+            return Reading(self._legal(self._rows.entries(selection)), position, complete=True)
         finally:
             self._db.execute("COMMIT")
 
     def _read_changes(self, changes: ChangeLog, since: str) -> Reading | None:
         """What the log has after `since`; None if it does not reach back that far."""
-        epoch, _, digits = since.rpartition(":")
-        if epoch != changes.epoch or not digits.isdigit():
+        epoch, after = _parse(since)
+        if after is None or epoch != changes.epoch:
             return None
-        after = int(digits)
-        found = changes.changes(after)
-        # Looked up last: lines cut while reading make the answer void, never incomplete.
-        window = changes.window()
-        if after < window.oldest - 1 or after > window.newest:
-            return None
-        if window.newest - window.oldest > 2 * KEPT:
-            self._prune()
+        self._db.execute("BEGIN")
+        try:
+            if not changes.has(after):
+                return None
+            newest = changes.newest()
+            found = changes.changes(after.seq) if newest != after else []
+        finally:
+            self._db.execute("COMMIT")
         entries = [deleted(str(key)) if row[0] is None else entry(row) for _, key, row in found]
-        newest = found[-1][0] if found else after
-        return Reading(self._legal(entries), f"{changes.epoch}:{newest}", False)
+        self._reads += len(found)
+        if self._reads >= PRUNE_EVERY:
+            self._prune()
+        return Reading(self._legal(entries), _position(epoch, newest), complete=False)
+
+    def _follow_file(self) -> None:
+        """Go on with the file that is at the path now, and with the schema it has now."""
+        if self._lost or file_id(self._path) != self._file:
+            self._connect()
+        elif schema_version(self._db) != self._schema:
+            self._attach()
 
     def _read_state(self, selection: Selects, since: str | None) -> Reading:
         # Looked up first: a commit that follows is read twice rather than never.
@@ -277,14 +290,15 @@ class SqliteSource(Source):
         return [entry for entry in entries if _is_legal(entry.key, self._where)]
 
     def _write(self, writes: Sequence[Write]) -> list[Entry]:
-        if self._lost.is_set():
+        # A write to a file that was replaced would be acknowledged and lost.
+        if self._lost or file_id(self._path) != self._file:
             self._connect()
         return self._rows.write(writes)
 
     def _prune(self) -> None:
-        self._writes = 0
+        self._writes = self._reads = 0
         try:
-            if self._log is not None and not self._readonly:
+            if self._log is not None and not self._readonly and self._log.length() > 2 * KEPT:
                 self._log.prune()
         except sqlite3.OperationalError as error:
             # Housekeeping: whoever holds the lock now, the next attempt will find it free.
@@ -295,17 +309,12 @@ class SqliteSource(Source):
     def _moved(self) -> bool:
         try:
             version = data_version(self._watcher)
-        except sqlite3.OperationalError:
+        except sqlite3.Error:
             # A writer holds the file: its commit will show at the next look.
             return False
         moved = version != self._version
         self._version = version
         return moved
-
-    def _check_file(self) -> None:
-        if file_id(self._path) != self._file:
-            self._lost.set()
-            raise SourceUnavailable(f"{self._path} was replaced by another file; reading that")
 
     def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
         """The one place where SQLite's errors become ours."""
@@ -313,6 +322,40 @@ class SqliteSource(Source):
             return action()
         except sqlite3.Error as error:
             raise explain(error, self._where, key) from error
+
+
+def _position(epoch: str, line: Line) -> str:
+    return f"{epoch}:{line.seq}:{line.mark}"
+
+
+def _parse(position: str) -> tuple[str, Line | None]:
+    """Epoch and line of a position; no line if it is not one of ours."""
+    epoch, _, numbers = position.partition(":")
+    try:
+        seq, mark = map(int, numbers.split(":"))
+    except ValueError:
+        return epoch, None
+    return epoch, Line(seq, mark)
+
+
+def _check_names(where: str, *names: str) -> None:
+    """Refuse what SQLite would cut short or could not store.
+
+    Raises:
+        DatastreamError: the name of the file, the table or a column is such.
+    """
+    for number, name in enumerate(names):
+        # The file's name may be any bytes, and the last two may be empty.
+        if "\0" in name or (number and not _is_utf8(name)) or (not name and number < 4):
+            raise DatastreamError(f"{where!r}: {name!r} names no file, table or column")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_legal(key: str, where: str) -> bool:

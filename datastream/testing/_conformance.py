@@ -368,7 +368,7 @@ class Conformance(SourceContract):
         elsewhere.put("a", 1)
         recorders[1].wait_state({"a": b"1"})
         recorders[1].dispose()
-        eventually(lambda: not spy.waiting.is_set(), "the reading thread ended")
+        assert spy.released.wait(TIMEOUT), "the reading thread did not end"
         reads = spy.reads
         elsewhere.put("a", 2)
         assert spy.reads == reads, "nobody watches, yet the backend is read"

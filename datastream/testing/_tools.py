@@ -126,6 +126,7 @@ class Spy(Source):
         self.waiting = threading.Event()
         """Set while a `wait` runs."""
         self.closed = threading.Event()
+        self.released = threading.Event()
         self.failure: Exception | None = None
         """What `read` raises, if anything."""
         self.pretend: Reading | None = None
@@ -156,6 +157,10 @@ class Spy(Source):
 
     def settle(self, entries: Sequence[Entry]) -> None:
         self._source.settle(entries)
+
+    def release(self) -> None:
+        self._source.release()
+        self.released.set()
 
     def close(self) -> None:
         self._source.close()

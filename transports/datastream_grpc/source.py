@@ -115,6 +115,9 @@ class GrpcSource(Source):
             # Replaced before it was sent, or late: a stream opened anew begins with all of it.
             self._replace_stream(None)
 
+    def release(self) -> None:
+        self._replace_stream(None)
+
     def close(self) -> None:
         self._replace_stream(None)
         self._channel.close()

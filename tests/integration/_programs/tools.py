@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -72,10 +72,8 @@ class Child:
     def close(self) -> None:
         assert self.process.stdin
         assert self.process.stdout
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.close()
-        except BrokenPipeError:
-            pass
         try:
             self.process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
