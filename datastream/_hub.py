@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import tenacity
 
@@ -44,26 +45,6 @@ class Seat:
         self.route: Route | None = None
 
 
-class _Turn:
-    """The lock of a hub that is open. Who has left meanwhile is seen off at the end."""
-
-    __slots__ = ("_hub",)
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def __enter__(self) -> None:
-        self._hub._lock.acquire()
-        if self._hub.closed:
-            self._hub._lock.release()
-            raise StoreClosed("this store was closed; open it again to go on")
-
-    def __exit__(self, *_: object) -> None:
-        self._hub._lock.release()
-        if self._hub._leaving:
-            self._hub._sweep()
-
-
 class Hub:
     """Reads `source` while anybody watches, and tells each subscriber what concerns it.
 
@@ -90,9 +71,6 @@ class Hub:
         self._unfinished = threading.Lock()
         self.closed = False
 
-    def _turn_taken(self) -> _Turn:
-        return _Turn(self)
-
     def capabilities(self) -> Sequence[Capability]:
         with self._turn_taken():
             return self._source.capabilities()
@@ -103,11 +81,18 @@ class Hub:
         return Batch(tuple(entries), reading.position, initial=True)
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        with self._turn_taken():
+        # Spelled out, because this is what every put goes through.
+        self._lock.acquire()
+        try:
+            self._check_open()
             stored = self._source.write(writes)
             if self._position is not None:
                 self._look_after_write(stored)
-        return stored
+            return stored
+        finally:
+            self._lock.release()
+            if self._leaving:
+                self._sweep()
 
     def subscribe(self, selection: Selection, sink: Sink, since: Since = None) -> Seat:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
@@ -224,6 +209,10 @@ class Hub:
 
     # Under the lock.
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise StoreClosed("this store was closed; open it again to go on")
+
     def _read(
         self, selection: Selection | Routes, since: str | None
     ) -> tuple[list[Entry], Reading]:
@@ -249,17 +238,21 @@ class Hub:
             seat.sink.end(error)
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
-        news = [e for e in stored if self._routes.matches(e.key) and is_news(self._known, e)]
-        # That nothing is left is no wonder after one's own deletes.
-        self._doubted = any(entry.operation is Operation.DELETE for entry in stored)
         try:
-            if news:
-                self._source.settle(news)
+            if self._source.lags:
+                self._settle_own(stored)
+            # That nothing is left is no wonder after one's own deletes.
+            self._doubted = stored[-1].operation is Operation.DELETE
             self._catch_up()
         except Exception as error:  # noqa: BLE001
             # What was written is acknowledged; that it cannot be read back now is a status.
             self._on_status(error)
             self.poke()
+
+    def _settle_own(self, stored: Sequence[Entry]) -> None:
+        news = [e for e in stored if self._routes.matches(e.key) and is_news(self._known, e)]
+        if news:
+            self._source.settle(news)
 
     def _catch_up(self) -> list[Entry]:
         """Offer everybody what is new since the last look, and return it."""
@@ -321,14 +314,15 @@ class Hub:
             had = {key: revision for key, revision in since.items() if selection.matches(key)}
             entries = _diff.difference(had, state)
         if reading.position != self._position:
-            self._settle(selection, reading, state)
+            if self._source.lags:
+                self._settle_read(selection, reading, state)
             changed = [e for e in self._catch_up() if selection.matches(e.key)]
             entries = _diff.fold(entries, changed)
         if since is None or reset:
             entries = [entry for entry in entries if entry.operation is Operation.PUT]
         return Batch(tuple(entries), self._position or "", initial=True, reset=reset)
 
-    def _settle(self, selection: Selection, reading: Reading, state: list[Entry]) -> None:
+    def _settle_read(self, selection: Selection, reading: Reading, state: list[Entry]) -> None:
         """Let a source that lags catch up with what it just answered.
 
         Otherwise the new subscriber would see that state first and what led to it afterwards.
@@ -358,6 +352,16 @@ class Hub:
                 known[entry.key] = entry.revision
 
     # Taking turns, and leaving.
+
+    @contextmanager
+    def _turn_taken(self) -> Iterator[None]:
+        """The lock of an open hub. Who has left meanwhile is seen off at the end."""
+        try:
+            with self._lock:
+                self._check_open()
+                yield
+        finally:
+            self._sweep()
 
     def _sweep(self) -> None:
         while self._leaving and self._lock.acquire(blocking=False):

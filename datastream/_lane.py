@@ -95,15 +95,26 @@ class Lane(Generic[T]):
 
     def start(self) -> None:
         """Deliver what the subscription itself brought, on the subscriber's own thread."""
-        if self.deliver(own_thread=True):
+        if self._context.run(self._deliver, own_thread=True):
             self._courier.submit(self)
 
-    def deliver(self, *, own_thread: bool = False) -> bool:
+    def deliver(self) -> bool:
+        return self._context.run(self._deliver, own_thread=False)
+
+    def _deliver(self, *, own_thread: bool) -> bool:
+        """Deliver for one slice; True if there is more."""
         until = monotonic() + SLICE
-        while (item := self._next()) is not None:
-            self._call(self._emit, self._observer, item, own_thread=own_thread)
-            if monotonic() > until:
-                return True
+        try:
+            while (item := self._next()) is not None:
+                self._emit(self._observer, item)
+                if monotonic() > until:
+                    return True
+        except BaseException as error:
+            log.exception("a subscriber raised and is disposed; the others go on")
+            self.close()
+            # Ctrl-C and sys.exit() are for the thread they happen in, unless it is the courier's.
+            if own_thread and not isinstance(error, Exception):
+                raise
         return False
 
     def _next(self) -> T | None:
@@ -115,18 +126,7 @@ class Lane(Generic[T]):
             ending = self._ended and not self._closed
             self._closed = self._closed or ending
         if ending and self._error is not None:
-            self._call(self._observer.on_error, self._error)
+            self._observer.on_error(self._error)
         elif ending:
-            self._call(self._observer.on_completed)
+            self._observer.on_completed()
         return None
-
-    def _call(self, function: Callable[..., None], *args: Any, own_thread: bool = False) -> None:
-        try:
-            self._context.run(function, *args)
-        except BaseException as error:
-            # In its context too: that is where its author looks.
-            self._context.run(log.exception, "a subscriber raised and is disposed; others go on")
-            self.close()
-            # Ctrl-C and sys.exit() are for the thread they happen in, unless it is the courier's.
-            if own_thread and not isinstance(error, Exception):
-                raise

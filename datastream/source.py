@@ -75,6 +75,9 @@ class Source(ABC):
     instant: bool = False
     """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
 
+    lags: bool = False
+    """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""
+
     @abstractmethod
     def capabilities(self) -> Sequence[Capability]:
         """Every key there is now, with its type, in the backend's order."""
@@ -123,8 +126,8 @@ class Source(ABC):
     def settle(self, entries: Sequence[Entry]) -> None:  # noqa: B027
         """Return when `read` would show `entries`, just written, or what has replaced them.
 
-        For backends whose reads lag behind their writes, such as replicas and streams; bounded
-        in time. The default, to return at once, suits all that read their own writes.
+        Called only where `lags` is set: for backends read through a stream or a replica.
+        Bounded in time.
         """
 
     def release(self) -> None:  # noqa: B027

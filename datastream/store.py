@@ -196,7 +196,7 @@ class Store(MutableMapping[str, Any]):
         """
         for write in writes:
             _check_write(write)
-        if len({write.key for write in writes}) < len(writes):
+        if len(writes) > 1 and len({write.key for write in writes}) < len(writes):
             raise InvalidKey("a key is written twice at once; write each key once")
         self._check_features(writes)
         return self._hub.write(writes) if writes else ()

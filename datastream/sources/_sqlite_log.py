@@ -131,7 +131,8 @@ class ChangeLog:
             "(log TEXT PRIMARY KEY, epoch TEXT NOT NULL, schema INTEGER NOT NULL)"
         )
         mark = quote_identifier(self._layout.mark)
-        yield f"CREATE TABLE {mark} (seq INTEGER PRIMARY KEY, key NOT NULL, mark DEFAULT (random()))"
+        columns = "seq INTEGER PRIMARY KEY, key NOT NULL, mark DEFAULT (random())"
+        yield f"CREATE TABLE {mark} ({columns})"
         for event, body in self._triggers().items():
             name = quote_identifier(f"{self._layout.mark}_{event}")
             yield f"CREATE TRIGGER {name} {body}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from weakref import WeakSet, WeakValueDictionary
@@ -112,16 +112,13 @@ class _Table:
     def changes(self, after: int) -> list[Entry]:
         if after == self.sequence:
             return []
-        keys = list(self._keys_changed(after))
-        keys.reverse()
-        entries = self.entries
-        return [entries.get(key) or deleted(key) for key in keys]
-
-    def _keys_changed(self, after: int) -> Iterable[str]:
+        changed = []
         for key, sequence in reversed(self._log.items()):
             if sequence <= after:
-                return
-            yield key
+                break
+            changed.append(self.entries.get(key) or deleted(key))
+        changed.reverse()
+        return changed
 
     def apply(self, write: Write) -> Entry:
         key, value = write.key, write.value

@@ -122,6 +122,7 @@ class Spy(Source):
         self._source = source
         self.features = source.features
         self.instant = source.instant
+        self.lags = source.lags
         self.reads = 0
         self.waiting = threading.Event()
         """Set while a `wait` runs."""

@@ -43,6 +43,8 @@ class GrpcSource(Source):
         credentials: for TLS; None is plaintext.
     """
 
+    lags = True
+
     def __init__(
         self,
         target: str,
