@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import tenacity
 
@@ -18,9 +19,11 @@ from datastream import _diff
 from datastream._diff import is_news
 from datastream._routes import Route, Routes, Sink
 from datastream.entry import Batch, Capability, Entry, Operation
-from datastream.errors import SourceUnavailable, StoreClosed
+from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.selection import Selection
 from datastream.source import Reading, Source, Write
+
+T = TypeVar("T")
 
 LOOK_ANYWAY = 60.0
 """Seconds after which the backend is read although it announced nothing."""
@@ -72,13 +75,23 @@ class Hub:
         self.closed = False
 
     def capabilities(self) -> Sequence[Capability]:
-        with self._turn_taken():
-            return self._source.capabilities()
+        return self._ask(self._source.capabilities)
 
     def snapshot(self, selection: Selection) -> Batch:
-        with self._turn_taken():
-            entries, reading = self._read(selection, None)
+        entries, reading = self._ask(lambda: self._read(selection, None))
         return Batch(tuple(entries), reading.position, initial=True)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Read something; how it went is the status, if nobody watches who would tell."""
+        with self._turn_taken():
+            try:
+                answer = question()
+            except DatastreamError as error:
+                self._on_status(error)
+                raise
+            if self._position is None and not self._waiting:
+                self._on_status(None)
+            return answer
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         # Spelled out, because this is what every put goes through.
@@ -303,6 +316,9 @@ class Hub:
     def _first_batch(self, seat: Seat, *, new: bool) -> Batch:
         selection, since = seat.selection, seat.since
         cursor = since if isinstance(since, str) else None
+        if cursor is not None and self._source.lags:
+            # A stream that happens to be there may not show yet what the state shows already.
+            self._source.release()
         state, reading = self._read(selection, None if new else cursor)
         if new:
             self._learn_uncovered(selection, state, reading)

@@ -6,14 +6,20 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from types import TracebackType
-from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Generic, ParamSpec, Protocol, Self, TypeVar
 
 from datastream._mailbox import Mailbox
 from datastream.entry import Batch
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+MAX_THREADS = 8
+"""Calls of one store that event loops make at the same time."""
 
 
 class _Inbox:
@@ -75,6 +81,77 @@ class Subscription(Protocol):
     def __call__(self) -> None: ...
 
 
+class Threads:
+    """Threads in which event loops make the blocking calls of one store, started when needed.
+
+    Of the store's own: one that is stuck must not use up those of the others.
+
+    Args:
+        instant: calls never block, so that they need no thread.
+    """
+
+    def __init__(self, *, instant: bool) -> None:
+        self.instant = instant
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._closed = False
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call from a coroutine without holding up its loop."""
+        with self._lock:
+            if self.instant or self._closed:
+                executor = None
+            else:
+                executor = self._executor = self._executor or ThreadPoolExecutor(
+                    MAX_THREADS, "datastream-call"
+                )
+        if executor is None:
+            return function(*args, **kwargs)
+        run = partial(copy_context().run, function, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(executor, run)
+
+    def close(self) -> None:
+        """Start no call any more; those that run are left to end."""
+        with self._lock:
+            self._closed = True
+            executor = self._executor
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+class _Opening:
+    """A subscription made in a thread, which may be given up before it is there."""
+
+    def __init__(self, subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> None:
+        self._subscribe = subscribe
+        self._inbox = inbox
+        self._lock = threading.Lock()
+        self._given_up = False
+        self._unsubscribe: Subscription | None = None
+
+    async def run(self, threads: Threads) -> Subscription:
+        try:
+            return await threads.call(self._open)
+        except asyncio.CancelledError:
+            # The thread goes on; whichever of the two is later undoes it.
+            self._give_up()
+            raise
+
+    def _open(self) -> Subscription:
+        unsubscribe = self._subscribe(self._inbox)
+        with self._lock:
+            self._unsubscribe = unsubscribe
+            if self._given_up:
+                unsubscribe()
+        return unsubscribe
+
+    def _give_up(self) -> None:
+        with self._lock:
+            self._given_up = True
+            if self._unsubscribe is not None:
+                self._unsubscribe()
+
+
 class AsyncWatch(Generic[T]):
     """An async iterator over a watch; it subscribes at the first step.
 
@@ -84,19 +161,18 @@ class AsyncWatch(Generic[T]):
     Args:
         subscribe: called with the inbox; returns what unsubscribes. May block.
         unpack: the items of one batch.
-        instant: `subscribe` never blocks.
+        threads: where `subscribe` may block.
     """
 
     def __init__(
         self,
         subscribe: Callable[[_Inbox], Subscription],
         unpack: Callable[[Batch], Iterable[T]],
-        *,
-        instant: bool,
+        threads: Threads,
     ) -> None:
         self._subscribe = subscribe
         self._unpack = unpack
-        self._instant = instant
+        self._threads = threads
         self._inbox: _Inbox | None = None
         self._unsubscribe: Subscription | None = None
         self._ready: deque[T] = deque()
@@ -119,10 +195,7 @@ class AsyncWatch(Generic[T]):
 
     async def _open(self) -> _Inbox:
         inbox = _Inbox()
-        if self._instant:
-            self._unsubscribe = self._subscribe(inbox)
-        else:
-            self._unsubscribe = await _Opening(self._subscribe, inbox).run()
+        self._unsubscribe = await _Opening(self._subscribe, inbox).run(self._threads)
         self._inbox = inbox
         return inbox
 
@@ -150,53 +223,3 @@ class AsyncWatch(Generic[T]):
         unsubscribe, self._unsubscribe = self._unsubscribe, None
         if unsubscribe is not None:
             unsubscribe()
-
-
-class _Opening:
-    """A subscription made in a thread, which may be given up before it is there."""
-
-    def __init__(self, subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> None:
-        self._subscribe = subscribe
-        self._inbox = inbox
-        self._lock = threading.Lock()
-        self._given_up = False
-        self._unsubscribe: Subscription | None = None
-
-    async def run(self) -> Subscription:
-        try:
-            return await asyncio.to_thread(self._open)
-        except asyncio.CancelledError:
-            # The thread goes on; whichever of the two is later undoes it.
-            self._give_up()
-            raise
-
-    def _open(self) -> Subscription:
-        unsubscribe = self._subscribe(self._inbox)
-        with self._lock:
-            self._unsubscribe = unsubscribe
-            if self._given_up:
-                unsubscribe()
-        return unsubscribe
-
-    def _give_up(self) -> None:
-        with self._lock:
-            self._given_up = True
-            if self._unsubscribe is not None:
-                self._unsubscribe()
-
-
-class _Callable(Protocol):
-    @property
-    def instant(self) -> bool: ...
-
-
-async def call(
-    store: _Callable, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
-) -> T:
-    """Make a blocking call of `store` from a coroutine, in a thread unless it cannot block."""
-    if store.instant:
-        return function(*args, **kwargs)
-    return await asyncio.to_thread(function, *args, **kwargs)
-
-
-__all__: list[Any] = ["AsyncWatch", "call"]

@@ -155,7 +155,7 @@ def check_expected(write: Write, revision: str | None) -> None:
         raise KeyNotFound(f"{shown(write.key)} holds nothing; put a value first, or list the keys")
     if revision is not None and expect == ANY_REVISION:
         return
-    wanted = f"revision {expect!r}" if expect else "no value"
+    wanted = f"revision {shown(expect)}" if expect else "no value"
     found = f"revision {revision!r}" if revision is not None else "no value"
     raise RevisionConflict(
         f"{shown(write.key)} has {found}, expected {wanted}; read it again, decide and retry"

@@ -19,7 +19,7 @@ from datastream._hub import Hub, Since
 from datastream._lane import Lane
 from datastream._mailbox import Mailbox
 from datastream._routes import Sink
-from datastream.aio import AsyncWatch
+from datastream.aio import AsyncWatch, Threads
 from datastream.entry import Batch, Capability, Entry
 from datastream.errors import InvalidKey, InvalidValue, KeyNotFound, ReadOnly, Unsupported, shown
 from datastream.selection import Selection, check_key
@@ -50,12 +50,12 @@ class Store(MutableMapping[str, Any]):
         """What the backend can do, see `Feature`."""
         self._can_write = Feature.WRITE in self.features
         self._can_expect = Feature.COMPARE_AND_SET in self.features
-        self.instant = source.instant
-        """No call waits for I/O, so that an event loop may make it directly."""
+        self.threads = Threads(instant=source.instant)
+        """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._courier = Courier(f"datastream {self.name}")
         self._board = StatusBoard(self._courier)
         self._hub = Hub(source, self._board.report)
-        self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier)
+        self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier, self.threads)
 
     # Like a dict, of decoded values.
 
@@ -266,6 +266,7 @@ class Store(MutableMapping[str, Any]):
     def close(self) -> None:
         """Complete every watch and free every thread, socket and file. Idempotent."""
         self._finalizer.detach()
+        self.threads.close()
         self._hub.close()
         self._board.close()
         self._courier.close(FLUSH_TIMEOUT)
@@ -327,7 +328,7 @@ class Store(MutableMapping[str, Any]):
             seat = hub.subscribe(selection, inbox, since)
             return lambda: hub.unsubscribe(seat)
 
-        return AsyncWatch(subscribe, unpack, instant=self.instant)
+        return AsyncWatch(subscribe, unpack, self.threads)
 
 
 def _check_write(write: Write) -> None:
@@ -356,6 +357,7 @@ def _whole(batch: Batch) -> tuple[Batch]:
     return (batch,)
 
 
-def _abandon(hub: Hub, courier: Courier) -> None:
+def _abandon(hub: Hub, courier: Courier, threads: Threads) -> None:
+    threads.close()
     hub.abandon()
     courier.abandon()

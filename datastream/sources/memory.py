@@ -62,13 +62,11 @@ class MemorySource(Source):
             for write in writes:
                 current = table.entries.get(write.key)
                 check_expected(write, current.revision if current else None)
-            before = table.sequence
+            before = table.position
             stored = [table.apply(write) for write in writes]
-            if table.sequence != before:
-                table.position = f"{table.epoch}:{table.sequence}"
-                # Only other stores have to look: this one reads its own writes anyway.
-                if len(table.sources) > 1:
-                    self._wake_others()
+            # Only other stores have to look: this one reads its own writes anyway.
+            if table.position is not before and len(table.sources) > 1:
+                self._wake_others()
         return stored
 
     def _wake_others(self) -> None:
@@ -133,18 +131,21 @@ class _Table:
             return current
         if current is None:
             self._tombstones.pop(key, None)
+        self._touch(key)
         entry = Entry(
             key,
             value,
             write.value_type,
             write.updated_at or datetime.now(UTC),
-            str(self._touch(key)),
+            self.position,
         )
         self.entries[key] = entry
         return entry
 
     def _touch(self, key: str) -> int:
         self.sequence += 1
+        # The revision too: with the epoch, no two tables ever give the same one.
+        self.position = f"{self.epoch}:{self.sequence}"
         self._log.pop(key, None)
         self._log[key] = self.sequence
         return self.sequence

@@ -109,7 +109,7 @@ class SqliteSource(Source):
         self.features = self._features()
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._guarded(self._rows.capabilities)
+        return self._guarded(self._list)
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._guarded(partial(self._read, selection, since))
@@ -288,6 +288,10 @@ class SqliteSource(Source):
     def _legal(self, entries: list[Entry]) -> list[Entry]:
         """Without the rows whose key no store can name."""
         return [entry for entry in entries if _is_legal(entry.key, self._where)]
+
+    def _list(self) -> list[Capability]:
+        self._follow_file()
+        return [found for found in self._rows.capabilities() if _is_legal(found.key, self._where)]
 
     def _write(self, writes: Sequence[Write]) -> list[Entry]:
         # A write to a file that was replaced would be acknowledged and lost.

@@ -6,25 +6,26 @@ import threading
 import time
 
 TIMEOUT = 20.0
-"""Seconds to wait for all values to arrive."""
-
-
-def stamp() -> bytes:
-    """The time now in nanoseconds: the same clock for every process of this machine."""
-    return b"%d" % time.time_ns()
+"""Seconds to wait for the newest value to arrive."""
 
 
 class Arrivals:
-    """Collects the seconds each stamped value took."""
+    """Collects the seconds each stamped value took.
+
+    A value may be skipped by a reader that was held up, so the newest tells when all is there.
+    """
 
     def __init__(self) -> None:
         self._took: list[float] = []
+        self._newest = 0
         self._changed = threading.Condition()
 
     def note(self, value: bytes) -> None:
-        took = (time.time_ns() - int(value)) / 1e9
+        """Take in a value: the time it left in nanoseconds, by the clock of this machine."""
+        now, stamp = time.time_ns(), int(value)
         with self._changed:
-            self._took.append(took)
+            self._took.append((now - stamp) / 1e9)
+            self._newest = stamp
             self._changed.notify()
 
     def forget(self) -> None:
@@ -32,9 +33,10 @@ class Arrivals:
         with self._changed:
             self._took.clear()
 
-    def take(self, number: int) -> list[float]:
-        """Wait for `number` of them; fewer, if some never come."""
+    def until(self, stamp: int) -> list[float]:
+        """The seconds each value took, up to the one of `stamp`."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._took) >= number, TIMEOUT)
+            if not self._changed.wait_for(lambda: self._newest >= stamp, TIMEOUT):
+                raise TimeoutError("the newest value never arrived")
             took, self._took = self._took, []
         return took

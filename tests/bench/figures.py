@@ -35,7 +35,7 @@ class Effort(NamedTuple):
         return max(1, round(number * self.share))
 
 
-THOROUGH, QUICK = Effort(9), Effort(3, 0.3)
+THOROUGH, QUICK = Effort(15), Effort(3, 0.3)
 
 
 class Rounds(NamedTuple):

@@ -40,11 +40,8 @@ def grpc_latency(effort: Effort) -> Iterator[Figure]:
 
 def _median_ms(pusher: Child, subscriber: Child, address: str, pushes: int) -> float:
     subscriber.ask("forget")
-    pusher.ask("pace", address, pushes, PAUSE)
-    took = subscriber.ask("take", pushes)
-    if len(took) != pushes:
-        raise RuntimeError(f"{len(took)} of {pushes} pushes were delivered")
-    return median(took) * 1000
+    newest = pusher.ask("pace", address, pushes, PAUSE)
+    return float(median(subscriber.ask("until", newest))) * 1000
 
 
 def grpc_pushes(effort: Effort) -> Iterator[Figure]:

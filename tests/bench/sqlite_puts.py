@@ -62,7 +62,7 @@ def _compare(
             return lambda: measure(Path(folder, f"{next(files)}.db"), rows)
 
         rounds = take_turns(effort, on_a_new_file(ours), on_a_new_file(floor))
-    return rounds.figure(name, "rows/s", f"≥ {share} of plain sqlite3", lambda r: r >= share)
+    return rounds.figure(name, "/s", f"≥ {share} of plain sqlite3", lambda r: r >= share)
 
 
 def _row(key: str, number: int) -> Row:

@@ -27,10 +27,11 @@ def watch_sqlite(effort: Effort) -> Iterator[Figure]:
     with TemporaryDirectory(prefix="datastream-bench-") as folder:
         path = str(Path(folder, "watched.db"))
         with Child("sqlite_watcher", path) as watcher:
-            watcher.ask("take", 0)
+            # An answer means that it watches; only then may the writer begin.
+            watcher.ask("forget")
             with Child("sqlite_writer", path) as writer:
-                took = writer.ask("commit", commits, PAUSE)
-            seen = watcher.ask("take", commits)
+                newest, took = writer.ask("commit", commits, PAUSE)
+            seen = watcher.ask("until", newest)
             cpu = _idle_cpu(watcher, IDLE * effort.share)
     for percent, wanted in WANTED.items():
         yield _latency(percent, seen, took, wanted)
@@ -57,7 +58,7 @@ def _latency(percent: int, seen: list[float], took: list[float], wanted: float) 
 
 
 def _idle_cpu(watcher: Child, seconds: float) -> float:
-    before, start = watcher.ask("cpu"), time.perf_counter()
+    before, start = float(watcher.ask("cpu")), time.perf_counter()
     time.sleep(seconds)
     used = float(watcher.ask("cpu")) - before
-    return 100 * used / (time.perf_counter() - start)
+    return 100.0 * used / (time.perf_counter() - start)

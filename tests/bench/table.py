@@ -14,7 +14,7 @@ from tests.bench.figures import Figure
 
 def print_table(figures: Sequence[Figure], console: Console) -> None:
     """One line a figure, and what is to be said of them below."""
-    table = Table(title="datastream beside the floor of the same run", title_justify="left")
+    table = Table(title="datastream beside the floor of the same run")
     for column in ("figure", "ours", "floor", "ratio", "wanted", "ok?"):
         numeric = column in ("ours", "floor", "ratio")
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import blake2b
 
@@ -19,15 +20,17 @@ MESSAGE_BYTES = 1 << 20
 
 def to_data(entry: Entry) -> pb.Data:
     data = pb.Data(
-        key=entry.key,
+        key=_utf8(entry.key),
         value=entry.value,
-        value_type=entry.value_type,
+        value_type=_utf8(entry.value_type),
         revision=entry.revision,
     )
     if entry.operation is Operation.DELETE:
         data.operation = pb.OPERATION_DELETE
     if entry.updated_at is not None:
-        data.updated_at.CopyFrom(_timestamp(entry.updated_at))
+        # A time the wire has no room for is left out, rather than the entry.
+        with suppress(ValueError, OverflowError):
+            data.updated_at.CopyFrom(_timestamp(entry.updated_at))
     return data
 
 
@@ -47,7 +50,12 @@ def to_write(data: pb.Data, expect: str | None = None) -> Write:
     """
     if data.operation == pb.OPERATION_DELETE:
         return Write(data.key, None, expect=expect)
-    return Write(data.key, data.value, data.value_type or "bytes", expect, _time(data))
+    time = _time(data)
+    if time is None and data.HasField("updated_at"):
+        raise InvalidValue(
+            f"updated_at of {shown(data.key)} is no time between the years 1 and 9999; leave it out"
+        )
+    return Write(data.key, data.value, data.value_type or "bytes", expect, time)
 
 
 def to_item(write: Write) -> pb.WriteItem:
@@ -112,14 +120,16 @@ def _timestamp(time: datetime) -> Timestamp:
 
 
 def _time(data: pb.Data) -> datetime | None:
-    if not data.HasField("updated_at"):
-        return None
-    try:
-        return data.updated_at.ToDatetime(UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidValue(
-            f"updated_at of {shown(data.key)} is no time: {error}; leave it out"
-        ) from error
+    """The time of a message; None if it has none, or one that Python does not know."""
+    if data.HasField("updated_at"):
+        with suppress(ValueError, OverflowError):
+            return data.updated_at.ToDatetime(UTC)
+    return None
+
+
+def _utf8(text: str) -> str:
+    """Text as the wire can carry it, whatever a source made of foreign bytes."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _fingerprint(value: bytes, value_type: str) -> str:

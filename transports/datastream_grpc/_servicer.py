@@ -13,12 +13,13 @@ from google.protobuf.empty_pb2 import Empty
 from grpc import aio
 
 from datastream import Batch, DatastreamError, SourceUnavailable, Store, StoreClosed
-from datastream.aio import call
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import NAME, code_of
 
 SERVICE = "datastream.DataService"
+MAX_ERROR_TEXT = 1000
+"""gRPC drops a status whose text takes more than some kilobytes."""
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 
@@ -34,6 +35,7 @@ class Servicer:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
         # By identity: the batches of one selection are one object for all its subscribers.
@@ -62,17 +64,16 @@ class Servicer:
         )
 
     async def list_capabilities(self, request: pb.ListCapabilitiesRequest, context: Context) -> Any:
-        return _convert.to_capabilities(await call(self._store, self._store.capabilities))
+        return _convert.to_capabilities(await self._call(self._store.capabilities))
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
-        store = self._store
-        batch = await call(store, store.snapshot_batch, *request.keys, match=request.match)
+        batch = await self._call(self._store.snapshot_batch, *request.keys, match=request.match)
         data = {entry.key: _convert.to_data(entry) for entry in batch.entries}
         return pb.DataResponse(data=data, cursor=batch.cursor, initial=True).SerializeToString()
 
     async def push_update(self, request: pb.Data, context: Context) -> Any:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
-        await call(self._store, self._store.write, _convert.to_write(request))
+        await self._call(self._store.write, _convert.to_write(request))
         return _EMPTY
 
     async def write(self, request: pb.WriteRequest, context: Context) -> Any:
@@ -80,7 +81,7 @@ class Servicer:
             _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
             for item in request.writes
         ]
-        stored = await call(self._store, self._store.write, *writes)
+        stored = await self._call(self._store.write, *writes)
         return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
@@ -147,7 +148,8 @@ class Servicer:
 
 async def _abort(name: str, error: Exception, context: Context) -> None:
     if isinstance(error, DatastreamError):
-        await context.abort(code_of(error), str(error), ((NAME, type(error).__name__),))
+        text = str(error)[:MAX_ERROR_TEXT]
+        await context.abort(code_of(error), text, ((NAME, type(error).__name__),))
     # What it was is the server's business; the client learns that it was not its fault.
     log.error("%s failed", name, exc_info=error)
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")

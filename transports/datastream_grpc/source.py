@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from datastream import Capability, DatastreamError, Entry, Unsupported
+from datastream import Capability, DatastreamError, Entry, KeyNotFound, Unsupported
 from datastream._url import Location, configured
 from datastream.selection import Selects
 from datastream.source import Reading, Source, Write
@@ -76,9 +77,7 @@ class GrpcSource(Source):
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since is None:
-            response = self._call(self._sync, _request(selection))
-            entries = [_convert.to_entry(data) for data in response.data.values()]
-            return Reading(entries, self._position(response.cursor), True)
+            return self._state(selection)
         stream = self._stream
         if stream is None or not stream.continues(selection, since):
             return self._open(selection, since)
@@ -102,7 +101,7 @@ class GrpcSource(Source):
         try:
             response = self._write(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            if _is_unknown_method(error):
+            if _is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                 return self._push_alone(writes)
             raise from_status(error, self._where) from error
         return [_convert.to_entry(data) for data in response.entries]
@@ -132,11 +131,34 @@ class GrpcSource(Source):
             request.since = since
         stream = Stream(self._subscribe(request), selection, self._where, self._changed)
         self._replace_stream(stream)
+        if not request.since:
+            # An ancestor's server may send nothing until there is something to send, so the
+            # state is asked for; the stream is there already, and misses nothing from now on.
+            stream.position = since
+            return self._state(selection)._replace(position=since)
         message = stream.first(self._timeout)
         stream.position = self._position(message.cursor)
-        if message.reset or not message.initial or not request.since:
+        if message.reset:
             return Reading(puts(message.entries), stream.position, True)
         return Reading(message.entries, stream.position, False)
+
+    def _state(self, selection: Selects) -> Reading:
+        try:
+            response = self._sync(_request(selection), timeout=self._timeout)
+        except grpc.RpcError as error:
+            if not _is_unnamed(error, grpc.StatusCode.NOT_FOUND):
+                raise from_status(error, self._where) from error
+            response = self._state_by_key(selection)
+        entries = [_convert.to_entry(data) for data in response.data.values()]
+        return Reading(entries, self._position(response.cursor), complete=True)
+
+    def _state_by_key(self, selection: Selects) -> pb.DataResponse:
+        """For those of the ancestor's servers that fail a whole call for one missing key."""
+        state = pb.DataResponse()
+        for key in (*selection.keys, *selection.prefixes):
+            with suppress(KeyNotFound):
+                state.MergeFrom(self._call(self._sync, pb.DataRequest(keys=[key])))
+        return state
 
     def _replace_stream(self, stream: Stream | None) -> None:
         previous, self._stream = self._stream, stream
@@ -194,8 +216,9 @@ def _serialise(message: Message) -> bytes:
     return message.SerializeToString()
 
 
-def _is_unknown_method(error: Any) -> bool:
-    return error.code() is grpc.StatusCode.UNIMPLEMENTED and not name_of(error)
+def _is_unnamed(error: Any, code: grpc.StatusCode) -> bool:
+    """Whether it is an answer of another server than ours, or of gRPC itself."""
+    return error.code() is code and not name_of(error)
 
 
 def _open_channel(

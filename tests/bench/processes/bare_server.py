@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 import uvloop
@@ -15,7 +15,8 @@ from google.protobuf.empty_pb2 import Empty
 from tests.bench.child import answer_requests
 from tests.bench.wire import PUSH, SUBSCRIBE
 
-Context = grpc.aio.ServicerContext[Any, Any]
+Context: TypeAlias = Any
+"""A grpc.aio.ServicerContext: gRPC has no types."""
 
 
 class Forwarder:
@@ -29,7 +30,7 @@ class Forwarder:
         self._once = serialise_once
         self._queues: set[asyncio.Queue[Any]] = set()
 
-    def handlers(self) -> grpc.GenericRpcHandler:
+    def handlers(self) -> Any:
         serialise = None if self._once else pb.DataResponse.SerializeToString
         methods = {
             PUSH: grpc.unary_unary_rpc_method_handler(
@@ -52,7 +53,7 @@ class Forwarder:
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         queue: asyncio.Queue[Any] = asyncio.Queue()
         empty: Any = pb.DataResponse(initial=True)
-        await context.write(empty.SerializeToString() if self._once else empty)
+        queue.put_nowait(empty.SerializeToString() if self._once else empty)
         self._queues.add(queue)
         try:
             while True:
@@ -61,11 +62,11 @@ class Forwarder:
             self._queues.discard(queue)
 
 
-class _Router(grpc.GenericRpcHandler):
+class _Router(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, methods: dict[str, Any]) -> None:
         self._methods = methods
 
-    def service(self, call: grpc.HandlerCallDetails) -> Any:
+    def service(self, call: Any) -> Any:
         return self._methods.get(call.method)
 
 
@@ -82,7 +83,8 @@ def main(kind: str) -> None:
     """Serve until stdin ends; `kind` is "plain" or "fast" (uvloop, serialised once)."""
     fast = kind == "fast"
     loop = uvloop.new_event_loop() if fast else asyncio.new_event_loop()
-    started, port = threading.Event(), []
+    started = threading.Event()
+    port: list[int] = []
     forwarder = Forwarder(serialise_once=fast)
 
     def run() -> None:

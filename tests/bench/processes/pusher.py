@@ -18,12 +18,15 @@ _numbers = count(1)
 _methods: dict[str, Any] = {}
 
 
-def pace(address: str, pushes: int, pause: float) -> None:
-    """Push the time, the next `pause` seconds after the answer to the last."""
+def pace(address: str, pushes: int, pause: float) -> int:
+    """Push the time, the next `pause` seconds after the answer to the last; which that was."""
     push = _method(address)
+    stamp = 0
     for _ in range(pushes):
-        push(data(time.time_ns()))
         time.sleep(pause)
+        stamp = time.time_ns()
+        push(data(stamp))
+    return stamp
 
 
 def rush(address: str, pushes: int, callers: int) -> float:

@@ -15,7 +15,9 @@ def main(path: str) -> None:
     arrivals = Arrivals()
     with datastream.open(f"sqlite:{path}") as store:
         store.watch("key").subscribe(lambda entry: arrivals.note(entry.value))
-        answer_requests({"take": arrivals.take, "cpu": time.process_time})
+        answer_requests(
+            {"forget": arrivals.forget, "until": arrivals.until, "cpu": time.process_time}
+        )
 
 
 if __name__ == "__main__":

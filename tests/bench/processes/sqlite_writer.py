@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-from tests.bench.arrivals import stamp
 from tests.bench.child import answer_requests
 from tests.bench.sqlite_puts import UPSERT, connect
 
@@ -16,16 +15,17 @@ def main(path: str) -> None:
     """Serve until stdin ends."""
     connection = connect(Path(path))
 
-    def commit(rows: int, pause: float) -> list[float]:
-        """Commit `rows` values, about `pause` seconds apart; the seconds each commit took."""
-        took = []
+    def commit(rows: int, pause: float) -> tuple[int, list[float]]:
+        """Commit `rows` stamps, about `pause` seconds apart; the last, and what each took."""
+        stamp, took = 0, []
         for _ in range(rows):
             # At random, so as not to keep step with the watcher's looks at the file.
             time.sleep(pause * random.uniform(0.5, 1.5))
             begin = time.perf_counter()
-            connection.execute(UPSERT, ("key", stamp(), "bytes", None))
+            stamp = time.time_ns()
+            connection.execute(UPSERT, ("key", b"%d" % stamp, "bytes", None))
             took.append(time.perf_counter() - begin)
-        return took
+        return stamp, took
 
     answer_requests({"commit": commit})
 

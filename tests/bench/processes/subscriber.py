@@ -45,7 +45,7 @@ def main(kind: str, address: str) -> None:
     arrivals = Arrivals()
     # A watch lives as long as its store or channel is referenced.
     kept = (watch if kind == "store" else subscribe)(address, arrivals.note)
-    answer_requests({"forget": arrivals.forget, "take": arrivals.take})
+    answer_requests({"forget": arrivals.forget, "until": arrivals.until})
     del kept
 
 
