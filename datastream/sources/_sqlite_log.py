@@ -11,6 +11,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from sqlite_utils.db import quote_identifier
@@ -54,11 +55,10 @@ class ChangeLog:
     def attach(self) -> bool:
         """Find what `install` made, and its epoch; False if it cannot be trusted.
 
-        After any change of the schema it cannot: a trigger may have been missing for a while,
-        and what happened then is not in the log.
+        After another program changed the schema it cannot: a trigger may have been missing for
+        a while, and what happened then is not in the log.
         """
-        sql = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
-        if not sql.issuperset(self._statements()):
+        if not self._is_complete():
             return False
         row = self._db.execute(
             "SELECT epoch, schema FROM _datastream WHERE log = ?", (self._layout.mark,)
@@ -67,33 +67,53 @@ class ChangeLog:
         return row is not None and row[1] == schema_version(self._db)
 
     def install(self) -> None:
-        """Make log and triggers in one transaction, under a new epoch."""
+        """Make log and triggers where they are missing, and begin a new epoch."""
         with transaction(self._db):
             # Another process may have installed it while this one waited for the lock.
             if not self.attach():
-                self._install()
+                with self._schema_change():
+                    self._make()
+                self._begin_epoch()
         self.prune()
 
-    def _install(self) -> None:
+    def uninstall(self) -> None:
+        """Remove triggers and log; the table itself stays as it is."""
+        with transaction(self._db), self._schema_change():
+            self._drop_triggers()
+            self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
+            self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
+        if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
+            self._db.execute("DROP TABLE _datastream")
+
+    def _is_complete(self) -> bool:
+        sql = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
+        return sql.issuperset(self._statements())
+
+    def _make(self) -> None:
+        if self._is_complete():
+            return
         self._drop_triggers()
         for statement in self._statements():
             if statement.startswith("CREATE TABLE "):
                 statement = statement.replace("TABLE", "TABLE IF NOT EXISTS", 1)  # noqa: PLW2901
             self._db.execute(statement)
+
+    def _begin_epoch(self) -> None:
         self.epoch = secrets.token_hex(4)
         self._db.execute(
             "INSERT OR REPLACE INTO _datastream (log, epoch, schema) VALUES (?, ?, ?)",
             (self._layout.mark, self.epoch, schema_version(self._db)),
         )
 
-    def uninstall(self) -> None:
-        """Remove triggers and log; the table itself stays as it is."""
-        with transaction(self._db):
-            self._drop_triggers()
-            self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
-            self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
-            if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
-                self._db.execute("DROP TABLE _datastream")
+    @contextmanager
+    def _schema_change(self) -> Iterator[None]:
+        """Keep the trust of the logs of other tables: this change is our own."""
+        before = schema_version(self._db)
+        yield
+        self._db.execute(
+            "UPDATE _datastream SET schema = ? WHERE schema = ?",
+            (schema_version(self._db), before),
+        )
 
     def changes(self, after: int) -> list[tuple[int, str, Row]]:
         """Sequence number, key and row (its key None if deleted) of each key touched since."""

@@ -93,6 +93,7 @@ class SqliteSource(Source):
         self._where = f"{self._path}, table {table!r}"
         self._woken = threading.Event()
         self._lost = True
+        self._log: ChangeLog | None = None
         self._writes = self._reads = 0
         # Of states read without a log: who counts, and how many have been seen.
         self._epoch = secrets.token_hex(4)
@@ -151,8 +152,10 @@ class SqliteSource(Source):
 
         Meant for a source that is not watched any more: close it after this.
         """
-        if self._log is not None:
-            self._guarded(self._log.uninstall)
+        # From here on without, or the next reading would install them anew.
+        changes, self._log, self._triggers = self._log, None, False
+        if changes is not None:
+            self._guarded(changes.uninstall)
 
     # Opening.
 

@@ -804,6 +804,23 @@ def test_the_raw_stream_resumes_with_deletes_only_for_who_asks(store, channel):
     assert not plain.data
 
 
+def test_a_resumed_reader_of_some_keys_does_not_cut_off_the_others(store, remote):
+    """All share one stream, which must go on for everybody's keys."""
+    everything, other = Follower(remote), Follower(remote, "other")
+    store.put_many({"k": 1, "other": 1})
+    everything.wait_state({"k": b"1", "other": b"1"})
+    other.wait_state({"other": b"1"})
+    batches = []
+    for number in range(10):
+        cursor = remote.snapshot_batch().cursor
+        remote.watch_batches("k", since=cursor).subscribe(batches.append)
+        # Whatever is still on its way has arrived: nothing else wakes the reader by chance.
+        threading.Event().wait(0.1)
+        store["other"] = number
+        everything.wait_key("other", b"%d" % number, 5)
+        other.wait_key("other", b"%d" % number, 5)
+
+
 def test_a_late_subscriber_never_goes_back(stack, store, server):
     """A fresh answer must not be followed by what is still under way in the shared stream."""
     remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
 import sqlite3
@@ -38,6 +39,7 @@ from tests.integration._programs.tools import (
     Statuses,
     database,
     eventually,
+    never,
 )
 
 TYPED = "key TEXT PRIMARY KEY, value, value_type TEXT, updated_at TIMESTAMP"
@@ -1262,6 +1264,142 @@ def test_many_processes_open_a_new_file_at_once(path, stack):
     with database(path) as db:
         epochs = db.execute("SELECT epoch FROM _datastream").fetchall()
     assert len(epochs) == 1
+
+
+# --- chance ---
+
+TABLES = [
+    f"({TYPED})",
+    f"({TYPED}) WITHOUT ROWID",
+    f"({NATIVE}, a UNIQUE, b, UNIQUE (a, b))",
+    "(id INTEGER PRIMARY KEY, key TEXT UNIQUE, value, a, b)",
+    "(key TEXT UNIQUE, value TEXT, a INT, b TEXT COLLATE NOCASE UNIQUE)",
+    "(key TEXT COLLATE NOCASE PRIMARY KEY, value, a, b)",
+    "(key INTEGER PRIMARY KEY, value, a UNIQUE, b)",
+    "(key UNIQUE, value, value_type, a, b)",
+    "(a, b, value REAL, key VARCHAR(10) PRIMARY KEY, updated_at INT) WITHOUT ROWID",
+]
+INDEXES = [
+    "CREATE UNIQUE INDEX odd ON data (a) WHERE b = 1",
+    "CREATE UNIQUE INDEX odd ON data (b COLLATE NOCASE)",
+    "CREATE UNIQUE INDEX odd ON data (lower(b))",
+    "CREATE UNIQUE INDEX odd ON data (key COLLATE NOCASE)",
+    "CREATE INDEX odd ON data (b)",
+]
+
+
+class Chance:
+    """Writes anything, as another program and through the store."""
+
+    def __init__(self, seed, db, store):
+        self.any = random.Random(seed)
+        self.db, self.store = db, store
+        columns = [row[1] for row in db.execute("PRAGMA table_info(data)")]
+        self.others = [column for column in columns if column in ("a", "b")]
+        numeric = "INTEGER PRIMARY KEY" in db.execute("SELECT sql FROM sqlite_master").fetchone()[0]
+        self.keys = ["1", "2", "3", "-4"] if numeric and "id" not in columns else list("aAbBcé5")
+
+    def step(self):
+        with suppress(sqlite3.IntegrityError, DatastreamError):
+            self.any.choice([self.sql] * 4 + [self.transaction, self.put, self.put_many])()
+
+    def value(self):
+        return self.any.choice([1, 2, "1", "x", "X", b"x", 0.1, None, "é"])
+
+    def sql(self):
+        key, columns = self.any.choice(self.keys), ["key", "value", *self.others]
+        row = [key, self.value(), *(self.any.choice([1, 2, "x", "X"]) for _ in self.others)]
+        marks = ", ".join("?" * len(row))
+        conflict = self.any.choice(["", "OR REPLACE", "OR REPLACE", "OR IGNORE"])
+        kind = self.any.randrange(6)
+        if kind < 2:
+            into = f"INTO data ({', '.join(columns)}) VALUES ({marks})"
+            self.db.execute(f"INSERT {conflict} {into}", row)
+        elif kind < 4:
+            column, number = self.any.choice(list(enumerate(columns))), self.any.choice(self.keys)
+            statement = f"UPDATE {conflict} data SET {column[1]} = ? WHERE key = ?"
+            self.db.execute(statement, (row[column[0]], number))
+        elif kind == 4:
+            self.db.execute("DELETE FROM data WHERE key = ?", (key,))
+        else:
+            self.db.execute("DELETE FROM data WHERE value = ?", (self.value(),))
+
+    def transaction(self):
+        self.db.execute("BEGIN")
+        try:
+            for _ in range(self.any.randrange(5)):
+                with suppress(sqlite3.IntegrityError):
+                    self.sql()
+        finally:
+            self.db.execute(self.any.choice(["COMMIT", "COMMIT", "ROLLBACK"]))
+
+    def put(self):
+        key = self.any.choice(self.keys)
+        expect = self.any.choice([None, None, "", self.revision(key)])
+        if self.any.random() < 0.3:
+            self.store.delete(key, expect=expect)
+            assert key not in self.store
+        else:
+            entry = self.store.put(key, self.any.choice([1, 2, "1", 0.5, b"x"]), expect=expect)
+            assert entry == self.store.entry(key)
+
+    def revision(self, key):
+        found = self.store.snapshot(key).get(key)
+        return found.revision if found else ""
+
+    def put_many(self):
+        keys = self.any.sample(self.keys, 3)
+        for entry in self.store.put_many({key: self.any.choice([1, "x", 0.5]) for key in keys}):
+            assert entry == self.store.entry(entry.key)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("index", [None, *INDEXES])
+@pytest.mark.parametrize("table", TABLES)
+def test_whatever_is_written_watchers_store_and_table_agree(make, table, index, seed):
+    if index and "a" not in re.findall(r"\b[ab]\b", table):
+        pytest.skip("no such columns")
+    db, store, follower = make(f"CREATE TABLE data {table}", *([index] if index else []))
+    db.execute(f"PRAGMA recursive_triggers={seed % 2}")
+    chance = Chance(seed, db, store)
+    cursor, had = store.snapshot_batch().cursor, {}
+    for number in range(6):
+        for _ in range(12):
+            chance.step()
+        expected = values(store)
+        follower.wait_state(expected, 5)
+        assert {e.key: e.value for e in store.snapshot(*chance.keys).values()} == expected
+        batches = []
+        store.watch_batches(since=cursor).subscribe(batches.append).dispose()
+        state = {} if batches[0].reset else had
+        for entry in batches[0].entries:
+            if entry.operation is Operation.DELETE:
+                state.pop(entry.key, None)
+            else:
+                state[entry.key] = entry.value
+        assert state == expected
+        cursor, had = batches[0].cursor, state
+        if number == 3:
+            db.execute("VACUUM")
+
+
+def test_stores_on_two_tables_of_one_file_leave_each_other_alone(make, path, stack):
+    """What one does to the schema must not make the other begin again, and so on for ever."""
+    db, store, follower = make(f"CREATE TABLE data ({NATIVE})", f"CREATE TABLE two ({NATIVE})")
+    cursor = store.snapshot_batch().cursor
+    other = stack.enter_context(datastream.open(f"sqlite:{path}", table="two"))
+    again = stack.enter_context(datastream.open(f"sqlite:{path}", updated_at="value"))
+    watching = Follower(other), Follower(again)
+    for number in range(20):
+        db.execute("INSERT OR REPLACE INTO data VALUES ('k', ?)", (number,))
+        db.execute("INSERT OR REPLACE INTO two VALUES ('k', ?)", (number,))
+        for each in (follower, *watching):
+            each.wait_key("k", b"%d" % number)
+    schema = db.execute("PRAGMA schema_version").fetchone()
+    for each in (store, other, again):
+        each.poke()
+    never(lambda: db.execute("PRAGMA schema_version").fetchone() != schema, "a change", 0.3)
+    assert store.snapshot_batch().cursor.partition(":")[0] == cursor.partition(":")[0]
 
 
 # --- leaving ---

@@ -34,7 +34,9 @@ class Server:
     def __init__(self, store: Store, address: str, max_message_size: int) -> None:
         _check_port(address)
         self._loop = _loop.shared.acquire()
-        self._stopped = threading.Event()
+        # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
+        self._running = threading.Lock()
+        self._running.acquire()
         self._inner = _Inner(store, address, max_message_size)
         try:
             port = _loop.run(self._loop, self._inner.start())
@@ -43,7 +45,7 @@ class Server:
             raise
         self.address = _with_port(address, port)
         """Where it listens, ``host:port`` with the real port where 0 was asked for."""
-        self._finalizer = weakref.finalize(self, _abandon, self._loop, self._inner, self._stopped)
+        self._finalizer = weakref.finalize(self, _abandon, self._loop, self._inner)
 
     def stop(self, grace: float = 2.0) -> None:
         """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop.
@@ -55,11 +57,14 @@ class Server:
                 _loop.run(self._loop, self._inner.stop(grace))
             finally:
                 _loop.shared.release()
-                self._stopped.set()
+                self._running.release()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server was stopped; False if `timeout` seconds were not enough."""
-        return self._stopped.wait(timeout)
+        stopped = self._running.acquire(timeout=-1 if timeout is None else timeout)
+        if stopped:
+            self._running.release()
+        return stopped
 
     def __enter__(self) -> Self:
         return self
@@ -175,7 +180,7 @@ def _with_port(address: str, port: int) -> str:
     return f"{host}:{port}" if colon and not address.startswith("unix:") else address
 
 
-def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner, stopped: threading.Event) -> None:
+def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner) -> None:
     """`stop` for a garbage collector, which may run on any thread, the loop's included."""
 
     def stop() -> None:
@@ -183,7 +188,6 @@ def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner, stopped: threading.
             _loop.run(loop, inner.stop(0))
         finally:
             _loop.shared.release()
-            stopped.set()
 
     if threading.main_thread().is_alive():
         threading.Thread(target=stop, name="datastream-grpc-stop").start()
