@@ -307,8 +307,8 @@ class Hub:
             self._drop_if_empty(route)
             raise
         seat.route = route
-        if not route.sinks:
-            # What `wait` looks out for is what was last read: it has to learn of the new keys.
+        if not route.sinks or isinstance(seat.since, str):
+            # What `wait` looks out for is what was last read: that has to be everybody's again.
             self._source.wake()
         route.sinks.append(seat.sink)
         seat.sink.offer(batch)
