@@ -92,6 +92,8 @@ class SqliteSource(Source):
         self._interval = interval
         self._where = f"{self._path}, table {table!r}"
         self._woken = threading.Event()
+        # `wait` looks at the file beside all else; SQLite crashes if its connection is closed then.
+        self._looking = threading.RLock()
         self._lost = True
         self._log: ChangeLog | None = None
         self._writes = self._reads = 0
@@ -144,8 +146,9 @@ class SqliteSource(Source):
         self._woken.set()
 
     def close(self) -> None:
-        while self._connections:
-            self._connections.pop().close()
+        with self._looking:
+            while self._connections:
+                self._connections.pop().close()
 
     def uninstall(self) -> None:
         """Remove triggers and change log from the file; the table itself stays as it is.
@@ -163,7 +166,8 @@ class SqliteSource(Source):
         new = not self._path.exists()
         if new and (not wanted or self._readonly):
             raise DatastreamError(
-                f"{self._where}: no such file; check the path, or make it with create=True"
+                f"{self._where}: no such file; check the path, or put a first value to make it "
+                "(in code: create=True)"
             )
         if wanted and not self._readonly:
             self._guarded(partial(self._create_table, new))
@@ -188,9 +192,10 @@ class SqliteSource(Source):
         self._db = connect(self._path, mode, self._timeout)
         self._connections.append(self._db)
         # Looks while a writer holds the lock must come back at once and look again later.
-        self._watcher = connect(self._path, mode, 0)
-        self._connections.append(self._watcher)
-        self._version = data_version(self._watcher)
+        with self._looking:
+            self._watcher = connect(self._path, mode, 0)
+            self._connections.append(self._watcher)
+            self._version = data_version(self._watcher)
         if not self._readonly:
             make_durable(self._db, new=False)
         self._attach()
@@ -315,7 +320,8 @@ class SqliteSource(Source):
 
     def _moved(self) -> bool:
         try:
-            version = data_version(self._watcher)
+            with self._looking:
+                version = data_version(self._watcher)
         except sqlite3.Error:
             # A writer holds the file: its commit will show at the next look.
             return False

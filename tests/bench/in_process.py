@@ -12,6 +12,8 @@ from datastream import Entry, Store
 from tests.bench.figures import Effort, Figure, noted, take_turns
 
 PUTS = 20_000
+BURST = 1_000
+"""Puts after which the watcher is waited for: more than 4,096 waiting would be conflated."""
 CROWD = 10_000
 
 
@@ -41,9 +43,10 @@ class _Watched:
         values = [b"%064d" % (self._puts + n) for n in range(number)]
         self._puts += number
         start = time.perf_counter()
-        for value in values:
-            store.put("key", value)
-        store.flush()
+        for begin in range(0, number, BURST):
+            for value in values[begin : begin + BURST]:
+                store.put("key", value)
+            store.flush()
         return number / (time.perf_counter() - start)
 
     @property

@@ -129,7 +129,7 @@ def _final_state(path):
         return {key: int(value) for key, value in db.execute("SELECT key, value FROM data")}
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1500, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.chaos)])
 @pytest.mark.timeout(300)
 def test_ten_watchers_of_twelve_writers_end_exact_through_killed_servers(tmp_path, count):
     path = tmp_path / "store.db"

@@ -669,6 +669,7 @@ def test_a_table_dropped_and_made_again(make, triggers):
     db, store, follower = make(f"CREATE TABLE data ({NATIVE})", triggers=triggers)
     statuses = Statuses(store)
     store.put_many({"same": 1, "other": 1, "gone": 1})
+    assert store.flush(TIMEOUT)
     db.execute("DROP TABLE data")
     assert "no such table" in str(statuses.wait(State.FAILED).error)
     assert set(follower.state) == {"same", "other", "gone"}
@@ -705,6 +706,7 @@ def test_columns_added_and_renamed(make):
     db.execute("INSERT INTO data (key, value) VALUES ('b', 1)")
     follower.wait_state({"a": b"1", "b": b"1"})
     store["c"] = 1
+    assert store.flush(TIMEOUT)
     db.execute("ALTER TABLE data RENAME COLUMN value TO content")
     db.execute("INSERT INTO data (key, content) VALUES ('d', 1)")
     assert "no column 'value'" in str(statuses.wait(State.FAILED).error)
@@ -768,6 +770,13 @@ def clean_copy(path, copy):
         db.execute(f"VACUUM INTO '{copy}'")
 
 
+def plain_copy(path, copy):
+    """The file itself, down to the number of its schema."""
+    with database(path) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    shutil.copy(path, copy)
+
+
 def put_in_place(new, path):
     """As a restore should be done: old side files first, then the file in one step."""
     for suffix in ("-wal", "-shm", "-journal"):
@@ -793,12 +802,13 @@ def test_a_file_replaced_by_an_older_backup(make, path, tmp_path):
         settle(db, store, follower)
 
 
-def test_a_file_replaced_by_a_backup_that_lived_on(make, path, tmp_path):
+@pytest.mark.parametrize("copy", [clean_copy, plain_copy])
+def test_a_file_replaced_by_a_backup_that_lived_on(make, path, tmp_path, copy):
     """Its log is as long as ours and of the same epoch, but tells another story."""
     _, store, follower = make()
     same = {f"k/{number}": number for number in range(10)}
     store.put_many(same)
-    clean_copy(path, tmp_path / "backup")
+    copy(path, tmp_path / "backup")
     for number in range(10):
         store[f"k/{number}"] = -1
     with datastream.open(f"sqlite:{tmp_path / 'backup'}") as other:
@@ -850,6 +860,13 @@ def test_after_a_file_was_replaced_no_write_goes_to_the_old_one(tmp_path, stack,
         follower.wait_state({"theirs": b"1", "mine": b"1"})
 
 
+def test_going_to_another_file_while_looking_at_the_old_one_does_not_crash(tmp_path):
+    """A connection closed under a running statement ends the whole process, in Python 3.11."""
+    with Child("replacing", tmp_path, 300) as child:
+        assert list(child.rest()) == ["done"]
+        assert child.wait() == 0
+
+
 def test_a_file_removed_and_brought_back(make, path, tmp_path):
     _, store, follower = make()
     statuses = Statuses(store)
@@ -878,6 +895,7 @@ def test_a_file_replaced_by_a_wrong_one_and_then_by_a_right_one(make, path, tmp_
     _, store, follower = make()
     statuses = Statuses(store)
     store.put_many({"same": 1, "changed": 1})
+    assert store.flush(TIMEOUT)
     clean_copy(path, tmp_path / "good")
     with database(tmp_path / "good") as db:
         db.execute("UPDATE data SET value = '2' WHERE key = 'changed'")
@@ -938,6 +956,7 @@ def test_a_file_truncated_while_open_and_then_mended(make, path, size, journal):
     db, store, follower = make(f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({TYPED})")
     statuses = Statuses(store)
     store.put_many({f"k/{number}": "x" * 100 for number in range(1_000)})
+    assert store.flush(TIMEOUT)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
     good = path.read_bytes()
@@ -970,6 +989,7 @@ def test_a_corrupt_page_is_a_status_and_no_delete(make, path):
     db, store, follower = make(f"CREATE TABLE data ({NATIVE})")
     statuses = Statuses(store)
     store.put_many({f"k/{number}": "x" * 100 for number in range(1_000)})
+    assert store.flush(TIMEOUT)
     good = path.read_bytes()
     with path.open("r+b") as file:
         for page in range(2, len(good) // 4096):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -444,6 +445,35 @@ def _never_repeated(follower):
         last[entry.key] = (entry.value, entry.value_type)
 
 
+class Polling(ancestor.Server):
+    """Answers at once with what its poller tells the stream a moment later."""
+
+    def __init__(self):
+        super().__init__()
+        self.changed_unseen, self.poll = False, threading.Event()
+
+    def _sync(self, request, context):
+        if self.streams and not self.changed_unseen:
+            self.changed_unseen = True
+            self.data["k"] = ancestor.Data(key="k", value=b"2", value_type="int")
+        return super()._sync(request, context)
+
+
+def test_a_slow_poller_of_an_ancestors_server_does_not_make_a_key_go_back():
+    with Polling() as old, datastream.open(f"grpc://{old.address}", timeout=2.0) as remote:
+        old.put("k", b"1", "int")
+        follower = Follower(remote, "k")
+        eventually(lambda: old.streams, "a stream")
+        # The stream has begun with the old value by now, and a later question gets the new one.
+        never(lambda: follower.state == {}, "an empty state", 0.3)
+        remote.snapshot()
+        old.put("k", b"2", "int")
+        follower.wait_key("k", b"2")
+        old.put("end", b"")
+        never(lambda: len(follower.entries) > 2, "a key goes back", 0.3)
+        assert [entry.decode() for entry in follower.entries] == [1, 2]
+
+
 @pytest.mark.parametrize("habit", [{}, {"silent": True}, {"silent": True, "strict": True}])
 def test_waits_for_a_key_an_ancestors_server_does_not_have_yet(habit):
     with (
@@ -457,6 +487,22 @@ def test_waits_for_a_key_an_ancestors_server_does_not_have_yet(habit):
         old.put("late", b"1")
         follower.wait_state({"late": b"1"})
         assert [e.key for e in follower.entries] == ["late"]
+
+
+def test_a_server_that_ends_streams_for_a_missing_key_is_not_asked_without_pause():
+    with (
+        ancestor.Server(ending=True) as old,
+        datastream.open(f"grpc://{old.address}", timeout=2.0) as remote,
+    ):
+        old.put("there", b"1")
+        follower = Follower(remote, "there", "late")
+        follower.wait_state({"there": b"1"})
+        threading.Event().wait(1)
+        assert old.streams < 30
+        old.put("there", b"2")
+        old.put("late", b"1")
+        follower.wait_state({"there": b"2", "late": b"1"})
+        _never_repeated(follower)
 
 
 def test_an_own_put_reaches_own_watchers_before_it_returns(old, remote):

@@ -132,6 +132,7 @@ class Server:
         silent: a stream sends nothing until there is something to send.
         resend: every change sends all keys of the stream again, changed or not.
         strict: a missing key fails `Sync`.
+        ending: a missing key ends the stream for all keys.
     """
 
     def __init__(
@@ -143,9 +144,11 @@ class Server:
         silent: bool = False,
         resend: bool = False,
         strict: bool = False,
+        ending: bool = False,
     ) -> None:
         self.data = {} if data is None else data
         self.one_by_one, self.silent, self.resend, self.strict = one_by_one, silent, resend, strict
+        self.ending = ending
         self.changed = threading.Condition()
         self.sequence = 0
         self.log: list[str] = []
@@ -234,6 +237,8 @@ class Server:
     def _subscribe(self, request: Any, context: Any) -> Any:
         self.streams += 1
         with self.changed:
+            if self.ending and any(key not in self.data for key in request.keys):
+                context.abort(grpc.StatusCode.NOT_FOUND, "key not found")
             after = len(self.log)
             messages = list(self._initial(request.keys))
         yield from messages

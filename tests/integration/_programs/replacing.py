@@ -1,0 +1,23 @@
+"""``replacing.py DIRECTORY COUNT``: puts to a watched file that is replaced all the time."""
+
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import datastream
+
+directory, count = Path(sys.argv[1]), int(sys.argv[2])
+path = directory / "app.db"
+with sqlite3.connect(path) as db:
+    db.execute("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+db.close()
+# No pause between looks at the file: each is a chance to look while it is being changed.
+with datastream.open(f"sqlite:{path}", interval=1e-9) as store:
+    store.watch().subscribe(lambda entry: None)
+    for number in range(count):
+        shutil.copy(path, directory / "copy")
+        (directory / "copy").replace(path)
+        store["k"] = number
+        assert store["k"] == number
+print("done", flush=True)
