@@ -44,7 +44,6 @@ class Mailbox:
         if self._queue:
             batch = self._queue.popleft()
             if not self._queue:
-                self._queue = None
                 self._entries = self._bytes = 0
             return batch
         if self._newest is None:

@@ -107,8 +107,10 @@ class Routes:
             if not index[place]:
                 del index[place]
 
-    def split(self, entries: Iterable[Entry]) -> dict[Route, list[Entry]]:
+    def split(self, entries: list[Entry]) -> dict[Route, list[Entry]]:
         """The entries of each route that gets any."""
+        if len(entries) == 1:
+            return dict.fromkeys(self.of(entries[0].key), entries)
         parts: dict[Route, list[Entry]] = {}
         for entry in entries:
             for route in self.of(entry.key):

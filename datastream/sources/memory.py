@@ -46,8 +46,8 @@ class MemorySource(Source):
         with table.lock:
             after = None if since is None else table.sequence_at(since)
             if after is None:
-                return Reading(table.state(selection), table.position, complete=True)
-            return Reading(table.changes(after), table.position, complete=False)
+                return Reading(table.state(selection), table.position, True)
+            return Reading(table.changes(after), table.position, False)
 
     def wait(self, timeout: float | None) -> None:
         self._changed.wait(timeout)
