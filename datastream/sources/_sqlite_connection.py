@@ -74,6 +74,18 @@ def file_id(path: Path) -> FileId:
 
 
 @contextmanager
+def moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Several reads of one state."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        # A disk that fails has ended it already; its error is the one to see.
+        if connection.in_transaction:
+            connection.execute("COMMIT")
+
+
+@contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """All or nothing, holding the write lock from the start: what was read stays true."""
     connection.execute("BEGIN IMMEDIATE")

@@ -29,6 +29,7 @@ from datastream.sources._sqlite_connection import (
     explain,
     file_id,
     make_durable,
+    moment,
     schema_version,
 )
 from datastream.sources._sqlite_layout import Columns, create_table, exists, find_layout
@@ -81,7 +82,7 @@ class SqliteSource(Source):
         readonly: bool = False,
         triggers: bool = True,
         timeout: float = 5.0,
-        interval: float = 0.01,
+        interval: float = 0.0125,
     ) -> None:
         self._path = Path(path)
         self._table_name = table
@@ -249,26 +250,20 @@ class SqliteSource(Source):
             reading = self._read_changes(self._log, since)
             if reading is not None:
                 return reading
-        self._db.execute("BEGIN")
-        try:
+        with moment(self._db):
             position = _position(self._log.epoch, self._log.newest())
             return Reading(self._legal(self._rows.entries(selection)), position, complete=True)
-        finally:
-            self._db.execute("COMMIT")
 
     def _read_changes(self, changes: ChangeLog, since: str) -> Reading | None:
         """What the log has after `since`; None if it does not reach back that far."""
         epoch, after = _parse(since)
         if after is None or epoch != changes.epoch:
             return None
-        self._db.execute("BEGIN")
-        try:
+        with moment(self._db):
             if not changes.has(after):
                 return None
             newest = changes.newest()
             found = changes.changes(after.seq) if newest != after else []
-        finally:
-            self._db.execute("COMMIT")
         entries = [deleted(str(key)) if row[0] is None else entry(row) for _, key, row in found]
         self._reads += len(found)
         if self._reads >= PRUNE_EVERY:

@@ -46,6 +46,8 @@ class Stream:
         self._messages: deque[Message] = deque()
         self.position = ""
         """Where the reader is: the position of the last message taken."""
+        self.lived = False
+        """Something was received."""
         self.error: Exception | None = None
         """Why the call ended, once it has."""
         self._thread = threading.Thread(
@@ -106,6 +108,7 @@ class Stream:
             for received in _convert.from_messages(self._call):
                 message = _received(received)
                 with self._changed:
+                    self.lived = True
                     self._messages.append(message)
                     self._changed.notify_all()
             error: Exception = SourceUnavailable(f"{self._where}: the server ended the stream")

@@ -12,7 +12,14 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from datastream import Capability, DatastreamError, Entry, KeyNotFound, Unsupported
+from datastream import (
+    Capability,
+    DatastreamError,
+    Entry,
+    KeyNotFound,
+    SourceUnavailable,
+    Unsupported,
+)
 from datastream._url import Location, configured
 from datastream.selection import Selects
 from datastream.source import Reading, Source, Write
@@ -127,20 +134,33 @@ class GrpcSource(Source):
         """Subscribe anew, from `since` where the server knows cursors."""
         request = _request(selection)
         request.deletes = True
-        if not since.startswith(LEGACY):
+        state = None
+        if since.startswith(LEGACY):
+            # An ancestor's server may send nothing until there is something to send, so the
+            # state is asked for. Before: its streams begin with what is there then, so nothing
+            # is missed, and a stream that lags behind the answer would make keys go back.
+            self._raise_if_refused()
+            state = self._state(selection)
+        else:
             request.since = since
         stream = Stream(self._subscribe(request), selection, self._where, self._changed)
         self._replace_stream(stream)
-        if not request.since:
-            # An ancestor's server may send nothing until there is something to send, so the
-            # state is asked for; the stream is there already, and misses nothing from now on.
+        if state is not None:
             stream.position = since
-            return self._state(selection)._replace(position=since)
+            return state._replace(position=since)
         message = stream.first(self._timeout)
         stream.position = self._position(message.cursor)
         if message.reset:
             return Reading(puts(message.entries), stream.position, True)
         return Reading(message.entries, stream.position, False)
+
+    def _raise_if_refused(self) -> None:
+        """After a stream that brought nothing but its end, pause before asking again."""
+        refused, stream = None, self._stream
+        if stream is not None and not stream.lived:
+            refused, self._stream = stream.error, None
+        if refused is not None:
+            raise SourceUnavailable(f"{self._where} ended the stream: {refused}") from refused
 
     def _state(self, selection: Selects) -> Reading:
         try:
