@@ -44,17 +44,16 @@ class _Inbox:
             self._ended, self._error = True, error
             self._wake()
 
-    async def take(self) -> Batch | None:
-        """The next batch; None after the last one."""
-        while True:
-            with self._lock:
-                batch = self._mailbox.take()
-                if batch is None and self._error is not None:
-                    raise self._error
-                if batch is not None or self._ended:
-                    return batch
-                waiter = self._waiter = self._loop.create_future()
-            await waiter
+    def poll(self) -> Batch | asyncio.Future[None] | None:
+        """The next batch; a future that is done when there may be one; None after the last."""
+        with self._lock:
+            batch = self._mailbox.take()
+            if batch is None and self._error is not None:
+                raise self._error
+            if batch is not None or self._ended:
+                return batch
+            self._waiter = self._loop.create_future()
+            return self._waiter
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
@@ -186,11 +185,13 @@ class AsyncWatch(Generic[T]):
             if self._closed:
                 raise StopAsyncIteration
             inbox = self._inbox or await self._open()
-            batch = await inbox.take()
-            if batch is None:
+            found = inbox.poll()
+            if isinstance(found, Batch):
+                self._ready.extend(self._unpack(found))
+            elif found is None:
                 await self.aclose()
-                continue
-            self._ready.extend(self._unpack(batch))
+            else:
+                await found
         return self._ready.popleft()
 
     async def _open(self) -> _Inbox:

@@ -11,6 +11,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -82,7 +83,7 @@ class SqliteSource(Source):
         readonly: bool = False,
         triggers: bool = True,
         timeout: float = 5.0,
-        interval: float = 0.0125,
+        interval: float = 0.014,
     ) -> None:
         self._path = Path(path)
         self._table_name = table
@@ -92,7 +93,9 @@ class SqliteSource(Source):
         self._timeout = timeout
         self._interval = interval
         self._where = f"{self._path}, table {table!r}"
-        self._woken = threading.Event()
+        # Held while it is silent. An Event would cost the idle watcher a lock at every look.
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
         # `wait` looks at the file beside all else; SQLite crashes if its connection is closed then.
         self._looking = threading.RLock()
         self._lost = True
@@ -139,12 +142,13 @@ class SqliteSource(Source):
                     return
                 look = now + LOOK_AT_FILE
             left = self._interval if until is None else min(self._interval, until - now)
-            if left <= 0 or self._woken.wait(left):
-                self._woken.clear()
+            if left <= 0 or self._alarm.acquire(timeout=left):
                 return
 
     def wake(self) -> None:
-        self._woken.set()
+        # Rung already: once is enough.
+        with suppress(RuntimeError):
+            self._alarm.release()
 
     def close(self) -> None:
         with self._looking:
