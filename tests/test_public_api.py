@@ -1,5 +1,6 @@
 """What users may import, and what importing costs them."""
 
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,25 @@ def test_a_missing_extra_says_what_to_install():
     )
     output = subprocess.check_output([sys.executable, "-c", program], text=True)
     assert 'pip install "datastream-kv[grpc]"' in output
+
+
+def test_another_package_adds_a_scheme(tmp_path):
+    package = tmp_path / "other-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[datastream.sources]\nother = other:open_other\n")
+    (tmp_path / "other.py").write_text(
+        "from datastream.sources.memory import MemorySource\n"
+        "def open_other(location, **options):\n"
+        "    assert location.path == '//here'\n"
+        "    assert (location.options, options) == ({'a': '1'}, {'b': 2})\n"
+        "    return MemorySource()\n"
+    )
+    program = "import datastream; print(datastream.open('other://here?a=1', b=2))"
+    output = subprocess.check_output(
+        [sys.executable, "-c", program], text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+    assert output.strip() == "<Store other://here?a=1 READY>"
 
 
 @pytest.mark.parametrize(
