@@ -19,7 +19,8 @@ _TYPES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "nu
 _TEXTUAL = frozenset(("int", "float", "bool", "str", "json"))
 _MILLISECONDS = 1e11
 """Larger numbers in a time column count milliseconds: as seconds they would be after year 5000."""
-_INTEGERS = range(-(1 << 63), 1 << 63)
+INTEGERS = range(-(1 << 63), 1 << 63)
+"""What SQLite can store as a number."""
 
 
 def entry(row: Row) -> Entry:
@@ -89,7 +90,7 @@ def check_integer(key: str) -> None:
     """
     digits = key.removeprefix("-")
     plain = digits.isascii() and digits.isdigit() and len(digits) <= len(str(1 << 63))
-    if not plain or str(int(key)) != key or int(key) not in _INTEGERS:
+    if not plain or str(int(key)) != key or int(key) not in INTEGERS:
         raise InvalidKey(
             f"{shown(key)} is no integer, and the key column holds only such; "
             "write it as SQLite does, such as 5 or -7"
@@ -123,7 +124,7 @@ def native_parameter(key: str, value: bytes, value_type: str) -> Parameter:
 def _native(value: bytes, value_type: str) -> Parameter:
     if value_type == "int":
         number = int(value)
-        if number not in _INTEGERS:
+        if number not in INTEGERS:
             raise ValueError("SQLite's integers have 64 bits")
         return number
     if value_type == "float":

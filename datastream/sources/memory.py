@@ -23,6 +23,10 @@ TOMBSTONES = 10_000
 """Deleted keys a table remembers; a reader that missed more gets the full state again."""
 
 
+MOST_DIGITS = 20
+"""Longest sequence number that a position can hold."""
+
+
 class MemorySource(Source):
     """A Source over a table in memory.
 
@@ -96,7 +100,8 @@ class _Table:
     def sequence_at(self, position: str) -> int | None:
         """The sequence number of a position, or None if what followed it is not known any more."""
         epoch, _, digits = position.rpartition(":")
-        if epoch != self.epoch or not digits.isdigit():
+        # Anybody may have made it up: int() refuses thousands of digits, and takes odd ones.
+        if epoch != self.epoch or len(digits) > MOST_DIGITS or not digits.isdecimal():
             return None
         sequence = int(digits)
         return sequence if self._forgotten <= sequence <= self.sequence else None

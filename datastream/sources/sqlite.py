@@ -35,7 +35,7 @@ from datastream.sources._sqlite_connection import (
 )
 from datastream.sources._sqlite_layout import Columns, create_table, exists, find_layout
 from datastream.sources._sqlite_log import KEPT, ChangeLog, Line
-from datastream.sources._sqlite_rows import entry
+from datastream.sources._sqlite_rows import INTEGERS, entry
 from datastream.sources._sqlite_table import RowTable
 
 LOOK_AT_FILE = 1.0
@@ -347,7 +347,8 @@ def _parse(position: str) -> tuple[str, Line | None]:
         seq, mark = map(int, numbers.split(":"))
     except ValueError:
         return epoch, None
-    return epoch, Line(seq, mark)
+    fits = seq in INTEGERS and mark in INTEGERS
+    return epoch, Line(seq, mark) if fits else None
 
 
 def _check_names(where: str, *names: str) -> None:

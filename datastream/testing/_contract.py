@@ -42,7 +42,9 @@ class SourceContract:
         self, spy: Spy, store: Store, elsewhere: Store
     ) -> None:
         elsewhere.put("a", 1)
-        for position in ("no such position", "epoch:1", "epoch:-1", ":"):
+        ours = spy.read(EVERYTHING, None).position
+        made_up = (f"{ours}9", f"{ours}{'9' * 30}", f"{ours}{'9' * 9000}", f"{ours}²")
+        for position in ("no such position", "epoch:1", "epoch:-1", ":", *made_up):
             reading = spy.read(EVERYTHING, position)
             assert reading.complete
             assert [entry.key for entry in reading.entries] == ["a"]

@@ -784,6 +784,16 @@ def put_in_place(new, path):
     new.replace(path)
 
 
+@pytest.mark.parametrize("place", [f"{10**30}:1", f"1:{10**30}", "-1:0", "0:0", "1:1", "1", "x:y"])
+def test_a_cursor_that_was_made_up_gives_the_full_state(make, place):
+    _, store, _ = make(follow=False)
+    store["a"] = 1
+    epoch = store.snapshot_batch().cursor.partition(":")[0]
+    batches = []
+    store.watch_batches(since=f"{epoch}:{place}").subscribe(batches.append)
+    assert [entry.key for entry in batches[0].entries] == ["a"]
+
+
 def test_a_file_replaced_by_an_older_backup(make, path, tmp_path):
     _, store, follower = make()
     statuses = Statuses(store)
