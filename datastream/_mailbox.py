@@ -31,8 +31,7 @@ class Mailbox:
         return bool(self._queue) or self._newest is not None
 
     def put(self, batch: Batch) -> None:
-        if self._newest is None and (batch.initial or self._fits(batch)):
-            # Made on the first batch: an empty deque alone weighs more than an idle watcher may.
+        if self._newest is None and self._fits(batch):
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(batch)
@@ -49,7 +48,9 @@ class Mailbox:
         if self._newest is None:
             return None
         batch = Batch(tuple(self._newest.values()), self._cursor)
+        # Whoever has caught up gets every batch again.
         self._newest = None
+        self._entries = self._bytes = 0
         return batch
 
     def clear(self) -> None:
@@ -57,11 +58,21 @@ class Mailbox:
         self._entries = self._bytes = 0
 
     def _fits(self, batch: Batch) -> bool:
-        entries = batch.entries
-        self._entries += len(entries)
-        for entry in entries:
-            self._bytes += len(entry.value)
-        return self._entries <= KEPT_ENTRIES and self._bytes <= KEPT_BYTES
+        self._count(batch)
+        if batch.initial or (self._entries <= KEPT_ENTRIES and self._bytes <= KEPT_BYTES):
+            return True
+        # Counted is all that came since nothing waited; see how much of it still does.
+        self._entries = self._bytes = 0
+        for waiting in self._queue or ():
+            self._count(waiting)
+        self._count(batch)
+        return self._entries <= KEPT_ENTRIES // 2 and self._bytes <= KEPT_BYTES // 2
+
+    def _count(self, batch: Batch) -> None:
+        if not batch.initial:
+            self._entries += len(batch.entries)
+            for entry in batch.entries:
+                self._bytes += len(entry.value)
 
     def _fold(self, batch: Batch) -> None:
         """Merge into one batch: whole batches only, so what belongs together stays together."""

@@ -152,7 +152,7 @@ class Store(MutableMapping[str, Any]):
         Raises:
             RevisionConflict: `expect` did not hold; nothing was written.
             InvalidKey, InvalidValue: this cannot be stored; nothing was written.
-            ReadOnly, Unsupported, shown: the backend cannot be written, or not with `expect`.
+            ReadOnly, Unsupported: the backend cannot be written, or not with `expect`.
         """
         data, name = codecs.encode(value, value_type, key=key)
         return self.write(Write(key, data, name, expect, updated_at))[0]

@@ -1,4 +1,4 @@
-"""A gRPC client of bare HTTP/2 frames, which costs a tenth of what the server it loads does.
+"""A gRPC client of bare HTTP/2 frames, which costs a third of what the server it loads does.
 
 With a real client on the other of two cores, its own cost would hide the server's.
 """

@@ -78,3 +78,14 @@ def test_the_state_after_all_batches_is_the_same_however_they_are_taken(changes,
     while mailbox:
         take()
     assert state == expected
+
+
+def test_who_has_caught_up_gets_every_batch_again():
+    mailbox = Mailbox()
+    for number in range(KEPT_ENTRIES + 1000):
+        mailbox.put(batch(number, "k"))
+    drain(mailbox)
+    later = [batch(number, "k") for number in range(3)]
+    for item in later:
+        mailbox.put(item)
+    assert drain(mailbox) == later
