@@ -1,7 +1,7 @@
 """An observable key-value store you embed, over SQLite, memory and other processes' stores."""
 
 from datastream._registry import open
-from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.entry import Batch, Capability, Change, Entry, Operation
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -21,6 +21,7 @@ from datastream.store import Store
 __all__ = [
     "Batch",
     "Capability",
+    "Change",
     "DatastreamError",
     "Denied",
     "Entry",

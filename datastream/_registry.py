@@ -7,10 +7,10 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
-from datastream._url import Location, parse
 from datastream.errors import DatastreamError
 from datastream.source import Source
 from datastream.store import Store
+from datastream.url import Location, parse
 
 GROUP = "datastream.sources"
 """Entry point group: name = scheme, value = a function ``(location, **options) -> Source``."""

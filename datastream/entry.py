@@ -72,6 +72,17 @@ class Batch(NamedTuple):
     """``since`` could not be honoured: ``entries`` is the full state, forget what you had."""
 
 
+class Change(NamedTuple):
+    """One revision of a key, with what its backend knows of how it came about."""
+
+    entry: Entry
+    """What the key held; a DELETE where it was removed."""
+    point: str = ""
+    """What `Store.at` takes to see the whole store as it was then: in git the commit's id."""
+    author: str = ""
+    message: str = ""
+
+
 class Capability(NamedTuple):
     """A key one may watch, with its type."""
 

@@ -8,6 +8,9 @@ asyncio; one that needs an event loop keeps it private. The hub above it
 3. calls `wake` from any thread, to end a `wait` early;
 4. calls `close` once, when no other call is running.
 
+The past (`history`, `at`, `replay`) is asked for by the store, from any thread and beside all of
+these: what looks there keeps a connection of its own.
+
 No missed change follows from one rule: **arm first, then read**. Whatever happens after a
 `read` returned must end the next `wait`, also when it happens before that `wait` begins. A
 `wait` that returns for nothing costs one `read`; one that does not return loses a change. It has
@@ -18,17 +21,20 @@ when that selection grows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
 
-from datastream.entry import Capability, Entry
-from datastream.errors import KeyNotFound, RevisionConflict, shown
+from datastream.entry import Capability, Change, Entry
+from datastream.errors import KeyNotFound, RevisionConflict, Unsupported, shown
 from datastream.selection import Selects
 
 ANY_REVISION = "*"
 """``expect`` of a write that wants the key to exist, whatever its revision."""
+
+
+NO_PAST = "this backend keeps no past; git repositories do, and versioned S3 buckets"
 
 
 class Feature(Enum):
@@ -42,6 +48,16 @@ class Feature(Enum):
     """Several writes happen all together or not at all."""
     LOG = auto()
     """`read` can answer with what changed since an earlier position, not only with a full state."""
+    HISTORY = auto()
+    """`history` works: the backend keeps what keys held before."""
+    AT = auto()
+    """`at` works: the whole store as it was."""
+    REPLAY = auto()
+    """`replay` works: what was committed together in the past comes together again."""
+
+
+WRITING = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC})
+"""All that concerns writes."""
 
 
 class Write(NamedTuple):
@@ -69,7 +85,7 @@ class Reading(NamedTuple):
 class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
-    features: frozenset[Feature] = frozenset(Feature)
+    features: frozenset[Feature] = WRITING | {Feature.LOG}
     """What this backend can do."""
 
     instant: bool = False
@@ -135,6 +151,36 @@ class Source(ABC):
 
         Called when no other call is running; `read` and `wait` may follow all the same.
         """
+
+    def history(self, key: str) -> Iterator[Change]:
+        """Every revision of `key`, newest first, read as the iterator goes on.
+
+        A key that never held anything has none.
+        """
+        raise Unsupported(NO_PAST)
+
+    def at(self, point: str | datetime) -> Source:
+        """A Source that can only be read, on the state at `point`.
+
+        Args:
+            point: a time, with time zone, or what the backend names its states by.
+
+        Raises:
+            DatastreamError: there is no such point.
+        """
+        raise Unsupported(NO_PAST)
+
+    def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
+        """What happened after `since`, oldest first, one reading for what belongs together.
+
+        The first is complete: the state at `since`, empty if that is None, which means the
+        beginning. Those that hold nothing of `selection` may be left out, except the last. Its
+        position is one from which `read` goes on.
+
+        Raises:
+            DatastreamError: there is no such point.
+        """
+        raise Unsupported(NO_PAST)
 
     @abstractmethod
     def close(self) -> None:

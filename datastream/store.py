@@ -20,10 +20,18 @@ from datastream._lane import Lane
 from datastream._mailbox import Mailbox
 from datastream._routes import Sink
 from datastream.aio import AsyncWatch, Threads
-from datastream.entry import Batch, Capability, Entry
-from datastream.errors import InvalidKey, InvalidValue, KeyNotFound, ReadOnly, Unsupported, shown
+from datastream.entry import Batch, Capability, Change, Entry
+from datastream.errors import (
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    ReadOnly,
+    StoreClosed,
+    Unsupported,
+    shown,
+)
 from datastream.selection import Selection, check_key
-from datastream.source import ANY_REVISION, Feature, Source, Write
+from datastream.source import ANY_REVISION, NO_PAST, Feature, Source, Write
 from datastream.status import Status
 
 T = TypeVar("T")
@@ -54,6 +62,7 @@ class Store(MutableMapping[str, Any]):
         """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._courier = Courier(f"datastream {self.name}")
         self._board = StatusBoard(self._courier)
+        self._source = source
         self._hub = Hub(source, self._board.report)
         self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier, self.threads)
 
@@ -261,6 +270,34 @@ class Store(MutableMapping[str, Any]):
         """
         return self._courier.flush(timeout)
 
+    # The past.
+
+    def history(self, key: str) -> Iterator[Change]:
+        """Every revision of a key, newest first, read from the backend as you go on.
+
+        Raises:
+            Unsupported: the backend keeps none.
+        """
+        check_key(key)
+        self._check_past(Feature.HISTORY)
+        return self._source.history(key)
+
+    def at(self, point: str | datetime) -> Store:
+        """A store that can only be read, as this one was at `point`; close it after use.
+
+        Args:
+            point: a time with time zone, as datetime or in ISO 8601; `Change.point`; or what else
+                the backend names its states by, such as git's tags.
+
+        Raises:
+            Unsupported: the backend keeps no earlier states.
+            DatastreamError: there is no such point.
+        """
+        self._check_past(Feature.AT)
+        if isinstance(point, datetime) and point.tzinfo is None:
+            raise InvalidValue(f"{point} has no time zone; give one, such as datetime.UTC")
+        return Store(self._source.at(point), name=f"{self.name} at {point}")
+
     # The end.
 
     def close(self) -> None:
@@ -300,6 +337,12 @@ class Store(MutableMapping[str, Any]):
         for write in writes:
             if write.expect not in (None, ANY_REVISION):
                 raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
+
+    def _check_past(self, feature: Feature) -> None:
+        if self._hub.closed:
+            raise StoreClosed("this store was closed; open it again to go on")
+        if feature not in self.features:
+            raise Unsupported(f"{self.name} cannot go back: {NO_PAST}")
 
     def _observable(self, selection: Selection, since: Since, emit: Any) -> Observable[Any]:
         def subscribe(

@@ -9,7 +9,10 @@ import pytest
 import datastream
 from datastream.errors import DatastreamError
 
-HEAVY = ("grpc", "dulwich", "psycopg", "s3fs", "nats", "click", "rich", "sqlite_utils", "pytest")
+HEAVY = (
+    *("grpc", "dulwich", "psycopg", "fsspec", "s3fs", "watchfiles", "nats"),
+    *("click", "rich", "sqlite_utils", "pytest"),
+)
 
 
 def test_all_is_sorted_short_and_true():
@@ -97,3 +100,13 @@ def _descendants(kind):
     for child in kind.__subclasses__():
         yield child
         yield from _descendants(child)
+
+
+def test_the_past_is_refused_early_where_there_is_none():
+    with datastream.open("memory:") as store:
+        with pytest.raises(datastream.Unsupported, match="memory: cannot go back"):
+            store.history("a")
+        with pytest.raises(datastream.Unsupported, match="keeps no past"):
+            store.at("v1.0")
+    with pytest.raises(datastream.StoreClosed):
+        store.history("a")

@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from functools import partial
 from weakref import WeakSet, WeakValueDictionary
 
-from datastream._url import Location, configured
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects
 from datastream.source import Reading, Source, Write, check_expected
+from datastream.url import Location, configured
 
 TOMBSTONES = 10_000
 """Deleted keys a table remembers; a reader that missed more gets the full state again."""

@@ -19,11 +19,10 @@ from typing import TypeVar
 
 import sqlite_utils
 
-from datastream._url import Location, configured
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly
 from datastream.selection import Selects, check_text
-from datastream.source import Feature, Reading, Source, Write
+from datastream.source import WRITING, Feature, Reading, Source, Write
 from datastream.sources._sqlite_connection import (
     connect,
     data_version,
@@ -37,6 +36,7 @@ from datastream.sources._sqlite_layout import Columns, create_table, exists, fin
 from datastream.sources._sqlite_log import KEPT, ChangeLog, Line
 from datastream.sources._sqlite_rows import INTEGERS, entry
 from datastream.sources._sqlite_table import RowTable
+from datastream.url import Location, configured
 
 LOOK_AT_FILE = 1.0
 """Seconds between looks whether the path still leads to the same file."""
@@ -238,11 +238,8 @@ class SqliteSource(Source):
         return None
 
     def _features(self) -> frozenset[Feature]:
-        writing = {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC}
-        can_write = not self._readonly and self._layout.can_write
-        return frozenset(
-            (writing if can_write else set()) | ({Feature.LOG} if self._log is not None else set())
-        )
+        writing = WRITING if not self._readonly and self._layout.can_write else frozenset()
+        return writing | ({Feature.LOG} if self._log is not None else frozenset())
 
     # Reading and writing.
 

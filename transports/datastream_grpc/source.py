@@ -20,9 +20,9 @@ from datastream import (
     SourceUnavailable,
     Unsupported,
 )
-from datastream._url import Location, configured
 from datastream.selection import Selects
 from datastream.source import Reading, Source, Write
+from datastream.url import Location, configured
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._servicer import SERVICE
