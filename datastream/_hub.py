@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TypeVar
 
 import tenacity
@@ -34,6 +35,9 @@ CLOSE_TIMEOUT = 10.0
 
 Since = str | Mapping[str, str] | None
 """Where to resume: a cursor, or the revision of each key one has."""
+
+Load = Callable[[Sequence[Entry]], Sequence[Entry]]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Seat:
@@ -227,11 +231,18 @@ class Hub:
             raise StoreClosed("this store was closed; open it again to go on")
 
     def _read(
-        self, selection: Selection | Routes, since: str | None
+        self, selection: Selection, since: str | None, had: Mapping[str, str] = NOTHING
     ) -> tuple[list[Entry], Reading]:
+        """The entries of `selection`; those that the reader `had` may be without their values."""
         reading = self._source.read(selection, since)
         matches = selection.matches
-        return [entry for entry in reading.entries if matches(entry.key)], reading
+        entries = [entry for entry in reading.entries if matches(entry.key)]
+        if reading.load is not None:
+            entries = _loaded(reading.load, entries, had)
+        if reading.complete:
+            # What has gone while it was loaded is no part of a state.
+            entries = [entry for entry in entries if entry.operation is Operation.PUT]
+        return entries, reading
 
     def _look(self) -> None:
         if self._position is not None:
@@ -252,6 +263,9 @@ class Hub:
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
         try:
+            if self._source.costly:
+                self._offer([entry for entry in stored if is_news(self._known, entry)])
+                return
             if self._source.lags:
                 self._settle_own(stored)
             # That nothing is left is no wonder after one's own deletes.
@@ -277,13 +291,20 @@ class Hub:
         else:
             self._doubted = False
             entries = [entry for entry in reading.entries if is_news(known, entry)]
-        self._position = position = reading.position
+        if reading.load is not None:
+            # What moved on while it was loaded may be what it was before.
+            entries = _loaded(reading.load, entries)
+            entries = [entry for entry in entries if is_news(known, entry)]
+        self._position = reading.position
+        self._offer(entries)
+        return entries
+
+    def _offer(self, entries: list[Entry]) -> None:
         for route, part in self._routes.split(entries).items():
-            _diff.learn(known, part)
-            batch = Batch(tuple(part), position)
+            _diff.learn(self._known, part)
+            batch = Batch(tuple(part), self._position or "")
             for sink in route.sinks:
                 sink.offer(batch)
-        return entries
 
     def _doubt(self, reading: Reading) -> None:
         """That all is gone at once is believed only when a second look says so too."""
@@ -319,7 +340,10 @@ class Hub:
         if cursor is not None and self._source.lags:
             # A stream that happens to be there may not show yet what the state shows already.
             self._source.release()
-        state, reading = self._read(selection, None if new else cursor)
+        had = NOTHING
+        if isinstance(since, Mapping):
+            had = {key: revision for key, revision in since.items() if selection.matches(key)}
+        state, reading = self._read(selection, None if new else cursor, had)
         if new:
             self._learn_uncovered(selection, state, reading)
             if cursor is not None:
@@ -327,7 +351,6 @@ class Hub:
         reset = cursor is not None and reading.complete
         entries = state
         if isinstance(since, Mapping):
-            had = {key: revision for key, revision in since.items() if selection.matches(key)}
             entries = _diff.difference(had, state)
         if reading.position != self._position:
             if self._source.lags:
@@ -410,3 +433,14 @@ class Hub:
         for key in selection.keys if exact else list(self._known):
             if not self._routes.matches(key):
                 self._known.pop(key, None)
+
+
+def _loaded(load: Load, entries: Sequence[Entry], had: Mapping[str, str] = NOTHING) -> list[Entry]:
+    """`entries`, the puts among them with their values, except those that the reader `had`."""
+    wanted = [
+        entry
+        for entry in entries
+        if entry.operation is Operation.PUT and had.get(entry.key) != entry.revision
+    ]
+    values = {entry.key: entry for entry in load(wanted)} if wanted else {}
+    return [values.get(entry.key, entry) for entry in entries]

@@ -24,6 +24,7 @@ class _Row(NamedTuple):
 # Sources named by their import path: importing datastream loads none of them.
 _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
+    "file": _Row("datastream.sources.files:open_files"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),

@@ -21,7 +21,7 @@ when that selection grows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple
@@ -46,6 +46,8 @@ class Feature(Enum):
     """``expect`` is checked and the value written in one atomic step."""
     ATOMIC = auto()
     """Several writes happen all together or not at all."""
+    TYPES = auto()
+    """A value's type is stored with it; else it follows from key and content."""
     LOG = auto()
     """`read` can answer with what changed since an earlier position, not only with a full state."""
     HISTORY = auto()
@@ -80,16 +82,24 @@ class Reading(NamedTuple):
     """Where the backend was: opaque, carries an epoch, equal only if nothing changed between."""
     complete: bool
     """``entries`` is the whole state of the selection (PUTs only), not what changed."""
+    load: Callable[[Sequence[Entry]], Sequence[Entry]] | None = None
+    """For backends that list for less than they read: ``entries`` have revisions, but no values
+    and types yet; this returns those it is given with all, as a DELETE what has gone meanwhile.
+    The hub has only those loaded that are wanted and new."""
 
 
 class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
-    features: frozenset[Feature] = WRITING | {Feature.LOG}
+    features: frozenset[Feature] = WRITING | {Feature.TYPES, Feature.LOG}
     """What this backend can do."""
 
     instant: bool = False
     """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
+
+    costly: bool = False
+    """A look takes many requests: what this store writes is offered as `write` returned it,
+    without one."""
 
     lags: bool = False
     """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""

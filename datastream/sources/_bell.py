@@ -69,10 +69,15 @@ class FileNotice:
             True,  # those that cannot be read are left out
         )
 
-    def wait(self, bell: Bell, timeout: float) -> set[str]:
-        """The paths that were told of; empty if `bell` rang or `timeout` s are over."""
+    def wait(self, bell: Bell, timeout: float) -> set[str] | None:
+        """The paths that were told of, none after `timeout` s.
+
+        None if `bell` rang: what was told of meanwhile is lost, so that all has to be looked at.
+        """
         told = self._notify.watch(DEBOUNCE_MS, STEP_MS, max(1, int(timeout * 1000)), bell)
-        bell.clear()
+        if told == "stop":
+            bell.clear()
+            return None
         return set() if isinstance(told, str) else {path for _, path in told}
 
     def close(self) -> None:

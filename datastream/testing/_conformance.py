@@ -425,8 +425,11 @@ class Conformance(SourceContract):
     def test_values(self, store: Store, writers: list[Store], value: bytes | str) -> None:
         recorder = Recorder(store, "k")
         stored = writers[0].put("k", value)
-        assert store["k"] == value
         assert store.entry("k") == stored
+        # Text in bytes comes back as text where only the content tells what it is.
+        if Feature.TYPES in store.features or isinstance(value, str):
+            assert store["k"] == value
+        assert stored.value == (value.encode() if isinstance(value, str) else value)
         recorder.wait_state({"k": stored.value})
 
     def test_types_that_do_not_match_their_bytes(self, store: Store, elsewhere: Store) -> None:

@@ -1,0 +1,221 @@
+"""What all backends have in common that can be listed and read, and tell no more.
+
+A look lists names with a signature each, something that changes when the content may have. Only
+what is wanted and new is read. So one look at ten thousand unchanged objects costs a listing.
+"""
+
+from __future__ import annotations
+
+import secrets
+from abc import abstractmethod
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from hashlib import blake2b
+from typing import NamedTuple
+
+from datastream._types import type_of_name
+from datastream.entry import Capability, Entry, Operation
+from datastream.selection import Selects, compile_pattern, literal_prefix
+from datastream.source import Reading, Source
+from datastream.sources._bell import Bell, jittered
+
+SCOPES = 64
+"""Parts of the tree whose last listing is remembered."""
+TYPES = 50_000
+"""Names without extension whose type is remembered."""
+
+
+class Listed(NamedTuple):
+    """One name of a listing."""
+
+    key: str
+    signature: Hashable
+    """Changes when the content may have; None where nothing tells, so that it has to be read."""
+    revision: str = ""
+    """Where the listing itself tells it; else it is the fingerprint of the content."""
+
+
+class Seen(NamedTuple):
+    """A content that was read."""
+
+    signature: Hashable
+    revision: str
+
+
+class ListedSource(Source):
+    """The part of a Source that turns listings into readings.
+
+    Subclasses list, get and write; they call `_note` for what they write themselves.
+
+    Args:
+        interval: seconds between two looks, where nothing notifies.
+        exclude: globs of what to leave out; without a slash they are about names, else about keys.
+    """
+
+    costly = True
+
+    def __init__(self, interval: float, exclude: str | Iterable[str]) -> None:
+        self._interval = interval
+        self._bell = Bell()
+        self._excluded = Exclusion(exclude)
+        self._epoch = secrets.token_hex(4)
+        self._states = 0
+        # Of each part of the tree: the sum over the names and signatures it had.
+        self._sums: dict[str, int] = {}
+        # What is watched, or else what was read last.
+        self._seen: dict[str, Seen] = {}
+        self._watched = False
+        self._types: dict[str, tuple[Hashable, str]] = {}
+
+    def capabilities(self) -> Sequence[Capability]:
+        listed = list(self._list(""))
+        nameless = [item for item in listed if type_of_name(item.key) is None]
+        types = self._content_types(nameless)
+        found = [(i.key, type_of_name(i.key) or types.get(i.key)) for i in listed]
+        # What has no type has gone since it was listed.
+        return [Capability(key, name) for key, name in found if name is not None]
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        if since is not None:
+            self._watched = True
+        elif not self._watched:
+            self._seen.clear()
+        entries, loaded = self._look(selection)
+        if since == self._position:
+            return Reading((), since, False)
+        return Reading(entries, self._position, True, partial(self._fill, loaded))
+
+    def wait(self, timeout: float | None) -> None:
+        pause = jittered(self._interval)
+        self._bell.wait(pause if timeout is None else min(timeout, pause))
+
+    def wake(self) -> None:
+        self._bell.ring()
+
+    def release(self) -> None:
+        self._watched = False
+        self._seen.clear()
+        self._sums.clear()
+
+    # What a backend has to do.
+
+    @abstractmethod
+    def _list(self, scope: str) -> Iterator[Listed]:
+        """Every name that starts with `scope`, and perhaps more; all of them, or an error."""
+
+    @abstractmethod
+    def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
+        """What `keys` hold, in that order; a DELETE for what is not there any more."""
+
+    def _get_types(self, keys: Sequence[str]) -> Mapping[str, str]:
+        """Their types, told from the content; without what is not there any more."""
+        entries = self._get(keys)
+        return {e.key: e.value_type for e in entries if e.operation is Operation.PUT}
+
+    # Looking.
+
+    @property
+    def _position(self) -> str:
+        return f"{self._epoch}:{self._states}"
+
+    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry]]:
+        """The state of `selection`, and those of its entries that had to be read for it."""
+        scope = common_scope(selection)
+        total = 0
+        matching = []
+        for item in self._list(scope):
+            total += hash((item.key, item.signature))
+            if selection.matches(item.key):
+                matching.append(item)
+        entries, loaded, moved = self._entries(matching)
+        if moved or self._sums.get(scope) != total:
+            self._states += 1
+        if len(self._sums) >= SCOPES:
+            self._sums.clear()
+        self._sums[scope] = total
+        return entries, loaded
+
+    def _entries(self, listed: Sequence[Listed]) -> tuple[list[Entry], dict[str, Entry], bool]:
+        seen = self._seen
+        unknown = [item for item in listed if not item.revision and not self._is_seen(item)]
+        loaded = {e.key: e for e in self._get([item.key for item in unknown])} if unknown else {}
+        moved = False
+        for item in unknown:
+            entry = loaded[item.key]
+            before = seen.pop(item.key, None)
+            if entry.operation is Operation.PUT:
+                seen[item.key] = Seen(item.signature, entry.revision)
+            moved |= before is not None and before.revision != entry.revision
+        entries = [loaded.get(item.key) or self._stub(item) for item in listed]
+        return [e for e in entries if e.operation is Operation.PUT], loaded, moved
+
+    def _is_seen(self, item: Listed) -> bool:
+        seen = self._seen.get(item.key)
+        return seen is not None and item.signature is not None and seen.signature == item.signature
+
+    def _stub(self, item: Listed) -> Entry:
+        revision = item.revision or self._seen[item.key].revision
+        return Entry(item.key, b"", "", None, revision)
+
+    def _fill(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
+        missing = [entry.key for entry in entries if entry.key not in loaded]
+        filled = dict(loaded)
+        if missing:
+            filled.update((entry.key, entry) for entry in self._get(missing))
+        return [filled[entry.key] for entry in entries]
+
+    def _note(self, key: str, seen: Seen | None) -> None:
+        """Remember what was written here, so that the next look need not read it."""
+        if seen is None:
+            self._seen.pop(key, None)
+        elif self._watched:
+            self._seen[key] = seen
+
+    def _content_types(self, listed: Sequence[Listed]) -> Mapping[str, str]:
+        known = self._types
+        new = [
+            item
+            for item in listed
+            if item.signature is None or known.get(item.key, ("",))[0] != item.signature
+        ]
+        types = self._get_types([item.key for item in new]) if new else {}
+        if len(known) > TYPES:
+            known.clear()
+        known.update((i.key, (i.signature, types[i.key])) for i in new if i.key in types)
+        old = ((item.key, known[item.key][1]) for item in listed if item.key in known)
+        return {**dict(old), **types}
+
+
+class Exclusion:
+    """Names and keys that are left out."""
+
+    def __init__(self, globs: str | Iterable[str]) -> None:
+        given = globs.split(",") if isinstance(globs, str) else globs
+        patterns = [glob for glob in given if glob]
+        self._names = [compile_pattern(glob) for glob in patterns if "/" not in glob]
+        self._keys = [compile_pattern(glob) for glob in patterns if "/" in glob]
+
+    def __contains__(self, key: str) -> bool:
+        name = key[key.rfind("/") + 1 :]
+        return any(glob.fullmatch(name) for glob in self._names) or any(
+            glob.fullmatch(key) for glob in self._keys
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._keys)
+
+
+def common_scope(selection: Selects) -> str:
+    """The longest start that all keys of `selection` share."""
+    starts = [*selection.keys, *selection.prefixes, *map(literal_prefix, selection.patterns)]
+    if not starts:
+        return ""
+    first, last = min(starts), max(starts)
+    pairs = enumerate(zip(first, last, strict=False))
+    end = next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+    return first[:end]
+
+
+def fingerprint(value: bytes) -> str:
+    """The revision of a content where the backend has none."""
+    return blake2b(value, digest_size=16).hexdigest()
