@@ -263,8 +263,9 @@ class Hub:
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
         try:
-            if self._source.costly:
-                self._offer([entry for entry in stored if is_news(self._known, entry)])
+            reading = self._source.read_written(stored)
+            if reading is not None:
+                self._take(reading, [e for e in reading.entries if is_news(self._known, e)])
                 return
             if self._source.lags:
                 self._settle_own(stored)
@@ -295,14 +296,15 @@ class Hub:
             # What moved on while it was loaded may be what it was before.
             entries = _loaded(reading.load, entries)
             entries = [entry for entry in entries if is_news(known, entry)]
-        self._position = reading.position
-        self._offer(entries)
+        self._take(reading, entries)
         return entries
 
-    def _offer(self, entries: list[Entry]) -> None:
-        for route, part in self._routes.split(entries).items():
+    def _take(self, reading: Reading, news: list[Entry]) -> None:
+        """Offer everybody what is new in a reading."""
+        self._position = position = reading.position
+        for route, part in self._routes.split(news).items():
             _diff.learn(self._known, part)
-            batch = Batch(tuple(part), self._position or "")
+            batch = Batch(tuple(part), position)
             for sink in route.sinks:
                 sink.offer(batch)
 

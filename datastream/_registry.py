@@ -25,6 +25,7 @@ class _Row(NamedTuple):
 _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
     "file": _Row("datastream.sources.files:open_files"),
+    "s3": _Row("datastream.sources.s3:open_s3", "s3"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),

@@ -97,10 +97,6 @@ class Source(ABC):
     instant: bool = False
     """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
 
-    costly: bool = False
-    """A look takes many requests: what this store writes is offered as `write` returned it,
-    without one."""
-
     lags: bool = False
     """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""
 
@@ -148,6 +144,13 @@ class Source(ABC):
             RevisionConflict, KeyNotFound: an `expect` did not hold.
             InvalidKey, InvalidValue: this backend cannot hold it.
         """
+
+    def read_written(self, entries: Sequence[Entry]) -> Reading | None:
+        """What `read` would answer now that `entries` have been written, if known without a look.
+
+        For backends where a look takes many requests. None: there has to be one.
+        """
+        return None
 
     def settle(self, entries: Sequence[Entry]) -> None:  # noqa: B027
         """Return when `read` would show `entries`, just written, or what has replaced them.

@@ -8,7 +8,15 @@ import psutil
 import pytest
 
 # gRPC's own poller and pytest's helpers live as long as the process.
-LASTING = ("_poll_wrapper", "execnet", "ThreadPoolExecutor", "asyncio_", "pytest_timeout", "Dummy")
+LASTING = (
+    "_poll_wrapper",
+    "fsspecIO",
+    "execnet",
+    "ThreadPoolExecutor",
+    "asyncio_",
+    "pytest_timeout",
+    "Dummy",
+)
 GRACE = 5.0
 
 

@@ -123,7 +123,6 @@ class Spy(Source):
         self.features = source.features
         self.instant = source.instant
         self.lags = source.lags
-        self.costly = source.costly
         self.reads = 0
         self.waiting = threading.Event()
         """Set while a `wait` runs."""
@@ -156,6 +155,9 @@ class Spy(Source):
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         return self._source.write(writes)
+
+    def read_written(self, entries: Sequence[Entry]) -> Reading | None:
+        return self._source.read_written(entries)
 
     def settle(self, entries: Sequence[Entry]) -> None:
         self._source.settle(entries)

@@ -1,0 +1,177 @@
+"""Writing to a bucket, with conditions where its server has them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from hashlib import md5
+
+from datastream._types import check_round_trip
+from datastream.entry import Entry, deleted
+from datastream.errors import Unsupported
+from datastream.source import ANY_REVISION, Write, check_expected
+from datastream.sources._s3_bucket import Bucket, Head, sent_at
+from datastream.sources._s3_errors import code_of
+
+PROBE = ".datastream-"
+"""Start of the last part of a name under which is tried what the server can do."""
+NEVER = '"00000000000000000000000000000000"'
+"""An ETag that no object has."""
+
+_CONTENT_TYPES = {
+    "bytes": "application/octet-stream",
+    "json": "application/json",
+    **dict.fromkeys(("int", "float", "bool", "str"), "text/plain; charset=utf-8"),
+}
+
+
+class Writer:
+    """Puts and deletes objects of one bucket.
+
+    Args:
+        bucket: where.
+        prefix: what the names of all objects start with, before their keys.
+        where: what error texts call it.
+    """
+
+    def __init__(self, bucket: Bucket, prefix: str, where: str) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._where = where
+        self._has_conditional_put: bool | None = None
+        self._has_conditional_delete: bool | None = None
+
+    def write(self, writes: Sequence[Write]) -> list[Entry]:
+        """Do all of `writes`; those with conditions first, since they may fail."""
+        types = [
+            "" if w.value is None else check_round_trip(w.key, w.value, w.value_type)
+            for w in writes
+        ]
+        heads = self._bucket.head_many([self._prefix + write.key for write in writes])
+        for write, head in zip(writes, heads, strict=True):
+            check_expected(write, head.etag if head else None)
+        self._check_conditions(writes)
+        plans = list(zip(writes, types, heads, strict=True))
+        # One after the other, so that nothing else is written once one of them is refused.
+        stored = {
+            plan[0].key: self._bucket.together(self._do, [plan])[0]
+            for plan in plans
+            if _is_conditional(plan[0])
+        }
+        rest = [plan for plan in plans if plan[0].key not in stored]
+        stored.update((entry.key, entry) for entry in self._bucket.together(self._do, rest))
+        return [stored[write.key] for write in writes]
+
+    async def _do(self, plan: tuple[Write, str, Head | None]) -> Entry:
+        write, value_type, head = plan
+        if write.value is None:
+            return await self._delete(write, head)
+        name = self._prefix + write.key
+        if head is not None and await self._holds(name, head, write.value):
+            return Entry(write.key, write.value, value_type, head.updated_at, head.etag)
+        answer = await self._bucket.request(
+            "put_object",
+            Key=name,
+            Body=write.value,
+            ContentType=_CONTENT_TYPES.get(value_type, value_type),
+            **_condition(write),
+        )
+        etag = answer["ETag"]
+        # The answer does not tell the time that listings and reads will show.
+        there = await self._bucket.head(name)
+        same = there is not None and there.etag == etag
+        at = there.updated_at if there is not None and same else sent_at(answer)
+        return Entry(write.key, write.value, value_type, at, etag)
+
+    async def _delete(self, write: Write, head: Head | None) -> Entry:
+        if head is not None:
+            name = self._prefix + write.key
+            await self._bucket.request("delete_object", Key=name, **_condition(write))
+        return deleted(write.key)
+
+    async def _holds(self, name: str, head: Head, value: bytes) -> bool:
+        """Whether the object has this content already."""
+        if head.size != len(value):
+            return False
+        if head.etag.strip('"') == md5(value, usedforsecurity=False).hexdigest():
+            return True
+        if _is_md5(head.etag):
+            return False
+        # Of an object in parts, or encrypted, the ETag says nothing about the content.
+        there = await self._bucket.get(name)
+        return there is not None and there.etag == head.etag and there.data == value
+
+    # What the server can do: found out once, when first needed.
+
+    def _check_conditions(self, writes: Sequence[Write]) -> None:
+        conditional = [write for write in writes if _is_conditional(write)]
+        if any(write.value is not None for write in conditional):
+            if self._has_conditional_put is None:
+                self._has_conditional_put = self._probe_put()
+            self._require(self._has_conditional_put, "puts")
+        if any(write.value is None and write.expect for write in conditional):
+            if self._has_conditional_delete is None:
+                self._has_conditional_delete = self._probe_delete()
+            self._require(self._has_conditional_delete, "deletes")
+
+    def _require(self, has: bool, what: str) -> None:
+        if not has:
+            raise Unsupported(
+                f"{self._where}: this server has no conditional {what} (If-Match), so that expect "
+                "cannot be kept; write without it. Nothing was written"
+            )
+
+    def _probe_put(self) -> bool:
+        """Replace an object that is not there: a server that knows conditions refuses."""
+        name = f"{self._prefix}{PROBE}{secrets.token_hex(8)}"
+        if not self._succeeds("put_object", Key=name, Body=b"", IfMatch=NEVER):
+            return True
+        self._bucket.call("delete_object", Key=name)
+        return False
+
+    def _probe_delete(self) -> bool:
+        """Delete an object for another that it is not: a server that knows conditions refuses."""
+        name = f"{self._prefix}{PROBE}{secrets.token_hex(8)}"
+        self._bucket.call("put_object", Key=name, Body=b"")
+        if self._succeeds("delete_object", Key=name, IfMatch=NEVER):
+            return False
+        self._bucket.call("delete_object", Key=name)
+        return True
+
+    def _succeeds(self, method: str, **arguments: object) -> bool:
+        """Whether the server does it, in spite of the condition.
+
+        Raises:
+            Unsupported: it does not know the condition, and says so.
+        """
+        try:
+            self._bucket.call(method, **arguments)
+        except OSError as error:
+            code = code_of(error)
+            if code in _REFUSALS:
+                return False
+            if code in _IGNORANCE:
+                return True
+            raise
+        return True
+
+
+_REFUSALS = ("PreconditionFailed", "412", "NoSuchKey", "404", "ConditionalRequestConflict")
+_IGNORANCE = ("NotImplemented", "501", "InvalidArgument", "InvalidRequest")
+
+
+def _is_conditional(write: Write) -> bool:
+    return write.expect is not None and write.expect != ANY_REVISION
+
+
+def _condition(write: Write) -> dict[str, str]:
+    if not _is_conditional(write):
+        return {}
+    # That an object which must not exist is not deleted needs no condition.
+    if not write.expect:
+        return {} if write.value is None else {"IfNoneMatch": "*"}
+    return {"IfMatch": write.expect}
+
+
+def _is_md5(etag: str) -> bool:
+    return len(etag.strip('"')) == 32 and "-" not in etag
