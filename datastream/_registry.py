@@ -25,18 +25,22 @@ class _Row(NamedTuple):
 _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
     "file": _Row("datastream.sources.files:open_files"),
+    "local": _Row("datastream.sources.files:open_files"),
     "s3": _Row("datastream.sources.s3:open_s3", "s3"),
+    "s3a": _Row("datastream.sources.s3:open_s3", "s3"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
+_FILESYSTEM = _Row("datastream.sources.filesystem:open_filesystem")
 
 
 def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
-    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``grpc://HOST:PORT`` · and every
-    scheme that an installed package offers under the entry point group ``datastream.sources``.
+    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``file:PATH`` · ``s3://BUCKET/PREFIX``
+    · ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point
+    group ``datastream.sources`` · and every filesystem that fsspec knows.
 
     Args:
         url: scheme, place and, after ``?``, options as text.
@@ -55,15 +59,30 @@ def open(url: str, **options: Any) -> Store:
 
 def _factory(location: Location) -> Callable[..., Source]:
     row = _BUILT_IN.get(location.scheme)
-    if row is not None:
+    if row is not None and not _is_filesystem(location):
         return _load(row, location.scheme)
     for point in entry_points(group=GROUP, name=location.scheme):
         factory: Callable[..., Source] = point.load()
         return factory
-    known = sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
-    raise DatastreamError(
-        f"no source for {location.scheme!r} in {location.shown!r}; known are {', '.join(known)}"
-    )
+    return _load(_FILESYSTEM, _known_filesystem(location))
+
+
+def _is_filesystem(location: Location) -> bool:
+    """``memory://…`` is fsspec's, ``memory:NAME`` ours."""
+    return location.scheme == "memory" and location.path.startswith("//")
+
+
+def _known_filesystem(location: Location) -> str:
+    from fsspec import available_protocols
+
+    filesystems = available_protocols()
+    if location.scheme not in filesystems:
+        known = {*_BUILT_IN, *(point.name for point in entry_points(group=GROUP)), *filesystems}
+        raise DatastreamError(
+            f"no source for {location.scheme!r} in {location.shown!r}; "
+            f"known are {', '.join(sorted(known))}"
+        )
+    return location.scheme
 
 
 def _load(row: _Row, scheme: str) -> Callable[..., Source]:

@@ -58,19 +58,24 @@ def shown(url: str) -> str:
 def configured(factory: Callable[..., T], location: Location, options: dict[str, Any]) -> T:
     """Call `factory` with the options of the URL, typed by its defaults, and those given in code.
 
+    Options it has no name for are passed on as text if it takes any (``**options``).
+
     Raises:
         DatastreamError: an option the factory does not have, or text that is not of its type.
     """
     known = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name in (*location.options, *options):
         parameter = known.get(name)
+        if parameter is None and takes_any:
+            continue
         if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY:
             names = sorted(n for n, p in known.items() if p.kind is p.KEYWORD_ONLY)
             raise DatastreamError(
                 f"{location.shown!r} has no option {name!r}; it takes {', '.join(names) or 'none'}"
             )
     typed = {
-        name: _typed(text, known[name].default, name, location)
+        name: _typed(text, known[name].default if name in known else "", name, location)
         for name, text in location.options.items()
     }
     return factory(**{**typed, **options})

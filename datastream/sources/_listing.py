@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
@@ -33,6 +34,15 @@ class Listed(NamedTuple):
     """Changes when the content may have; None where nothing tells, so that it has to be read."""
     revision: str = ""
     """Where the listing itself tells it; else it is the fingerprint of the content."""
+    updated_at: datetime | None = None
+    """Where only the listing tells it."""
+
+
+class Coarse(tuple[Hashable, ...]):
+    """A signature by a clock so coarse that two contents in a row may share it.
+
+    It is believed when a content was read twice under it, at two looks.
+    """
 
 
 class Seen(NamedTuple):
@@ -131,6 +141,9 @@ class ListedSource(Source):
             if selection.matches(item.key):
                 matching.append(item)
         entries, loaded, moved = self._entries(matching)
+        # Where the signature may lie, the content tells: nobody may remember what it was.
+        unsure = [item.key for item in matching if item.key in loaded and not self._is_seen(item)]
+        total += sum(hash(loaded[key].revision) for key in unsure)
         if moved or self._sums.get(scope) != total:
             self._states += 1
         if len(self._sums) >= SCOPES:
@@ -144,11 +157,13 @@ class ListedSource(Source):
         loaded = {e.key: e for e in self._get([item.key for item in unknown])} if unknown else {}
         moved = False
         for item in unknown:
-            entry = loaded[item.key]
+            entry = loaded[item.key] = _dated(loaded[item.key], item.updated_at)
             before = seen.pop(item.key, None)
+            stays = before is not None and before.revision == entry.revision
             if entry.operation is Operation.PUT:
-                seen[item.key] = Seen(item.signature, entry.revision)
-            moved |= before is not None and before.revision != entry.revision
+                sure = stays or not isinstance(item.signature, Coarse)
+                seen[item.key] = Seen(item.signature if sure else None, entry.revision)
+            moved |= before is not None and not stays
         entries = [loaded.get(item.key) or self._stub(item) for item in listed]
         return [e for e in entries if e.operation is Operation.PUT], loaded, moved
 
@@ -158,14 +173,14 @@ class ListedSource(Source):
 
     def _stub(self, item: Listed) -> Entry:
         revision = item.revision or self._seen[item.key].revision
-        return Entry(item.key, b"", "", None, revision)
+        return Entry(item.key, b"", "", item.updated_at, revision)
 
     def _fill(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
-        missing = [entry.key for entry in entries if entry.key not in loaded]
-        filled = dict(loaded)
-        if missing:
-            filled.update((entry.key, entry) for entry in self._get(missing))
-        return [filled[entry.key] for entry in entries]
+        missing = [entry for entry in entries if entry.key not in loaded]
+        found = self._get([entry.key for entry in missing]) if missing else ()
+        pairs = zip(missing, found, strict=True)
+        read = {stub.key: _dated(entry, stub.updated_at) for stub, entry in pairs}
+        return [read.get(entry.key) or loaded[entry.key] for entry in entries]
 
     def _note(self, key: str, seen: Seen | None) -> None:
         """Remember what was written here, so that the next look need not read it."""
@@ -187,6 +202,10 @@ class ListedSource(Source):
         known.update((i.key, (i.signature, types[i.key])) for i in new if i.key in types)
         old = ((item.key, known[item.key][1]) for item in listed if item.key in known)
         return {**dict(old), **types}
+
+
+def _dated(entry: Entry, at: datetime | None) -> Entry:
+    return entry if entry.updated_at or at is None else entry._replace(updated_at=at)
 
 
 class Exclusion:

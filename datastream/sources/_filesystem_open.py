@@ -1,0 +1,211 @@
+"""One place of an fsspec filesystem, with what differs between them smoothed out."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from urllib.parse import quote, unquote
+
+from datastream.errors import InvalidKey, SourceUnavailable
+from datastream.selection import check_text
+
+_OBJECT_STORES = frozenset(
+    {"abfs", "abfss", "az", "adl", "gcs", "gs", "oci", "oss", "tos", "tosfs"}
+)
+"""Their directories come and go with what is in them."""
+
+log = logging.getLogger("datastream")
+
+
+class Opened:
+    """A place of a filesystem; raises what that raises.
+
+    Args:
+        system: the filesystem.
+        root: the place, as the filesystem writes it.
+    """
+
+    def __init__(self, system: Any, root: str) -> None:
+        from fsspec.archive import AbstractArchiveFileSystem
+
+        self._system = system
+        self._root = root.rstrip("/")
+        self._protocols = (
+            {system.protocol} if isinstance(system.protocol, str) else {*system.protocol}
+        )
+        self._quoted = bool(self._protocols & {"http", "https"})
+        self.is_archive = isinstance(system, AbstractArchiveFileSystem)
+        self.can_write = _can_remove(system) and not self.is_archive
+        self._warned: set[str] = set()
+
+    def files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """All files below the place, each with its key and what is told of it.
+
+        Raises rather than leaving out what cannot be listed.
+        """
+        start = f"{self._root}/"
+        for name, info in self._found():
+            key = name[len(start) :] if name.startswith(start) else name.lstrip("/")
+            key = unquote(key) if self._quoted else key
+            if info.get("type") != "directory" and self._is_legal(key):
+                yield key, info
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The contents of many files, None for those that are not there."""
+        paths = [self._path(key) for key in keys]
+        starts: list[None] = [None] * len(paths)
+        found = self._system.cat_ranges(paths, starts, starts, on_error="return")
+        return [_content(item) for item in found]
+
+    def write(self, key: str, value: bytes) -> None:
+        """Put a content in its place, directories included."""
+        path = self._path(key)
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        self._system.pipe_file(path, value)
+
+    def remove(self, key: str) -> None:
+        """Remove one file."""
+        self._system.rm_file(self._path(key))
+
+    def info(self, key: str) -> Mapping[str, Any]:
+        """What is told of one file."""
+        info: Mapping[str, Any] = self._system.info(self._path(key))
+        return info
+
+    def make_root(self) -> None:
+        """Make the directory of the place."""
+        self._system.makedirs(self._root, exist_ok=True)
+
+    def close(self) -> None:
+        """Close what the filesystem holds open."""
+        close = getattr(self._system, "close", None)
+        if close is not None:
+            with suppress(Exception):
+                close()
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{quote(key) if self._quoted else key}"
+
+    def _found(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        system = self._system
+        try:
+            if self._protocols & _OBJECT_STORES:
+                # They list all at once, and raise what prevents it.
+                yield from system.find(self._root, detail=True).items()
+                return
+            # Elsewhere `find` leaves out what it cannot list.
+            for _, _, files in system.walk(self._root, detail=True, on_error="raise"):
+                yield from ((info["name"], info) for info in files.values())
+        except FileNotFoundError:
+            if not (self._protocols & _OBJECT_STORES and self._has_container()):
+                raise
+
+    def _has_container(self) -> bool:
+        return bool(self._system.exists(self._root.lstrip("/").partition("/")[0]))
+
+    def _is_legal(self, key: str) -> bool:
+        try:
+            check_text(key)
+        except InvalidKey as error:
+            if key not in self._warned:
+                self._warned.add(key)
+                log.warning("%s: a file is left out: %s", self._root, error)
+            return False
+        return not key.endswith("/")
+
+
+def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
+    """The place that `url` names.
+
+    Raises:
+        ImportError: the filesystem needs a package that is not installed.
+        ValueError: no filesystem has this scheme.
+    """
+    import fsspec
+    from fsspec.core import url_to_fs
+
+    protocol = url.partition(":")[0]
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:
+        package = _PACKAGES.get(protocol, "")
+        hint = f": pip install {package}" if package else ""
+        raise ImportError(f"{protocol}: needs another package{hint} ({error})") from error
+    typed = {name: _typed(kind, name, value) for name, value in options.items()}
+    path = url.partition(":")[2]
+    if protocol in _ARCHIVES and "::" not in url and "fo" not in typed:
+        # What an archive's own URL names is a place in it; people mean the archive.
+        url, typed = f"{protocol}://", {**typed, "fo": _local(path)}
+    # Of its own, and without the cache that never forgets.
+    system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
+    return Opened(system, root)
+
+
+_PACKAGES = {
+    **dict.fromkeys(("abfs", "abfss", "az"), "adlfs"),
+    **dict.fromkeys(("gcs", "gs"), "gcsfs"),
+    **dict.fromkeys(("github", "gist", "jlab", "jupyter", "dbfs", "webhdfs"), "requests"),
+    **dict.fromkeys(("hdfs", "arrow_hdfs"), "pyarrow"),
+    **dict.fromkeys(("http", "https"), '"datastream-kv[http]"'),
+    **dict.fromkeys(("oci", "ocilake"), "ocifs"),
+    **dict.fromkeys(("sftp", "ssh"), "paramiko"),
+    **dict.fromkeys(("tos", "tosfs"), "tosfs"),
+    "asynclocal": "morefs[asynclocalfs]",
+    "box": "boxfs",
+    "dask": "distributed",
+    "dropbox": "dropboxdrivefs dropbox requests",
+    "dvc": "dvc",
+    "gdrive": "gdrive_fs",
+    "git": "pygit2",
+    "hf": "huggingface_hub",
+    "lakefs": "lakefs-spec",
+    "libarchive": "libarchive-c",
+    "oss": "ossfs",
+    "root": "fsspec-xrootd",
+    "smb": "smbprotocol",
+    "wandb": "wandbfs",
+    "webdav": "webdav4",
+}
+_ARCHIVES = ("zip", "tar", "libarchive")
+
+
+def _local(path: str) -> str:
+    return path.removeprefix("//")
+
+
+def _typed(kind: Any, name: str, value: Any) -> Any:
+    """An option given as text, as the filesystem's constructor wants it."""
+    parameter = inspect.signature(kind.__init__).parameters.get(name)
+    default = parameter.default if parameter else None
+    if isinstance(value, str) and isinstance(default, bool):
+        return value.lower() in ("1", "true", "yes")
+    if isinstance(value, str) and isinstance(default, int) and value.isdecimal():
+        return int(value)
+    return value
+
+
+def _content(found: Any) -> bytes | None:
+    if isinstance(found, FileNotFoundError | IsADirectoryError):
+        return None
+    if isinstance(found, Exception):
+        raise found
+    if not isinstance(found, bytes):
+        raise SourceUnavailable(f"{type(found).__name__} instead of a content")
+    return found
+
+
+def _overrides(system: Any, *names: str) -> bool:
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    general = (AbstractFileSystem, AsyncFileSystem)
+    kinds = [kind for kind in type(system).__mro__ if kind not in general]
+    return any(name in vars(kind) for kind in kinds for name in names)
+
+
+def _can_remove(system: Any) -> bool:
+    """Whoever can remove files can write them; there is no other sign that all have."""
+    return _overrides(system, "rm", "_rm", "rm_file", "_rm_file")

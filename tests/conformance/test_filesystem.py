@@ -1,0 +1,34 @@
+import secrets
+
+import pytest
+
+from datastream import Store
+from datastream.sources.filesystem import FilesystemSource
+from datastream.testing import Conformance, Harness
+
+
+class FsspecHarness(Harness):
+    """A directory of its own in fsspec's memory."""
+
+    def __init__(self, **options):
+        self.url = f"memory://{secrets.token_hex(8)}"
+        self.options = options
+        FilesystemSource(self.url, create=True).close()
+
+    def source(self):
+        return FilesystemSource(self.url, interval=0.05, **self.options)
+
+    def writer(self):
+        return Store(FilesystemSource(self.url), name="elsewhere")
+
+
+class TestFilesystem(Conformance):
+    @pytest.fixture
+    def harness(self):
+        return FsspecHarness()
+
+
+class TestFilesystemReadOnly(Conformance):
+    @pytest.fixture
+    def harness(self):
+        return FsspecHarness(readonly=True)
