@@ -1,0 +1,158 @@
+"""Readings made of listings, without any backend."""
+
+import pytest
+
+from datastream import Entry, Selection
+from datastream.entry import deleted
+from datastream.sources._listing import (
+    Coarse,
+    Exclusion,
+    Listed,
+    ListedSource,
+    common_scope,
+    fingerprint,
+)
+
+
+class Shelf(ListedSource):
+    """A dictionary that counts what is asked of it."""
+
+    def __init__(self):
+        super().__init__(interval=60, exclude=())
+        self.files = {}
+        self.scopes = []
+        self.gets = []
+
+    def _list(self, scope):
+        self.scopes.append(scope)
+        for key, (signature, _) in self.files.items():
+            if key.startswith(scope):
+                yield Listed(key, signature)
+
+    def _get(self, keys):
+        self.gets.append(list(keys))
+        return [self._entry(key) for key in keys]
+
+    def _entry(self, key):
+        if key not in self.files:
+            return deleted(key)
+        content = self.files[key][1]
+        return Entry(key, content, "str", None, fingerprint(content))
+
+    def write(self, writes):
+        raise NotImplementedError
+
+    def close(self):
+        pass
+
+
+ALL = Selection()
+
+
+@pytest.fixture
+def shelf():
+    shelf = Shelf()
+    shelf.files = {"a": (1, b"one"), "fx/b": (1, b"two")}
+    return shelf
+
+
+def test_what_is_unchanged_is_not_read_again(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    assert len(shelf.gets) == 1
+    again = shelf.read(ALL, position)
+    assert (again.entries, again.complete, again.position) == ((), False, position)
+    shelf.files["a"] = (2, b"three")
+    news = shelf.read(ALL, position)
+    assert news.complete
+    assert news.position != position
+    assert shelf.gets[1:] == [["a"]]
+
+
+def test_a_new_signature_for_the_same_content_has_the_same_revision(shelf):
+    first = shelf.read(ALL, None)
+    shelf.read(ALL, first.position)
+    shelf.files["a"] = (2, b"one")
+    second = shelf.read(ALL, first.position)
+    assert _revisions(first) == _revisions(second)
+
+
+def test_what_has_no_signature_is_read_at_every_look(shelf):
+    shelf.files = {"a": (None, b"one")}
+    position = shelf.read(ALL, None).position
+    assert shelf.read(ALL, position).position == position
+    assert len(shelf.gets) == 2
+    shelf.files = {"a": (None, b"two")}
+    assert shelf.read(ALL, position).position != position
+
+
+def test_a_coarse_signature_is_believed_at_the_second_look(shelf):
+    same_second = Coarse((1,))
+    shelf.files = {"a": (same_second, b"one")}
+    position = shelf.read(ALL, None).position
+    shelf.files = {"a": (same_second, b"two")}
+    position = shelf.read(ALL, position).position
+    shelf.read(ALL, position)
+    count = len(shelf.gets)
+    shelf.read(ALL, position)
+    assert len(shelf.gets) == count == 3
+
+
+def test_what_goes_while_it_is_read_is_not_there(shelf):
+    reading = shelf.read(ALL, None)
+    shelf.read(ALL, reading.position)
+    del shelf.files["a"]
+    stub = next(entry for entry in reading.entries if entry.key == "a")
+    again = Shelf()
+    again.files = shelf.files
+    assert again.read(ALL, None).load([stub])[0] == deleted("a")
+
+
+def test_only_the_common_start_is_listed(shelf):
+    shelf.read(Selection.of("fx/b", "fx/c/"), None)
+    assert shelf.scopes == ["fx/"]
+
+
+def test_listing_a_part_says_nothing_of_the_whole(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    shelf.files["z"] = (1, b"new")
+    shelf.read(Selection.of("fx/"), None)
+    assert shelf.read(ALL, position).complete
+
+
+def test_nothing_is_remembered_after_release(shelf):
+    shelf.read(ALL, shelf.read(ALL, None).position)
+    shelf.release()
+    assert not shelf._seen
+    assert not shelf._sums
+
+
+@pytest.mark.parametrize(
+    ("selection", "scope"),
+    [
+        (Selection(), ""),
+        (Selection.of("a"), "a"),
+        (Selection.of("abc", "abd/"), "ab"),
+        (Selection.of("abc", "ab"), "ab"),
+        (Selection.of("fx/USD", match="fx/*/rate"), "fx/"),
+        (Selection.of("fx/USD", match="*"), ""),
+        (Selection.of("a", "b"), ""),
+    ],
+)
+def test_common_scope(selection, scope):
+    assert common_scope(selection) == scope
+
+
+def test_exclusion():
+    excluded = Exclusion("*.tmp,build/**,*~")
+    assert "a.tmp" in excluded
+    assert "deep/a.tmp" in excluded
+    assert "build/x/y" in excluded
+    assert "rebuild/x" not in excluded
+    assert "file~" in excluded
+    assert "a.tmp.txt" not in excluded
+    assert not Exclusion("")
+    assert "x" in Exclusion(["x"])
+
+
+def _revisions(reading):
+    return {entry.key: entry.revision for entry in reading.entries}
