@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from datastream._types import type_of
@@ -17,10 +17,15 @@ from datastream.sources._listing import Listed, fingerprint
 
 RACY_NS, COARSE_RACY_NS = 50_000_000, 2_000_000_000
 """Age up to which a file may change again under the same time stamp: fine clocks, coarse ones."""
-READ_TRIES = 20
+READ_TRIES = 8
 """How often a file is read anew because it changed meanwhile."""
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+
+
+class Busy(SourceUnavailable):
+    """A file changes all the time, so that it cannot be read at one moment."""
 
 
 class Content(NamedTuple):
@@ -40,16 +45,20 @@ class Content(NamedTuple):
         )
 
 
-def read_file(path: str) -> Content | None:
+def read_file(path: str, flags: int = 0) -> Content | None:
     """What is at `path`, None if no file is. Never half of one content and half of another.
 
+    Args:
+        path: where.
+        flags: of `os.open`, besides those needed.
+
     Raises:
-        SourceUnavailable: it changes all the time.
+        Busy: it changes all the time.
         OSError: it cannot be read.
     """
     try:
         # Opening a pipe would otherwise wait for somebody to write into it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
     except OSError as error:
         if error.errno in _NO_FILE:
             return None
@@ -79,10 +88,14 @@ def listed(key: str, info: os.stat_result, now: int) -> Listed:
         info: its state.
         now: when that was looked up, in ns.
     """
-    changed = max(info.st_mtime_ns, info.st_ctime_ns)
-    racy = RACY_NS if changed % 1_000_000_000 else COARSE_RACY_NS
+    modified, changed = info.st_mtime_ns, info.st_ctime_ns
+    # A time to come was set by hand and tells nothing.
+    latest = modified if changed < modified <= now else changed
+    racy = RACY_NS if latest % 1_000_000_000 else COARSE_RACY_NS
     # Written just now, it may be written again without looking any different.
-    return Listed(key, signature(info) if now - changed > racy else None)
+    if now - latest <= racy:
+        return Listed(key, None)
+    return Listed(key, (modified, changed, info.st_size, info.st_ino))
 
 
 def signature(info: os.stat_result) -> tuple[int, int, int, int]:
@@ -92,10 +105,14 @@ def signature(info: os.stat_result) -> tuple[int, int, int, int]:
 
 def time_of(nanoseconds: int) -> datetime | None:
     """A time stamp of a file, None if it is beyond what a datetime holds."""
-    with suppress(OverflowError, ValueError, OSError):
-        seconds, rest = divmod(nanoseconds, 1_000_000_000)
-        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+    with suppress(OverflowError):
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     return None
+
+
+def time_stamp(at: datetime) -> int:
+    """The reverse of `time_of`."""
+    return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _read_whole(handle: int, path: str) -> Content | None:
@@ -115,4 +132,4 @@ def _read_whole(handle: int, path: str) -> Content | None:
         before = after
         # Whoever writes it is about to be done; the waiting gets longer each time.
         time.sleep(0.001 * attempt)
-    raise SourceUnavailable(f"{path} changes while it is read; write it elsewhere and rename it")
+    raise Busy(f"{path} changes while it is read; write it elsewhere and rename it")

@@ -2,7 +2,7 @@
 
 It lies in ``.datastream/`` below the directory, made by the first write. Whoever writes several
 files at once notes first what it is about to do; should it die half way, the next one that takes
-the lock goes on where it stopped.
+the lock goes on where it stopped. What fails half way is taken back.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import fcntl
 import json
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from datastream.errors import SourceUnavailable
 from datastream.sources._files_content import read_file
+from datastream.sources._files_moves import keep, make, move, remove, remove_empty, sync
 from datastream.sources._files_tree import RESERVED
 from datastream.sources._listing import fingerprint
 
@@ -29,12 +30,16 @@ LOCK_TIMEOUT = 10.0
 LOCK_STEP = 0.001
 """Seconds between two attempts to take it."""
 
+_NO_LOCK = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
+
 
 class Step(NamedTuple):
     """One file to be put in its place, or with no `staged` content to be removed."""
 
     target: str
+    """Below the directory, which may be mounted elsewhere for whoever finishes this."""
     staged: str | None
+    """Its name in the workshop."""
     before: str
     """Fingerprint of what is there now; "" if nothing is."""
 
@@ -43,6 +48,7 @@ class Workshop:
     """The directory ``.datastream``: a lock, contents about to be put in place, a journal."""
 
     def __init__(self, root: str) -> None:
+        self._root = root
         self._path = Path(root) / RESERVED
         self._lock = self._path / "lock"
         self._journal = self._path / "journal"
@@ -56,96 +62,196 @@ class Workshop:
             SourceUnavailable: another process holds it for too long.
             OSError: the directory cannot be written.
         """
-        self._path.mkdir(exist_ok=True)
-        with self._locked(os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX):
+        with self._locked(self._open_to_write, fcntl.LOCK_EX):
             self._recover()
             yield
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """While nobody who uses this library writes."""
-        if not self._lock.exists():
-            yield
-            return
-        with self._locked(os.O_RDONLY, fcntl.LOCK_SH):
-            yield
+        """While nobody who uses this library writes; where there is no lock, at any time."""
+        try:
+            with self._locked(self._open_to_read, fcntl.LOCK_SH):
+                yield
+                return
+        except _NoLockError:
+            pass
+        yield
 
-    def batch(self) -> str:
-        """Differs after several files were written at once; "" if that never happened."""
+    def moment(self) -> str | None:
+        """Differs after several files were written at once; None while, or if left half done."""
+        batch = ""
         with suppress(OSError):
-            return self._batch.read_text()
-        return ""
+            batch = self._batch.read_text()
+        return None if self.interrupted() else batch
 
     def interrupted(self) -> bool:
-        """Whether somebody died while writing."""
-        return self._journal.exists()
+        """Whether several files are being written, or somebody died while at it."""
+        return os.path.exists(self._journal)  # noqa: PTH110
 
     def stage(self, data: bytes, like: os.stat_result | None, at_ns: int | None) -> str:
-        """Write a content to disk, beside the place where it belongs, and return its path.
+        """Write a content to disk, beside the place where it belongs, and return its name.
 
         Args:
             data: the content.
             like: the file it replaces, whose owner and permissions it gets.
             at_ns: its time, None for now.
         """
-        path = self._path / f"new-{secrets.token_hex(8)}"
+        name = f"new-{secrets.token_hex(8)}"
         mode = 0o666 if like is None else like.st_mode & 0o7777
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        handle = os.open(self._path / name, flags, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+            file.flush()
             if like is not None:
                 _resemble(handle, like)
             if at_ns is not None:
                 os.utime(handle, ns=(at_ns, at_ns))
-            file.flush()
             os.fsync(handle)
-        return str(path)
+        return name
 
     def apply(self, steps: Sequence[Step]) -> None:
-        """Do all of `steps`; those of several happen all, even if this process dies."""
-        if len(steps) > 1:
-            self._note(steps)
-        folders = [folder for step in steps for folder in _do(step)]
+        """Do all of `steps`, or none; those of several happen all, even if this process dies."""
+        several = len(steps) > 1
+        try:
+            if several:
+                self._note(steps)
+            folders = self._do_all(steps)
+        except OSError:
+            if several:
+                self._journal.unlink(missing_ok=True)
+            raise
         for folder in dict.fromkeys(folders):
-            _sync(folder)
-        if len(steps) > 1:
-            self._batch.write_text(secrets.token_hex(8))
-            self._journal.unlink()
+            sync(folder)
+        if several:
+            self._end()
 
     def discard(self) -> None:
         """Remove what was staged and not applied."""
         for path in self._path.glob("new-*"):
             path.unlink(missing_ok=True)
 
+    # Several at once.
+
     def _note(self, steps: Sequence[Step]) -> None:
-        draft = self._path / "new-journal"
+        """From here on it is begun; readers without the lock see by the batch that it was."""
+        self._replace(self._journal, json.dumps([step._asdict() for step in steps]))
+        sync(str(self._path))
+        self._replace(self._batch, secrets.token_hex(8))
+
+    def _replace(self, path: Path, text: str) -> None:
+        draft = self._path / f"new-{path.name}"
         with draft.open("w") as file:
-            json.dump([step._asdict() for step in steps], file)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        draft.rename(self._journal)
-        _sync(str(self._path))
+        draft.rename(path)
+
+    def _end(self) -> None:
+        self._journal.unlink(missing_ok=True)
+        # After a power failure it must not be there to be done once more.
+        sync(str(self._path))
+
+    def _do_all(self, steps: Sequence[Step]) -> list[str]:
+        """Do `steps`, or take back what was done; returns the directories that have changed."""
+        folders: list[str] = []
+        undo: list[Callable[[], object]] = []
+        try:
+            # First what goes: it may make room for what comes.
+            for step in sorted(steps, key=lambda step: step.staged is not None):
+                target = self._at(step.target)
+                undo.append(self._way_back(target, several=len(steps) > 1))
+                folders += self._do(step, target)
+        except OSError:
+            for action in reversed(undo):
+                action()
+            raise
+        for step in steps:
+            if step.staged is None:
+                folders.append(remove_empty(self._at(step.target).parent, self._root))
+        return folders
+
+    def _do(self, step: Step, target: Path) -> list[str]:
+        if step.staged is None:
+            target.unlink(missing_ok=True)
+            return []
+        folders = make(target.parent)
+        move(self._path / step.staged, target)
+        return folders
+
+    def _way_back(self, target: Path, *, several: bool) -> Callable[[], object]:
+        kept = self._path / f"new-{secrets.token_hex(8)}"
+        if not several or not keep(target, kept):
+            return partial(remove, target if several else None, target.parent, self._root)
+        return partial(move, kept, target)
 
     def _recover(self) -> None:
         """Finish what a process that died had begun, except where others wrote since."""
         if self.interrupted():
             noted = [Step(**step) for step in json.loads(self._journal.read_text())]
-            self.apply([step for step in noted if _is_still_due(step)])
-            self._batch.write_text(secrets.token_hex(8))
-            self._journal.unlink(missing_ok=True)
+            self._replace(self._batch, secrets.token_hex(8))
+            due = [step for step in noted if self._is_still_due(step)]
+            for folder in dict.fromkeys(self._do_all(due)):
+                sync(folder)
+            self._end()
         self.discard()
 
-    @contextmanager
-    def _locked(self, flags: int, kind: int) -> Iterator[None]:
-        handle = os.open(self._lock, flags | os.O_CLOEXEC, 0o666)
-        try:
-            self._take(handle, kind)
-            yield
-        finally:
-            os.close(handle)
+    def _is_still_due(self, step: Step) -> bool:
+        if step.staged is not None and not (self._path / step.staged).exists():
+            return False
+        content = read_file(str(self._at(step.target)))
+        return (fingerprint(content.data) if content else "") == step.before
 
-    def _take(self, handle: int, kind: int) -> None:
+    def _at(self, target: str) -> Path:
+        return Path(self._root, target)
+
+    # The lock.
+
+    @contextmanager
+    def _locked(self, opener: Callable[[], int], kind: int) -> Iterator[None]:
         until = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            handle = opener()
+            try:
+                self._take(handle, kind, until)
+                if self._is_lock(handle):
+                    yield
+                    return
+            finally:
+                os.close(handle)
+
+    def _open_to_read(self) -> int:
+        try:
+            return os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                raise _NoLockError from error
+            raise
+
+    def _open_to_write(self) -> int:
+        """Open the lock; whoever may use the directory may use what is made in it."""
+        with suppress(FileNotFoundError):
+            return os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
+        root = os.stat(self._root)  # noqa: PTH116
+        with suppress(FileExistsError):
+            self._path.mkdir()
+            with suppress(PermissionError):
+                os.chown(self._path, -1, root.st_gid)
+            self._path.chmod(root.st_mode & 0o777)
+            sync(self._root)
+        handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        with suppress(PermissionError):
+            os.fchmod(handle, root.st_mode & 0o666)
+        return handle
+
+    def _is_lock(self, handle: int) -> bool:
+        """Whether it is still the one that others take: somebody may have tidied up."""
+        try:
+            return os.path.samestat(os.fstat(handle), self._lock.stat())
+        except FileNotFoundError:
+            return False
+
+    def _take(self, handle: int, kind: int, until: float) -> None:
         while True:
             try:
                 return fcntl.flock(handle, kind | fcntl.LOCK_NB)
@@ -160,63 +266,13 @@ class Workshop:
             time.sleep(LOCK_STEP)
 
 
-def _is_still_due(step: Step) -> bool:
-    if step.staged is not None and not Path(step.staged).exists():
-        return False
-    content = read_file(step.target)
-    return (fingerprint(content.data) if content else "") == step.before
-
-
-def _do(step: Step) -> list[str]:
-    """One step; returns the directories whose names have changed."""
-    target = Path(step.target)
-    if step.staged is None:
-        target.unlink(missing_ok=True)
-        return _remove_empty(target.parent)
-    folders = _make(target.parent)
-    try:
-        Path(step.staged).rename(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        # Another filesystem is mounted there.
-        beside = target.with_name(f"{RESERVED}-{secrets.token_hex(8)}")
-        shutil.copy2(step.staged, beside)
-        _sync(str(beside))
-        beside.rename(target)
-        Path(step.staged).unlink()
-    return folders
-
-
-def _make(folder: Path) -> list[str]:
-    """Make `folder` with all above it; returns it, and the holders of those that were new."""
-    changed = [str(folder)]
-    while not folder.exists():
-        folder = folder.parent
-        changed.append(str(folder))
-    Path(changed[0]).mkdir(parents=True, exist_ok=True)
-    return changed
-
-
-def _remove_empty(folder: Path) -> list[str]:
-    """Remove what a delete has left empty, so that its name can be a key; never the root."""
-    with suppress(OSError):
-        while not (folder / RESERVED).exists():
-            folder.rmdir()
-            folder = folder.parent
-    return [str(folder)]
+class _NoLockError(Exception):
+    """Nobody has written here yet, or the lock is not for us to see."""
 
 
 def _resemble(handle: int, like: os.stat_result) -> None:
-    os.fchmod(handle, like.st_mode & 0o7777)
     if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
         with suppress(PermissionError):
             os.fchown(handle, like.st_uid, like.st_gid)
-
-
-def _sync(path: str) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    # Last, because a new owner takes some permissions away.
+    os.fchmod(handle, like.st_mode & 0o7777)

@@ -1,4 +1,4 @@
-"""What is mounted at a directory or below it."""
+"""What is mounted at a directory, above it and below it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def mount_points(directory: str) -> frozenset[str]:
-    """The mount points at and below `directory`; none where the system does not tell."""
+    """The mount points on the way to `directory`, at it and below; none where nothing tells."""
     text = ""
     with suppress(OSError):
         text = _TABLE.read_text(errors="surrogateescape")
-    below = directory.rstrip("/") + "/"
+    here = directory.rstrip("/") + "/"
     places = (_unescaped(line.split(" ", 5)[4]) for line in text.splitlines())
-    return frozenset(place for place in places if f"{place}/".startswith(below))
+    return frozenset(place for place in places if _is_on_one_way(place.rstrip("/") + "/", here))
+
+
+def _is_on_one_way(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def _unescaped(path: str) -> str:

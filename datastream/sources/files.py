@@ -17,21 +17,27 @@ from typing import TypeVar
 
 from datastream._types import SNIFFED, check_round_trip, type_of
 from datastream.entry import Capability, Entry, Operation, deleted
-from datastream.errors import DatastreamError, SourceUnavailable
+from datastream.errors import DatastreamError, SourceUnavailable, shown
 from datastream.selection import Selects
-from datastream.source import WRITING, Reading, Write, check_expected
-from datastream.sources._bell import FileNotice
-from datastream.sources._files_content import Content, read_file, read_start
+from datastream.source import WRITING, Reading, Write
+from datastream.sources._files_content import Busy, read_start
 from datastream.sources._files_errors import explain
-from datastream.sources._files_lock import Step, Workshop
-from datastream.sources._files_tree import Tree
-from datastream.sources._listing import Listed, ListedSource, Seen
+from datastream.sources._files_lock import Workshop
+from datastream.sources._files_notice import TreeNotice
+from datastream.sources._files_tree import Place, Tree
+from datastream.sources._files_write import find_targets, put_in_place
+from datastream.sources._listing import SCOPES, Listed, ListedSource, Seen
 from datastream.url import Location, configured
 
 LOOK_AT_ROOT = 0.5
 """Seconds between looks whether the path still leads to the same directory."""
+LOOK_AGAIN = 2.0
+"""Seconds after a look at the whole directory that something told of led to, until the next one:
+what happens in a new directory before the system watches it is told by nobody."""
 MOST_TOLD = 500
 """Files told of at once, above which the whole directory is looked at."""
+FEW = 100
+"""Keys that are looked at one by one."""
 LOOKS = 10
 """How often a directory is read anew because it was swapped meanwhile."""
 
@@ -71,19 +77,25 @@ class FilesSource(ListedSource):
         self._where = str(path)
         self._tree = Tree(str(path), hidden=hidden, exclude=self._excluded)
         self._polling = polling
-        self._notice: FileNotice | None = None
+        self._notice: TreeNotice | None = None
         # What was told since the last look, None where all has to be looked at; appended to by
         # `wait` and `wake`, taken by `read`, which may run beside each other.
         self._told: deque[set[str] | None] = deque([None])
+        self._heard = False
+        self._again_at: float | None = None
+        self._pause = LOOK_AGAIN
         self._root = self._guarded(partial(self._open, create))
+        self._lost = False
         self._workshop = Workshop(self._tree.root)
-        self._batch = ""
+        self._batch: str | None = ""
+        # Whether what is asked for is so few that one which cannot be read is worth an error.
+        self._strict = False
+        self._checked = 0
         writable = not readonly and os.access(self._tree.root, os.W_OK | os.X_OK)
         self.features = WRITING if writable else frozenset()
 
     def capabilities(self) -> Sequence[Capability]:
-        self._follow_root()
-        return self._guarded(super().capabilities)
+        return self._guarded(self._capabilities)
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since is not None:
@@ -95,15 +107,16 @@ class FilesSource(ListedSource):
 
     def wait(self, timeout: float | None) -> None:
         # Whoever rings for a look, or waited in vain, means all of it.
-        if self._notice is None:
+        notice = self._notice
+        if notice is None:
             return super().wait(timeout)
         until = None if timeout is None else monotonic() + timeout
         while True:
             left = LOOK_AT_ROOT if until is None else min(LOOK_AT_ROOT, until - monotonic())
-            told = self._notice.wait(self._bell, max(left, 0))
-            if told or told is None:
+            told = notice.wait(self._bell, max(left, 0))
+            if told:
                 return self._told.append(told)
-            if left < LOOK_AT_ROOT or self._is_elsewhere():
+            if told is None or left < LOOK_AT_ROOT or notice.ended or self._is_due():
                 return self._told.append(None)
 
     def release(self) -> None:
@@ -115,7 +128,7 @@ class FilesSource(ListedSource):
 
     # Opening and watching.
 
-    def _open(self, create: bool) -> tuple[int, int]:
+    def _open(self, create: bool) -> Place:
         if create:
             Path(self._where).mkdir(parents=True, exist_ok=True)
         if not Path(self._where).is_dir():
@@ -127,28 +140,76 @@ class FilesSource(ListedSource):
 
     def _arm(self) -> None:
         """Be told from now on, before anything is looked at."""
-        if self._notice is not None or self._polling:
+        if self._polling:
             return
+        if self._notice is not None:
+            if not self._notice.ended:
+                return
+            self._disarm()
         self._told.append(None)
-        # What cannot be watched now is away, which the look that follows says better.
-        with suppress(OSError):
-            self._notice = FileNotice([Path(self._tree.root)])
+        try:
+            self._notice = TreeNotice(self._tree.root)
+        except FileNotFoundError:
+            # It is away, which the look that follows says better.
+            pass
+        except OSError as error:
+            self._warn_polling(error)
+
+    def _warn_polling(self, error: OSError) -> None:
+        self._tree.warn(
+            "",
+            f"{self._where} is not watched ({error.strerror}), so it is looked at every "
+            f"{self._interval:g} s instead; raise fs.inotify.max_user_watches or "
+            "max_user_instances, or give polling=True",
+        )
+
+    def _check_notice(self) -> None:
+        """After a look at the whole: are the new directories watched too?"""
+        if self._notice is None:
+            return
+        if self._tree.opened:
+            self._move_notice()
+        if self._checked != len(self._tree.folders):
+            self._checked = len(self._tree.folders)
+            try:
+                self._notice.check()
+            except OSError as error:
+                self._disarm()
+                self._bell.ring()
+                self._warn_polling(error)
+
+    def _move_notice(self) -> None:
+        """Watch what is there now; whoever waits for the old notice goes on with the new one."""
+        self._tree.opened = False
+        self._disarm()
+        self._told.append(None)
+        if self._watched:
+            self._arm()
+        self._bell.ring()
 
     def _disarm(self) -> None:
         notice, self._notice = self._notice, None
         if notice is not None:
             notice.close()
 
-    def _is_elsewhere(self) -> bool:
-        try:
-            return self._tree.check_there() != self._root
-        except SourceUnavailable:
+    def _is_due(self) -> bool:
+        if self._again_at is not None and monotonic() > self._again_at:
+            self._again_at = None
             return True
+        return not self._tree.is_at(self._root)
 
     # Reading.
 
+    def _capabilities(self) -> Sequence[Capability]:
+        self._follow_root()
+        with self._workshop.shared():
+            self._tree.begin()
+            return super().capabilities()
+
     def _read(self, selection: Selects, since: str | None) -> Reading:
         told = self._take_told() if since is not None else None
+        # Several may be had without the one; whoever asks for that one wants to know.
+        self._strict = since is None and _are_few(selection)
         try:
             return self._read_whole(selection, since, told)
         except BaseException:
@@ -156,62 +217,83 @@ class FilesSource(ListedSource):
             raise
 
     def _read_whole(self, selection: Selects, since: str | None, told: set[str] | None) -> Reading:
+        heard, self._heard = self._heard, False
         for _ in range(LOOKS):
             self._follow_root()
             with self._workshop.shared():
-                batch = self._workshop.batch()
+                batch = self._workshop.moment()
                 reading = None
                 if told is not None and since == self._position and batch == self._batch:
                     reading = self._read_told(selection, told)
-                reading = reading or super().read(selection, since)
+                if reading is None:
+                    reading = self._read_all(selection, since)
+                    if heard:
+                        self._again_at = self._again_at or monotonic() + self._pause
                 if self._is_whole(batch):
                     if since is not None:
                         self._batch = batch
-                    return reading
+                    load = reading.load
+                    return reading._replace(load=load and partial(self._loaded, load, batch))
             told = None
             self._finish_interrupted()
-        raise SourceUnavailable(f"{self._where} is swapped again and again while it is read")
+        raise SourceUnavailable(
+            f"{self._where} is swapped again and again while it is read, or one who wrote several "
+            "files died; the next one who opens it for writing finishes that"
+        )
+
+    def _read_all(self, selection: Selects, since: str | None) -> Reading:
+        self._tree.begin()
+        began = monotonic()
+        reading = super().read(selection, since)
+        self._pause = max(LOOK_AGAIN, 20 * (monotonic() - began))
+        self._check_notice()
+        return reading
 
     def _take_told(self) -> set[str] | None:
         """The paths told of since the last look, None if all has to be looked at."""
         told: set[str] | None = None if self._notice is None else set()
         while self._told:
             more = self._told.popleft()
+            self._heard |= bool(more)
             told = None if told is None or more is None else told | more
         return told
 
     def _follow_root(self) -> None:
         """Go on with the directory that is at the path now."""
-        root = self._tree.check_there()
-        if root != self._root:
-            self._disarm()
-            self._root = root
+        try:
+            root = self._tree.check_there()
+        except SourceUnavailable:
+            # When it comes back, nobody watches it, even if it is the same one.
+            self._lost = True
+            raise
+        if root != self._root or self._lost:
+            self._root, self._lost = root, False
             self._workshop = Workshop(self._tree.root)
-            self._told.append(None)
-            if self._watched:
-                self._arm()
+            self._move_notice()
 
-    def _is_whole(self, batch: str) -> bool:
+    def _is_whole(self, batch: str | None) -> bool:
         """Whether what was just read is all of one moment."""
-        workshop = self._workshop
         return (
-            not workshop.interrupted()
-            and workshop.batch() == batch
+            batch is not None
+            and self._workshop.moment() == batch
             and self._tree.links_hold()
             and self._tree.check_there() == self._root
         )
 
     def _finish_interrupted(self) -> None:
         if self.features and self._workshop.interrupted():
-            with self._workshop.exclusive():
+            # Who may not do that reads when somebody else has.
+            with suppress(OSError), self._workshop.exclusive():
                 pass
 
     def _read_told(self, selection: Selects, told: set[str]) -> Reading | None:
         """What has become of the files told of; None where all has to be looked at."""
-        if len(told) > MOST_TOLD or self._tree.links:
+        if len(told) > MOST_TOLD or self._tree.linked:
             return None
-        start = self._tree.root.rstrip("/") + "/"
-        keys = [key for path in told if self._tree.admits(key := path.removeprefix(start))]
+        named = [self._tree.key_of(path) for path in told]
+        if None in named:
+            return None
+        keys = [key for key in named if key and self._tree.admits(key)]
         if any(map(self._tree.is_directory, keys)) or self._has_seen_below(keys):
             return None
         found = {key: self._tree.look_at(key) for key in keys if selection.matches(key)}
@@ -229,11 +311,42 @@ class FilesSource(ListedSource):
         starts = tuple(f"{key}/" for key in keys if key not in self._seen)
         return bool(starts) and any(key.startswith(starts) for key in self._seen)
 
+    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry]]:
+        if not _are_few(selection):
+            return super()._look(selection)
+        keys = sorted(selection.keys)
+        known = {key: self._seen[key].revision for key in keys if key in self._seen}
+        items = [item for key in keys if (item := self._tree.find(key)) is not None]
+        entries, loaded, _ = self._entries(items)
+        found = {entry.key: entry.revision for entry in entries}
+        for key in known.keys() - found.keys():
+            self._seen.pop(key, None)
+        label, total = "\0".join(["", *keys]), sum(map(hash, found.items()))
+        if known != found if self._watched else self._sums.get(label) != total:
+            self._states += 1
+        if len(self._sums) >= SCOPES:
+            self._sums.clear()
+        self._sums[label] = total
+        return entries, loaded
+
     def _list(self, scope: str) -> Iterator[Listed]:
         return self._tree.walk(scope)
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
-        return [self._entry(key) for key in keys]
+        return [self._entry_or_last(key) for key in keys]
+
+    def _entry_or_last(self, key: str) -> Entry:
+        """What `key` holds; as it was, if it cannot be read now; left out, if it never could."""
+        try:
+            return self._entry(key)
+        except (PermissionError, Busy) as error:
+            if self._strict:
+                raise
+            if key in self._seen:
+                return _unread(key, self._seen[key].revision)
+            if isinstance(error, PermissionError):
+                self._tree.warn(key, f"{error.filename} cannot be read and is left out")
+            return deleted(key)
 
     def _entry(self, key: str) -> Entry:
         content = self._tree.read(key)
@@ -243,58 +356,57 @@ class FilesSource(ListedSource):
         types = {}
         for key in keys:
             path = self._tree.path_to_read(key)
-            start = None if path is None else read_start(path, SNIFFED)
-            if start is not None:
-                types[key] = type_of(key, *start)
+            # One that may not be read, and whose name does not tell, has none.
+            with suppress(PermissionError):
+                start = None if path is None else read_start(path, SNIFFED)
+                if start is not None:
+                    types[key] = type_of(key, *start)
         return types
 
-    def _fill(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
-        return self._guarded(partial(self._fill_whole, loaded, entries))
+    def _loaded(
+        self,
+        load: Callable[[Sequence[Entry]], Sequence[Entry]],
+        batch: str | None,
+        entries: Sequence[Entry],
+    ) -> list[Entry]:
+        return self._guarded(partial(self._load_whole, load, batch, entries))
 
-    def _fill_whole(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
+    def _load_whole(
+        self,
+        load: Callable[[Sequence[Entry]], Sequence[Entry]],
+        batch: str | None,
+        entries: Sequence[Entry],
+    ) -> list[Entry]:
+        """Load what was listed, if that is still so."""
         with self._workshop.shared():
-            filled = super()._fill(loaded, entries)
+            filled = list(load(entries))
             vanished = any(entry.operation is Operation.DELETE for entry in filled)
-            if (vanished or self._tree.links) and not self._is_whole(self._batch):
+            if (vanished or self._tree.linked) and not self._is_whole(batch):
                 raise SourceUnavailable(f"{self._where} was swapped while it was read")
-            return filled
+        unread = next((entry for entry in filled if _is_unread(entry)), None)
+        if unread is not None:
+            # Who watches it already keeps what it had; who comes now has to wait.
+            raise SourceUnavailable(
+                f"{shown(unread.key)} in {self._where} could be read before and cannot be now"
+            )
+        return filled
 
     # Writing.
 
     def _write(self, writes: Sequence[Write]) -> list[Entry]:
         self._follow_root()
-        targets = [self._tree.target(write.key) for write in writes]
+        targets = find_targets(self._tree, writes)
         for write in writes:
             if write.value is not None:
                 check_round_trip(write.key, write.value, write.value_type)
         with self._workshop.exclusive():
-            try:
-                stored = self._write_locked(writes, targets)
-            finally:
-                self._workshop.discard()
-            self._batch = self._workshop.batch()
+            before = self._workshop.moment()
+            put_in_place(self._tree.root, self._workshop, writes, targets)
+            stored = [self._stored(write.key) for write in writes]
+            if self._batch == before:
+                # Else others have written several, which nobody here has seen yet.
+                self._batch = self._workshop.moment()
         return stored
-
-    def _write_locked(self, writes: Sequence[Write], targets: Sequence[str]) -> list[Entry]:
-        found = [read_file(target) for target in targets]
-        for write, content in zip(writes, found, strict=True):
-            check_expected(write, content.entry(write.key).revision if content else None)
-        steps = [
-            self._step(write, target, content)
-            for write, target, content in zip(writes, targets, found, strict=True)
-            if _differs(write, content)
-        ]
-        self._workshop.apply(steps)
-        return [self._stored(write.key) for write in writes]
-
-    def _step(self, write: Write, target: str, content: Content | None) -> Step:
-        before = content.entry(write.key).revision if content else ""
-        if write.value is None:
-            return Step(target, None, before)
-        at = write.updated_at
-        at_ns = None if at is None else int(at.timestamp() * 1_000_000) * 1000
-        like = content.info if content else None
-        return Step(target, self._workshop.stage(write.value, like, at_ns), before)
 
     def _stored(self, key: str) -> Entry:
         entry = self._entry(key)
@@ -310,8 +422,18 @@ class FilesSource(ListedSource):
             raise explain(error, self._where, key) from error
 
 
-def _differs(write: Write, content: Content | None) -> bool:
-    return write.value != (None if content is None else content.data)
+def _are_few(selection: Selects) -> bool:
+    """Whether it names keys, and no more of them than are better looked at one by one."""
+    return 0 < len(selection.keys) <= FEW and not (selection.prefixes or selection.patterns)
+
+
+def _unread(key: str, revision: str) -> Entry:
+    """What stands for a file that was read before and cannot be now."""
+    return Entry(key, b"", "", None, revision)
+
+
+def _is_unread(entry: Entry) -> bool:
+    return entry.operation is Operation.PUT and not entry.value_type
 
 
 def open_files(location: Location, **options: object) -> FilesSource:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
+from tests.bench.files_local import put_files, snapshot_files, watch_files
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
@@ -25,6 +26,9 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-sqlite": put_sqlite,
     "put-many-sqlite": put_many_sqlite,
     "watch-sqlite": watch_sqlite,
+    "snapshot-files": snapshot_files,
+    "watch-files": watch_files,
+    "put-files": put_files,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,
