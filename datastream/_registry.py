@@ -25,6 +25,8 @@ class _Row(NamedTuple):
 _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
+    "postgresql": _Row("datastream.sources.postgres:open_postgres", "postgres"),
+    "postgres": _Row("datastream.sources.postgres:open_postgres", "postgres"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
@@ -33,8 +35,9 @@ _BUILT_IN = {
 def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
-    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``grpc://HOST:PORT`` · and every
-    scheme that an installed package offers under the entry point group ``datastream.sources``.
+    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
+    · ``grpc://HOST:PORT`` · and every scheme that an installed package offers under the entry
+    point group ``datastream.sources``.
 
     Args:
         url: scheme, place and, after ``?``, options as text.
