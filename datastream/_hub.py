@@ -230,6 +230,8 @@ class Hub:
         self, selection: Selection | Routes, since: str | None
     ) -> tuple[list[Entry], Reading]:
         reading = self._source.read(selection, since)
+        if isinstance(selection, Selection) and selection.everything:
+            return list(reading.entries), reading
         matches = selection.matches
         return [entry for entry in reading.entries if matches(entry.key)], reading
 

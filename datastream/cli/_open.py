@@ -9,10 +9,17 @@ from typing import Any
 import datastream
 
 
-def open_existing(url: str) -> datastream.Store:
-    """The store at `url`; a database that is not there is an error, not created."""
+def open_existing(url: str, *, watched: bool = False) -> datastream.Store:
+    """The store at `url`; a database that is not there is an error, not created.
+
+    Args:
+        watched: for more than one answer. Otherwise nothing is installed in a server's database
+            that only watching needs; a file of SQLite's is opened as ever.
+    """
     scheme = url.partition(":")[0].lower()
     options: dict[str, Any] = {"create": False} if scheme == "sqlite" else {}
+    if scheme in ("postgresql", "postgres") and not watched:
+        options["triggers"] = False
     return datastream.open(url, **options)
 
 

@@ -13,11 +13,8 @@ from datastream.source import Reading
 from datastream.sources import _postgres_position as positions
 from datastream.sources._postgres_connection import Connection
 from datastream.sources._postgres_layout import Layout
-from datastream.sources._postgres_log import FORM, Names
-from datastream.sources._postgres_table import RowTable
-
-_HEAD = 3
-"""Columns that say where the reading was, before those that say what it found."""
+from datastream.sources._postgres_log import EVENTS, FORM, Names
+from datastream.sources._postgres_table import RowTable, beside
 
 
 class Altered(Exception):
@@ -25,10 +22,10 @@ class Altered(Exception):
 
 
 class Installed(NamedTuple):
-    """What `ChangedRows.look_up` found."""
+    """What `look_up` found."""
 
-    layout: int
-    triggers: int
+    marks: str
+    """`layout_mark` and `trigger_mark`."""
     history: str
 
 
@@ -49,19 +46,13 @@ class ChangedRows:
         where = (layout.oid, names.state)
         self._head = _head(*where, names.log)
         self._changes = self._changes_statement(layout, names)
-        seed = f"{server}/{layout.oid}/{found.triggers}"
+        seed = f"{server}/{layout.oid}/{found.marks.rpartition('/')[2]}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
 
     def read(self, selection: Selects) -> Reading:
         """The complete state of `selection`."""
-        condition, parameters = self._table.condition(selection, 1)
-        rows = self._rows(
-            f"SELECT h.*, r.* FROM ({self._head}) h LEFT JOIN LATERAL ({self._table.select} "
-            f"WHERE {condition}) r ON true",
-            parameters,
-        )
-        found = self._table.entries(row[_HEAD:] for row in rows)
-        return Reading(found, self._position(rows), complete=True)
+        rows = self._table.rows_beside(self._head, selection)
+        return Reading(self._table.entries(rows), self._position(beside(rows)), complete=True)
 
     def changes(self, since: str) -> Reading | None:
         """What changed after `since`; None if the log cannot tell."""
@@ -73,10 +64,10 @@ class ChangedRows:
         except DataError:
             # A key from when its column had another type.
             return None
-        position = self._position(rows)
-        if not rows[0][_HEAD]:
+        position = self._position(rows[0][0] if rows else None)
+        if not rows[0][1]:
             return None
-        touched = [row[_HEAD + 2 :] for row in rows if row[_HEAD + 1]]
+        touched = [row[3:] for row in rows if row[2]]
         if not touched:
             # Others may have committed elsewhere: as far as this table goes it is the same place.
             return Reading((), since, complete=False)
@@ -89,10 +80,11 @@ class ChangedRows:
         gone = [deleted(key) for key, *row in touched if row[0] is None]
         return gone + present
 
-    def _position(self, rows: list[Any]) -> str:
-        if not rows or (rows[0][0], rows[0][1]) != (self._found.layout, self._found.triggers):
+    def _position(self, head: str | None) -> str:
+        marks, _, content = (head or "").partition(" ")
+        if marks != self._found.marks:
             raise Altered
-        return positions.write(self.epoch, rows[0][2])
+        return positions.write(self.epoch, content)
 
     def _changes_statement(self, layout: Layout, names: Names) -> str:
         honoured = (
@@ -126,9 +118,8 @@ def _head(oid: int, state: str, log: str, honoured: str = "") -> str:
     """One row: whether all is as it was found, and the place of this snapshot."""
     line = f"(SELECT concat(xid, '.', {_MICROSECONDS}) FROM {log} ORDER BY xid DESC LIMIT 1)"
     return (
-        f"SELECT {layout_mark(oid)}, {trigger_mark(oid)}, "
-        f"concat(pg_current_snapshot(), '/', coalesce({line}, '0.0'))"
-        f"{f', {honoured} AS honoured' if honoured else ''} FROM {state} st"
+        f"SELECT concat({marks(oid)}, ' ', pg_current_snapshot(), '/', coalesce({line}, '0.0')) "
+        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {state} st"
     )
 
 
@@ -136,7 +127,7 @@ def look_up(connection: Connection, layout: Layout) -> Installed | None:
     """What is installed for `layout`; None if it is not all there, or not to be read."""
     names = Names.of(layout)
     row = connection.execute(
-        f"SELECT {layout_mark(layout.oid)}, {trigger_mark(layout.oid)}, "
+        f"SELECT {marks(layout.oid)}, "
         "to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL "
         "AND has_table_privilege(to_regclass($1), 'SELECT') "
         "AND has_table_privilege(to_regclass($2), 'SELECT'), "
@@ -144,12 +135,17 @@ def look_up(connection: Connection, layout: Layout) -> Installed | None:
         "WHERE tgrelid = $3::oid AND starts_with(tgname, $4))".encode(),
         (names.log, names.state, layout.oid, f"{names.channel}_"),
     ).fetchone()
-    if row is None or not row[2] or row[3] != 4:
+    if row is None or not row[1] or row[2] != len(EVENTS):
         return None
     state = connection.execute(f"SELECT form, history FROM {names.state}".encode()).fetchone()
     if state is None or state[0] != FORM:
         return None
-    return Installed(int(str(row[0])), int(str(row[1])), str(state[1]))
+    return Installed(str(row[0]), str(state[1]))
+
+
+def marks(oid: int) -> str:
+    """An expression that changes when the table or our triggers do, in two parts."""
+    return f"concat({layout_mark(oid)}, '/', {trigger_mark(oid)})"
 
 
 def layout_mark(oid: int) -> str:

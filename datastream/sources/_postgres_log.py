@@ -23,7 +23,7 @@ PRUNED_BY_WRITERS = 200_000
 """Lines after which, on average, a write cuts the log: also where nobody watches."""
 FORM = "1"
 """Of what is installed; another one is replaced."""
-_EVENTS = {
+EVENTS = {
     "insert": "AFTER INSERT {} REFERENCING NEW TABLE AS new_rows",
     "update": "AFTER UPDATE {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
     "delete": "AFTER DELETE {} REFERENCING OLD TABLE AS old_rows",
@@ -69,7 +69,7 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         *(history.create_statements(names.history) if history else ()),
         *_function(names.prune, "void", _prune_body(names, history)),
         *_function(names.note, "trigger", _note_body(layout, names, history)),
-        *(statement for event in _EVENTS for statement in _trigger(layout, names, event)),
+        *(statement for event in EVENTS for statement in _trigger(layout, names, event)),
         _grants(layout, names, history),
     ]
 
@@ -79,7 +79,7 @@ def uninstall_statements(layout: Layout, marks: Iterable[str]) -> list[str]:
     statements = []
     for mark in marks:
         names = Names.marked(layout.schema, mark)
-        for event in _EVENTS:
+        for event in EVENTS:
             name = quoted(f"{mark}_{event}")
             statements.append(f"DROP TRIGGER IF EXISTS {name} ON {layout.name}")
         statements += [
@@ -121,7 +121,7 @@ def _lock(layout: Layout) -> int:
 
 
 def _trigger(layout: Layout, names: Names, event: str) -> list[str]:
-    timing = _EVENTS[event].format(f"ON {layout.name}")
+    timing = EVENTS[event].format(f"ON {layout.name}")
     name = quoted(f"{layout.mark}_{event}")
     return [
         f"CREATE TRIGGER {name} {timing} FOR EACH STATEMENT EXECUTE FUNCTION {names.note}",
@@ -141,7 +141,7 @@ def _function(name: str, returns: str, body: str) -> list[str]:
 
 def _note_body(layout: Layout, names: Names, history: History | None) -> str:
     key, insert = layout.key.quoted, f"INSERT INTO {names.log} (key)"
-    keep = {event: history.keep(names.history, event) if history else "" for event in _EVENTS}
+    keep = {event: history.keep(names.history, event) if history else "" for event in EVENTS}
     return f"""
 DECLARE lines bigint := 0;
 BEGIN

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from datastream.codecs import check_type
-from datastream.entry import Entry
+from datastream.entry import Entry, Operation
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write
 from datastream.sources._postgres_layout import INTEGER_KEYS, KINDS, Column, Layout
@@ -54,6 +54,9 @@ class Shape(NamedTuple):
     """An expression that is true for a row whose revision is the text put in for ``{0}``."""
     kind: str
     """The value_type of rows that name none."""
+    nothing: str
+    never: str
+    """NULL of the types of value and time."""
 
 
 def shape(layout: Layout, row: str = "t") -> Shape:
@@ -72,6 +75,8 @@ def shape(layout: Layout, row: str = "t") -> Shape:
         fields=f"{row}.{layout.key.quoted}::text, {value}, {name}, {time}",
         revision=f"left(encode(sha256({seed}), 'hex'), {_DIGITS})",
         kind=KINDS.get(layout.value.kind, "str"),
+        nothing=f"NULL::{'bytea' if layout.value.kind == 'bytea' else 'text'}",
+        never=f"NULL::{'bytea' if _is_stamp(layout.updated_at) else 'text'}",
     )
 
 
@@ -99,37 +104,39 @@ def _is_stamp(column: Column | None) -> bool:
 
 def entries(rows: Iterable[Row], kind: str) -> list[Entry]:
     """The entries that the rows are; those without a key are none."""
-    known = {"": kind, None: kind}
+    # Whole tables go through here. What rows have in common is worked out once: their types,
+    # and the times of what was written together.
+    types: dict[str | None, tuple[str, bytes]] = {}
+    times: dict[bytes | str | None, tuple[datetime | None, bytes]] = {}
     found = []
+    make, put = tuple.__new__, Operation.PUT
     for key, value, name, time in rows:
         if key is None:
             continue
-        if (value_type := known.get(name)) is None:
-            value_type = known[name] = _name(name) or kind
-        data = value if value.__class__ is bytes else _data(value)
-        stamp = time if time.__class__ is bytes else (time or "").encode()
-        found.append(
-            Entry(key, data or b"", value_type, _moment(time), _fingerprint(name, stamp, data))
-            if data is not None
-            else _null(key, name, time, stamp)
-        )
+        value_type, seed = types.get(name) or types.setdefault(name, _typed(name, kind))
+        moment, stamp = times.get(time) or times.setdefault(time, _timed(time))
+        if value is None:
+            value_type, data = (value_type, b"") if _name(name) else ("json", b"null")
+            seed += stamp
+        else:
+            data = value if value.__class__ is bytes else value.encode()
+            seed += stamp + b"\1" + data
+        revision = sha256(seed).hexdigest()[:_DIGITS]
+        # Past the named tuple's own constructor, which takes as long again.
+        found.append(make(Entry, (key, data, value_type, moment, revision, put)))
     return found
 
 
-def _data(value: str | None) -> bytes | None:
-    return None if value is None else value.encode()
+def _typed(name: str | None, kind: str) -> tuple[str, bytes]:
+    """The value_type, and the first part of what a revision is made from."""
+    return _name(name) or kind, (name or "").encode() + b"\0"
 
 
-def _null(key: str, name: str | None, time: Any, stamp: bytes) -> Entry:
-    """NULL is empty under a type of its own, and JSON's null without one."""
-    data, value_type = (b"", _name(name)) if _name(name) else (b"null", "json")
-    return Entry(key, data, value_type, _moment(time), _fingerprint(name, stamp, None))
-
-
-def _fingerprint(name: str | None, stamp: bytes, data: bytes | None) -> str:
-    content = b"" if data is None else b"\1" + data
-    seed = b"%b\0%b\0%b" % ((name or "").encode(), stamp, content)
-    return sha256(seed).hexdigest()[:_DIGITS]
+def _timed(time: bytes | str | None) -> tuple[datetime | None, bytes]:
+    """The time, and the second part."""
+    if isinstance(time, bytes):
+        return _stamped(time), time + b"\0"
+    return _told(time), (time or "").encode() + b"\0"
 
 
 def _name(value_type: str | None) -> str:
@@ -141,10 +148,16 @@ def _name(value_type: str | None) -> str:
     return value_type or ""
 
 
-def _moment(time: bytes | str | None) -> datetime | None:
+def _stamped(time: bytes) -> datetime | None:
     try:
-        if isinstance(time, bytes):
-            return _START + timedelta(microseconds=int.from_bytes(time, "big", signed=True))
+        return _START + timedelta(0, 0, int.from_bytes(time, "big", signed=True))
+    except OverflowError:
+        # Infinity, or after the year 9999.
+        return None
+
+
+def _told(time: str | None) -> datetime | None:
+    try:
         return _parsed(time) if time else None
     except (ValueError, OverflowError, OSError):
         return None

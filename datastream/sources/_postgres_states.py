@@ -12,10 +12,10 @@ from typing import Any
 from datastream.entry import Entry
 from datastream.selection import Selects
 from datastream.source import Reading
-from datastream.sources._postgres_changes import Altered, layout_mark, trigger_mark
+from datastream.sources._postgres_changes import Altered, marks
 from datastream.sources._postgres_connection import Connection
 from datastream.sources._postgres_layout import Layout
-from datastream.sources._postgres_table import RowTable
+from datastream.sources._postgres_table import RowTable, beside
 
 
 class ComparedRows:
@@ -23,10 +23,11 @@ class ComparedRows:
 
     def __init__(self, connection: Connection, layout: Layout, table: RowTable) -> None:
         self._db = connection
-        self._layout = layout
         self._table = table
-        self._marks = f"{layout_mark(layout.oid)}, {trigger_mark(layout.oid)}, pg_is_in_recovery()"
-        self._found = connection.execute(f"SELECT {self._marks}".encode()).fetchone()
+        # A replica that was promoted is worth another look too.
+        self._head = f"SELECT concat({marks(layout.oid)}, pg_is_in_recovery()) AS head"
+        row = connection.execute(self._head.encode()).fetchone()
+        self._found = row and row[0]
         # Of the last look: which position, and what the server said of its rows.
         self._seen: tuple[str, object] | None = None
 
@@ -58,22 +59,14 @@ class ComparedRows:
         return condition, parameters, row
 
     def _entries(self, selection: Selects) -> list[Entry]:
-        condition, parameters = self._table.condition(selection, 1)
-        rows = self._rows(
-            f"SELECT h.*, r.* FROM (SELECT {self._marks}) h "
-            f"LEFT JOIN LATERAL ({self._table.select} WHERE {condition}) r ON true",
-            parameters,
-        )
-        if rows[0][:_MARKS] != self._found:
+        rows = self._table.rows_beside(self._head, selection)
+        if beside(rows) != self._found:
             raise Altered
-        return self._table.entries(row[_MARKS:] for row in rows)
+        return self._table.entries(rows)
 
     def _rows(self, statement: str, parameters: Any) -> list[Any]:
         with self._db.cursor(binary=True) as cursor:
             return cursor.execute(statement.encode(), parameters).fetchall()
-
-
-_MARKS = 3
 
 
 def _position(entries: list[Entry]) -> str:

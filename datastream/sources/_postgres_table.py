@@ -112,6 +112,20 @@ class RowTable:
         )
         return [Capability(e.key, e.value_type) for e in self.entries(rows)]
 
+    def rows_beside(self, head: str, selection: Selects) -> Sequence[Row]:
+        """The rows of `selection` and, of the same moment, the text that `head` selects.
+
+        Args:
+            head: a query of one column called ``head``; `beside` finds its answer.
+        """
+        condition, parameters = self.condition(selection, 1)
+        # A row of its own, because a column of its own would cost every row something.
+        return self._rows(
+            f"SELECT NULL::text, {self.shape.nothing}, h.head, {self.shape.never} FROM ({head}) h "
+            f"UNION ALL {self.select} WHERE {condition}",
+            parameters,
+        )
+
     def entries(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries of `rows`, without those that no store can name, each key once."""
         found = entries(rows, self.shape.kind)
@@ -225,6 +239,11 @@ class RowTable:
             log.warning("%s: a row is left out: %s", self._where, error)
             return False
         return True
+
+
+def beside(rows: Sequence[Row]) -> str | None:
+    """What `RowTable.rows_beside` was asked beside the rows."""
+    return next((row[2] for row in rows if row[0] is None), None)
 
 
 def _parameter_type(column: Column) -> str:
