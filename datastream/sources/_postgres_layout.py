@@ -45,6 +45,8 @@ class Column(NamedTuple):
     """PostgreSQL's short name of the type: int4, not integer."""
     type: str
     """The type as SQL, without a length."""
+    limited: str
+    """And with it."""
     typmod: int
     exact: bool
     """Not of a collation to which "a" and "A" are the same."""
@@ -56,8 +58,8 @@ class Column(NamedTuple):
     @property
     def length(self) -> int | None:
         """Most characters it takes."""
-        limited = self.kind == "varchar" and self.typmod >= _TYPMOD_HEADER
-        return self.typmod - _TYPMOD_HEADER if limited else None
+        has_limit = self.kind == "varchar" and self.typmod >= _TYPMOD_HEADER
+        return self.typmod - _TYPMOD_HEADER if has_limit else None
 
 
 class Layout(NamedTuple):
@@ -187,11 +189,13 @@ def _tables(connection: Connection) -> str:
 
 def _columns(connection: Connection, oid: int) -> dict[str, Column]:
     rows = connection.execute(
-        "SELECT a.attname::text, b.typname::text, format_type(b.oid, NULL), a.atttypmod, "
+        "SELECT a.attname::text, b.typname::text, format_type(b.oid, NULL), "
+        "format_type(b.oid, m.typmod), m.typmod, "
         "coalesce(c.collisdeterministic, true) AND b.typname <> 'citext' "
         "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
         "JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END "
-        "LEFT JOIN pg_collation c ON c.oid = a.attcollation "
+        "CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typtypmod "
+        "ELSE a.atttypmod END AS typmod) m LEFT JOIN pg_collation c ON c.oid = a.attcollation "
         "WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
         (oid,),
     ).fetchall()

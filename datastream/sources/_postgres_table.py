@@ -93,9 +93,9 @@ class RowTable:
         )
 
     def _differs_from(self, plain: dict[str, str]) -> str:
-        """`differs` between a row and the parameters."""
+        """`differs` between a row and the parameters, rounded as they will be."""
         kept = [self._layout.value, self._layout.value_type]
-        new = ", ".join(f"{plain[c.quoted]} AS {c.quoted}" for c in kept if c)
+        new = ", ".join(f"({plain[c.quoted]})::{c.limited} AS {c.quoted}" for c in kept if c)
         return (
             f"EXISTS (SELECT FROM (SELECT {new}) AS new WHERE {differs(self._layout, 't', 'new')})"
         )
