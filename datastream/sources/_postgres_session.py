@@ -112,7 +112,7 @@ class Session:
             return "mode=poll"
         if self.layout.obstacle:
             return self.layout.obstacle
-        if self.db.execute("SELECT WHERE pg_is_in_recovery()").fetchone():
+        if self.db.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
             return "the server is a replica"
         if is_pooled(self.db) and not self._listener.hears(self.layout.mark, self.db, PROBE):
             return "notifications do not pass the pooler (PgBouncer in transaction mode?)"

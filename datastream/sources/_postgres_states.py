@@ -51,18 +51,22 @@ class ComparedRows:
     def _summary(self, selection: Selects) -> object:
         """Short for all rows of `selection`: the sum of a hash of each."""
         condition, parameters = self._table.condition(selection, 1)
-        row = self._rows(
-            "SELECT count(*), sum(hashtextextended(ROW(r.*)::text, 0)) "
+        rows = self._rows(
+            f"SELECT ({self._head}), count(*), sum(hashtextextended(ROW(r.*)::text, 0)) "
             f"FROM ({self._table.select} WHERE {condition}) r",
             parameters,
         )
-        return condition, parameters, row
+        self._check(rows[0][0])
+        return condition, parameters, rows
 
     def _entries(self, selection: Selects) -> list[Entry]:
         rows = self._table.rows_beside(self._head, selection)
-        if beside(rows) != self._found:
-            raise Altered
+        self._check(beside(rows))
         return self._table.entries(rows)
+
+    def _check(self, marks: object) -> None:
+        if marks != self._found:
+            raise Altered
 
     def _rows(self, statement: str, parameters: Any) -> list[Any]:
         with self._db.cursor(binary=True) as cursor:

@@ -256,8 +256,7 @@ def test_constraints_triggers_and_defaults_of_the_table(make, db):
         "NEW.value = least(NEW.value, 10); RETURN NEW; END $$"
     )
     db.execute(
-        "CREATE TRIGGER cap BEFORE INSERT OR UPDATE ON data "
-        "FOR EACH ROW EXECUTE FUNCTION capped()"
+        "CREATE TRIGGER cap BEFORE INSERT OR UPDATE ON data FOR EACH ROW EXECUTE FUNCTION capped()"
     )
     assert store.put("k", 99).decode() == 10
     with pytest.raises(InvalidValue, match="keeps no such row"):

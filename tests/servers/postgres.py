@@ -50,13 +50,14 @@ class Server:
     It is no child of this process: what a test leaves behind is looked for there.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, *, empty: bool = False, **settings: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="datastream-postgres-"))
         self.data = self.folder / "data"
         self.port = free_port()
         self.settings = SETTINGS | settings
         _make_accessible(self.folder)
-        self.command("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync")
+        if not empty:
+            self.command("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "-N")
 
     @property
     def url(self) -> str:
