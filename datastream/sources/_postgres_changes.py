@@ -117,8 +117,9 @@ _MICROSECONDS = "(extract(epoch FROM at) * 1000000)::int8"
 def _head(oid: int, state: str, log: str, honoured: str = "") -> str:
     """One row: whether all is as it was found, and the place of this snapshot."""
     line = f"(SELECT concat(xid, '.', {_MICROSECONDS}) FROM {log} ORDER BY xid DESC LIMIT 1)"
+    place = f"pg_current_snapshot(), '/', coalesce({line}, '0.0')"
     return (
-        f"SELECT concat({marks(oid)}, ' ', pg_current_snapshot(), '/', coalesce({line}, '0.0')) "
+        f"SELECT concat({catalogue_marks(oid)}, ' ', {place}) "
         f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {state} st"
     )
 
@@ -127,7 +128,7 @@ def look_up(connection: Connection, layout: Layout) -> Installed | None:
     """What is installed for `layout`; None if it is not all there, or not to be read."""
     names = Names.of(layout)
     row = connection.execute(
-        f"SELECT {marks(layout.oid)}, "
+        f"SELECT {catalogue_marks(layout.oid)}, "
         "to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL "
         "AND has_table_privilege(to_regclass($1), 'SELECT') "
         "AND has_table_privilege(to_regclass($2), 'SELECT'), "
@@ -143,7 +144,7 @@ def look_up(connection: Connection, layout: Layout) -> Installed | None:
     return Installed(str(row[0]), str(state[1]))
 
 
-def marks(oid: int) -> str:
+def catalogue_marks(oid: int) -> str:
     """An expression that changes when the table or our triggers do, in two parts."""
     return f"concat({layout_mark(oid)}, '/', {trigger_mark(oid)})"
 

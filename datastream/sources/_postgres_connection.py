@@ -129,7 +129,8 @@ def is_lost(connection: Connection) -> bool:
     if connection.closed or connection.broken:
         return True
     try:
-        # What it said last, such as that it shuts down, lies there unread.
+        # What it said last lies there unread, such as that it shuts down; behind that, the end.
+        connection.pgconn.consume_input()
         connection.pgconn.consume_input()
     except psycopg.OperationalError:
         return True

@@ -8,7 +8,12 @@ import psycopg
 
 from datastream.selection import Selects
 from datastream.source import Reading
-from datastream.sources._postgres_changes import ChangedRows, Installed, look_up
+from datastream.sources._postgres_changes import (
+    ChangedRows,
+    Installed,
+    catalogue_marks,
+    look_up,
+)
 from datastream.sources._postgres_connection import Connection, is_pooled
 from datastream.sources._postgres_history import History
 from datastream.sources._postgres_layout import Columns, Layout, find_layout
@@ -63,6 +68,7 @@ class Session:
         self.db = db
         self.layout = find_layout(db, wishes.schema, wishes.table, wishes.columns, where)
         self.table = RowTable(db, self.layout, where)
+        self._marks = self._look_up_marks()
         self.busy = False
         """The log could not be made only because others were writing."""
         self._wishes = wishes
@@ -84,6 +90,14 @@ class Session:
             return self.rows.read(selection, since)
         changes = self.rows.changes(since) if since is not None else None
         return changes or self.rows.read(selection)
+
+    def is_current(self) -> bool:
+        """Whether table and triggers are as they were found."""
+        return self._look_up_marks() == self._marks
+
+    def _look_up_marks(self) -> object:
+        row = self.db.execute(f"SELECT {catalogue_marks(self.layout.oid)}".encode()).fetchone()
+        return row and row[0]
 
     def prune(self) -> None:
         """Cut the log, if this role may."""

@@ -12,7 +12,7 @@ from typing import Any
 from datastream.entry import Entry
 from datastream.selection import Selects
 from datastream.source import Reading
-from datastream.sources._postgres_changes import Altered, marks
+from datastream.sources._postgres_changes import Altered, catalogue_marks
 from datastream.sources._postgres_connection import Connection
 from datastream.sources._postgres_layout import Layout
 from datastream.sources._postgres_table import RowTable, beside
@@ -25,7 +25,7 @@ class ComparedRows:
         self._db = connection
         self._table = table
         # A replica that was promoted is worth another look too.
-        self._head = f"SELECT concat({marks(layout.oid)}, pg_is_in_recovery()) AS head"
+        self._head = f"SELECT concat({catalogue_marks(layout.oid)}, pg_is_in_recovery()) AS head"
         row = connection.execute(self._head.encode()).fetchone()
         self._found = row and row[0]
         # Of the last look: which position, and what the server said of its rows.

@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 import psycopg
 
 from datastream.entry import Capability, Change, Entry
-from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable
+from datastream.errors import (
+    DatastreamError,
+    InvalidKey,
+    InvalidValue,
+    ReadOnly,
+    SourceUnavailable,
+)
 from datastream.selection import Selects
 from datastream.source import WRITING, Feature, Reading, Source, Write
 from datastream.sources._bell import jittered
@@ -47,6 +53,14 @@ LONGEST = 63
 """Bytes of an identifier."""
 
 log = logging.getLogger("datastream")
+
+_REFUSED = (
+    InvalidKey,
+    InvalidValue,
+    psycopg.DataError,
+    psycopg.NotSupportedError,
+    psycopg.ProgrammingError,
+)
 
 T = TypeVar("T")
 
@@ -256,9 +270,9 @@ class PostgresSource(Source):
         session = self._open()
         try:
             return self._write_on(session, writes)
-        except (psycopg.ProgrammingError, psycopg.NotSupportedError) as error:
-            # Refused before anything was done: the table may be another by now.
-            if not self._is_outdated(error):
+        except _REFUSED:
+            # Nothing was done. Perhaps it was for another table than the one there is now.
+            if session.is_current():
                 raise
         self._hang_up()
         return self._write_on(self._open(), writes)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from contextlib import contextmanager
-
 import psycopg
 import pytest
 from click.testing import CliRunner
@@ -18,9 +14,8 @@ from datastream.sources import _postgres_log
 from datastream.sources import postgres as postgres_source
 from tests.integration._programs.tools import Follower, Statuses, eventually
 from tests.integration.test_postgres_watch import INSTALLED, TABLE
-from tests.servers.postgres import USER, Server, free_port, run
-
-PGBOUNCER = shutil.which("pgbouncer")
+from tests.servers.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.servers.postgres import Server, run
 
 
 @pytest.fixture
@@ -193,42 +188,12 @@ def test_a_replica_is_polled_until_it_is_promoted():
                 store.close()
 
 
-@contextmanager
-def pgbouncer(server, mode):
-    port = free_port()
-    settings = server.folder / "pgbouncer.ini"
-    settings.write_text(
-        f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\npool_mode = {mode}\n"
-        f"listen_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
-        "ignore_startup_parameters = extra_float_digits,options\n"
-    )
-    settings.write_text(settings.read_text().replace("* = ", "postgres = user=postgres "))
-    process = subprocess.Popen(
-        [PGBOUNCER, settings], user=USER, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
-    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
-    try:
-        eventually(lambda: _answers(url), "PgBouncer answers")
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _answers(url):
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here: apt-get install pgbouncer")
+@needs_pgbouncer
 @pytest.mark.parametrize(("mode", "polls"), [("transaction", True), ("session", False)])
 def test_behind_pgbouncer(mode, polls):
     with Server().start() as server, psycopg.connect(server.url, autocommit=True) as db:
         db.execute(TABLE)
-        with pgbouncer(server, mode) as url:
+        with pgbouncer(server, pool_mode=mode) as url:
             with datastream.open(url, interval=0.05) as store:
                 statuses, follower = Statuses(store), Follower(store)
                 assert ("pooler" in statuses.seen[0].note) == polls

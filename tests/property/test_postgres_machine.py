@@ -1,5 +1,7 @@
 """The random histories of `test_state_machine` over PostgreSQL, alone and behind gRPC."""
 
+from typing import ClassVar
+
 import psycopg
 import pytest
 from datastream_grpc import GrpcSource, serve
@@ -13,7 +15,7 @@ from tests.servers.postgres import fresh_schema
 
 class PostgresMachine(StoreMachine):
     server = ""
-    options = {}
+    options: ClassVar = {}
 
     def open(self):
         self.schema = fresh_schema(self.server)
@@ -42,7 +44,7 @@ class PostgresMachine(StoreMachine):
 
 
 class PolledMachine(PostgresMachine):
-    options = {"mode": "poll", "interval": 0.02}
+    options: ClassVar = {"mode": "poll", "interval": 0.02}
 
 
 class ServedMachine(PostgresMachine):

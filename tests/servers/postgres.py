@@ -55,6 +55,7 @@ class Server:
         self.data = self.folder / "data"
         self.port = free_port()
         self.settings = SETTINGS | settings
+        self.user = USER
         _make_accessible(self.folder)
         if not empty:
             self.command("initdb", "-U", "postgres", "-A", "trust", "-E", "utf8", "-N")
@@ -92,7 +93,7 @@ class Server:
 
     def copy_to(self, folder: Path) -> None:
         """The data directory of a stopped server."""
-        shutil.copytree(self.data, folder, symlinks=True)
+        subprocess.run(["cp", "-a", self.data, folder], check=True)
 
     def hba(self, *lines: str) -> None:
         """Who may connect how, in force from the next `start` or `reload`."""
