@@ -15,6 +15,7 @@ from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.memory import memory
+from tests.bench.postgres import postgres, postgres_idle
 from tests.bench.sqlite_puts import put_many_sqlite, put_sqlite
 from tests.bench.sqlite_watch import watch_sqlite
 from tests.bench.table import as_json, print_table
@@ -25,6 +26,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-sqlite": put_sqlite,
     "put-many-sqlite": put_many_sqlite,
     "watch-sqlite": watch_sqlite,
+    "postgres": postgres,
+    "postgres-idle": postgres_idle,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,

@@ -199,7 +199,7 @@ def test_passwords(server, tmp_path, monkeypatch):
     server.reload()
     place = f"127.0.0.1:{server.port}/postgres"
     for wrong in (f"app:wrong{SECRET}@", "app@", "nobody:x@"):
-        with pytest.raises(Denied, match="password|pg_hba") as caught:
+        with pytest.raises(Denied, match=r"password|pg_hba") as caught:
             datastream.open(f"postgresql://{wrong.replace(' ', '%20')}{place}")
         assert "hunter2" not in str(caught.value)
         assert caught.value.__cause__ is None
@@ -208,8 +208,11 @@ def test_passwords(server, tmp_path, monkeypatch):
     assert "hunter2" not in repr(store)
     statuses = Statuses(store)
     follower = Follower(store)
-    execute(server.url, "ALTER ROLE app PASSWORD 'other'",
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")  # fmt: skip
+    execute(
+        server.url,
+        "ALTER ROLE app PASSWORD 'other'",
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'",
+    )
     error = statuses.wait(State.FAILED).error
     assert isinstance(error, Denied)
     assert "hunter2" not in str(error)
