@@ -93,10 +93,10 @@ class ChangedRows:
             f"{names.log} WHERE xid = $4::xid8 AND {_MICROSECONDS} = $5::int8))"
         )
         # Between two bounds: of an open range the planner expects a third of all lines.
+        keys = f"SELECT unnest(coalesce(keys, '{{NULL}}')) AS key FROM {names.log}"
         lines = (
-            f"SELECT key FROM {names.log} WHERE xid >= $2::xid8 "
-            "AND xid <= pg_snapshot_xmax(pg_current_snapshot()) "
-            f"UNION SELECT key FROM {names.log} WHERE xid = ANY($3::xid8[])"
+            f"{keys} WHERE xid >= $2::xid8 AND xid <= pg_snapshot_xmax(pg_current_snapshot()) "
+            f"UNION {keys} WHERE xid = ANY($3::xid8[])"
         )
         return (
             f"SELECT h.*, r.* FROM ({_head(layout.oid, names.state, names.log, honoured)}) h "

@@ -3,7 +3,7 @@
 The log says only *which* keys a transaction touched; what they hold now is read from the table
 in the same statement. A position is a snapshot: what it does not see and the snapshot of now
 does is what changed, however late its transaction committed (`_postgres_position`). A line
-without a key says that anything may have changed.
+without keys says that anything may have changed.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from datastream.sources._postgres_history import History
 from datastream.sources._postgres_layout import Layout, literal, quoted
 
 KEPT = 100_000
-"""Lines the log keeps at least; a reader that missed more gets the full state again."""
+"""Changes the log keeps at least; a reader that missed more gets the full state again."""
+KEYS_A_LINE = 1000
+"""Most keys of one statement that are noted together."""
 LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
-"""Lines after which, on average, a write cuts the log: also where nobody watches."""
+"""Changes after which, on average, a write cuts the log: also where nobody watches."""
 FORM = "1"
 """Of what is installed; another one is replaced."""
 EVENTS = {
@@ -61,7 +63,7 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         # Writers of the moment are waited for: what they have written is in no log.
         f"LOCK TABLE {layout.name} IN SHARE ROW EXCLUSIVE MODE",
         f"CREATE TABLE {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
-        "at timestamptz NOT NULL DEFAULT now(), key text)",
+        "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, keys text[])",
         f"CREATE INDEX ON {names.log} (xid)",
         f"CREATE TABLE {names.state} (form text, epoch text, cut xid8, history text)",
         f"INSERT INTO {names.state} SELECT {literal(FORM)}, gen_random_uuid()::text, "
@@ -140,54 +142,71 @@ def _function(name: str, returns: str, body: str) -> list[str]:
 
 
 def _note_body(layout: Layout, names: Names, history: History | None) -> str:
-    key, insert = layout.key.quoted, f"INSERT INTO {names.log} (key)"
+    key = layout.key.quoted
     keep = {event: history.keep(names.history, event) if history else "" for event in EVENTS}
+    new, old, whole = (
+        f"SELECT {key}::text AS key FROM {rows} WHERE {key} IS NOT NULL"
+        for rows in ("new_rows", "old_rows", layout.name)
+    )
+    anything = f"INSERT INTO {names.log} (size) VALUES (1)"
     return f"""
-DECLARE lines bigint := 0;
+DECLARE touched bigint;
 BEGIN
+  -- Half of the calls are for nothing: an upsert is an INSERT and an UPDATE, one of no rows.
+  IF TG_OP = 'TRUNCATE' THEN
+    SELECT count(*) INTO touched FROM (SELECT FROM {layout.name} LIMIT {KEPT}) AS t;
+  ELSIF TG_OP = 'DELETE' THEN
+    SELECT count(*) INTO touched FROM old_rows;
+  ELSE
+    SELECT count(*) INTO touched FROM new_rows;
+  END IF;
+  IF touched = 0 AND TG_OP <> 'TRUNCATE' THEN
+    RETURN NULL;
+  END IF;
   BEGIN
     IF TG_OP = 'INSERT' THEN
-      {insert} SELECT {key}::text FROM new_rows WHERE {key} IS NOT NULL;
-      GET DIAGNOSTICS lines = ROW_COUNT;
+      {_log(names, new)}
       {keep["insert"]}
     ELSIF TG_OP = 'UPDATE' THEN
-      {insert} SELECT {key}::text FROM new_rows WHERE {key} IS NOT NULL
-        UNION SELECT {key}::text FROM old_rows WHERE {key} IS NOT NULL;
-      GET DIAGNOSTICS lines = ROW_COUNT;
+      {_log(names, f"{new} UNION {old}")}
       {keep["update"]}
     ELSIF TG_OP = 'DELETE' THEN
-      {insert} SELECT {key}::text FROM old_rows WHERE {key} IS NOT NULL;
-      GET DIAGNOSTICS lines = ROW_COUNT;
+      {_log(names, old)}
       {keep["delete"]}
     ELSE
       -- A snapshot older than the lock may not show every row that goes.
-      IF current_setting('transaction_isolation') = 'read committed'
-        AND (SELECT count(*) FROM (SELECT FROM {layout.name} LIMIT {KEPT}) AS t) < {KEPT} THEN
-        {insert} SELECT {key}::text FROM {layout.name} WHERE {key} IS NOT NULL;
+      IF current_setting('transaction_isolation') = 'read committed' AND touched < {KEPT} THEN
+        {_log(names, whole)}
       ELSE
-        {insert} VALUES (NULL);
+        {anything};
       END IF;
-      GET DIAGNOSTICS lines = ROW_COUNT;
       {keep["truncate"]}
     END IF;
   EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception THEN
     -- The table was altered: its writers must not suffer, and readers look at everything.
     BEGIN
-      {insert} VALUES (NULL);
-      lines := 1;
+      {anything};
     EXCEPTION WHEN undefined_table THEN
       RETURN NULL;  -- somebody dropped the log: readers notice
     END;
   END;
-  IF lines > 0 THEN
-    PERFORM pg_notify({literal(names.channel)}, '');
-    IF random() * {PRUNED_BY_WRITERS} < lines THEN
-      PERFORM {names.prune};
-    END IF;
+  PERFORM pg_notify({literal(names.channel)}, '');
+  IF random() * {PRUNED_BY_WRITERS} < touched THEN
+    PERFORM {names.prune};
   END IF;
   RETURN NULL;
 END
 """
+
+
+def _log(names: Names, keys: str) -> str:
+    """Many keys to a line: a line each would cost a COPY as much as its rows do."""
+    into = f"INSERT INTO {names.log} (size, keys) SELECT count(*), array_agg(key) FROM"
+    line = f"row_number() OVER () / {KEYS_A_LINE} AS line"
+    return (
+        f"IF touched <= {KEYS_A_LINE} THEN {into} ({keys}) AS k HAVING count(*) > 0; "
+        f"ELSE {into} (SELECT key, {line} FROM ({keys}) AS k) AS n GROUP BY line; END IF;"
+    )
 
 
 def _prune_body(names: Names, history: History | None) -> str:
@@ -199,7 +218,9 @@ BEGIN
     OR NOT pg_try_advisory_xact_lock(hashtextextended({literal(names.prune)}, 0)) THEN
     RETURN;
   END IF;
-  SELECT xid INTO border FROM {names.log} ORDER BY xid DESC OFFSET {KEPT} LIMIT 1;
+  SELECT xid INTO border FROM (
+    SELECT xid, sum(size) OVER (ORDER BY xid DESC) AS total FROM {names.log}
+  ) AS l WHERE total > {KEPT} ORDER BY xid DESC LIMIT 1;
   IF border IS NOT NULL THEN
     border := least(border, pg_snapshot_xmin(pg_current_snapshot()));
     UPDATE {names.state} SET cut = greatest(cut, border);
