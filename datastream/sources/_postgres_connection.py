@@ -39,7 +39,7 @@ SESSION = (
     # One spelling of a value in every process, whatever role and database have set.
     "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET extra_float_digits = 1; "
     # Statements are few and their shape is right for any parameters.
-    "SET plan_cache_mode = force_generic_plan"
+    "SET plan_cache_mode = force_generic_plan; SET jit = off"
 )
 
 

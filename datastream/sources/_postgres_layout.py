@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple
 
+import psycopg
 from psycopg import sql
 
 from datastream.errors import DatastreamError
@@ -116,8 +118,12 @@ def literal(text: str) -> str:
 
 def create_table(connection: Connection, schema: str, table: str) -> None:
     """Make a table of the ancestor's shape, if there is none of that name."""
+    if find_relation(connection, schema, table) is not None:
+        return
     name = quoted(schema, table) if schema else quoted(table)
-    connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({ANCESTOR_COLUMNS})".encode())
+    # Another process may do the same just now; its table is as good.
+    with suppress(psycopg.errors.UniqueViolation):
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({ANCESTOR_COLUMNS})".encode())
 
 
 def find_layout(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from time import monotonic
 
 import psycopg
@@ -26,7 +25,6 @@ class Listener:
         self._connect = connect
         self._connection: Connection | None = None
         self._channel = ""
-        self._closing = threading.Lock()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -51,11 +49,12 @@ class Listener:
         """
         connection = self._connection
         if connection is None or self._channel != channel:
-            self._listen(channel)
+            self.release()
+            self._connection, self._channel = self._listening(channel), channel
             return
         until = None if timeout is None else monotonic() + timeout
         try:
-            while not self._told(connection):
+            while not _told(connection):
                 left = None if until is None else until - monotonic()
                 if (left is not None and left <= 0) or self._ready(left, connection):
                     return
@@ -63,25 +62,21 @@ class Listener:
             self.release()
             raise
 
-    def hears(self, channel: str, connection: Connection, timeout: float) -> bool:
-        """Whether a notification from `connection` arrives here."""
-        self._listen(channel)
-        own = self._connection
-        if own is None:
-            return False
-        connection.execute("SELECT pg_notify($1, '')", (channel,))
-        until = monotonic() + timeout
-        while not self._told(own):
-            if until <= monotonic():
-                self.release()
-                return False
-            select.select([own.pgconn.socket], [], [], until - monotonic())
-        return True
+    def hears(self, channel: str, sender: Connection, timeout: float) -> bool:
+        """Whether a notification from `sender` would arrive, tried on another connection."""
+        with closing(self._listening(channel)) as connection:
+            sender.execute("SELECT pg_notify($1, '')", (channel,))
+            until = monotonic() + timeout
+            while not _told(connection):
+                left = until - monotonic()
+                if left <= 0:
+                    return False
+                select.select([connection.pgconn.socket], [], [], left)
+            return True
 
     def release(self) -> None:
         """Stop listening; whoever notifies has one session less to tell."""
-        with self._closing:
-            connection, self._connection = self._connection, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
@@ -90,24 +85,14 @@ class Listener:
         self._woken.close()
         self._waker.close()
 
-    def _listen(self, channel: str) -> None:
-        self.release()
+    def _listening(self, channel: str) -> Connection:
         connection = self._connect()
         try:
             connection.execute(f"LISTEN {quoted(channel)}".encode())
         except BaseException:
             connection.close()
             raise
-        self._connection, self._channel = connection, channel
-
-    def _told(self, connection: Connection) -> bool:
-        """Whether notifications have come; they are taken off."""
-        pgconn = connection.pgconn
-        pgconn.consume_input()
-        told = False
-        while pgconn.notifies() is not None:
-            told = True
-        return told
+        return connection
 
     def _ready(self, timeout: float | None, connection: Connection | None = None) -> bool:
         """Wait until the server says something or somebody wakes; whether it was the latter."""
@@ -121,3 +106,13 @@ class Listener:
         with suppress(BlockingIOError):
             self._woken.recv(4096)
         return True
+
+
+def _told(connection: Connection) -> bool:
+    """Whether notifications have come; they are taken off."""
+    pgconn = connection.pgconn
+    pgconn.consume_input()
+    told = False
+    while pgconn.notifies() is not None:
+        told = True
+    return told

@@ -291,7 +291,11 @@ class PostgresSource(Source):
         self._changes += changes
         if self._changes >= PRUNE_EVERY and self._session is not None:
             self._changes = 0
-            self._guarded(self._session.prune)
+            try:
+                self._session.prune()
+            except psycopg.Error as error:
+                # Housekeeping: writers do it as well, and the next attempt may succeed.
+                log.debug("%s: log not cut: %s", self._where, error)
 
     def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
         """The one place where PostgreSQL's errors become ours."""

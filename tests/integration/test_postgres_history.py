@@ -39,7 +39,7 @@ def test_every_change_newest_first(postgres, db, monkeypatch):
         store.put("other", 1)
         changes = list(store.history("k"))
         assert [change.entry for change in changes] == entries[::-1]
-        assert changes[0].author == "postgres"
+        assert changes[0].author == db.info.user
         del store["k"]
         db.execute("INSERT INTO data VALUES ('k', 'new', 'str')")
         db.execute("UPDATE data SET key = 'moved' WHERE key = 'k'")
