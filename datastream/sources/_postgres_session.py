@@ -143,7 +143,8 @@ class Session:
         except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as e:
             reason = str(e.diag.message_primary)
             return found, "" if found else f"triggers cannot be made: {reason}; {_REMEDY}"
-        return look_up(self.db, self.layout), ""
+        found = look_up(self.db, self.layout)
+        return found, "" if found else "its triggers were removed as soon as they were made"
 
     def install_statements(self, history: History | None) -> list[str]:
         """All that makes the log; what is there already is replaced."""
