@@ -25,8 +25,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 8
 """How often a transaction is tried that lost against another one."""
-DEFAULTS: dict[str, str] = {
-    "client_encoding": "UTF8",
+DEFAULTS = {
     "connect_timeout": "10",
     # A server that vanished without a word is noticed after a minute.
     "keepalives_idle": "30",
@@ -34,7 +33,8 @@ DEFAULTS: dict[str, str] = {
     "keepalives_count": "3",
     "tcp_user_timeout": "60000",
 }
-_ENVIRONMENT = {"connect_timeout": "PGCONNECT_TIMEOUT", "client_encoding": ""}
+"""Where neither the URL nor the environment nor a service file says otherwise."""
+ALWAYS = {"client_encoding": "UTF8", "fallback_application_name": "datastream"}
 SESSION = (
     # One spelling of a value in every process, whatever role and database have set.
     "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET extra_float_digits = 1; "
@@ -50,11 +50,13 @@ def parameters(conninfo: str, more: Mapping[str, str]) -> dict[str, str]:
         DatastreamError: libpq does not know one of them. The text never holds a value.
     """
     given = _parsed(conninfo) | {name: value for name, value in more.items() if value}
-    service = "service" in given or "PGSERVICE" in os.environ
-    # A service file decides as it likes, and does not win over what is given here.
-    defaults = {} if service else DEFAULTS
-    known = {n: v for n, v in defaults.items() if os.environ.get(_ENVIRONMENT.get(n, "")) is None}
-    result = {"fallback_application_name": "datastream"} | known | given
+    defaults = dict(DEFAULTS)
+    if "service" in given or "PGSERVICE" in os.environ:
+        # What is given here would win over the service file.
+        defaults.clear()
+    if "PGCONNECT_TIMEOUT" in os.environ:
+        defaults.pop("connect_timeout", None)
+    result = defaults | ALWAYS | given
     _parsed(_conninfo(result))
     return result
 

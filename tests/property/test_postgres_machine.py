@@ -61,7 +61,7 @@ class ServedMachine(PostgresMachine):
 
 
 @pytest.mark.parametrize(
-    ("machine", "examples"), [(PostgresMachine, 60), (PolledMachine, 25), (ServedMachine, 25)]
+    ("machine", "examples"), [(PostgresMachine, 30), (PolledMachine, 12), (ServedMachine, 12)]
 )
 def test_random_histories(machine, examples, postgres_server):
     machine.server = postgres_server
