@@ -170,8 +170,9 @@ def explain(error: psycopg.Error, where: str, key: str | None = None) -> Datastr
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         kind, advice = SourceUnavailable, "the connection is lost; it is made again when needed"
     place = f"{where}, key {shown(key)}" if key is not None else where
-    # The first line: details quote rows, and values may be secrets.
+    # Neither details nor what was malformed: values may be secrets.
     text = error.diag.message_primary or str(error).partition("\n")[0]
+    text = text.partition(': "')[0] if kind is InvalidValue else text
     return kind(f"{place}: {text}; {advice}")
 
 

@@ -22,6 +22,7 @@ Row = Sequence[Any]
 """``key, value, value_type, updated_at`` as `Shape.fields` selects them."""
 
 _DIGITS = 24
+_LONGEST_INTEGER = 20
 _TIMES = {"timestamptz": "timestamptz_send", "timestamp": "timestamp_send"}
 _START = datetime(2000, 1, 1, tzinfo=UTC)
 """Where PostgreSQL begins to count its microseconds."""
@@ -223,7 +224,7 @@ def check_key(key: str, column: Column) -> None:
 def fits_key(key: str, column: Column) -> bool:
     """Whether `column` can hold this very text."""
     if column.kind in INTEGER_KEYS:
-        plain = key.removeprefix("-").isdecimal() and key.isascii() and len(key) <= _DIGITS
+        plain = key.removeprefix("-").isdecimal() and key.isascii() and len(key) <= _LONGEST_INTEGER
         limit = 1 << INTEGER_KEYS[column.kind]
         return plain and str(int(key)) == key and -limit <= int(key) < limit
     if column.kind == "uuid":
