@@ -210,7 +210,8 @@ class PostgresSource(Source):
         self._hang_up()
         db = connect(self._parameters, self._where)
         try:
-            if self._create:
+            # Only at first: an empty table in place of one that was dropped would be deletes.
+            if self._create and not self._known:
                 create_table(db, self._wishes.schema, self._wishes.table)
             session = Session(db, self._wishes, self._where, self._listener, self._trusted)
             self._take(session)

@@ -164,8 +164,9 @@ def test_a_server_that_comes_back_with_an_older_state(server, closing_store, mor
     assert resumed.state == expected
 
 
-def test_a_table_that_is_dropped_and_made_again(postgres, db):
-    with datastream.open(postgres) as store:
+@pytest.mark.parametrize("create", [False, True])
+def test_a_table_that_is_dropped_and_made_again(postgres, db, create):
+    with datastream.open(postgres, create=create) as store:
         statuses, follower = Statuses(store), Follower(store)
         store.put_many({"a": "1", "b": "1"})
         follower.wait_state({"a": b"1", "b": b"1"})
