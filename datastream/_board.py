@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,18 +37,23 @@ class _Kept:
 
 
 class StatusBoard:
-    """Holds the current status and tells it to whoever subscribes."""
+    """Holds the current status and tells it to whoever subscribes.
 
-    def __init__(self, courier: Courier) -> None:
-        self.current = Status(State.READY, datetime.now(UTC))
+    Args:
+        note: how the source works just now.
+    """
+
+    def __init__(self, courier: Courier, note: Callable[[], str] = str) -> None:
+        self.current = Status(State.READY, datetime.now(UTC), note=note())
         self._courier = courier
+        self._note = note
         self._lanes: tuple[Lane[Status], ...] = ()
         self.observable: Observable[Status] = Observable(self._subscribe)
 
     def report(self, error: Exception | None) -> None:
         """Take in how a look at the backend went; tells subscribers if that is news."""
         if error is None:
-            if self.current.state is not State.READY:
+            if self.current.state is not State.READY or self.current.note != self._note():
                 self._change(State.READY, None)
             return
         state = State.STALE if isinstance(error, SourceUnavailable) else State.FAILED
@@ -63,7 +69,7 @@ class StatusBoard:
     def _change(self, state: State, error: Exception | None) -> None:
         if self.current.state is State.CLOSED:
             return
-        self.current = Status(state, datetime.now(UTC), error)
+        self.current = Status(state, datetime.now(UTC), error, self._note())
         for lane in self._lanes:
             lane.offer(self.current)
 

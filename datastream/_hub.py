@@ -235,6 +235,8 @@ class Hub:
     ) -> tuple[list[Entry], Reading]:
         """The entries of `selection`; those that the reader `had` may be without their values."""
         reading = self._source.read(selection, since)
+        if isinstance(selection, Selection) and selection.everything:
+            return list(reading.entries), reading
         matches = selection.matches
         entries = [entry for entry in reading.entries if matches(entry.key)]
         if reading.load is not None:

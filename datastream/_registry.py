@@ -29,6 +29,8 @@ _BUILT_IN = {
     "s3": _Row("datastream.sources.s3:open_s3", "s3"),
     "s3a": _Row("datastream.sources.s3:open_s3", "s3"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
+    "postgresql": _Row("datastream.sources.postgres:open_postgres", "postgres"),
+    "postgres": _Row("datastream.sources.postgres:open_postgres", "postgres"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
@@ -38,9 +40,10 @@ _FILESYSTEM = _Row("datastream.sources.filesystem:open_filesystem")
 def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
-    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``file:PATH`` · ``s3://BUCKET/PREFIX``
-    · ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point
-    group ``datastream.sources`` · and every filesystem that fsspec knows.
+    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
+    · ``file:PATH`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed
+    package offers under the entry point group ``datastream.sources`` · and every filesystem that
+    fsspec knows.
 
     Args:
         url: scheme, place and, after ``?``, options as text.

@@ -97,6 +97,9 @@ class Source(ABC):
     instant: bool = False
     """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
 
+    note: str = ""
+    """How it works just now, where that is not how it best could; part of the status."""
+
     lags: bool = False
     """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""
 

@@ -21,8 +21,10 @@ class State(StrEnum):
 
 
 class Status(NamedTuple):
-    """A state, since when, and the error behind it."""
+    """A state, since when, the error behind it, and how the source works just now."""
 
     state: State
     since: datetime
     error: Exception | None = None
+    note: str = ""
+    """Such as that it polls, and why; "" if all is as it best could be."""

@@ -61,7 +61,7 @@ class Store(MutableMapping[str, Any]):
         self.threads = Threads(instant=source.instant)
         """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._courier = Courier(f"datastream {self.name}")
-        self._board = StatusBoard(self._courier)
+        self._board = StatusBoard(self._courier, lambda: source.note)
         self._source = source
         self._hub = Hub(source, self._board.report)
         self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier, self.threads)

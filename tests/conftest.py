@@ -32,6 +32,27 @@ def _children():
     return set(psutil.Process().children(recursive=True))
 
 
+@pytest.fixture(scope="session")
+def postgres_server():
+    """The URL of a server for all tests that do not stop or kill theirs."""
+    from tests.servers.postgres import GIVEN, Server
+
+    if GIVEN:
+        yield GIVEN
+        return
+    with Server().start() as server:
+        yield server.url
+
+
+@pytest.fixture
+def postgres(postgres_server):
+    """The URL of an empty schema."""
+    from tests.servers.postgres import fresh_schema
+
+    with fresh_schema(postgres_server) as url:
+        yield url
+
+
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
     """Threads and processes that a test started are gone soon after it."""

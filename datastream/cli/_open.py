@@ -9,11 +9,28 @@ from typing import Any
 import datastream
 
 
-def open_existing(url: str) -> datastream.Store:
-    """The store at `url`; a database that is not there is an error, not created."""
-    scheme = url.partition(":")[0].lower()
-    options: dict[str, Any] = {"create": False} if scheme == "sqlite" else {}
-    return datastream.open(url, **options)
+def open_existing(url: str, *, watched: bool = False) -> datastream.Store:
+    """The store at `url`; a database that is not there is an error, not created.
+
+    Args:
+        watched: for more than one answer.
+    """
+    options: dict[str, Any] = {"create": False} if _scheme(url) == "sqlite" else {}
+    return datastream.open(url, **options, **({} if watched else _lightly(url)))
+
+
+def open_once(url: str) -> datastream.Store:
+    """The store at `url`, for one answer."""
+    return datastream.open(url, **_lightly(url))
+
+
+def _lightly(url: str) -> dict[str, Any]:
+    # What only a watch needs is not installed in a server's database for less.
+    return {"triggers": False} if _scheme(url) in ("postgresql", "postgres") else {}
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
 
 
 def load_grpc() -> ModuleType:

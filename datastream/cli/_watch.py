@@ -25,7 +25,7 @@ def watch(url: str, keys: tuple[str, ...], match: tuple[str, ...], json_lines: b
     On a pipe: operation, key, type, value and time, separated by tabs.
     """
     show = change_printer(json_lines=json_lines)
-    with open_existing(url) as store, store.status.subscribe(_report):
+    with open_existing(url, watched=True) as store, store.status.subscribe(_report):
         asyncio.run(_follow(store, keys, match, show))
 
 
@@ -40,3 +40,5 @@ async def _follow(
 def _report(status: Status) -> None:
     if status.state is not State.READY:
         say(f"{status.state}: {status.error}")
+    elif status.note:
+        say(status.note)

@@ -226,15 +226,19 @@ class GrpcMachine(SqliteMachine):
         shutil.rmtree(self.directory)
 
 
-def _case(machine, examples, steps):
-    case = machine.TestCase
-    case.settings = settings(
+def settings_for(examples, steps):
+    return settings(
         max_examples=examples,
         stateful_step_count=steps,
         deadline=None,
         print_blob=True,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def _case(machine, examples, steps):
+    case = machine.TestCase
+    case.settings = settings_for(examples, steps)
     return case
 
 

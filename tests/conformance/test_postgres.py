@@ -1,0 +1,86 @@
+import psycopg
+import pytest
+from datastream_grpc import GrpcSource, serve
+
+from datastream import Store
+from datastream.sources.postgres import PostgresSource
+from datastream.testing import Conformance, Harness
+
+
+class PostgresHarness(Harness):
+    """A schema; `options` are those of the sources under test, not of the writer elsewhere."""
+
+    def __init__(self, url, *statements, **options):
+        self.url = url
+        self.options = options
+        PostgresSource(url, create=True, mode="poll").close()
+        with psycopg.connect(url) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def source(self):
+        return PostgresSource(self.url, **self.options)
+
+    def writer(self):
+        return Store(PostgresSource(self.url), name="elsewhere")
+
+
+class ServedHarness(PostgresHarness):
+    """A served store; what is under test and the writer elsewhere are its clients."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.backing = Store(super().source(), name="served")
+        self.server = serve(self.backing, "127.0.0.1:0")
+
+    def source(self):
+        return GrpcSource(self.server.address)
+
+    def writer(self):
+        return Store(self.source(), name="elsewhere")
+
+    def close(self):
+        self.server.stop()
+        self.backing.close()
+
+
+class TestPostgres(Conformance):
+    @pytest.fixture
+    def harness(self, postgres):
+        return PostgresHarness(postgres, mode="notify")
+
+
+class TestPostgresPolled(Conformance):
+    """Told from states, looked at so often that no test waits for long."""
+
+    @pytest.fixture
+    def harness(self, postgres):
+        return PostgresHarness(postgres, mode="poll", interval=0.05)
+
+
+class TestPostgresView(Conformance):
+    @pytest.fixture
+    def harness(self, postgres):
+        view = "CREATE VIEW shown AS SELECT key AS name, value, value_type, updated_at FROM data"
+        return PostgresHarness(postgres, view, table="shown", key="name", interval=0.05)
+
+
+class TestPostgresForeignTable(Conformance):
+    """A table made by somebody else, with other columns and constraints."""
+
+    @pytest.fixture
+    def harness(self, postgres):
+        table = (
+            'CREATE TABLE "my %s ""settings""" (id serial PRIMARY KEY, "the key" varchar UNIQUE '
+            "NOT NULL, v bytea, kind varchar(300), \"when\" timestamp, note text DEFAULT '')"
+        )
+        columns = {"key": "the key", "value": "v", "value_type": "kind", "updated_at": "when"}
+        harness = PostgresHarness(postgres, table, table='my %s "settings"', **columns)
+        harness.writer = lambda: Store(harness.source(), name="elsewhere")
+        return harness
+
+
+class TestPostgresBehindGrpc(Conformance):
+    @pytest.fixture
+    def harness(self, postgres):
+        return ServedHarness(postgres)

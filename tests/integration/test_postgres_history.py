@@ -1,0 +1,84 @@
+"""What PostgreSQL keys held before, where it was asked to be kept."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+import datastream
+from datastream import Operation, Unsupported
+from datastream.source import Feature
+from datastream.sources import _postgres_history
+from datastream.sources.postgres import PostgresSource
+
+TABLE = (
+    "CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz)"
+)
+
+
+@pytest.fixture
+def db(postgres):
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(TABLE)
+        yield connection
+
+
+def told(store, key):
+    return [
+        None if change.entry.operation is Operation.DELETE else change.entry.value
+        for change in store.history(key)
+    ]
+
+
+def test_every_change_newest_first(postgres, db, monkeypatch):
+    monkeypatch.setattr(_postgres_history, "CHUNK", 3)
+    with datastream.open(postgres, history=True) as store:
+        entries = [store.put("k", number) for number in range(10)]
+        store.put("k", 9)
+        db.execute("UPDATE data SET value = value")
+        store.put("other", 1)
+        changes = list(store.history("k"))
+        assert [change.entry for change in changes] == entries[::-1]
+        assert changes[0].author == db.info.user
+        del store["k"]
+        db.execute("INSERT INTO data VALUES ('k', 'new', 'str')")
+        db.execute("UPDATE data SET key = 'moved' WHERE key = 'k'")
+        assert told(store, "k")[:4] == [None, b"new", None, b"9"]
+        assert told(store, "moved") == [b"new"]
+        db.execute("TRUNCATE data")
+        assert told(store, "moved") == [None, b"new"]
+        assert told(store, "never") == []
+
+
+def test_what_was_there_before(postgres, db):
+    db.execute("INSERT INTO data VALUES ('old', '1', 'int')")
+    with datastream.open(postgres, history=True) as store:
+        assert told(store, "old") == [b"1"]
+
+
+def test_only_where_it_was_installed(postgres, db):
+    with datastream.open(postgres) as store, pytest.raises(Unsupported):
+        store.history("k")
+    with datastream.open(postgres, history=True) as store:
+        store["k"] = 1
+    with datastream.open(postgres) as store:
+        assert Feature.HISTORY in store.features
+        assert told(store, "k") == [b"1"]
+    with datastream.open(postgres, mode="poll", history=True) as store:
+        assert Feature.HISTORY not in store.features
+
+
+@pytest.mark.parametrize("limit", [{"history_rows": 5}, {"history_days": 1.0}])
+def test_it_is_bounded(postgres, db, limit):
+    with datastream.open(postgres, history=True, **limit) as store:
+        for number in range(20):
+            store["k"] = number
+        table = db.execute(
+            "SELECT quote_ident(relname) FROM pg_class WHERE relname LIKE '%_history' "
+            "AND relnamespace = current_schema::regnamespace"
+        ).fetchone()[0]
+        db.execute(f"UPDATE {table} SET at = at - interval '2 days' WHERE id <= 15")
+        source = PostgresSource(postgres)
+        source._session.prune()
+        source.close()
+        assert told(store, "k") == [b"%d" % number for number in range(19, 14, -1)]

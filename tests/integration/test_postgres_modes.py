@@ -1,0 +1,207 @@
+"""How a PostgreSQL table is watched where it cannot be as it best could, and how one is told."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+
+import datastream
+from datastream import DatastreamError, State
+from datastream.cli import main
+from datastream.source import Feature
+from datastream.sources import _postgres_log
+from datastream.sources import postgres as postgres_source
+from tests.integration._programs.tools import Follower, Statuses, eventually
+from tests.integration.test_postgres_watch import INSTALLED, TABLE
+from tests.servers.pgbouncer import needs_pgbouncer, pgbouncer
+from tests.servers.postgres import Server, run
+
+
+@pytest.fixture
+def db(postgres):
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(TABLE)
+        yield connection
+
+
+@pytest.fixture
+def reader(postgres, db):
+    """The URL for a role that may read and write the table, and owns nothing."""
+    schema = db.execute("SELECT current_schema").fetchone()[0]
+    role = f"r_{schema}"
+    db.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role}")
+    db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON data TO {role}")
+    yield f"{postgres}&user={role}"
+    db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def cli(*arguments):
+    result = CliRunner().invoke(main, ["postgres", *arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def installed(db):
+    return {name for (name,) in db.execute(INSTALLED)}
+
+
+def test_without_rights_it_polls_says_so_and_gets_better(postgres, db, reader, caplog):
+    with datastream.open(reader, interval=0.05) as store:
+        statuses, follower = Statuses(store), Follower(store)
+        note = statuses.seen[0].note
+        assert note.startswith("polling every 0.05 s")
+        assert "datastream postgres install" in note
+        assert note in caplog.text
+        assert Feature.LOG not in store.features
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        follower.wait_state({"a": b"1"})
+        cli("install", postgres)
+        eventually(lambda: statuses.seen[-1].note == "", "it learns of the triggers")
+        db.execute("INSERT INTO data VALUES ('b', '1')")
+        follower.wait_state({"a": b"1", "b": b"1"})
+        store["c"] = "1"
+        cli("uninstall", postgres)
+        eventually(lambda: "polling" in statuses.seen[-1].note, "and that they are gone")
+        db.execute("INSERT INTO data VALUES ('d', '1')")
+        follower.wait_key("d", b"1")
+        assert set(statuses.states) == {State.READY}
+    assert len(follower.entries) == 4
+    assert not installed(db)
+
+
+def test_triggers_that_are_removed_stay_removed(postgres, db):
+    with datastream.open(postgres, interval=0.05) as store:
+        statuses, follower = Statuses(store), Follower(store)
+        assert statuses.seen[0].note == ""
+        cli("uninstall", postgres)
+        eventually(lambda: "were removed" in statuses.seen[-1].note, "it falls back by itself")
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        follower.wait_state({"a": b"1"})
+        assert not installed(db)
+
+
+@pytest.mark.parametrize("how", ["DISABLE TRIGGER ALL", "DISABLE TRIGGER USER"])
+def test_triggers_that_are_switched_off(postgres, db, how):
+    with datastream.open(postgres, interval=0.05) as store:
+        follower = Follower(store)
+        before = store.snapshot_batch().cursor
+        db.execute(f"ALTER TABLE data {how}")
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        store.poke()
+        follower.wait_state({"a": b"1"})
+        db.execute("INSERT INTO data VALUES ('b', '1')")
+        follower.wait_state({"a": b"1", "b": b"1"})
+    with datastream.open(postgres) as store:
+        resumed = []
+        store.watch_batches(since=before).subscribe(resumed.append)
+        assert resumed[0].reset
+
+
+def test_a_table_that_is_being_written_gets_its_triggers_later(postgres, db, monkeypatch):
+    monkeypatch.setattr(_postgres_log, "LOCK_TIMEOUT", 50)
+    monkeypatch.setattr(postgres_source, "INSTALL_AGAIN", 0.1)
+    with psycopg.connect(postgres) as slow:
+        slow.execute("INSERT INTO data VALUES ('slow', '1')")
+        store = datastream.open(postgres, interval=0.05)
+        statuses, follower = Statuses(store), Follower(store)
+        assert "being written" in statuses.seen[0].note
+    follower.wait_state({"slow": b"1"})
+    eventually(lambda: statuses.seen[-1].note == "", "the triggers are made")
+    store.close()
+
+
+def test_the_command_line_shows_installs_and_removes(postgres, db):
+    nothing = installed(db)
+    sql = cli("install", f"{postgres}&history=true", "--dry-run")
+    assert not installed(db) - nothing
+    assert "CREATE TRIGGER" in sql
+    assert "_history" in sql
+    assert cli("install", f"{postgres}&history=true") == sql
+    assert len(installed(db)) >= 9
+    with datastream.open(postgres) as store:
+        assert Feature.HISTORY in store.features
+    assert "DROP TRIGGER" in cli("uninstall", postgres, "--dry-run")
+    assert len(installed(db)) >= 9
+    cli("uninstall", postgres)
+    assert installed(db) == nothing == set()
+    assert cli("uninstall", postgres) == "", "nothing to do"
+
+
+def test_one_answer_installs_nothing(postgres, db):
+    for command in (["put", postgres, "k", "v"], ["get", postgres, "k"], ["ls", postgres]):
+        assert CliRunner().invoke(main, command).exit_code == 0
+    assert not installed(db)
+
+
+def test_the_command_line_refuses_other_urls(tmp_path):
+    result = CliRunner().invoke(main, ["postgres", "install", f"sqlite:{tmp_path}/x.db"])
+    assert result.exit_code == 2
+    assert "no postgresql: URL" in result.stderr
+
+
+def test_a_view_cannot_be_installed(postgres, db):
+    db.execute("CREATE VIEW shown AS SELECT * FROM data")
+    result = CliRunner().invoke(main, ["postgres", "install", f"{postgres}&table=shown"])
+    assert result.exit_code == 1
+    assert "no plain table" in result.stderr
+
+
+def test_two_ways_to_read_one_table(postgres, db):
+    """Each has a log of its own; one uninstall removes both."""
+    db.execute("ALTER TABLE data ADD other text")
+    with datastream.open(postgres) as one, datastream.open(postgres, value="other") as two:
+        first, second = Follower(one), Follower(two)
+        db.execute("INSERT INTO data VALUES ('a', '1', '2')")
+        first.wait_state({"a": b"1"})
+        second.wait_state({"a": b"2"})
+    cli("uninstall", postgres)
+    assert not installed(db)
+
+
+def test_a_replica_is_polled_until_it_is_promoted():
+    with Server(hot_standby_feedback="on").start() as primary:
+        with psycopg.connect(primary.url, autocommit=True) as db:
+            db.execute(TABLE)
+            datastream.open(primary.url).close()
+            db.execute("INSERT INTO data VALUES ('a', '1')")
+            with Server(empty=True) as replica:
+                run(
+                    "pg_basebackup", "-D", replica.data, "-R", "-c", "fast", "-d", primary.url,
+                    log=replica.folder / "commands.log",
+                )  # fmt: skip
+                replica.start()
+                store = datastream.open(replica.url, interval=0.05)
+                statuses, follower = Statuses(store), Follower(store)
+                assert "replica" in statuses.seen[0].note
+                assert Feature.WRITE not in store.features
+                db.execute("INSERT INTO data VALUES ('b', '1')")
+                follower.wait_state({"a": b"1", "b": b"1"})
+                cursor = store.snapshot_batch().cursor
+                replica.command("pg_ctl", "-w", "promote")
+                eventually(lambda: statuses.seen[-1].note == "", "it has triggers now")
+                with psycopg.connect(replica.url, autocommit=True) as promoted:
+                    promoted.execute("INSERT INTO data VALUES ('c', '1')")
+                follower.wait_state({"a": b"1", "b": b"1", "c": b"1"})
+                assert len(follower.entries) == 3
+                assert cursor != store.snapshot_batch().cursor
+                store.close()
+
+
+@needs_pgbouncer
+@pytest.mark.parametrize(("mode", "polls"), [("transaction", True), ("session", False)])
+def test_behind_pgbouncer(mode, polls):
+    with Server().start() as server, psycopg.connect(server.url, autocommit=True) as db:
+        db.execute(TABLE)
+        with pgbouncer(server, pool_mode=mode) as url:
+            with datastream.open(url, interval=0.05) as store:
+                statuses, follower = Statuses(store), Follower(store)
+                assert ("pooler" in statuses.seen[0].note) == polls
+                for number in range(20):
+                    store["k"] = str(number)
+                    store.put_many({"a": str(number), "b": "x"})
+                    db.execute("INSERT INTO data VALUES (%s, '1')", (f"n{number}",))
+                follower.wait(lambda state: len(state) == 23 and state["a"] == b"19")
+            if polls:
+                with pytest.raises(DatastreamError, match="pooler"):
+                    datastream.open(url, mode="notify")
