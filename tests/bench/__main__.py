@@ -16,6 +16,7 @@ from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.memory import memory
+from tests.bench.s3 import s3
 from tests.bench.sqlite_puts import put_many_sqlite, put_sqlite
 from tests.bench.sqlite_watch import watch_sqlite
 from tests.bench.table import as_json, print_table
@@ -29,6 +30,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "snapshot-files": snapshot_files,
     "watch-files": watch_files,
     "put-files": put_files,
+    "s3": s3,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,
