@@ -11,9 +11,19 @@ from datastream.errors import (
     SourceUnavailable,
     Unsupported,
 )
+from datastream.url import shown
 
 MISSING = ("NoSuchKey", "404", "NotFound", "NoSuchVersion")
 EMPTY = ("InvalidRange", "416")
+_THROTTLING = (
+    *("SlowDown", "503", "ServiceUnavailable", "429", "TooManyRequests", "RequestLimitExceeded"),
+    *("Throttling", "ThrottlingException"),
+)
+_PASSING = (*_THROTTLING, "InternalError", "500", "502", "504", "RequestTimeout")
+_BROKEN_OFF = (
+    *("ConnectionClosedError", "ClientPayloadError", "ResponseStreamingError"),
+    *("IncompleteReadError", "SourceUnavailable"),
+)
 _KINDS: dict[str, tuple[type[DatastreamError], str]] = {
     **dict.fromkeys(
         ("PreconditionFailed", "412", "ConditionalRequestConflict"),
@@ -39,6 +49,16 @@ def code_of(error: BaseException | None) -> str:
     return ""
 
 
+def is_throttling(error: BaseException) -> bool:
+    """The server did nothing, because it has too much to do."""
+    return code_of(error) in _THROTTLING
+
+
+def is_passing(error: BaseException) -> bool:
+    """The server answered, and may answer otherwise next time."""
+    return code_of(error) in _PASSING or type(error).__name__ in _BROKEN_OFF
+
+
 def explain(
     error: BaseException, where: str, key: str | None = None, *, opening: bool = False
 ) -> DatastreamError:
@@ -50,12 +70,16 @@ def explain(
         key: what was being written, if anything was.
         opening: nothing has worked yet, so that rights and names may simply be wrong.
     """
+    if isinstance(error, DatastreamError):
+        return error
     code = code_of(error)
-    text = f"{where}: {_text(error)}"
+    text = f"{where}: {shown(_text(error))}"
     if _is_denial(error, code) and (opening or key is not None):
         return Denied(f"{text}; check the credentials, and the rights to list, get and put")
     if code == "NoSuchBucket" and opening:
         return DatastreamError(f"{where}: no such bucket; check the name and endpoint_url")
+    if opening and _is_misnamed(error, code):
+        return DatastreamError(f"{text}; check the bucket's name, endpoint_url and region")
     kind, advice = _KINDS.get(code, (SourceUnavailable, ""))
     return kind(f"{text}{advice}")
 
@@ -64,6 +88,16 @@ def _is_denial(error: BaseException, code: str) -> bool:
     return code in _DENIED or type(error).__name__ in (
         *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"),
         *("ProfileNotFound", "TokenRetrievalError", "UnauthorizedSSOTokenError"),
+    )
+
+
+def _is_misnamed(error: BaseException, code: str) -> bool:
+    """No bucket has that name, no server that address, or it is in another region."""
+    names = ("ParamValidationError", "InvalidRegionError", "InvalidEndpointConfigurationError")
+    return (
+        isinstance(error, ValueError)
+        or type(error).__name__ in names
+        or code in ("InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed")
     )
 
 

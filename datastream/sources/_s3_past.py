@@ -9,7 +9,8 @@ from datastream.entry import Change, Entry, deleted
 from datastream.errors import DatastreamError, InvalidValue, ReadOnly, shown
 from datastream.source import Write
 from datastream.sources._listing import Listed, ListedSource
-from datastream.sources._s3_bucket import Bucket, Version, entry_of
+from datastream.sources._s3_bucket import Bucket, entry_of
+from datastream.sources._s3_versions import Version
 
 
 class PastObjects(ListedSource):

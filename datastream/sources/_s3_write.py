@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from hashlib import md5
 
 from datastream._types import check_round_trip
 from datastream.entry import Entry, deleted
-from datastream.errors import Unsupported
+from datastream.errors import Unsupported, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources._s3_bucket import Bucket, Head, sent_at
-from datastream.sources._s3_errors import code_of
+from datastream.sources._s3_errors import code_of, explain
 
 PROBE = ".datastream-"
 """Start of the last part of a name under which is tried what the server can do."""
 NEVER = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
+NAMED = 3
+"""Keys that an error text names."""
 
 _CONTENT_TYPES = {
     "bytes": "application/octet-stream",
@@ -38,8 +41,7 @@ class Writer:
         self._bucket = bucket
         self._prefix = prefix
         self._where = where
-        self._has_conditional_put: bool | None = None
-        self._has_conditional_delete: bool | None = None
+        self._has: dict[str, bool] = {}
 
     def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Do all of `writes`; those with conditions first, since they may fail."""
@@ -51,19 +53,27 @@ class Writer:
         for write, head in zip(writes, heads, strict=True):
             check_expected(write, head.etag if head else None)
         self._check_conditions(writes)
+        stored: dict[str, Entry] = {}
         plans = list(zip(writes, types, heads, strict=True))
-        # One after the other, so that nothing else is written once one of them is refused.
-        stored = {
-            plan[0].key: self._bucket.together(self._do, [plan])[0]
-            for plan in plans
-            if _is_conditional(plan[0])
-        }
-        rest = [plan for plan in plans if plan[0].key not in stored]
-        stored.update((entry.key, entry) for entry in self._bucket.together(self._do, rest))
+        try:
+            # One after the other, so that nothing else is written once one of them is refused.
+            for plan in plans:
+                if _is_conditional(plan[0]):
+                    self._bucket.together(partial(self._do, stored), [plan])
+            rest = [plan for plan in plans if not _is_conditional(plan[0])]
+            self._bucket.together(partial(self._do, stored), rest)
+        except Exception as error:
+            if len(writes) == 1:
+                raise
+            reason = explain(error, self._where, writes[0].key)
+            raise type(reason)(f"{reason}; {_told(stored, len(writes))}") from error
         return [stored[write.key] for write in writes]
 
-    async def _do(self, plan: tuple[Write, str, Head | None]) -> Entry:
+    async def _do(self, stored: dict[str, Entry], plan: tuple[Write, str, Head | None]) -> None:
         write, value_type, head = plan
+        stored[write.key] = await self._write(write, value_type, head)
+
+    async def _write(self, write: Write, value_type: str, head: Head | None) -> Entry:
         if write.value is None:
             return await self._delete(write, head)
         name = self._prefix + write.key
@@ -93,10 +103,8 @@ class Writer:
         """Whether the object has this content already."""
         if head.size != len(value):
             return False
-        if head.etag.strip('"') == md5(value, usedforsecurity=False).hexdigest():
-            return True
-        if _is_md5(head.etag):
-            return False
+        if head.has_md5:
+            return head.etag.strip('"') == md5(value, usedforsecurity=False).hexdigest()
         # Of an object in parts, or encrypted, the ETag says nothing about the content.
         there = await self._bucket.get(name)
         return there is not None and there.etag == head.etag and there.data == value
@@ -104,46 +112,50 @@ class Writer:
     # What the server can do: found out once, when first needed.
 
     def _check_conditions(self, writes: Sequence[Write]) -> None:
-        conditional = [write for write in writes if _is_conditional(write)]
-        if any(write.value is not None for write in conditional):
-            if self._has_conditional_put is None:
-                self._has_conditional_put = self._probe_put()
-            self._require(self._has_conditional_put, "puts")
-        if any(write.value is None and write.expect for write in conditional):
-            if self._has_conditional_delete is None:
-                self._has_conditional_delete = self._probe_delete()
-            self._require(self._has_conditional_delete, "deletes")
+        for write in filter(_is_conditional, writes):
+            if write.value is not None:
+                self._require("replace" if write.expect else "create")
+            elif write.expect:
+                self._require("delete")
 
-    def _require(self, has: bool, what: str) -> None:
-        if not has:
+    def _require(self, what: str) -> None:
+        if what not in self._has:
+            probe = {
+                "replace": self._probe_replace,
+                "create": self._probe_create,
+                "delete": self._probe_delete,
+            }[what]
+            self._has[what] = probe(f"{self._prefix}{PROBE}{secrets.token_hex(8)}")
+        if not self._has[what]:
             raise Unsupported(
-                f"{self._where}: this server has no conditional {what} (If-Match), so that expect "
-                "cannot be kept; write without it. Nothing was written"
+                f"{self._where}: this server cannot {what} under a condition (If-Match, "
+                "If-None-Match), so that expect cannot be kept; write without it. Nothing was "
+                "written"
             )
 
-    def _probe_put(self) -> bool:
-        """Replace an object that is not there: a server that knows conditions refuses."""
-        name = f"{self._prefix}{PROBE}{secrets.token_hex(8)}"
+    # Each does what a server that knows conditions refuses.
+
+    def _probe_replace(self, name: str) -> bool:
         if not self._succeeds("put_object", Key=name, Body=b"", IfMatch=NEVER):
             return True
         self._bucket.call("delete_object", Key=name)
         return False
 
-    def _probe_delete(self) -> bool:
-        """Delete an object for another that it is not: a server that knows conditions refuses."""
-        name = f"{self._prefix}{PROBE}{secrets.token_hex(8)}"
+    def _probe_create(self, name: str) -> bool:
         self._bucket.call("put_object", Key=name, Body=b"")
-        if self._succeeds("delete_object", Key=name, IfMatch=NEVER):
-            return False
+        has = not self._succeeds("put_object", Key=name, Body=b"", IfNoneMatch="*")
         self._bucket.call("delete_object", Key=name)
-        return True
+        return has
+
+    def _probe_delete(self, name: str) -> bool:
+        self._bucket.call("put_object", Key=name, Body=b"")
+        has = not self._succeeds("delete_object", Key=name, IfMatch=NEVER)
+        # Also if it was "done": it may have been answered that this is not known here.
+        self._bucket.call("delete_object", Key=name)
+        return has
 
     def _succeeds(self, method: str, **arguments: object) -> bool:
-        """Whether the server does it, in spite of the condition.
-
-        Raises:
-            Unsupported: it does not know the condition, and says so.
-        """
+        """Whether the server does it in spite of the condition, or says that it knows none."""
         try:
             self._bucket.call(method, **arguments)
         except OSError as error:
@@ -173,5 +185,10 @@ def _condition(write: Write) -> dict[str, str]:
     return {"IfMatch": write.expect}
 
 
-def _is_md5(etag: str) -> bool:
-    return len(etag.strip('"')) == 32 and "-" not in etag
+def _told(stored: Mapping[str, Entry], count: int) -> str:
+    """What became of writes that broke off."""
+    if not stored:
+        return "none of the writes is known to have been made"
+    names = ", ".join(shown(key) for key in list(stored)[:NAMED])
+    more = ", …" if len(stored) > NAMED else ""
+    return f"{len(stored)} of {count} writes were made: {names}{more}; look before writing again"

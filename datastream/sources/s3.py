@@ -18,7 +18,7 @@ from datastream.selection import Selects
 from datastream.source import WRITING, Feature, Reading, Source, Write
 from datastream.sources._listing import Listed, ListedSource
 from datastream.sources._s3_bucket import Bucket, entry_of
-from datastream.sources._s3_errors import code_of, explain
+from datastream.sources._s3_errors import code_of, explain, is_passing
 from datastream.sources._s3_past import PastObjects, history, time_of
 from datastream.sources._s3_write import PROBE, Writer
 from datastream.url import Location, configured
@@ -89,7 +89,8 @@ class S3Source(ListedSource):
         self._bucket = Bucket(bucket, {name: value for name, value in given.items() if value})
         self._writer = Writer(self._bucket, self._prefix, self._where)
         try:
-            self._opening(partial(self._bucket.call, "list_objects_v2", MaxKeys=1))
+            # Rights may end where the prefix ends.
+            self._opening(partial(self._bucket.page, self._prefix, MaxKeys=1))
             versioned = self._is_versioned()
         except BaseException:
             self.close()
@@ -112,6 +113,8 @@ class S3Source(ListedSource):
     def history(self, key: str) -> Iterator[Change]:
         try:
             yield from history(self._bucket, self._prefix, key)
+        except DatastreamError:
+            raise
         except Exception as error:
             raise explain(error, self._where) from error
 
@@ -155,7 +158,7 @@ class S3Source(ListedSource):
             answer = self._bucket.call("get_bucket_versioning")
         except Exception as error:
             # Not everybody may ask, and not every server knows: then there is no past to offer.
-            if code_of(error):
+            if code_of(error) and not is_passing(error):
                 return False
             raise explain(error, self._where, opening=True) from error
         return answer.get("Status") in ("Enabled", "Suspended")
@@ -174,6 +177,8 @@ class S3Source(ListedSource):
     def _opening(self, action: Callable[[], T]) -> T:
         try:
             return action()
+        except DatastreamError:
+            raise
         except Exception as error:
             raise explain(error, self._where, opening=True) from error
 

@@ -17,6 +17,7 @@ from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.memory import memory
 from tests.bench.postgres import postgres, postgres_idle
+from tests.bench.s3 import s3
 from tests.bench.sqlite_puts import put_many_sqlite, put_sqlite
 from tests.bench.sqlite_watch import watch_sqlite
 from tests.bench.table import as_json, print_table
@@ -32,6 +33,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-files": put_files,
     "postgres": postgres,
     "postgres-idle": postgres_idle,
+    "s3": s3,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import IO, Any, Self
 
-ANSWER_TIMEOUT = 60.0
+ANSWER_TIMEOUT = 300.0
 """Seconds a child has for one answer."""
 END_TIMEOUT = 5.0
 """Seconds a child has to end once its stdin is closed."""

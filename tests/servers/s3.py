@@ -1,10 +1,15 @@
 """moto's S3 server in this process, and boto3 as another program that uses it."""
 
 import logging
+import secrets
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import cache
 
 import boto3
 from botocore.config import Config
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"key": "test", "secret": "test"}
@@ -23,6 +28,7 @@ def s3_server():
         server.stop()
 
 
+@cache
 def client(url):
     """boto3's client of a server."""
     return boto3.client(
@@ -33,3 +39,30 @@ def client(url):
         aws_secret_access_key="test",
         config=Config(retries={"max_attempts": 0}),
     )
+
+
+def new_bucket(url):
+    """The name of a bucket that nobody else has."""
+    name = f"b-{secrets.token_hex(8)}"
+    client(url).create_bucket(Bucket=name)
+    return name
+
+
+def fill(bucket, objects):
+    """Put many objects past HTTP, on the server of this process."""
+    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    for key, value in objects.items():
+        backend.put_object(bucket, key, value)
+
+
+def spread(bucket):
+    """Give the versions times a second apart, in the order in which they were made.
+
+    moto lists them with whole seconds, and all deletes after all puts.
+    """
+    keys = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys
+    versions = [version for _, versions in keys.iterlists() for version in versions]
+    versions.sort(key=lambda version: version.last_modified)
+    newest = versions[-1].last_modified
+    for age, version in enumerate(reversed(versions)):
+        version.last_modified = newest - timedelta(seconds=age)

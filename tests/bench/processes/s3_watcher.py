@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import gc
+from threading import Event
 
 import psutil
 
 from datastream import Store
 from datastream.sources.s3 import S3Source
-from datastream.testing import Recorder
+from datastream.testing import Recorder, Spy
 from tests.bench.child import answer_requests
 
-
-def kept_bytes(url: str, small: str, large: str) -> int:
-    """Resident memory that a watch of one key adds, all names of `large` being listed for it.
-
-    A watch on `small` before it pays for what is there once.
-    """
-    watches = [_watch(url, small)]
-    before = _resident()
-    watches.append(_watch(url, large))
-    kept = _resident() - before
-    for store, _ in watches:
-        store.close()
-    return kept
+_STORES: list[tuple[Store, Recorder]] = []
 
 
-def _watch(url: str, bucket: str) -> tuple[Store, Recorder]:
-    source = S3Source(bucket, endpoint_url=url, key="test", secret="test", interval=3600)
-    store = Store(source)
+def watch(url: str, bucket: str) -> int:
+    """Watch one key; the resident memory once all names have been listed for it twice."""
+    spy = Spy(S3Source(bucket, endpoint_url=url, key="test", secret="test", interval=3600))
+    store = Store(spy)
     recorder = Recorder(store, match="**/000001.txt")
     recorder.wait_ready()
-    return store, recorder
+    _STORES.append((store, recorder))
+    pause = Event()
+    while spy.reads < 2 or not spy.waiting.is_set():
+        pause.wait(0.01)
+    return _resident()
 
 
 def _resident() -> int:
@@ -40,4 +34,4 @@ def _resident() -> int:
 
 
 if __name__ == "__main__":
-    answer_requests({"kept_bytes": kept_bytes})
+    answer_requests({"watch": watch})
