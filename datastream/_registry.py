@@ -25,6 +25,7 @@ class _Row(NamedTuple):
 _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
+    "git": _Row("datastream.sources.git:open_git"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }

@@ -54,6 +54,8 @@ class Feature(Enum):
     """`at` works: the whole store as it was."""
     REPLAY = auto()
     """`replay` works: what was committed together in the past comes together again."""
+    TYPES = auto()
+    """value_type is stored with the value; else it follows from key and content."""
 
 
 WRITING = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC})
@@ -85,7 +87,7 @@ class Reading(NamedTuple):
 class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
-    features: frozenset[Feature] = WRITING | {Feature.LOG}
+    features: frozenset[Feature] = WRITING | {Feature.LOG, Feature.TYPES}
     """What this backend can do."""
 
     instant: bool = False
