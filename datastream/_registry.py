@@ -26,6 +26,10 @@ _BUILT_IN = {
     "memory": _Row("datastream.sources.memory:open_memory"),
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
     "git": _Row("datastream.sources.git:open_git"),
+    "git+file": _Row("datastream.sources.git:open_git"),
+    "git+http": _Row("datastream.sources.git:open_git"),
+    "git+https": _Row("datastream.sources.git:open_git"),
+    "git+ssh": _Row("datastream.sources.git:open_git"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
@@ -34,7 +38,8 @@ _BUILT_IN = {
 def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
-    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``grpc://HOST:PORT`` · and every
+    ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``git:PATH`` ·
+    ``git+https://…``, ``git+ssh://…`` · ``grpc://HOST:PORT`` · and every
     scheme that an installed package offers under the entry point group ``datastream.sources``.
 
     Args:

@@ -93,6 +93,10 @@ class Source(ABC):
     instant: bool = False
     """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
 
+    keeps_copy: bool = False
+    """`read` answers from a copy while the backend is away: only `wait` finds out, by raising.
+    It is called again then, and returns as soon as the backend is back."""
+
     lags: bool = False
     """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from dulwich.objects import ZERO_SHA, Commit, ObjectID, ShaFile
 from dulwich.refs import DiskRefsContainer, Ref, SymrefLoop, check_ref_format
-from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, SourceUnavailable, shown
 from datastream.sources._bell import Bell, FileNotice
@@ -27,6 +26,18 @@ class Moved(SourceUnavailable):
     """The branch is not any more where it was read; read again and retry."""
 
 
+def branch_ref(name: str) -> Ref:
+    """The ref of a branch; that of "" is HEAD.
+
+    Raises:
+        DatastreamError: no branch can have this name.
+    """
+    ref = Ref(HEADS + name.encode("utf-8", "replace")) if name else HEAD
+    if name and not check_ref_format(ref):
+        raise DatastreamError(f"{shown(name)} is no name that a branch can have")
+    return ref
+
+
 Place = tuple[Ref, ObjectID | None]
 """A ref, and the commit it is at; None while it is unborn."""
 
@@ -35,13 +46,13 @@ class Refs:
     """Where the branch is, as one thread looks it up.
 
     Args:
-        repo: whose refs; its handle is not used afterwards.
-        name: the branch; "" for what HEAD stands for.
+        common, own: the repository's folders; two where it has several work trees.
+        name: the ref; HEAD for the branch that it stands for.
     """
 
-    def __init__(self, repo: Repo, name: str) -> None:
-        self._refs = DiskRefsContainer(repo.commondir(), repo.controldir())
-        self._name = Ref(HEADS + name.encode()) if name else HEAD
+    def __init__(self, common: str | Path, own: str | Path, name: Ref) -> None:
+        self._refs = DiskRefsContainer(common, own)
+        self._name = name
 
     def find(self) -> Place:
         try:
@@ -65,9 +76,10 @@ class LocalBranch:
     def __init__(self, objects: Objects, name: str, where: str) -> None:
         self._objects = objects
         self._where = where
-        self._refs = Refs(objects.repo, name)
+        folders = objects.repo.commondir(), objects.repo.controldir()
+        self._refs = Refs(*folders, branch_ref(name))
         self._alive: Ref | None = None
-        self.watch = RefWatch(objects.repo, Refs(objects.repo, name))
+        self.watch = RefWatch(*folders, branch_ref(name))
         self._work_tree = WorkTree(objects, where)
         self._check(name)
 
@@ -103,12 +115,13 @@ class LocalBranch:
             self._move(ref, base.commit, commit)
             bring_along()
 
+    def confirm(self, base: State) -> None:
+        """Nothing is nearer to the truth than what was just read."""
+
     def close(self) -> None:
         self.watch.close()
 
     def _check(self, name: str) -> None:
-        if name and not check_ref_format(Ref(HEADS + name.encode())):
-            raise DatastreamError(f"{shown(name)} is no name that a branch can have")
         others = self._refs.names()
         if name and others and self.tip() is None:
             raise DatastreamError(
@@ -135,9 +148,9 @@ class LocalBranch:
 class RefWatch:
     """Waits until the branch is elsewhere than it was last seen."""
 
-    def __init__(self, repo: Repo, refs: Refs) -> None:
-        self._own, self._common = Path(repo.controldir()), Path(repo.commondir())
-        self._refs = refs
+    def __init__(self, common: str | Path, own: str | Path, name: Ref) -> None:
+        self._own, self._common = Path(own), Path(common)
+        self._refs = Refs(common, own, name)
         self._notice: FileNotice | None = None
         self._armed: list[tuple[Path, int]] = []
 

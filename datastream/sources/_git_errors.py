@@ -73,8 +73,9 @@ def remote_errors(where: str, hide: Callable[[str], str]) -> Iterator[None]:
         raise DatastreamError(
             f"{where}: no repository there, or not for these credentials; check the URL"
         ) from error
-    except (*_REMOTE, OSError) as error:
-        # Not chained: what the client says may quote headers or URLs.
+    except (*_REMOTE, *DAMAGE, OSError, NotImplementedError) as error:
+        # Not chained: what the client says may quote headers or URLs. Damage is what it makes of
+        # answers that are no git.
         raise _explained(where, hide(_words(error)), error) from None
 
 

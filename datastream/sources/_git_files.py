@@ -77,9 +77,7 @@ class Files:
             known = self._types[blob] = type_of(key, self.objects.content(blob))
         return known
 
-    def _files(
-        self, selection: Selects, root: ObjectID | None
-    ) -> Iterator[tuple[str, ObjectID]]:
+    def _files(self, selection: Selects, root: ObjectID | None) -> Iterator[tuple[str, ObjectID]]:
         items, matches = self.objects.items, selection.matches
         starts = _shortest({*selection.prefixes, *map(literal_prefix, selection.patterns)})
         if not (selection.keys or starts):

@@ -28,7 +28,6 @@ READ_ONLY = 0o444
 """Mode of a file that holds an object."""
 
 
-
 class State(NamedTuple):
     """What a commit says; that of no commit is the unborn branch's."""
 
@@ -163,7 +162,6 @@ class Objects:
         # Not by dulwich: it locks the object's name, which two writers of one value would both
         # want, and which a killed process would leave locked for ever.
         store = self._store
-        assert isinstance(store, DiskObjectStore)
         name = item.id.decode()
         folder = Path(store.path, name[:2])
         place = folder / name[2:]
@@ -197,5 +195,3 @@ def time_of(commit: Commit) -> datetime | None:
         return datetime.fromtimestamp(commit.commit_time, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-

@@ -6,8 +6,9 @@ other, whatever was merged into it. Dates are never used to order.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from itertools import takewhile
 
@@ -67,15 +68,15 @@ class Past:
 
     def named(self, name: str) -> ObjectID | None:
         """The commit that git calls so, None if there is none."""
-        if name in self._names:
-            return self.tip
+        base = re.split("[~^]", name)[0]
+        way = name.removeprefix(base)
+        if base in self._names and self.tip is not None:
+            name = f"{self.tip.decode()}{way}"
         repo = self.objects.repo
         try:
             # Only the second one knows v1.2~3, and only the first one short ids.
-            relative = "~" in name or "^" in name
-            return self.objects.commit(
-                parse_object(repo, name).id if relative else parse_commit(repo, name).id
-            ).id
+            found = parse_object(repo, name) if way else parse_commit(repo, name)
+            return self.objects.commit(found.id).id
         except AmbiguousShortId as error:
             raise DatastreamError(f"{shown(name)} begins several ids; write more of it") from error
         except (KeyError, ValueError, IndexError, RefFormatError):
@@ -155,9 +156,7 @@ def _text(commit: Commit, raw: bytes) -> str:
         return raw.decode("utf-8", "replace")
 
 
-def replay(
-    past: Past, selection: Selects, since: str | datetime | None
-) -> Iterator[Reading]:
+def replay(past: Past, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
     """The commits after `since`, oldest first, one reading each; closes `past` at the end."""
     try:
         with local_errors(past.where):
@@ -237,7 +236,5 @@ class PastSource(Source):
     def close(self) -> None:
         self._past.close()
 
-    def _guarded(self) -> local_errors:  # type: ignore[valid-type]
+    def _guarded(self) -> AbstractContextManager[None]:
         return local_errors(self._past.where)
-
-

@@ -15,6 +15,7 @@ from dulwich.objects import Blob, Commit, ObjectID, ShaFile
 from datastream._types import type_of
 from datastream.entry import Capability, Entry, deleted
 from datastream.entry import Change as Revision
+from datastream.errors import KeyNotFound, RevisionConflict
 from datastream.selection import Selects, check_key
 from datastream.source import WRITING, Feature, Reading, Source, Write, check_expected
 from datastream.sources import _git_past as past
@@ -38,6 +39,7 @@ class Branch(Protocol):
     """What a store follows and moves."""
 
     def tip(self) -> ObjectID | None: ...
+    def confirm(self, base: State) -> None: ...
     def publish(
         self, base: State, commit: Commit, objects: Sequence[ShaFile], changes: Sequence[Change]
     ) -> None: ...
@@ -157,9 +159,14 @@ class BranchSource(Source):
 
     def _attempt(self, planned: Sequence[_Planned]) -> list[Entry]:
         state = self._state()
-        found = [self._change(item, state) for item in planned]
+        try:
+            found = [self._change(item, state) for item in planned]
+        except (RevisionConflict, KeyNotFound):
+            self._branch.confirm(state)
+            raise
         news = [change for change in found if change.old != change.new]
         if not news:
+            self._branch.confirm(state)
             return [self._entry(item, state) for item in planned]
         stored = self._commit(planned, news, state)
         return [self._entry(item, stored) for item in planned]
@@ -169,9 +176,7 @@ class BranchSource(Source):
         check_expected(item.write, old.decode() if old else None)
         return Change(item.path, old, item.blob.id if item.blob else None)
 
-    def _commit(
-        self, planned: Sequence[_Planned], news: Sequence[Change], state: State
-    ) -> State:
+    def _commit(self, planned: Sequence[_Planned], news: Sequence[Change], state: State) -> State:
         changed = {change.path for change in news}
         writes = [item for item in planned if item.path in changed]
         root, trees = rewritten(

@@ -34,7 +34,7 @@ class Change(NamedTuple):
 
 
 def is_file(mode: int) -> bool:
-    """Whether it has content of its own: files and symbolic links, whose content is their target."""
+    """Whether it has content: files, and symbolic links, whose content is their target."""
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
@@ -120,80 +120,75 @@ def rewritten(
         for part in above:
             place = place.below.setdefault(part, _Plan())
         place.files[name] = key, content
-    made: list[Tree] = []
-    return _carry_out(read, root, plan, made), made
+    builder = _Builder(read)
+    return builder.carry_out(root, plan), builder.made
 
 
-def _carry_out(
-    read: ReadTree, tree: ObjectID | None, plan: _Plan, made: list[Tree]
-) -> ObjectID | None:
-    items = dict(read(tree))
-    new: list[tuple[str, bytes]] = []
-    # Deletes first: they may make room for what else is written.
-    for name, (_, content) in plan.files.items():
-        if content is None:
+class _Builder:
+    """Makes trees anew, from the leaves to the root."""
+
+    def __init__(self, read: ReadTree) -> None:
+        self._read = read
+        self.made: list[Tree] = []
+
+    def carry_out(self, tree: ObjectID | None, plan: _Plan) -> ObjectID | None:
+        items = dict(self._read(tree))
+        before = set(items)
+        # Deletes first: they may make room for what else is written.
+        for name, (_, content) in plan.files.items():
+            if content is None:
+                items.pop(name, None)
+        for name, below in plan.below.items():
+            self._put_directory(items, name, below)
+        for name, (key, content) in plan.files.items():
+            if content is not None:
+                _put_file(items, name, key, content)
+        for name in items.keys() - before:
+            check_case(_written_key(plan, name), name, items.keys() - {name})
+        return self._stored(items)
+
+    def _put_directory(self, items: dict[bytes, Item], name: bytes, plan: _Plan) -> None:
+        there = items.get(name)
+        if there is not None and not stat.S_ISDIR(there[0]):
+            key = _any_key(plan)
+            if key is None:
+                return
+            raise InvalidKey(f"{shown(key)} lies below {_kind(there[0])}; write beside it")
+        tree = self.carry_out(there[1] if there else None, plan)
+        if tree is None:
             items.pop(name, None)
-    for name, below in plan.below.items():
-        _put_directory(read, items, name, below, made, new)
-    for name, (key, content) in plan.files.items():
-        if content is not None:
-            _put_file(items, name, key, content, new)
-    for key, name in new:
-        check_case(key, name, (other for other in items if other != name))
-    return _stored(items, made)
+        else:
+            items[name] = (stat.S_IFDIR, tree)
+
+    def _stored(self, items: dict[bytes, Item]) -> ObjectID | None:
+        if not items:
+            return None
+        tree = Tree()
+        for name, (mode, content) in items.items():
+            tree.add(name, mode, content)
+        self.made.append(tree)
+        return tree.id
 
 
-def _put_directory(
-    read: ReadTree,
-    items: dict[bytes, Item],
-    name: bytes,
-    plan: _Plan,
-    made: list[Tree],
-    new: list[tuple[str, bytes]],
-) -> None:
-    key = _written_key(plan)
-    there = items.get(name)
-    if there is not None and not stat.S_ISDIR(there[0]):
-        if key is None:
-            return
-        raise InvalidKey(f"{shown(key)} lies below {_kind(there[0])}; write beside it")
-    if there is None and key is not None:
-        new.append((key, name))
-    tree = _carry_out(read, there[1] if there else None, plan, made)
-    if tree is None:
-        items.pop(name, None)
-    else:
-        items[name] = (stat.S_IFDIR, tree)
-
-
-def _put_file(
-    items: dict[bytes, Item], name: bytes, key: str, content: ObjectID, new: list[tuple[str, bytes]]
-) -> None:
+def _put_file(items: dict[bytes, Item], name: bytes, key: str, content: ObjectID) -> None:
     there = items.get(name)
     if there is not None and not stat.S_ISREG(there[0]):
         raise InvalidKey(f"{shown(key)} is {_kind(there[0])}; delete that first, or write beside")
-    if there is None:
-        new.append((key, name))
     # An executable stays one.
     items[name] = (FILE if there is None else there[0], content)
 
 
-def _written_key(plan: _Plan) -> str | None:
-    """A key that is put below; None if all are removed."""
+def _written_key(plan: _Plan, name: bytes) -> str:
+    """The key, or one of the keys, for which a directory has `name`."""
+    return plan.files[name][0] if name in plan.files else _any_key(plan.below[name]) or ""
+
+
+def _any_key(plan: _Plan) -> str | None:
+    """A key that is put; None if all are removed."""
     for key, content in plan.files.values():
         if content is not None:
             return key
-    return next(filter(None, map(_written_key, plan.below.values())), None)
-
-
-def _stored(items: dict[bytes, Item], made: list[Tree]) -> ObjectID | None:
-    if not items:
-        return None
-    tree = Tree()
-    for name, (mode, content) in items.items():
-        tree.add(name, mode, content)
-    made.append(tree)
-    return tree.id
+    return next(filter(None, map(_any_key, plan.below.values())), None)
 
 
 def _kind(mode: int) -> str:
