@@ -10,6 +10,7 @@ import click
 from datastream.cli._commands import get, ls, put, rm
 from datastream.cli._demo import demo
 from datastream.cli._exit import exit_code
+from datastream.cli._history import history
 from datastream.cli._serve import serve
 from datastream.cli._watch import watch
 
@@ -25,14 +26,14 @@ class _App(click.Group):
 
 @click.group(
     cls=_App,
-    commands=[demo, ls, get, put, rm, watch, serve],
+    commands=[demo, ls, get, put, rm, watch, history, serve],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="datastream-kv")
 def main() -> None:
     """Read, write, watch and serve key-value stores.
 
-    URL names a store: sqlite:settings.db, grpc://127.0.0.1:8080, memory:
+    URL names a store: sqlite:settings.db, git:REPOSITORY, grpc://127.0.0.1:8080, memory:
 
     Exit codes: 0 done, 1 it could not be done (one line says why), 2 usage, 130 Ctrl-C.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -11,9 +12,21 @@ import datastream
 
 def open_existing(url: str) -> datastream.Store:
     """The store at `url`; a database that is not there is an error, not created."""
-    scheme = url.partition(":")[0].lower()
-    options: dict[str, Any] = {"create": False} if scheme == "sqlite" else {}
-    return datastream.open(url, **options)
+    return open_store(url, **({"create": False} if _scheme(url) == "sqlite" else {}))
+
+
+def open_store(url: str, **options: Any) -> datastream.Store:
+    """The store at `url`; how a first clone proceeds is shown on a terminal."""
+    if not (_scheme(url).startswith("git+") and sys.stderr.isatty()):
+        return datastream.open(url, **options)
+    from datastream.cli import _terminal
+
+    with _terminal.progress("cloning") as tell:
+        return datastream.open(url, **options, progress=tell)
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
 
 
 def load_grpc() -> ModuleType:
