@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -23,7 +24,7 @@ _OF_THE_CALLER = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "G
 
 @pytest.fixture(autouse=True)
 def git_environment(monkeypatch, tmp_path):
-    """The git program, with nobody's configuration and a cache of its own."""
+    """The git program, with nobody's configuration and a cache of its own; sound at the end."""
     if GIT is None:
         pytest.skip("needs the git program: apt-get install git")
     for name in _OF_THE_CALLER:
@@ -31,10 +32,22 @@ def git_environment(monkeypatch, tmp_path):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    Repository.made.clear()
+    yield
+    for repository in [*Repository.made, *map(Repository, clones(tmp_path))]:
+        if repository.path.exists():
+            repository.fsck()
+
+
+def clones(tmp_path):
+    """The clones that sources made below the default cache."""
+    return sorted(p for p in tmp_path.glob("cache/datastream/git/*") if p.is_dir())
 
 
 class Repository:
     """A repository as other programs see it."""
+
+    made: ClassVar = []
 
     def __init__(self, path):
         self.path = Path(path)
@@ -43,6 +56,7 @@ class Repository:
     def new(cls, path, *, bare=False):
         repository = cls(path)
         repository.path.mkdir(parents=True)
+        cls.made.append(repository)
         repository.git("init", "-q", "-b", "main", *(["--bare"] if bare else []))
         return repository
 
@@ -112,7 +126,3 @@ class Repository:
 
     def fsck(self):
         self.git("fsck", "--strict", "--no-dangling")
-
-
-# Not on the wire, not in a file: sure never to be anybody's.
-SECRET = "hunter2-and-more"

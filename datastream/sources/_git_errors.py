@@ -31,7 +31,7 @@ DAMAGE = (
 )
 """What reading a repository raises that lacks objects or holds broken ones."""
 
-_REFUSALS = ("401", "403", "permission denied", "access denied", "authentication failed")
+_REFUSALS = ("status 403", "permission denied", "access denied", "authentication failed")
 _MISSING = ("does not appear to be a git repository", "repository not found", "not exported")
 _REMOTE = (GitProtocolError, SendPackError, HTTPUnauthorized, HTTPProxyUnauthorized)
 
@@ -92,7 +92,7 @@ def _explained(where: str, words: str, error: Exception) -> DatastreamError:
 def _words(error: BaseException) -> str:
     """What an error says, on one line; its name if it says nothing."""
     if isinstance(error, HTTPUnauthorized | HTTPProxyUnauthorized):
-        return "401 unauthorized"
+        return "unauthorized"
     lines = getattr(error, "stderr_lines", None)
     said = b"\n".join(lines).decode("utf-8", "replace") if lines else str(error)
     return " ".join(said.split()) or type(error).__name__

@@ -66,11 +66,17 @@ def open_repo(path: str | Path) -> Repo:
 
 def _opened(path: str | Path) -> Repo:
     try:
-        return Repo(str(path))
+        repo = Repo(str(path))
     except NotGitRepository as error:
         raise DatastreamError(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
         ) from error
+    hidden = Path(repo.controldir()).resolve()
+    if repo.bare and hidden.name == ".git" and not repo.get_config().get_boolean("core", "bare"):
+        # Named by its inner folder, it has a work tree all the same.
+        repo.close()
+        return Repo(str(hidden.parent))
+    return repo
 
 
 class Objects:

@@ -14,6 +14,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from dulwich.client import (
     GitClient,
     HttpGitClient,
+    HTTPUnauthorized,
     LocalGitClient,
     SSHGitClient,
     SubprocessSSHVendor,
@@ -21,9 +22,11 @@ from dulwich.client import (
     default_urllib3_manager,
 )
 from dulwich.config import StackedConfig
+from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.file import FileLocked
 from dulwich.objects import ZERO_SHA, ObjectID, ShaFile
 from dulwich.pack import UnpackedObject, pack_objects_to_data
+from dulwich.protocol import Protocol
 from dulwich.refs import HEADREF, Ref
 from dulwich.repo import Repo
 
@@ -77,7 +80,9 @@ class Address(NamedTuple):
         """
         parts = urlsplit(url.removeprefix("git+"))
         ssh = parts.scheme == "ssh"
-        if parts.scheme not in ("http", "https", "ssh", "file") or not parts.path.strip("/"):
+        local = parts.scheme == "file"
+        known = local or parts.scheme in ("http", "https", "ssh")
+        if not known or local == bool(parts.hostname) or not parts.path.strip("/"):
             raise DatastreamError(
                 "a remote is git+https://HOST/PATH, git+http, git+ssh or git+file:///PATH"
             )
@@ -201,14 +206,14 @@ class Remote:
         if url.scheme == "file":
             return LocalGitClient()
         if url.scheme == "ssh":
-            return SSHGitClient(
+            return _SSH(
                 url.hostname or "",
                 url.port,
                 username or None,
-                vendor=_PatientSSH(self._timeout),
                 ssh_command=self._ssh(),
+                timeout=self._timeout,
             )
-        return HttpGitClient(
+        return _Http(
             self.where,
             pool_manager=self._pool,
             username=username or None,
@@ -254,15 +259,65 @@ class Remote:
                 raise Moved(f"{self.where}: the branch moved")
 
 
+class _Http(HttpGitClient):
+    """A client that leaves no answer open, whatever becomes of it."""
+
+    def _http_request(
+        self,
+        url: str,
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+        raise_for_status: bool = True,
+    ) -> Any:
+        answer, read = super()._http_request(url, headers, data, raise_for_status=False)
+        self._answers = [*getattr(self, "_answers", ()), answer]
+        if answer.status == 404:
+            raise NotGitRepository
+        if answer.status in (401, 407):
+            raise HTTPUnauthorized(None, url)
+        if answer.status != 200:
+            raise GitProtocolError(f"the server answered with status {answer.status}")
+        return answer, read
+
+    def close(self) -> None:
+        for answer in getattr(self, "_answers", ()):
+            answer.close()
+
+
+class _SSH(SSHGitClient):
+    """A client that leaves no process behind, and waits only so long for an answer."""
+
+    def __init__(self, host: str, *args: Any, timeout: float, **kwargs: Any) -> None:
+        super().__init__(host, *args, **kwargs)
+        self.ssh_vendor = self._vendor = _PatientSSH(timeout)
+        self._opened: list[Protocol] = []
+
+    def _connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super()._connect(*args, **kwargs)
+        self._opened.append(connection[0])
+        return connection
+
+    def close(self) -> None:
+        for process in self._vendor.running:
+            if process.poll() is None:
+                process.kill()
+        for protocol in self._opened:
+            protocol.close()
+
+
 class _PatientSSH(SubprocessSSHVendor):
     """ssh with a limit to how long it may say nothing."""
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
+        self.running: list[subprocess.Popen[bytes]] = []
 
     def run_command(self, *args: Any, **kwargs: Any) -> SubprocessWrapper:
         wrapper = super().run_command(*args, **kwargs)
+        # Or it would close the pipe when it is gone.
+        cast("Any", wrapper.read).__self__.detach()
         wrapper.read = io.BufferedReader(_Pipe(wrapper.proc, self._timeout)).read
+        self.running.append(wrapper.proc)
         return wrapper
 
 

@@ -99,27 +99,34 @@ class WorkTree:
         """Why the work tree cannot be brought along; "" if nothing speaks against it."""
         if entries is None:
             return "its index is of a kind that is not supported"
+        gone = {self._place(change.path) for change in changes if change.new is None}
         for change in changes:
-            if not self._is_clean(change, entries.get(change.path)):
+            if not self._is_clean(change, entries.get(change.path), gone):
                 return f"{os.fsdecode(change.path)!r} was changed there"
         return ""
 
-    def _is_clean(self, change: Change, entry: IndexEntry | ConflictedIndexEntry | None) -> bool:
+    def _is_clean(
+        self, change: Change, entry: IndexEntry | ConflictedIndexEntry | None, gone: set[Path]
+    ) -> bool:
         place = self._place(change.path)
-        if not self._leads_to(place.parent):
+        if not self._leads_to(place.parent, gone):
             return False
         if change.old is None or entry is None:
-            return change.old is None and entry is None and not os.path.lexists(place)
+            return change.old is None and entry is None and _is_free(place, gone)
         if isinstance(entry, ConflictedIndexEntry) or entry.sha != change.old:
             return False
         if entry.skip_worktree or entry.flags & _ASSUMED:
             return False
         return _holds(place, entry)
 
-    def _leads_to(self, folder: Path) -> bool:
-        """Whether all from the root down to `folder` are directories, or not there."""
+    def _leads_to(self, folder: Path, gone: set[Path]) -> bool:
+        """Whether all from the root down to `folder` are directories, or will not be there."""
         while folder != self._root:
-            if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
+            if (
+                folder not in gone
+                and os.path.lexists(folder)
+                and (folder.is_symlink() or not folder.is_dir())
+            ):
                 return False
             folder = folder.parent
         return True
@@ -168,6 +175,13 @@ class WorkTree:
             temporary.unlink(missing_ok=True)
             raise
         entries[path] = index_entry_from_stat(place.lstat(), content, mode)
+
+
+def _is_free(place: Path, gone: set[Path]) -> bool:
+    """Whether nothing is there, or a directory of files that all go."""
+    if place.is_dir() and not place.is_symlink():
+        return all(_is_free(below, gone) for below in place.iterdir())
+    return place in gone or not os.path.lexists(place)
 
 
 def _holds(place: Path, entry: IndexEntry) -> bool:

@@ -157,7 +157,11 @@ class RemoteGitSource(BranchSource):
         return self._repaired(super().capabilities)
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        self._refresh()
+        if since is None:
+            self._refresh()
+        else:
+            # Whoever reads so waits next, and that is where the remote is asked.
+            self._watched = True
         return self._repaired(partial(super().read, selection, since))
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
@@ -165,13 +169,18 @@ class RemoteGitSource(BranchSource):
 
     def wait(self, timeout: float | None) -> None:
         self._watched = True
-        left = self._due - monotonic()
+        due = self._due
+        if self._bell.is_set():
+            self._bell.clear()
+            return
         with self._guarded():
+            left = due - monotonic()
             if left > 0:
                 seconds = left if timeout is None else min(left, timeout)
                 self._remote_branch.watch.wait(self._seen, self._bell, seconds)
-            if self._due <= monotonic() and not self._bell.is_set():
-                self._look()
+                if self._due != due or monotonic() < due:
+                    return
+            self._look()
 
     def wake(self) -> None:
         # The wait that this ends returns at once; the one that follows asks the remote.

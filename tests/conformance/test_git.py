@@ -17,9 +17,6 @@ class GitHarness(Harness):
     def source(self):
         return GitSource(self.repository.path, **self.options)
 
-    def close(self):
-        self.repository.fsck()
-
 
 @pytest.fixture
 def repository(tmp_path):

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.repositories import ENVIRONMENT, GIT
 
 USER, PASSWORD = "reader", "s3cr3t-p@ss/word"
-EXPECTED = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 
 class GitServer:
@@ -18,16 +17,13 @@ class GitServer:
     `status`, if set, is what every request is answered with; `hold` keeps answers back.
     """
 
-    def __init__(self, root, *, password=PASSWORD):
+    def __init__(self, root, *, user=USER, password=PASSWORD):
         self.root = root
-        self.expected = (
-            None
-            if password is None
-            else "Basic " + base64.b64encode(f"{USER}:{password}".encode()).decode()
-        )
+        self.expected = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self.status = None
         self.hold = None
         self.requests = []
+        self._asked = threading.Condition()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = False
         self.port = self._server.server_address[1]
@@ -39,6 +35,10 @@ class GitServer:
     @property
     def url(self):
         return f"http://127.0.0.1:{self.port}"
+
+    def wait_for_requests(self, count):
+        with self._asked:
+            assert self._asked.wait_for(lambda: len(self.requests) >= count, 20)
 
     def close(self):
         self._server.shutdown()
@@ -61,12 +61,14 @@ class GitServer:
 
     def _answer(self, request):
         body = self._body(request)
-        self.requests.append((request.command, request.path))
+        with self._asked:
+            self.requests.append((request.command, request.path))
+            self._asked.notify_all()
         if self.hold is not None:
             self.hold.wait(20)
         if self.status is not None:
             return _refuse(request, self.status)
-        if self.expected is not None and request.headers.get("Authorization") != self.expected:
+        if request.headers.get("Authorization") != self.expected:
             return _refuse(request, 401)
         return self._run(request, body)
 
