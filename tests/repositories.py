@@ -88,7 +88,7 @@ class Repository:
                 data = content.encode() if isinstance(content, str) else content
                 place.write_bytes(data)
         self.git("add", "-A")
-        self.git("commit", "-q", "-m", message)
+        self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.head()
 
     def import_commit(self, files, branch="main"):
