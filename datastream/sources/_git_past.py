@@ -68,6 +68,8 @@ class Past:
 
     def named(self, name: str) -> ObjectID | None:
         """The commit that git calls so, None if there is none."""
+        if not name:
+            return None
         base = re.split("[~^]", name)[0]
         way = name.removeprefix(base)
         if base in self._names and self.tip is not None:

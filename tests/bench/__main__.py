@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
+from tests.bench.git_files import git_files, git_watch
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
@@ -25,6 +26,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-sqlite": put_sqlite,
     "put-many-sqlite": put_many_sqlite,
     "watch-sqlite": watch_sqlite,
+    "git-files": git_files,
+    "watch-git": git_watch,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,
