@@ -3,10 +3,9 @@ from datastream_grpc import GrpcSource, serve
 
 from datastream import Store
 from datastream.source import Feature
-from datastream.sources.git import GitSource, RemoteGitSource
+from datastream.sources.git import GitSource
 from datastream.testing import Conformance, Harness
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
-from tests.servers.git_http import PASSWORD, USER, GitServer
 
 
 class GitHarness(Harness):
@@ -50,33 +49,6 @@ class TestGitOverGrpc(Conformance):
         yield harness
         server.stop()
         backing.close()
-
-
-class RemoteHarness(GitHarness):
-    """The sources share a clone, as the processes of one user do."""
-
-    def __init__(self, repository, url, **options):
-        super().__init__(repository, interval=0.05, **options)
-        self.url = url
-
-    def source(self):
-        return RemoteGitSource(self.url, **self.options)
-
-
-class TestGitRemoteFile(Conformance):
-    @pytest.fixture
-    def harness(self, repository):
-        return RemoteHarness(repository, f"file://{repository.path}")
-
-
-class TestGitRemoteHttp(Conformance):
-    @pytest.fixture
-    def harness(self, repository):
-        repository.git("config", "http.receivepack", "true")
-        server = GitServer(repository.path.parent)
-        url = f"{server.url}/{repository.path.name}"
-        yield RemoteHarness(repository, url, username=USER, password=PASSWORD)
-        server.close()
 
 
 def without_types(source):
