@@ -8,8 +8,9 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dulwich.refs import Ref
@@ -21,6 +22,9 @@ from datastream.sources._git_objects import Objects, open_repo
 
 TIP = Ref(b"refs/datastream/tip")
 """Where a clone keeps the commit that the remote's branch was at when last seen."""
+
+STALE = 60.0
+"""Seconds after which a lock is a killed process's."""
 
 Fill = Callable[[Repo], None]
 
@@ -67,6 +71,14 @@ def open_clone(folder: Path, fill: Fill, *, broken: int = 0) -> Repo:
 def inode(folder: Path) -> int:
     """Which folder it is that has this name now; 0 if there is none."""
     return folder.stat().st_ino if folder.exists() else 0
+
+
+def free_stale_lock(folder: Path) -> None:
+    """Remove the lock of the clone's ref if a killed process left it; nobody holds it for long."""
+    lock = folder / f"{TIP.decode()}.lock"
+    with suppress(OSError):
+        if time.time() - lock.stat().st_mtime > STALE:
+            lock.unlink()
 
 
 def _make(folder: Path, fill: Fill) -> None:

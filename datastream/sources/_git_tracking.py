@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import tenacity
 from dulwich.file import FileLocked
 from dulwich.objects import ZERO_SHA, Commit, ObjectID, ShaFile
 from dulwich.refs import DiskRefsContainer
@@ -13,7 +14,7 @@ from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, SourceUnavailable, shown
 from datastream.sources._git_branch import HEADS, Moved, Refs, RefWatch
-from datastream.sources._git_clone import TIP, folder_for, inode, open_clone
+from datastream.sources._git_clone import TIP, folder_for, free_stale_lock, inode, open_clone
 from datastream.sources._git_errors import local_errors
 from datastream.sources._git_objects import Objects, State, open_repo
 from datastream.sources._git_remote import Head, Progress, Remote
@@ -21,6 +22,8 @@ from datastream.sources._git_tree import Change
 
 log = logging.getLogger("datastream")
 
+LOCK_TIMEOUT = 5.0
+"""Seconds to wait for another process that notes something."""
 LOOKS = 20
 """How often the remote is asked anew because another process noted something meanwhile."""
 
@@ -116,8 +119,12 @@ class RemoteBranch:
             self.look()
             raise
         self._objects.add(objects)
-        if not self._note(base.commit, commit.id):
-            self.look()
+        try:
+            if not self._note(base.commit, commit.id):
+                self.look()
+        except (SourceUnavailable, FileLocked) as error:
+            # It is pushed, which is what counts; the clone will have it after the next look.
+            log.warning("pushed, but not yet in the clone: %s", error)
 
     def fetch_named(self, repo: Repo, name: str) -> None:
         self._remote.fetch_named(repo, name)
@@ -158,8 +165,14 @@ class RemoteBranch:
         return Refs(self._folder, self._folder, TIP)
 
     def _note(self, before: ObjectID | None, commit: ObjectID) -> bool:
+        """Move the clone's ref; False if it is not at `before` any more."""
+        free_stale_lock(self._folder)
         refs = DiskRefsContainer(self._folder)
-        try:
-            return refs.set_if_equals(TIP, before or ZERO_SHA, commit)
-        except FileLocked:
-            return False
+        retrying = tenacity.Retrying(
+            # Whoever holds it syncs a file to the disk.
+            retry=tenacity.retry_if_exception_type(FileLocked),
+            wait=tenacity.wait_random(0.001, 0.02),
+            stop=tenacity.stop_after_delay(LOCK_TIMEOUT),
+            reraise=True,
+        )
+        return retrying(refs.set_if_equals, TIP, before or ZERO_SHA, commit)

@@ -143,6 +143,7 @@ class RemoteGitSource(BranchSource):
         branch_ref(branch)
         who = signature(StackedConfig.default(), author, email, message)
         self._interval, self._due, self._watched, self._away = interval, 0.0, False, False
+        self._trouble: DatastreamError | None = None
         remote = Remote(Address.of(url, username, password, token), ssh_command, timeout)
         self._remote_branch = RemoteBranch(remote, branch, cache, progress)
         try:
@@ -172,6 +173,9 @@ class RemoteGitSource(BranchSource):
         due = self._due
         if self._bell.is_set():
             self._bell.clear()
+            if self._trouble is not None:
+                # Woken is not well again: that only a look can tell, which comes next.
+                raise type(self._trouble)(str(self._trouble))
             return
         with self._guarded():
             left = due - monotonic()
@@ -195,9 +199,10 @@ class RemoteGitSource(BranchSource):
         self._due = monotonic() + jittered(self._interval)
         try:
             self._remote_branch.look()
-        except BaseException:
-            self._due = 0.0
+        except DatastreamError as error:
+            self._due, self._trouble = 0.0, error
             raise
+        self._trouble = None
 
     def _refresh(self) -> None:
         """Ask the remote, unless a thread does that anyway."""

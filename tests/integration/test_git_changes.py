@@ -1,12 +1,14 @@
 """What any git program does to a local repository, as watchers see it."""
 
 import shutil
+import threading
 
 import pytest
 
 import datastream
-from datastream import SourceUnavailable, State
-from datastream.testing import Recorder
+from datastream import Selection, SourceUnavailable, State
+from datastream.sources.git import GitSource
+from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
@@ -236,6 +238,35 @@ def test_a_repository_that_vanishes_is_trouble(tmp_path):
         repository.commit({"a": "2"})
         store.poke()
         recorder.wait_state({"a": b"2"})
+
+
+@pytest.mark.parametrize("branch", ["main", "deep/er/branch"])
+def test_only_the_ref_moves_in_a_bare_repository(tmp_path, branch):
+    bare = Repository.new(tmp_path / "bare", bare=True)
+    with datastream.open(f"git:{bare.path}", branch=branch, interval=3600) as store:
+        recorder = watching(store)
+        for number in range(3):
+            bare.import_commit({"a": str(number)}, branch=branch)
+            recorder.wait_state({"a": str(number).encode()})
+        first = bare.head(f"{branch}~2")
+        bare.git("pack-refs", "--all", "--prune")
+        bare.git("update-ref", f"refs/heads/{branch}", first)
+        recorder.wait_state({"a": b"0"})
+
+
+def test_what_a_snapshot_showed_still_ends_the_wait_of_watchers(repository):
+    repository.commit({"a": "1"})
+    source, everything = GitSource(repository.path, interval=3600), Selection.of()
+    cursor = source.read(everything, None).position
+    source.read(everything, cursor)
+    repository.commit({"a": "2"})
+    assert source.read(everything, None).entries[0].value == b"2"
+    thread = threading.Thread(target=lambda: source.wait(None), daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    assert not thread.is_alive()
+    assert source.read(everything, cursor).entries[0].value == b"2"
+    source.close()
 
 
 def test_files_that_nobody_watches_are_not_read(store, repository):

@@ -18,7 +18,7 @@ from datastream import (
     Store,
 )
 from datastream.sources.git import RemoteGitSource
-from datastream.testing import Recorder
+from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
 from tests.servers.git_http import PASSWORD, USER, GitServer
@@ -287,9 +287,12 @@ def test_while_the_remote_is_away_the_last_state_is_read(url, bare, server):
         assert store["a"] == 1
         with pytest.raises(SourceUnavailable, match="503"):
             store["a"] = 2
-        seen = len(statuses)
-        store.poke()
-        assert all(status.state is State.STALE for status in statuses[seen:])
+        for _ in range(3):
+            asked = len(server.requests)
+            store.poke()
+            server.wait_for_requests(asked + 1)
+        assert store.flush(TIMEOUT)
+        assert not any(status.state is State.READY for status in statuses)
         bare.import_commit({"a": "meanwhile"})
         server.status = None
         store.poke()
@@ -434,6 +437,21 @@ def test_a_clone_that_breaks_while_it_is_used_is_made_again(url, bare, tmp_path,
         bare.import_commit({"b/c": "3"})
         recorder.wait_state({"a": b"2", "b/c": b"3"})
     assert "cloning anew" in caplog.text
+
+
+def test_the_lock_of_a_killed_process_is_removed_from_a_clone(url, bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    lock = clone / "refs/datastream/tip.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    bare.import_commit({"a": "2"})
+    with opened(url) as store:
+        assert store["a"] == 2
+        store["a"] = 3
+        assert store["a"] == 3
 
 
 def test_branches_and_urls_have_clones_of_their_own(url, bare, tmp_path):
