@@ -2,100 +2,33 @@
 
 from __future__ import annotations
 
-import io
 import os
-import select
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import IO, Any, NamedTuple, cast
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from dulwich.client import (
-    GitClient,
-    HttpGitClient,
-    HTTPUnauthorized,
-    LocalGitClient,
-    SSHGitClient,
-    SubprocessSSHVendor,
-    SubprocessWrapper,
-    default_urllib3_manager,
-)
+from dulwich.client import GitClient, LocalGitClient, default_urllib3_manager
 from dulwich.config import StackedConfig
-from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.file import FileLocked
 from dulwich.objects import ZERO_SHA, ObjectID, ShaFile
 from dulwich.pack import UnpackedObject, pack_objects_to_data
-from dulwich.protocol import Protocol
 from dulwich.refs import HEADREF, Ref
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, Denied
+from datastream.sources._git_address import Address
 from datastream.sources._git_branch import HEADS, Moved
+from datastream.sources._git_clients import PatientHttp, PatientSSH
 from datastream.sources._git_errors import local_errors, remote_errors
 from datastream.sources._git_objects import Objects
 
-TOKEN_USER = "x-access-token"  # noqa: S105
-"""User name beside a token, where none is given: GitHub's, and others take any."""
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
 _TAGS = b"refs/tags/"
 _RACES = ("lock", "fetch first", "non-fast-forward", "failed to update ref", "incorrect old value")
 
 Progress = Callable[[str], None]
-
-
-class Credentials(NamedTuple):
-    """What opens a private repository; kept in memory only."""
-
-    username: str = ""
-    password: str = ""
-
-    def hide(self, text: str) -> str:
-        """`text` without them."""
-        for secret in (self.password, quote(self.password, safe="")):
-            text = text.replace(secret, "***") if secret else text
-        return text
-
-    def __repr__(self) -> str:
-        return "Credentials(***)"
-
-
-class Address(NamedTuple):
-    """Where a remote is, without credentials."""
-
-    url: SplitResult
-    credentials: Credentials
-
-    @property
-    def shown(self) -> str:
-        return self.url.geturl()
-
-    @classmethod
-    def of(cls, url: str, username: str, password: str, token: str) -> Address:
-        """Take a URL apart, with or without ``git+``.
-
-        Raises:
-            DatastreamError: it names no repository, or credentials are given twice.
-        """
-        parts = urlsplit(url.removeprefix("git+"))
-        ssh = parts.scheme == "ssh"
-        local = parts.scheme == "file"
-        known = local or parts.scheme in ("http", "https", "ssh")
-        if not known or local == bool(parts.hostname) or not parts.path.strip("/"):
-            raise DatastreamError(
-                "a remote is git+https://HOST/PATH, git+http, git+ssh or git+file:///PATH"
-            )
-        user, _, secret = parts.netloc.rpartition("@")[0].partition(":")
-        if token and password:
-            raise DatastreamError(f"{parts.hostname}: give a token or a password, not both")
-        credentials = Credentials(username or unquote(user), token or password or unquote(secret))
-        if credentials.password and not credentials.username:
-            credentials = credentials._replace(username=TOKEN_USER)
-        host = parts.netloc.rpartition("@")[2]
-        # To SSH the user is part of the place: git@host.
-        netloc = f"{credentials.username}@{host}" if ssh and credentials.username else host
-        return cls(parts._replace(netloc=netloc, query="", fragment=""), credentials)
 
 
 class Head(NamedTuple):
@@ -206,14 +139,14 @@ class Remote:
         if url.scheme == "file":
             return LocalGitClient()
         if url.scheme == "ssh":
-            return _SSH(
+            return PatientSSH(
                 url.hostname or "",
                 url.port,
                 username or None,
                 ssh_command=self._ssh(),
                 timeout=self._timeout,
             )
-        return _Http(
+        return PatientHttp(
             self.where,
             pool_manager=self._pool,
             username=username or None,
@@ -257,88 +190,6 @@ class Remote:
                 moved = False
             if not moved:
                 raise Moved(f"{self.where}: the branch moved")
-
-
-class _Http(HttpGitClient):
-    """A client that leaves no answer open, whatever becomes of it."""
-
-    def _http_request(
-        self,
-        url: str,
-        headers: dict[str, str] | None = None,
-        data: Any = None,
-        raise_for_status: bool = True,
-    ) -> Any:
-        answer, read = super()._http_request(url, headers, data, raise_for_status=False)
-        self._answers = [*getattr(self, "_answers", ()), answer]
-        if answer.status == 404:
-            raise NotGitRepository
-        if answer.status in (401, 407):
-            raise HTTPUnauthorized(None, url)
-        if answer.status != 200:
-            raise GitProtocolError(f"the server answered with status {answer.status}")
-        return answer, read
-
-    def close(self) -> None:
-        for answer in getattr(self, "_answers", ()):
-            answer.close()
-
-
-class _SSH(SSHGitClient):
-    """A client that leaves no process behind, and waits only so long for an answer."""
-
-    def __init__(self, host: str, *args: Any, timeout: float, **kwargs: Any) -> None:
-        super().__init__(host, *args, **kwargs)
-        self.ssh_vendor = self._vendor = _PatientSSH(timeout)
-        self._opened: list[Protocol] = []
-
-    def _connect(self, *args: Any, **kwargs: Any) -> Any:
-        connection = super()._connect(*args, **kwargs)
-        self._opened.append(connection[0])
-        return connection
-
-    def close(self) -> None:
-        for process in self._vendor.running:
-            if process.poll() is None:
-                process.kill()
-        for protocol in self._opened:
-            protocol.close()
-
-
-class _PatientSSH(SubprocessSSHVendor):
-    """ssh with a limit to how long it may say nothing."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def run_command(self, *args: Any, **kwargs: Any) -> SubprocessWrapper:
-        wrapper = super().run_command(*args, **kwargs)
-        # Or it would close the pipe when it is gone.
-        cast("Any", wrapper.read).__self__.detach()
-        wrapper.read = io.BufferedReader(_Pipe(wrapper.proc, self._timeout)).read
-        self.running.append(wrapper.proc)
-        return wrapper
-
-
-class _Pipe(io.RawIOBase):
-    """What a process prints; the process ends if it prints nothing for too long."""
-
-    def __init__(self, process: subprocess.Popen[bytes], timeout: float) -> None:
-        self._process = process
-        self._pipe = cast("IO[bytes]", process.stdout)
-        self._timeout = timeout
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not select.select([self._pipe], [], [], self._timeout)[0]:
-            self._process.kill()
-            raise TimeoutError(f"no answer for {self._timeout:g} s")
-        data = os.read(self._pipe.fileno(), len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _lines(progress: Progress) -> Callable[[bytes], None]:

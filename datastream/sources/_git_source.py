@@ -30,6 +30,8 @@ from datastream.sources._git_tree import Change, rewritten
 
 ATTEMPTS = 200
 """How often a write is done anew because somebody else was quicker."""
+PATIENCE = 20.0
+"""Seconds for all of that: a lock that a killed process left must not hold up a store."""
 SLOWEST_RETRY = 0.5
 """Seconds, at most, between two attempts."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -65,9 +67,7 @@ class BranchSource(Source):
         signature: of the commits that writes make.
     """
 
-    features = (WRITING | {Feature.LOG, Feature.HISTORY, Feature.AT, Feature.REPLAY}) - {
-        Feature.TYPES
-    }
+    features = WRITING | {Feature.LOG, Feature.HISTORY, Feature.AT, Feature.REPLAY}
 
     def __init__(
         self, objects: Objects, branch: Branch, where: str, prefix: str, signature: Signature
@@ -105,7 +105,9 @@ class BranchSource(Source):
             retry=tenacity.retry_if_exception_type((Moved, FileLocked)),
             # At random, so that writers who met once do not meet again.
             wait=tenacity.wait_random_exponential(0.002, SLOWEST_RETRY),
-            stop=tenacity.stop_after_attempt(ATTEMPTS),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(PATIENCE)
+            ),
             reraise=True,
         )
         with self._guarded():

@@ -22,13 +22,14 @@ from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selects
 from datastream.source import Reading, Write
 from datastream.sources._bell import jittered
+from datastream.sources._git_address import Address
 from datastream.sources._git_branch import LocalBranch, Refs, branch_ref
 from datastream.sources._git_commit import signature
 from datastream.sources._git_errors import Damaged
 from datastream.sources._git_files import Files
 from datastream.sources._git_objects import Objects, open_repo
 from datastream.sources._git_past import Past
-from datastream.sources._git_remote import Address, Progress, Remote
+from datastream.sources._git_remote import Progress, Remote
 from datastream.sources._git_source import BranchSource, folder_of
 from datastream.sources._git_tracking import RemoteBranch
 from datastream.url import Location, configured

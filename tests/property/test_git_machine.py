@@ -94,7 +94,7 @@ def git_environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-TestGitBare = _case(GitMachine, 20, 20)
-TestGitCheckedOut = _case(CheckedOutMachine, 10, 15)
-TestGitRemote = _case(RemoteMachine, 10, 15)
-TestGitOverGrpc = _case(GrpcMachine, 10, 20)
+TestGitBare = _case(GitMachine, 15, 20)
+TestGitCheckedOut = _case(CheckedOutMachine, 8, 15)
+TestGitRemote = _case(RemoteMachine, 6, 15)
+TestGitOverGrpc = _case(GrpcMachine, 8, 20)
