@@ -1,4 +1,4 @@
-"""An observable key-value store you embed, over SQLite, memory and other processes' stores."""
+"""An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
 from datastream._registry import open
 from datastream.entry import Batch, Capability, Change, Entry, Operation

@@ -75,6 +75,8 @@ class Hub:
         self._stop = threading.Event()
         self._stop.set()
         self._poked = threading.Event()
+        # A wait that found the backend away is what counts, not a read of the source's own copy.
+        self._in_trouble = False
         self._unfinished = threading.Lock()
         self.closed = False
 
@@ -216,7 +218,9 @@ class Hub:
         finally:
             self._sweep()
         if not stop.is_set():
+            self._in_trouble = self._source.keeps_copy
             self._source.wait(LOOK_ANYWAY)
+            self._in_trouble = False
 
     def _release(self, stop: threading.Event) -> None:
         """Let the source rest, unless somebody has subscribed again meanwhile."""
@@ -252,7 +256,8 @@ class Hub:
         while self._waiting:
             self._admit_late(self._waiting[0])
             del self._waiting[0]
-        self._on_status(None)
+        if not self._in_trouble:
+            self._on_status(None)
 
     def _admit_late(self, seat: Seat) -> None:
         try:

@@ -31,6 +31,11 @@ _BUILT_IN = {
     "sqlite": _Row("datastream.sources.sqlite:open_sqlite"),
     "postgresql": _Row("datastream.sources.postgres:open_postgres", "postgres"),
     "postgres": _Row("datastream.sources.postgres:open_postgres", "postgres"),
+    "git": _Row("datastream.sources.git:open_git"),
+    "git+file": _Row("datastream.sources.git:open_git"),
+    "git+http": _Row("datastream.sources.git:open_git"),
+    "git+https": _Row("datastream.sources.git:open_git"),
+    "git+ssh": _Row("datastream.sources.git:open_git"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
@@ -41,9 +46,9 @@ def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
     ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
-    · ``file:PATH`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed
-    package offers under the entry point group ``datastream.sources`` · and every filesystem that
-    fsspec knows.
+    · ``git:PATH``, ``git+https://…``, ``git+ssh://…`` · ``file:PATH`` · ``s3://BUCKET/PREFIX`` ·
+    ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point group
+    ``datastream.sources`` · and every filesystem that fsspec knows.
 
     Args:
         url: scheme, place and, after ``?``, options as text.

@@ -34,7 +34,10 @@ ANY_REVISION = "*"
 """``expect`` of a write that wants the key to exist, whatever its revision."""
 
 
-NO_PAST = "this backend keeps no past; git repositories do, and versioned S3 buckets"
+NO_PAST = (
+    "this backend keeps no past; git repositories do, versioned S3 buckets, and PostgreSQL tables "
+    "opened with history=True"
+)
 
 
 class Feature(Enum):
@@ -99,6 +102,10 @@ class Source(ABC):
 
     note: str = ""
     """How it works just now, where that is not how it best could; part of the status."""
+
+    keeps_copy: bool = False
+    """`read` answers from a copy while the backend is away: only `wait` finds out, by raising.
+    It is called again then, and returns as soon as the backend is back."""
 
     lags: bool = False
     """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,6 +20,7 @@ from datastream._courier import Courier
 from datastream._hub import Hub, Since
 from datastream._lane import Lane
 from datastream._mailbox import Mailbox
+from datastream._replay import Replays, Script, live_part
 from datastream._routes import Sink
 from datastream.aio import AsyncWatch, Threads
 from datastream.entry import Batch, Capability, Change, Entry
@@ -64,7 +67,10 @@ class Store(MutableMapping[str, Any]):
         self._board = StatusBoard(self._courier, lambda: source.note)
         self._source = source
         self._hub = Hub(source, self._board.report)
-        self._finalizer = weakref.finalize(self, _abandon, self._hub, self._courier, self.threads)
+        self._replays = Replays()
+        self._finalizer = weakref.finalize(
+            self, _abandon, self._replays, self._hub, self._courier, self.threads
+        )
 
     # Like a dict, of decoded values.
 
@@ -298,12 +304,58 @@ class Store(MutableMapping[str, Any]):
             raise InvalidValue(f"{point} has no time zone; give one, such as datetime.UTC")
         return Store(self._source.at(point), name=f"{self.name} at {point}")
 
+    def replay(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        since: str | datetime | None = None,
+        speed: float | None = None,
+    ) -> Observable[Batch]:
+        """What happened to the selected keys, then, without a gap, what happens.
+
+        The first batch is the state at `since` and marked initial; then comes one batch for what
+        was committed together, oldest first. The subscriber sets the pace; it is called on a
+        thread of the subscription, and once the past is over like any watcher. What the past
+        cannot be read for goes to ``on_error``.
+
+        Args:
+            keys, match: as for `watch`.
+            since: what `at` takes; None begins at the beginning.
+            speed: a multiple of the time in which it happened, by `Entry.updated_at`; None is as
+                fast as it is read.
+
+        Raises:
+            Unsupported: the backend does not keep what was committed together.
+            InvalidKey, InvalidValue: at once, not at ``subscribe``.
+        """
+        self._check_past(Feature.REPLAY)
+        if isinstance(since, datetime) and since.tzinfo is None:
+            raise InvalidValue(f"{since} has no time zone; give one, such as datetime.UTC")
+        if speed is not None and not 0 < speed < math.inf:
+            raise InvalidValue(f"speed {speed} is no multiple of time; give 1, 60, or None")
+        selection = Selection.of(*keys, match=match)
+        script = Script(
+            partial(self._source.replay, selection, since),
+            selection,
+            speed,
+            partial(_go_live, self._hub, self._courier, selection),
+        )
+
+        def subscribe(
+            observer: ObserverBase[Batch], scheduler: SchedulerBase | None = None
+        ) -> DisposableBase:
+            self._check_past(Feature.REPLAY)
+            return self._replays.start(script, observer)
+
+        return Observable(subscribe)
+
     # The end.
 
     def close(self) -> None:
         """Complete every watch and free every thread, socket and file. Idempotent."""
         self._finalizer.detach()
         self.threads.close()
+        self._replays.close(FLUSH_TIMEOUT)
         self._hub.close()
         self._board.close()
         self._courier.close(FLUSH_TIMEOUT)
@@ -356,11 +408,7 @@ class Store(MutableMapping[str, Any]):
         self, observer: ObserverBase[Any], selection: Selection, since: Since, emit: Any
     ) -> DisposableBase:
         lane = Lane(observer, emit, Mailbox(), self._courier)
-        hub = self._hub
-        seat = hub.subscribe(selection, lane, since)
-        lane.on_close = lambda: hub.unsubscribe(seat)
-        lane.start()
-        return Disposable(lane.close)
+        return _seated(self._hub, lane, selection, since)
 
     def _async_watch(
         self, selection: Selection, since: Since, unpack: Callable[[Batch], Iterable[T]]
@@ -383,6 +431,21 @@ def _check_write(write: Write) -> None:
         )
 
 
+def _seated(hub: Hub, lane: Lane[Batch], selection: Selection, since: Since) -> DisposableBase:
+    seat = hub.subscribe(selection, lane, since)
+    lane.on_close = lambda: hub.unsubscribe(seat)
+    lane.start()
+    return Disposable(lane.close)
+
+
+def _go_live(
+    hub: Hub, courier: Courier, selection: Selection, cursor: str, observer: ObserverBase[Batch]
+) -> DisposableBase:
+    """The second part of a replay: the watch from where the past ended."""
+    lane = Lane(observer, live_part(_emit_batch), Mailbox(), courier)
+    return _seated(hub, lane, selection, cursor)
+
+
 def _emit_entries(observer: ObserverBase[Entry], batch: Batch) -> None:
     for entry in batch.entries:
         observer.on_next(entry)
@@ -400,7 +463,8 @@ def _whole(batch: Batch) -> tuple[Batch]:
     return (batch,)
 
 
-def _abandon(hub: Hub, courier: Courier, threads: Threads) -> None:
+def _abandon(replays: Replays, hub: Hub, courier: Courier, threads: Threads) -> None:
     threads.close()
+    replays.close(0)
     hub.abandon()
     courier.abandon()

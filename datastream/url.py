@@ -48,6 +48,8 @@ def parse(url: str) -> Location:
 def shown(url: str) -> str:
     """`url` without the user's password and the values of options that name secrets."""
     url = re.sub(r"(//[^/?#@]*?):[^/?#]*@", r"\1:***@", url)
+    # A lone user of git over HTTP is a token.
+    url = re.sub(r"^(git\+https?://)[^/?#@:]+@", r"\1***@", url, flags=re.IGNORECASE)
     return re.sub(
         r"([?&])([^=&]+)=([^&]*)",
         lambda m: f"{m[1]}{m[2]}={'***' if _SECRET.search(m[2]) else m[3]}",

@@ -10,6 +10,7 @@ import click
 from datastream.cli._commands import get, ls, put, rm
 from datastream.cli._demo import demo
 from datastream.cli._exit import exit_code
+from datastream.cli._history import history
 from datastream.cli._postgres import postgres
 from datastream.cli._serve import serve
 from datastream.cli._watch import watch
@@ -26,14 +27,15 @@ class _App(click.Group):
 
 @click.group(
     cls=_App,
-    commands=[demo, ls, get, put, rm, watch, serve, postgres],
+    commands=[demo, ls, get, put, rm, watch, history, serve, postgres],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="datastream-kv")
 def main() -> None:
     """Read, write, watch and serve key-value stores.
 
-    URL names a store: sqlite:settings.db, postgresql://HOST/DB, grpc://127.0.0.1:8080, memory:
+    URL names a store: sqlite:settings.db, git:REPOSITORY, postgresql://HOST/DB, file:DIRECTORY,
+    s3://BUCKET, grpc://127.0.0.1:8080, memory:
 
     Exit codes: 0 done, 1 it could not be done (one line says why), 2 usage, 130 Ctrl-C.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from datastream.cli._open import open_existing, open_once
+from datastream.cli._open import open_existing, open_store
 from datastream.cli._output import change_printer, emit, json_line, json_option, print_state, raw
 from datastream.cli._values import given_value
 
@@ -50,7 +50,7 @@ def put(url: str, key: str, value: str, value_type: str | None, json_lines: bool
     as text. What does not fit --type is refused.
     """
     data, name = given_value(value, value_type, key)
-    with open_once(url) as store:
+    with open_store(url) as store:
         entry = store.put(key, data, value_type=name)
     change_printer(json_lines=json_lines)(entry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -10,23 +11,26 @@ import datastream
 
 
 def open_existing(url: str, *, watched: bool = False) -> datastream.Store:
-    """The store at `url`; a database that is not there is an error, not created.
+    """The store at `url`; a database that is not there is an error, not created."""
+    options = {"create": False} if _scheme(url) == "sqlite" else {}
+    return open_store(url, watched=watched, **options)
+
+
+def open_store(url: str, *, watched: bool = False, **options: Any) -> datastream.Store:
+    """The store at `url`; how a first clone proceeds is shown on a terminal.
 
     Args:
         watched: for more than one answer.
     """
-    options: dict[str, Any] = {"create": False} if _scheme(url) == "sqlite" else {}
-    return datastream.open(url, **options, **({} if watched else _lightly(url)))
+    if not watched and _scheme(url) in ("postgresql", "postgres"):
+        # What only a watch needs is not installed in a server's database for less.
+        options["triggers"] = False
+    if not (_scheme(url).startswith("git+") and sys.stderr.isatty()):
+        return datastream.open(url, **options)
+    from datastream.cli import _terminal
 
-
-def open_once(url: str) -> datastream.Store:
-    """The store at `url`, for one answer."""
-    return datastream.open(url, **_lightly(url))
-
-
-def _lightly(url: str) -> dict[str, Any]:
-    # What only a watch needs is not installed in a server's database for less.
-    return {"triggers": False} if _scheme(url) in ("postgresql", "postgres") else {}
+    with _terminal.progress("cloning") as tell:
+        return datastream.open(url, **options, progress=tell)
 
 
 def _scheme(url: str) -> str:

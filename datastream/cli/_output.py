@@ -45,9 +45,14 @@ def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
 
 
 def json_line(entry: Entry) -> str:
-    """The entry as one JSON object; bytes that are no UTF-8 as base64, marked as such."""
+    """The entry as one JSON object."""
+    return json.dumps(fields(entry), ensure_ascii=False)
+
+
+def fields(entry: Entry) -> dict[str, Any]:
+    """The entry as JSON has it; bytes that are no UTF-8 as base64, marked as such."""
     text = _text(entry.value)
-    fields: dict[str, Any] = {
+    found: dict[str, Any] = {
         "key": entry.key,
         "value": _base64(entry.value) if text is None else text,
         "value_type": entry.value_type,
@@ -56,8 +61,8 @@ def json_line(entry: Entry) -> str:
         "operation": entry.operation,
     }
     if text is None:
-        fields["encoding"] = "base64"
-    return json.dumps(fields, ensure_ascii=False)
+        found["encoding"] = "base64"
+    return found
 
 
 def plain_line(entry: Entry) -> str:

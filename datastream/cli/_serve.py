@@ -6,9 +6,8 @@ import logging
 
 import click
 
-import datastream
 from datastream.cli._exit import exit_on_sigterm
-from datastream.cli._open import load_grpc
+from datastream.cli._open import load_grpc, open_store
 from datastream.cli._output import emit
 
 GRACE = 1.0
@@ -27,7 +26,7 @@ def serve(url: str, address: str, verbose: bool) -> None:
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     transport = load_grpc()
-    with datastream.open(url) as store:
+    with open_store(url, watched=True) as store:
         server = transport.serve(store, address)
         try:
             exit_on_sigterm(0)

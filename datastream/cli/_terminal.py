@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +38,16 @@ def change_printer() -> Callable[[Entry], None]:
     """What prints one change as one line."""
     console = Console(highlight=False)
     return lambda entry: console.print(_change(entry), no_wrap=True, overflow="ellipsis")
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Show what the function that this gives is told, until the end."""
+    with Console(stderr=True).status(what) as status:
+        # Of a text with several lines, the newest is how it stands.
+        yield lambda text: status.update(
+            Text(f"{what}: {one_line((text.splitlines() or [''])[-1])}")
+        )
 
 
 def _change(entry: Entry) -> Text:

@@ -49,14 +49,17 @@ class FileNotice:
     """Tells that something happened under some paths. Armed from when it is made.
 
     Args:
-        paths: files and directories that exist, each with all below it.
+        paths: files and directories that exist.
+        recursive: each with all below it, else with what lies directly in it.
         polling: look instead of being told, for network filesystems and some containers.
 
     Raises:
         OSError: one of `paths` cannot be watched.
     """
 
-    def __init__(self, paths: Sequence[Path], *, polling: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], *, recursive: bool = True, polling: bool = False
+    ) -> None:
         # Documented as the backend to use directly; its generator would end at every wake.
         from watchfiles._rust_notify import RustNotify
 
@@ -65,7 +68,7 @@ class FileNotice:
             False,  # no debug output
             polling,
             300,  # ms between two looks when polling
-            True,  # all directories below
+            recursive,
             True,  # those that cannot be read are left out
         )
 

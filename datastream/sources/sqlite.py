@@ -239,7 +239,8 @@ class SqliteSource(Source):
 
     def _features(self) -> frozenset[Feature]:
         writing = WRITING if not self._readonly and self._layout.can_write else frozenset()
-        return writing | ({Feature.LOG} if self._log is not None else frozenset())
+        log = {Feature.LOG} if self._log is not None else frozenset()
+        return writing | log | {Feature.TYPES}
 
     # Reading and writing.
 

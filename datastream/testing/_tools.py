@@ -123,6 +123,7 @@ class Spy(Source):
         self.features = source.features
         self.instant = source.instant
         self.lags = source.lags
+        self.keeps_copy = source.keeps_copy
         self.reads = 0
         self.waiting = threading.Event()
         """Set while a `wait` runs."""

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
+from tests.bench.git_files import git_files, git_watch
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
@@ -34,6 +35,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "postgres": postgres,
     "postgres-idle": postgres_idle,
     "s3": s3,
+    "git-files": git_files,
+    "watch-git": git_watch,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-fanout": grpc_fanout,

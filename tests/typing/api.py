@@ -25,6 +25,8 @@ capabilities: Sequence[Capability] = store.capabilities()
 store.delete("limits", missing_ok=True)
 
 assert_type(store.watch("fx/", match="fx/**"), Observable[Entry])
+assert_type(store.replay("fx/", since="v1.0", speed=60.0), Observable[Batch])
+assert_type(store.at("v1.0"), Store)
 assert_type(store.watch_batches(since="cursor"), Observable[Batch])
 since: Mapping[str, str] = {entry.key: entry.revision}
 store.watch_batches("limits", since=since).subscribe(lambda batch: print(batch.cursor))

@@ -1,0 +1,101 @@
+"""dulwich's clients, made to leave nothing behind and to wait only so long."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import subprocess
+from typing import IO, Any, cast
+
+from dulwich.client import (
+    HttpGitClient,
+    HTTPUnauthorized,
+    SSHGitClient,
+    SubprocessSSHVendor,
+    SubprocessWrapper,
+)
+from dulwich.errors import GitProtocolError, NotGitRepository
+from dulwich.protocol import Protocol
+
+
+class PatientHttp(HttpGitClient):
+    """A client that leaves no answer open, whatever becomes of it."""
+
+    def _http_request(
+        self,
+        url: str,
+        headers: dict[str, str] | None = None,
+        data: Any = None,
+        raise_for_status: bool = True,
+    ) -> Any:
+        answer, read = super()._http_request(url, headers, data, raise_for_status=False)
+        self._answers = [*getattr(self, "_answers", ()), answer]
+        if answer.status == 404:
+            raise NotGitRepository
+        if answer.status in (401, 407):
+            raise HTTPUnauthorized(None, url)
+        if answer.status != 200:
+            raise GitProtocolError(f"the server answered with status {answer.status}")
+        return answer, read
+
+    def close(self) -> None:
+        for answer in getattr(self, "_answers", ()):
+            answer.close()
+
+
+class PatientSSH(SSHGitClient):
+    """A client that leaves no process behind, and waits only so long for an answer."""
+
+    def __init__(self, host: str, *args: Any, timeout: float, **kwargs: Any) -> None:
+        super().__init__(host, *args, **kwargs)
+        self.ssh_vendor = self._vendor = _Vendor(timeout)
+        self._opened: list[Protocol] = []
+
+    def _connect(self, *args: Any, **kwargs: Any) -> Any:
+        connection = super()._connect(*args, **kwargs)
+        self._opened.append(connection[0])
+        return connection
+
+    def close(self) -> None:
+        for process in self._vendor.running:
+            if process.poll() is None:
+                process.kill()
+        for protocol in self._opened:
+            protocol.close()
+
+
+class _Vendor(SubprocessSSHVendor):
+    """ssh with a limit to how long it may say nothing."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def run_command(self, *args: Any, **kwargs: Any) -> SubprocessWrapper:
+        wrapper = super().run_command(*args, **kwargs)
+        # Or it would close the pipe when it is gone.
+        cast("Any", wrapper.read).__self__.detach()
+        wrapper.read = io.BufferedReader(_Pipe(wrapper.proc, self._timeout)).read
+        self.running.append(wrapper.proc)
+        return wrapper
+
+
+class _Pipe(io.RawIOBase):
+    """What a process prints; the process ends if it prints nothing for too long."""
+
+    def __init__(self, process: subprocess.Popen[bytes], timeout: float) -> None:
+        self._process = process
+        self._pipe = cast("IO[bytes]", process.stdout)
+        self._timeout = timeout
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not select.select([self._pipe], [], [], self._timeout)[0]:
+            self._process.kill()
+            raise TimeoutError(f"no answer for {self._timeout:g} s")
+        data = os.read(self._pipe.fileno(), len(buffer))
+        buffer[: len(data)] = data
+        return len(data)

@@ -1,0 +1,102 @@
+"""The one place where the errors of dulwich and of the systems below it become ours."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from dulwich.client import HTTPProxyUnauthorized, HTTPUnauthorized
+from dulwich.errors import (
+    ChecksumMismatch,
+    FileFormatException,
+    GitProtocolError,
+    NotGitRepository,
+    SendPackError,
+    WrongObjectException,
+)
+from dulwich.file import FileLocked
+
+from datastream.errors import DatastreamError, Denied, SourceUnavailable
+
+DAMAGE = (
+    KeyError,
+    ChecksumMismatch,
+    FileFormatException,
+    WrongObjectException,
+    zlib.error,
+    AssertionError,
+    EOFError,
+    ValueError,
+)
+"""What reading a repository raises that lacks objects or holds broken ones."""
+
+_REFUSALS = ("status 403", "permission denied", "access denied", "authentication failed")
+_MISSING = ("does not appear to be a git repository", "repository not found", "not exported")
+_REMOTE = (GitProtocolError, SendPackError, HTTPUnauthorized, HTTPProxyUnauthorized)
+
+
+class Damaged(SourceUnavailable):
+    """Objects are missing or broken."""
+
+
+@contextmanager
+def local_errors(where: str) -> Iterator[None]:
+    """Translate what reading and writing a repository on disk raises."""
+    try:
+        yield
+    except DatastreamError:
+        raise
+    except FileLocked as error:
+        raise SourceUnavailable(
+            f"{where}: another git program holds {_text(error.lockfilename)}; wait for it, or "
+            "remove that file if no git program runs"
+        ) from error
+    except DAMAGE as error:
+        raise Damaged(
+            f"{where}: an object is missing or broken ({_words(error)}); see what git fsck says"
+        ) from error
+    except NotGitRepository as error:
+        raise SourceUnavailable(f"{where} is no git repository any more: {error}") from error
+    except OSError as error:
+        raise SourceUnavailable(f"{where}: {error}") from error
+
+
+@contextmanager
+def remote_errors(where: str, hide: Callable[[str], str]) -> Iterator[None]:
+    """Translate what talking to a remote raises; `hide` takes secrets out of a text."""
+    try:
+        yield
+    except DatastreamError:
+        raise
+    except NotGitRepository as error:
+        raise DatastreamError(
+            f"{where}: no repository there, or not for these credentials; check the URL"
+        ) from error
+    except (*_REMOTE, *DAMAGE, OSError, NotImplementedError) as error:
+        # Not chained: what the client says may quote headers or URLs. Damage is what it makes of
+        # answers that are no git.
+        raise _explained(where, hide(_words(error)), error) from None
+
+
+def _explained(where: str, words: str, error: Exception) -> DatastreamError:
+    low = words.lower()
+    unauthorized = isinstance(error, HTTPUnauthorized | HTTPProxyUnauthorized)
+    if unauthorized or any(sign in low for sign in _REFUSALS):
+        return Denied(f"{where} refuses these credentials ({words}); check username and password")
+    if any(sign in low for sign in _MISSING):
+        return DatastreamError(f"{where}: no repository there ({words}); check the URL")
+    return SourceUnavailable(f"{where} cannot be reached: {words}")
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, on one line; its name if it says nothing."""
+    if isinstance(error, HTTPUnauthorized | HTTPProxyUnauthorized):
+        return "unauthorized"
+    lines = getattr(error, "stderr_lines", None)
+    said = b"\n".join(lines).decode("utf-8", "replace") if lines else str(error)
+    return " ".join(said.split()) or type(error).__name__
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else name

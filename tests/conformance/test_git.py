@@ -1,0 +1,57 @@
+import pytest
+from datastream_grpc import GrpcSource, serve
+
+from datastream import Store
+from datastream.source import Feature
+from datastream.sources.git import GitSource
+from datastream.testing import Conformance, Harness
+from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
+
+
+class GitHarness(Harness):
+    def __init__(self, repository, **options):
+        self.repository = repository
+        self.options = options
+
+    def source(self):
+        return GitSource(self.repository.path, **self.options)
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return Repository.new(tmp_path / "repository", bare=True)
+
+
+class TestGitBare(Conformance):
+    @pytest.fixture
+    def harness(self, repository):
+        return GitHarness(repository)
+
+
+class TestGitCheckedOut(Conformance):
+    """With a work tree, which is brought along, and below a prefix."""
+
+    @pytest.fixture
+    def harness(self, tmp_path):
+        repository = Repository.new(tmp_path / "repository")
+        repository.commit({"readme.md": "not below the prefix"})
+        yield GitHarness(repository, prefix="config/live", branch="main")
+        assert repository.git("status", "--porcelain") == ""
+
+
+class TestGitOverGrpc(Conformance):
+    @pytest.fixture
+    def harness(self, repository):
+        harness = GitHarness(repository)
+        backing = Store(harness.source(), name="served")
+        server = serve(backing, "127.0.0.1:0")
+        harness.source = lambda: without_types(GrpcSource(server.address))
+        yield harness
+        server.stop()
+        backing.close()
+
+
+def without_types(source):
+    """The client does not know that what it talks to infers types."""
+    source.features = source.features - {Feature.TYPES}
+    return source

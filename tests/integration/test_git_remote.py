@@ -1,0 +1,517 @@
+"""Remotes over HTTP with basic auth, over SSH through a command of ours, and by path."""
+
+import logging
+import os
+import shutil
+import sys
+import threading
+
+import pytest
+
+import datastream
+from datastream import (
+    DatastreamError,
+    Denied,
+    RevisionConflict,
+    SourceUnavailable,
+    State,
+    Store,
+)
+from datastream.sources.git import RemoteGitSource
+from datastream.testing import TIMEOUT, Recorder
+from datastream.testing._conformance import _await_state, _follow_status
+from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
+from tests.servers.git_http import PASSWORD, USER, GitServer
+
+
+@pytest.fixture
+def bare(tmp_path):
+    return Repository.new(tmp_path / "served" / "bare.git", bare=True)
+
+
+@pytest.fixture
+def server(bare):
+    bare.git("config", "http.receivepack", "true")
+    server = GitServer(bare.path.parent)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def url(server):
+    return f"git+{server.url}/bare.git"
+
+
+def opened(url, **options):
+    given = {"interval": 0.05, "username": USER, "password": PASSWORD, "timeout": 10.0}
+    return datastream.open(url, **(given | options))
+
+
+@pytest.fixture
+def ssh(tmp_path):
+    """What runs instead of ssh: the last argument is the command, all else is for nothing."""
+    script = tmp_path / "ssh"
+    script.write_text('#!/bin/sh\nfor last; do :; done\nexec sh -c "$last"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+def test_http_with_a_password(url, bare):
+    bare.import_commit({"a": "1"})
+    with opened(url) as store, opened(url, cache=str(bare.path.with_name("other"))) as other:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1"})
+        store.put_many({"b": 2, "c": 3})
+        assert bare.files("main") == {b"a": b"1", b"b": b"2", b"c": b"3"}
+        Recorder(other).wait_state({"a": b"1", "b": b"2", "c": b"3"})
+        bare.import_commit({"a": "by git"})
+        recorder.wait(lambda r: r.state["a"] == b"by git")
+        assert len(recorder.batches) == 3
+
+
+def test_ssh_through_a_command(bare, ssh, monkeypatch):
+    bare.import_commit({"a": "1"})
+    url = f"git+ssh://git@localhost{bare.path}"
+    with datastream.open(url, ssh_command=ssh, interval=0.05) as store:
+        assert dict(store) == {"a": 1}
+        store["b"] = 2
+        assert bare.files("main")[b"b"] == b"2"
+        recorder = Recorder(store)
+        bare.import_commit({"a": "by git"})
+        recorder.wait_state({"a": b"by git", "b": b"2"})
+    monkeypatch.setenv("GIT_SSH_COMMAND", ssh)
+    with datastream.open(url, cache=str(bare.path.with_name("other"))) as store:
+        assert store["b"] == 2
+
+
+def test_ssh_that_refuses_or_says_nothing(bare, tmp_path):
+    refuses, silent = tmp_path / "refuses", tmp_path / "silent"
+    refuses.write_text("#!/bin/sh\necho 'git@host: Permission denied (publickey).' >&2\nexit 255\n")
+    silent.write_text("#!/bin/sh\nexec sleep 30\n")
+    url = f"git+ssh://git@localhost{bare.path}"
+    for script in (refuses, silent):
+        script.chmod(0o755)
+    with pytest.raises(Denied, match="publickey"):
+        datastream.open(url, ssh_command=str(refuses))
+    with pytest.raises(SourceUnavailable, match=r"no answer for 0\.2 s"):
+        datastream.open(url, ssh_command=str(silent), timeout=0.2)
+
+
+def test_a_path_as_a_remote(bare):
+    bare.import_commit({"a": "1"})
+    with datastream.open(f"git+file://{bare.path}", interval=0.05) as store:
+        recorder = Recorder(store)
+        store["b"] = 2
+        bare.import_commit({"a": "by git"})
+        recorder.wait_state({"a": b"by git", "b": b"2"})
+
+
+def test_a_path_whose_branch_is_checked_out_is_not_pushed_to(tmp_path):
+    repository = Repository.new(tmp_path / "checked-out")
+    head = repository.commit({"a": "1"})
+    with datastream.open(f"git+file://{repository.path}") as store:
+        with pytest.raises(Denied, match="checked out"):
+            store["a"] = 2
+    assert repository.head() == head
+
+
+def test_an_empty_remote_gets_its_first_branch(url, bare):
+    with opened(url) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        store["a"] = 1
+        recorder.wait_state({"a": b"1"})
+    assert bare.files("main") == {b"a": b"1"}
+
+
+# Credentials.
+
+
+def test_wrong_credentials_are_denied_and_never_shown(url, caplog, tmp_path):
+    caplog.set_level(logging.DEBUG)
+    for options in (
+        {"password": "wrong-secret"},
+        {"password": "", "username": "", "token": "wrong-secret"},
+    ):
+        with pytest.raises(Denied) as caught:
+            opened(url, **options)
+        assert "wrong-secret" not in f"{caught.value!r} {caught.value.__context__!r}"
+    with_secret = url.replace("://", "://reader:wrong-secret@")
+    with pytest.raises(Denied) as caught:
+        datastream.open(with_secret)
+    assert "wrong-secret" not in str(caught.value)
+    assert "wrong-secret" not in caplog.text
+    assert clones(tmp_path) == []
+
+
+def test_credentials_leave_no_trace(bare, server, url, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    bare.import_commit({"a": "1"})
+    in_url = url.replace("://", f"://{USER}:s3cr3t-p%40ss%2Fword@")
+    statuses = []
+    for place, options in ((url, {"username": USER, "password": PASSWORD}), (in_url, {})):
+        with datastream.open(place, interval=0.05, **options) as store:
+            statuses.append(f"{store!r} {store.name} {vars(store._source)!r}")
+            store["b"] = len(statuses)
+            store.status.subscribe(lambda status: statuses.append(repr(status)))
+            recorder = Recorder(store)
+            server.status = 401
+            store.poke()
+            recorder.wait_ready()
+            with pytest.raises(Denied) as caught:
+                store["c"] = 1
+            statuses.append(str(caught.value))
+            server.status = None
+    told = " ".join(statuses) + caplog.text
+    for secret in (PASSWORD, "s3cr3t", "p%40ss"):
+        assert secret not in told
+        for place in (tmp_path / "cache").rglob("*"):
+            assert secret not in place.name
+            assert not place.is_file() or secret.encode() not in place.read_bytes()
+    assert len(clones(tmp_path)) == 1, "the same clone, whoever asks"
+
+
+def test_a_token_needs_no_username(bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    server = GitServer(bare.path.parent, user="x-access-token", password="a-token")
+    try:
+        with datastream.open(f"git+{server.url}/bare.git", token="a-token") as store:
+            assert store["a"] == 1
+        with pytest.raises(DatastreamError, match="not both"):
+            opened(f"git+{server.url}/bare.git", token="a-token")
+    finally:
+        server.close()
+
+
+def test_a_lone_token_in_a_url_is_not_shown():
+    with pytest.raises(DatastreamError) as caught:
+        datastream.open("git+https://ghp_sEcReT@github.com/x/y?colour=red")
+    assert "ghp_sEcReT" not in str(caught.value)
+
+
+def test_a_remote_that_may_only_be_read(url, bare, server):
+    bare.import_commit({"a": "1"})
+    bare.git("config", "http.receivepack", "false")
+    with opened(url) as store:
+        assert store["a"] == 1
+        with pytest.raises(Denied):
+            store["a"] = 2
+        assert store["a"] == 1
+
+
+def test_a_hook_that_declines(url, bare):
+    bare.import_commit({"a": "1"})
+    hook = bare.path / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho no; exit 1\n")
+    hook.chmod(0o755)
+    with opened(url) as store:
+        with pytest.raises(Denied, match="declined"):
+            store["a"] = 2
+        assert store["a"] == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("git+https://", "a remote is"),
+        ("git+https://host", "a remote is"),
+        ("git+ssh:path", "a remote is"),
+        ("git+file://", "a remote is"),
+    ],
+)
+def test_urls_that_name_no_repository(url, words):
+    with pytest.raises(DatastreamError, match=words):
+        datastream.open(url)
+
+
+def test_no_repository_there(url, server):
+    with pytest.raises(DatastreamError, match="no repository there"):
+        opened(url.replace("bare.git", "other.git"))
+    with pytest.raises(DatastreamError, match="no repository there"):
+        datastream.open("git+file:///no/such/place")
+
+
+def test_no_such_branch(url, bare):
+    bare.import_commit({"a": "1"})
+    with pytest.raises(DatastreamError, match="no branch 'dev'"):
+        opened(url, branch="dev")
+
+
+# History rewritten, and trouble.
+
+
+def test_force_push_delete_and_recreate(url, bare):
+    bare.import_commit({"a": "1"})
+    first = bare.head("main")
+    bare.import_commit({"a": "2", "b": "1"})
+    with opened(url) as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"2", "b": b"1"})
+        bare.git("update-ref", "refs/heads/main", first)
+        recorder.wait_state({"a": b"1"})
+        statuses, changed = _follow_status(store)
+        bare.git("update-ref", "-d", "refs/heads/main")
+        store.poke()
+        _await_state(statuses, changed, State.STALE)
+        assert store["a"] == 1, "the last good state"
+        with pytest.raises(SourceUnavailable):
+            store["a"] = 3
+        assert recorder.state == {"a": b"1"}
+        bare.import_commit({"only": "here"})
+        store.poke()
+        recorder.wait_state({"only": b"here"})
+        _await_state(statuses, changed, State.READY)
+
+
+def test_the_remotes_head_is_followed(url, bare):
+    bare.import_commit({"a": "main"})
+    bare.import_commit({"a": "live"}, branch="live")
+    with opened(url) as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"main"})
+        bare.git("symbolic-ref", "HEAD", "refs/heads/live")
+        recorder.wait_state({"a": b"live"})
+        store["b"] = 1
+    assert bare.files("live") == {b"a": b"live", b"b": b"1"}
+
+
+def test_while_the_remote_is_away_the_last_state_is_read(url, bare, server):
+    bare.import_commit({"a": "1"})
+    with opened(url) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        statuses, changed = _follow_status(store)
+        server.status = 503
+        _await_state(statuses, changed, State.STALE)
+        assert store["a"] == 1
+        with pytest.raises(SourceUnavailable, match="503"):
+            store["a"] = 2
+        for _ in range(3):
+            asked = len(server.requests)
+            store.poke()
+            server.wait_for_requests(asked + 1)
+        assert store.flush(TIMEOUT)
+        assert not any(status.state is State.READY for status in statuses)
+        bare.import_commit({"a": "meanwhile"})
+        server.status = None
+        store.poke()
+        recorder.wait_state({"a": b"meanwhile"})
+        _await_state(statuses, changed, State.READY)
+        assert recorder.error is None
+
+
+def test_a_slow_remote_holds_up_no_reader(url, bare, server):
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=3600) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        server.hold = threading.Event()
+        asked = len(server.requests)
+        store.poke()
+        server.wait_for_requests(asked + 1)
+        bare.import_commit({"a": "2"})
+        assert store["a"] == 1, "read while the remote lets us wait"
+        server.hold.set()
+        recorder.wait_state({"a": b"2"})
+
+
+def test_a_remote_that_never_answers_is_given_up(url, bare, server):
+    bare.import_commit({"a": "1"})
+    server.hold = threading.Event()
+    with pytest.raises(SourceUnavailable, match="cannot be reached"):
+        opened(url, timeout=0.1)
+    server.hold.set()
+
+
+def test_poke_asks_the_remote_now(url, bare):
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=3600) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        bare.import_commit({"a": "2"})
+        store.poke()
+        recorder.wait_state({"a": b"2"})
+
+
+def test_nothing_is_fetched_where_nothing_moved(url, bare, server):
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=0.01) as store:
+        Recorder(store).wait_ready()
+        asked = len(server.requests)
+        server.wait_for_requests(asked + 10)
+        later = server.requests[asked:]
+    # ls-refs is two requests; a fetch would be more than that in a row.
+    gets = [method for method, _ in later].count("GET")
+    assert abs(2 * gets - len(later)) <= 1
+
+
+def test_an_unwatched_store_asks_when_it_is_read(url, bare, server, caplog):
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=0.0) as store:
+        assert store["a"] == 1
+        bare.import_commit({"a": "2"})
+        assert store["a"] == 2
+        server.status = 500
+        assert store["a"] == 2
+        assert store["a"] == 2
+        assert [r.levelname for r in caplog.records].count("WARNING") == 1
+
+
+# Two who push.
+
+
+def test_rejected_pushes_are_applied_on_the_new_head(url, bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    with (
+        opened(url, interval=3600, cache=str(tmp_path / "one")) as one,
+        opened(url, interval=3600, cache=str(tmp_path / "two")) as two,
+    ):
+        revision = one.entry("a").revision
+        two["b"] = "two"
+        one["c"] = "one"
+        assert one["b"] == "two"
+        two["a"] = "moved"
+        with pytest.raises(RevisionConflict, match="'a'"):
+            one.put("a", "mine", expect=revision)
+        bare.import_commit({"a": "1"})
+        # What this clone knows is old: neither "it has that value" nor "it has another" counts.
+        assert two.put("a", "moved").revision == bare.head("main:a")
+        two.put("a", "x", expect=bare.head("main:a"))
+    assert bare.files("main") == {b"a": b"x", b"b": b"two", b"c": b"one"}
+    assert bare.git("rev-list", "--count", "--merges", "main") == "0"
+
+
+# Clones.
+
+
+def test_a_clone_is_used_again_also_when_the_remote_is_away(url, bare, server, tmp_path, caplog):
+    bare.import_commit({"a": "1"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    before = clone.stat().st_ino
+    server.status = 500
+    with opened(url) as store:
+        assert store["a"] == 1
+        server.status = None
+        Recorder(store).wait_ready()
+    assert clone.stat().st_ino == before
+    assert "as of before" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["refs", "objects", "everything", "half"])
+def test_a_broken_clone_is_made_again(url, bare, tmp_path, damage):
+    bare.import_commit({"a": "1", "b/c": "2"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    if damage == "refs":
+        shutil.rmtree(clone / "refs/datastream")
+    elif damage == "objects":
+        shutil.rmtree(clone / "objects/pack")
+    elif damage == "everything":
+        shutil.rmtree(clone)
+        clone.write_text("a file now")
+    else:
+        for pack in (clone / "objects/pack").iterdir():
+            pack.chmod(0o644)
+            pack.write_bytes(pack.read_bytes()[:-30])
+    with opened(url) as store:
+        assert dict(store) == {"a": 1, "b/c": 2}
+        store["a"] = 2
+    assert bare.files("main")[b"a"] == b"2"
+
+
+def test_a_clone_that_breaks_while_it_is_used_is_made_again(url, bare, tmp_path, caplog):
+    bare.import_commit({"a": "1", "b/c": "2"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    with opened(url) as store:
+        shutil.rmtree(clone / "objects/pack")
+        (clone / "objects/pack").mkdir()
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1", "b/c": b"2"})
+        store["a"] = 2
+        bare.import_commit({"b/c": "3"})
+        recorder.wait_state({"a": b"2", "b/c": b"3"})
+    assert "cloning anew" in caplog.text
+
+
+def test_the_lock_of_a_killed_process_is_removed_from_a_clone(url, bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    lock = clone / "refs/datastream/tip.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    bare.import_commit({"a": "2"})
+    with opened(url) as store:
+        assert store["a"] == 2
+        store["a"] = 3
+        assert store["a"] == 3
+
+
+def test_branches_and_urls_have_clones_of_their_own(url, bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    bare.import_commit({"a": "2"}, branch="dev")
+    with opened(url) as store, opened(url, branch="dev") as dev:
+        assert (store["a"], dev["a"]) == (1, 2)
+    assert len(clones(tmp_path)) == 2
+    assert all(clone.stat().st_mode & 0o077 == 0 for clone in clones(tmp_path))
+
+
+def test_many_open_one_remote_at_once(url, bare, tmp_path):
+    bare.import_commit({"a": "1"})
+    program = (
+        "import datastream, sys\n"
+        "with datastream.open(sys.argv[1], username=sys.argv[2], password=sys.argv[3]) as store:\n"
+        "    print(store['a'])\n"
+    )
+    import subprocess
+
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, url, USER, PASSWORD],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ,
+        )
+        for _ in range(3)
+    ]
+    assert [child.communicate(timeout=30)[0] for child in children] == ["1\n"] * 3
+    assert len(clones(tmp_path)) == 1
+
+
+def test_the_past_of_a_remote(url, bare):
+    bare.import_commit({"a": "1"})
+    bare.git("tag", "-a", "-m", "annotated", "v1", "main")
+    bare.import_commit({"a": "2"})
+    bare.import_commit({"a": "side"}, branch="side")
+    with opened(url, interval=3600) as store:
+        assert [change.entry.value for change in store.history("a")] == [b"2", b"1"]
+        for point, value in (("v1", 1), ("main~1", 1), ("HEAD", 2), ("side", "side")):
+            with store.at(point) as past:
+                assert past["a"] == value
+        bare.git("tag", "later", "main~1")
+        with store.at("later") as past:
+            assert past["a"] == 1
+        with pytest.raises(DatastreamError, match="no tag"):
+            store.at("never")
+
+
+def test_progress_of_a_clone(url, bare, tmp_path):
+    bare.import_commit({f"f{n}": str(n) for n in range(20)})
+    told = []
+    with opened(url, progress=told.append):
+        pass
+    assert any("objects" in line for line in told)
+
+
+def test_source_and_url_are_the_same(server, bare):
+    bare.import_commit({"a": "1"})
+    source = RemoteGitSource(f"{server.url}/bare.git", username=USER, password=PASSWORD)
+    with Store(source) as store:
+        assert store["a"] == 1
