@@ -239,15 +239,15 @@ class Hub:
     ) -> tuple[list[Entry], Reading]:
         """The entries of `selection`; those that the reader `had` may be without their values."""
         reading = self._source.read(selection, since)
-        if isinstance(selection, Selection) and selection.everything:
-            return list(reading.entries), reading
-        matches = selection.matches
-        entries = [entry for entry in reading.entries if matches(entry.key)]
+        entries = list(reading.entries)
+        if not selection.everything:
+            matches = selection.matches
+            entries = [entry for entry in entries if matches(entry.key)]
         if reading.load is not None:
             entries = _loaded(reading.load, entries, had)
-        if reading.complete:
-            # What has gone while it was loaded is no part of a state.
-            entries = [entry for entry in entries if entry.operation is Operation.PUT]
+            if reading.complete:
+                # What has gone while it was loaded is no part of a state.
+                entries = [entry for entry in entries if entry.operation is Operation.PUT]
         return entries, reading
 
     def _look(self) -> None:

@@ -328,7 +328,8 @@ def open_postgres(location: Location, **options: Any) -> PostgresSource:
 
 
 def _features(session: Session) -> frozenset[Feature]:
-    features = WRITING if session.layout.can_write else frozenset[Feature]()
+    # Without a column for types, what is of another type than the value's column is refused.
+    features = frozenset((Feature.TYPES, *(WRITING if session.layout.can_write else ())))
     if session.installed is not None:
         features |= {Feature.LOG}
         if session.installed.history:

@@ -24,7 +24,7 @@ from datastream.sources import _s3_bucket
 from datastream.sources.s3 import S3Source
 from datastream.testing import Recorder
 from tests.integration._programs.tools import Child, Statuses, eventually
-from tests.servers import proxy as spoilt
+from tests.servers import s3_proxy as spoilt
 from tests.servers.s3 import CREDENTIALS, client, fill, new_bucket, s3_server
 from tests.servers.s3_proxy import Proxy
 
