@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tenacity
 
@@ -196,7 +196,7 @@ class Hub:
             retry_error_callback=lambda _: None,
         )
         while not stop.is_set():
-            retrying(self._turn, stop)
+            retrying(self._turns, stop, retrying.statistics)
         if self.closed:
             self._finish()
         else:
@@ -207,6 +207,12 @@ class Hub:
         error = outcome.exception() if outcome else None
         if isinstance(error, Exception) and not self.closed:
             self._on_status(error)
+
+    def _turns(self, stop: threading.Event, statistics: Mapping[str, Any]) -> None:
+        """One turn after another while they go well; after trouble one, to count anew."""
+        self._turn(stop)
+        while not stop.is_set() and statistics["attempt_number"] == 1:
+            self._turn(stop)
 
     def _turn(self, stop: threading.Event) -> None:
         self._poked.clear()

@@ -90,7 +90,7 @@ class ListedSource(Source):
             self._seen.clear()
         entries, loaded = self._look(selection)
         if since == self._position:
-            return Reading((), since, False)
+            return Reading((), self._position, False)
         return Reading(entries, self._position, True, partial(self._fill, loaded))
 
     def read_written(self, entries: Sequence[Entry]) -> Reading:

@@ -76,7 +76,7 @@ class Bucket:
         self._process = os.getpid()
         self._closed = False
         self._options = options
-        self._sync = fsspec.asyn.sync
+        self._sync: Callable[..., Any] = fsspec.asyn.sync
         # Of its own, and without the cache that never forgets.
         self._system = s3fs.S3FileSystem(
             use_listings_cache=False,

@@ -8,17 +8,17 @@ from datetime import datetime
 from datastream.entry import Change, Entry, deleted
 from datastream.errors import DatastreamError, InvalidValue, ReadOnly, shown
 from datastream.source import Write
-from datastream.sources._listing import Listed, ListedSource
+from datastream.sources._listing import Listed
 from datastream.sources._s3_bucket import Bucket, entry_of
+from datastream.sources._s3_guarded import GuardedObjects
 from datastream.sources._s3_versions import Version
 
 
-class PastObjects(ListedSource):
+class PastObjects(GuardedObjects):
     """A Source over a bucket as it was at one time; it can only be read, and never changes.
 
     Args:
-        bucket: owned from here on.
-        prefix: what the names of all objects start with, before their keys.
+        bucket, prefix, where: as for `GuardedObjects`.
         admits: which keys are not left out.
         at: the time; of several versions of one second the newest counts.
     """
@@ -26,11 +26,14 @@ class PastObjects(ListedSource):
     features = frozenset()
 
     def __init__(
-        self, bucket: Bucket, prefix: str, admits: Callable[[str], bool], at: datetime
+        self,
+        bucket: Bucket,
+        prefix: str,
+        where: str,
+        admits: Callable[[str], bool],
+        at: datetime,
     ) -> None:
-        super().__init__(interval=0, exclude=())
-        self._bucket = bucket
-        self._prefix = prefix
+        super().__init__(bucket, prefix, where, interval=0, exclude=())
         self._admits = admits
         self._at = at
         self._versions: dict[str, Version] = {}
@@ -40,9 +43,6 @@ class PastObjects(ListedSource):
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         raise ReadOnly("the past can only be read; nothing was written")
-
-    def close(self) -> None:
-        self._bucket.close()
 
     def _list(self, scope: str) -> Iterator[Listed]:
         last = None

@@ -6,19 +6,19 @@ another ETag than before is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from datastream._types import SNIFFED, type_of
-from datastream.entry import Capability, Change, Entry
+from datastream.entry import Change, Entry
 from datastream.errors import DatastreamError, InvalidKey, shown
-from datastream.selection import Selects
-from datastream.source import WRITING, Feature, Reading, Source, Write
-from datastream.sources._listing import Listed, ListedSource
+from datastream.source import WRITING, Feature, Source, Write
+from datastream.sources._listing import Listed
 from datastream.sources._s3_bucket import Bucket, entry_of
 from datastream.sources._s3_errors import code_of, explain, is_passing
+from datastream.sources._s3_guarded import GuardedObjects
 from datastream.sources._s3_past import PastObjects, history, time_of
 from datastream.sources._s3_write import PROBE, Writer
 from datastream.url import Location, configured
@@ -26,10 +26,8 @@ from datastream.url import Location, configured
 NAME_MAX = 1024
 """Longest name of an object, in bytes."""
 
-T = TypeVar("T")
 
-
-class S3Source(ListedSource):
+class S3Source(GuardedObjects):
     """A Source over the objects of a bucket whose names start with a prefix.
 
     Args:
@@ -70,9 +68,7 @@ class S3Source(ListedSource):
         client_kwargs: Mapping[str, Any] | None = None,
         config_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(interval, exclude)
-        self._prefix = f"{prefix.removesuffix('/')}/" if prefix else ""
-        self._where = f"s3://{bucket}/{prefix}"
+        start = f"{prefix.removesuffix('/')}/" if prefix else ""
         given = {
             "endpoint_url": endpoint_url,
             "key": key,
@@ -86,11 +82,12 @@ class S3Source(ListedSource):
             },
             "config_kwargs": dict(config_kwargs or {}),
         }
-        self._bucket = Bucket(bucket, {name: value for name, value in given.items() if value})
+        requests = Bucket(bucket, {name: value for name, value in given.items() if value})
+        super().__init__(requests, start, f"s3://{bucket}/{prefix}", interval, exclude)
         self._writer = Writer(self._bucket, self._prefix, self._where)
         try:
             # Rights may end where the prefix ends.
-            self._opening(partial(self._bucket.page, self._prefix, MaxKeys=1))
+            self._guarded(partial(requests.page, start, MaxKeys=1), opening=True)
             versioned = self._is_versioned()
         except BaseException:
             self.close()
@@ -99,16 +96,10 @@ class S3Source(ListedSource):
             {Feature.HISTORY, Feature.AT} if versioned else frozenset()
         )
 
-    def capabilities(self) -> Sequence[Capability]:
-        return self._guarded(super().capabilities)
-
-    def read(self, selection: Selects, since: str | None) -> Reading:
-        return self._guarded(partial(super().read, selection, since))
-
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         for write in writes:
             self._check_name(write.key)
-        return self._guarded(partial(self._writer.write, writes), writes[0].key)
+        return self._guarded(partial(self._writer.write, writes), key=writes[0].key)
 
     def history(self, key: str) -> Iterator[Change]:
         try:
@@ -119,10 +110,8 @@ class S3Source(ListedSource):
             raise explain(error, self._where) from error
 
     def at(self, point: str | datetime) -> Source:
-        return PastObjects(self._bucket.another(), self._prefix, self._admits, time_of(point))
-
-    def close(self) -> None:
-        self._bucket.close()
+        at = time_of(point)
+        return PastObjects(self._bucket.another(), self._prefix, self._where, self._admits, at)
 
     # Reading.
 
@@ -148,9 +137,6 @@ class S3Source(ListedSource):
         pairs = zip(keys, found, strict=True)
         return {key: type_of(key, there.data) for key, there in pairs if there is not None}
 
-    def _fill(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> list[Entry]:
-        return self._guarded(partial(super()._fill, loaded, entries))
-
     # Asking the server.
 
     def _is_versioned(self) -> bool:
@@ -173,23 +159,6 @@ class S3Source(ListedSource):
             raise InvalidKey(f"{shown(key)} has a part '.' or '..', which no URL keeps")
         if any(char < " " or char == "\x7f" for char in name):
             raise InvalidKey(f"{shown(key)} has control characters, which not all servers keep")
-
-    def _opening(self, action: Callable[[], T]) -> T:
-        try:
-            return action()
-        except DatastreamError:
-            raise
-        except Exception as error:
-            raise explain(error, self._where, opening=True) from error
-
-    def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
-        """The one place where the client library's errors become ours."""
-        try:
-            return action()
-        except DatastreamError:
-            raise
-        except Exception as error:
-            raise explain(error, self._where, key) from error
 
 
 def open_s3(location: Location, **options: object) -> S3Source:

@@ -127,6 +127,19 @@ def test_trouble_is_a_status_and_never_a_delete(make, proxy, raw, monkeypatch, t
     assert recorder.error is None
 
 
+def test_trouble_in_the_past_is_trouble_too(make, proxy, raw, bucket):
+    raw.s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    raw.put("a", b"1")
+    with make().at("2100-01-01T00:00:00+00:00") as then:
+        assert dict(then) == {"a": 1}
+        for kind in ("versions", "get"):
+            proxy.spoil(kind, spoilt.error(403, "AccessDenied"))
+            with pytest.raises(SourceUnavailable, match=bucket):
+                then.snapshot()
+            proxy.heal()
+        assert then["a"] == 1
+
+
 def test_a_page_that_fails_in_the_middle_is_no_listing(make, proxy, raw, monkeypatch):
     """Page two of three is refused: what was on it has not been deleted."""
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "20")
