@@ -62,6 +62,9 @@ class Hub:
 
     def __init__(self, source: Source, on_status: Callable[[Exception | None], None]) -> None:
         self._source = source
+        # None where it is known to know no better: this is asked after every put.
+        knows = type(source).read_written is not Source.read_written
+        self._read_written = source.read_written if knows else None
         self._on_status = on_status
         self._lock = threading.Lock()
         self._routes = Routes()
@@ -276,7 +279,7 @@ class Hub:
 
     def _look_after_write(self, stored: Sequence[Entry]) -> None:
         try:
-            reading = self._source.read_written(stored)
+            reading = self._read_written(stored) if self._read_written else None
             if reading is not None:
                 self._take(reading, [e for e in reading.entries if is_news(self._known, e)])
                 return

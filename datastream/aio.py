@@ -22,7 +22,7 @@ MAX_THREADS = 8
 """Calls of one store that event loops make at the same time."""
 
 
-class _Inbox:
+class Inbox:
     """Where a hub, on any thread, leaves batches for one coroutine."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Threads:
 class _Opening:
     """A subscription made in a thread, which may be given up before it is there."""
 
-    def __init__(self, subscribe: Callable[[_Inbox], Subscription], inbox: _Inbox) -> None:
+    def __init__(self, subscribe: Callable[[Inbox], Subscription], inbox: Inbox) -> None:
         self._subscribe = subscribe
         self._inbox = inbox
         self._lock = threading.Lock()
@@ -165,14 +165,14 @@ class AsyncWatch(Generic[T]):
 
     def __init__(
         self,
-        subscribe: Callable[[_Inbox], Subscription],
+        subscribe: Callable[[Inbox], Subscription],
         unpack: Callable[[Batch], Iterable[T]],
         threads: Threads,
     ) -> None:
         self._subscribe = subscribe
         self._unpack = unpack
         self._threads = threads
-        self._inbox: _Inbox | None = None
+        self._inbox: Inbox | None = None
         self._unsubscribe: Subscription | None = None
         self._ready: deque[T] = deque()
         self._closed = False
@@ -184,8 +184,7 @@ class AsyncWatch(Generic[T]):
         while not self._ready:
             if self._closed:
                 raise StopAsyncIteration
-            inbox = self._inbox or await self._open()
-            found = inbox.poll()
+            found = (await self.inbox()).poll()
             if isinstance(found, Batch):
                 self._ready.extend(self._unpack(found))
             elif found is None:
@@ -194,8 +193,11 @@ class AsyncWatch(Generic[T]):
                 await found
         return self._ready.popleft()
 
-    async def _open(self) -> _Inbox:
-        inbox = _Inbox()
+    async def inbox(self) -> Inbox:
+        """What the iterator polls, for a server that counts microseconds; subscribes first."""
+        if self._inbox is not None:
+            return self._inbox
+        inbox = Inbox()
         self._unsubscribe = await _Opening(self._subscribe, inbox).run(self._threads)
         self._inbox = inbox
         return inbox

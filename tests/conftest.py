@@ -17,7 +17,7 @@ LASTING = (
     "pytest_timeout",
     "Dummy",
 )
-GRACE = 5.0
+GRACE = 10.0
 
 
 def _threads():

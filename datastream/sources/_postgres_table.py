@@ -129,7 +129,7 @@ class RowTable:
     def entries(self, rows: Iterable[Row]) -> list[Entry]:
         """The entries of `rows`, without those that no store can name, each key once."""
         found = entries(rows, self.shape.kind)
-        if not all(entry.key and entry.key.isascii() and len(entry.key) < 1000 for entry in found):
+        if not _are_plain([entry[0] for entry in found]):
             found = [entry for entry in found if self._is_legal(entry.key)]
         if self._layout.can_write:
             return found
@@ -249,6 +249,11 @@ def beside(rows: Sequence[Row]) -> str | None:
 def _parameter_type(column: Column) -> str:
     """Of an array element: whatever is given as text is cast one by one."""
     return column.kind if column.kind in ("bytea", "timestamptz") else "text"
+
+
+def _are_plain(keys: list[str]) -> bool:
+    """Whether all are such that no look at each is needed: of a whole table that takes long."""
+    return "".join(keys).isascii() and "" not in keys and max(map(len, keys), default=0) < 1000
 
 
 def _is_plain(write: Write) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -58,6 +59,9 @@ def main(only: tuple[str, ...], quick: bool, json_: bool) -> None:
     with progress.status("") as status:
         for name in only or MEASUREMENTS:
             status.update(name)
+            # What earlier figures left behind is nothing the collector should look through later.
+            gc.collect()
+            gc.freeze()
             figures += MEASUREMENTS[name](QUICK if quick else THOROUGH)
     if json_:
         print(as_json(figures))

@@ -14,6 +14,7 @@ from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._pb import service_pb2 as pb
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MESSAGE_BYTES = 1 << 20
 """A batch larger than this is sent in several messages, so that no client's limit is met."""
 
@@ -30,7 +31,7 @@ def to_data(entry: Entry) -> pb.Data:
     if entry.updated_at is not None:
         # A time the wire has no room for is left out, rather than the entry.
         with suppress(ValueError, OverflowError):
-            data.updated_at.CopyFrom(_timestamp(entry.updated_at))
+            _set_time(data.updated_at, entry.updated_at)
     return data
 
 
@@ -63,7 +64,7 @@ def to_item(write: Write) -> pb.WriteItem:
     if write.value is None:
         data.operation = pb.OPERATION_DELETE
     if write.updated_at is not None:
-        data.updated_at.CopyFrom(_timestamp(write.updated_at))
+        _set_time(data.updated_at, write.updated_at)
     return pb.WriteItem(data=data, expect=write.expect)
 
 
@@ -113,10 +114,11 @@ def _mark(batch: Batch, *, partial: bool = False) -> bytes:
     ).SerializeToString()
 
 
-def _timestamp(time: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(time)
-    return stamp
+def _set_time(stamp: Timestamp, time: datetime) -> None:
+    # What FromDatetime does, in Python code that takes 2 µs longer.
+    since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
+    stamp.seconds = since.days * 86_400 + since.seconds
+    stamp.nanos = since.microseconds * 1000
 
 
 def _time(data: pb.Data) -> datetime | None:

@@ -57,7 +57,8 @@ class Servicer:
                 name: make(
                     self._answering(name, handler),
                     request_deserializer=request.FromString,
-                    response_serializer=_serialise,
+                    # Batches are serialised once, for all streams.
+                    response_serializer=None if make is stream else _serialise,
                 )
                 for name, (make, handler, request) in methods.items()
             },
@@ -88,14 +89,20 @@ class Servicer:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable("the server is shutting down")
+        deletes, once = request.deletes, request.once
         since = request.since or dict(request.revisions) or None
         watch = self._store.awatch_batches(*request.keys, match=request.match, since=since)
         with _Listed(self._streams):
             async with watch:
-                async for batch in watch:
-                    for message in self._messages(batch, request.deletes):
+                # Not `async for`: its steps are coroutines, one more for each stream and batch.
+                inbox = await watch.inbox()
+                while (found := inbox.poll()) is not None:
+                    if not isinstance(found, Batch):
+                        await found
+                        continue
+                    for message in self._messages(found, deletes):
                         await context.write(message)
-                    if request.once:
+                    if once:
                         return
         # Only the end of the store ends its watches.
         raise StoreClosed("the server's store was closed")
