@@ -1,9 +1,9 @@
 import pytest
-from datastream_grpc import GrpcSource, serve
 
 from datastream import Store
 from datastream.sources.files import FilesSource
 from datastream.testing import Conformance, Harness
+from tests.servers.served import Served
 
 
 class FilesHarness(Harness):
@@ -38,24 +38,7 @@ class TestFilesReadOnly(Conformance):
         return FilesHarness(tmp_path, readonly=True)
 
 
-class ServedFiles(FilesHarness):
-    def __init__(self, path):
-        super().__init__(path)
-        self.backing = Store(super().source(), name="served")
-        self.server = serve(self.backing, "127.0.0.1:0")
-
-    def source(self):
-        source = GrpcSource(self.server.address)
-        # The wire does not tell what the served store can do.
-        source.features = self.backing.features
-        return source
-
-    def close(self):
-        self.server.stop()
-        self.backing.close()
-
-
 class TestFilesOverGrpc(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
-        return ServedFiles(tmp_path)
+        return Served(FilesHarness(tmp_path))

@@ -5,6 +5,7 @@ import pytest
 from datastream import Store
 from datastream.sources.filesystem import FilesystemSource
 from datastream.testing import Conformance, Harness
+from tests.servers.served import Served
 
 
 class FsspecHarness(Harness):
@@ -32,3 +33,9 @@ class TestFilesystemReadOnly(Conformance):
     @pytest.fixture
     def harness(self):
         return FsspecHarness(readonly=True)
+
+
+class TestFilesystemOverGrpc(Conformance):
+    @pytest.fixture
+    def harness(self):
+        return Served(FsspecHarness(), clients_write=True)

@@ -1,11 +1,9 @@
 import pytest
-from datastream_grpc import GrpcSource, serve
 
-from datastream import Store
-from datastream.source import Feature
 from datastream.sources.git import GitSource
 from datastream.testing import Conformance, Harness
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
+from tests.servers.served import Served
 
 
 class GitHarness(Harness):
@@ -42,16 +40,4 @@ class TestGitCheckedOut(Conformance):
 class TestGitOverGrpc(Conformance):
     @pytest.fixture
     def harness(self, repository):
-        harness = GitHarness(repository)
-        backing = Store(harness.source(), name="served")
-        server = serve(backing, "127.0.0.1:0")
-        harness.source = lambda: without_types(GrpcSource(server.address))
-        yield harness
-        server.stop()
-        backing.close()
-
-
-def without_types(source):
-    """The client does not know that what it talks to infers types."""
-    source.features = source.features - {Feature.TYPES}
-    return source
+        return Served(GitHarness(repository), clients_write=True)

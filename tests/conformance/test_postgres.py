@@ -1,10 +1,10 @@
 import psycopg
 import pytest
-from datastream_grpc import GrpcSource, serve
 
 from datastream import Store
 from datastream.sources.postgres import PostgresSource
 from datastream.testing import Conformance, Harness
+from tests.servers.served import Served
 
 
 class PostgresHarness(Harness):
@@ -23,25 +23,6 @@ class PostgresHarness(Harness):
 
     def writer(self):
         return Store(PostgresSource(self.url), name="elsewhere")
-
-
-class ServedHarness(PostgresHarness):
-    """A served store; what is under test and the writer elsewhere are its clients."""
-
-    def __init__(self, url):
-        super().__init__(url)
-        self.backing = Store(super().source(), name="served")
-        self.server = serve(self.backing, "127.0.0.1:0")
-
-    def source(self):
-        return GrpcSource(self.server.address)
-
-    def writer(self):
-        return Store(self.source(), name="elsewhere")
-
-    def close(self):
-        self.server.stop()
-        self.backing.close()
 
 
 class TestPostgres(Conformance):
@@ -83,4 +64,4 @@ class TestPostgresForeignTable(Conformance):
 class TestPostgresBehindGrpc(Conformance):
     @pytest.fixture
     def harness(self, postgres):
-        return ServedHarness(postgres)
+        return Served(PostgresHarness(postgres), clients_write=True)

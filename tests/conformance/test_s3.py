@@ -1,12 +1,11 @@
 import secrets
 
 import pytest
-from datastream_grpc import GrpcSource, serve
 
-from datastream import Store
 from datastream.sources.s3 import S3Source
 from datastream.testing import Conformance, Harness
 from tests.servers.s3 import CREDENTIALS, client, s3_server
+from tests.servers.served import Served
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +35,7 @@ class TestS3(Conformance):
         return S3Harness(url, "apps/one")
 
 
-class ServedS3(S3Harness):
-    def __init__(self, url):
-        super().__init__(url)
-        self.backing = Store(super().source(), name="served")
-        self.server = serve(self.backing, "127.0.0.1:0")
-
-    def source(self):
-        source = GrpcSource(self.server.address)
-        # The wire does not tell what the served store can do.
-        source.features = self.backing.features
-        return source
-
-    def close(self):
-        self.server.stop()
-        self.backing.close()
-
-
 class TestS3OverGrpc(Conformance):
     @pytest.fixture
     def harness(self, url):
-        return ServedS3(url)
+        return Served(S3Harness(url), clients_write=True)

@@ -7,14 +7,12 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from datastream_grpc import GrpcSource, serve
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from datastream import Store
 from datastream.sources.files import FilesSource
-from tests.property.test_state_machine import StoreMachine, keys, values
+from tests.property.machine import Served, StoreMachine, case_of, keys, values
 
 WAYS = ("in place", "rename", "link", "append", "new directory", "symbolic link")
 
@@ -81,33 +79,9 @@ class FilesMachine(StoreMachine):
         shutil.rmtree(self.directory)
 
 
-class ServedFilesMachine(FilesMachine):
-    def open(self):
-        self.served, elsewhere = super().open()
-        elsewhere.close()
-        self.server = serve(self.served, "127.0.0.1:0")
-        address = self.server.address
-        return Store(GrpcSource(address)), Store(GrpcSource(address))
-
-    def teardown(self):
-        self.store.close()
-        self.elsewhere.close()
-        self.server.stop()
-        self.served.close()
-        shutil.rmtree(self.directory)
+class ServedFilesMachine(Served, FilesMachine):
+    pass
 
 
-def _case(machine, examples, steps):
-    case = machine.TestCase
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    return case
-
-
-TestFiles = _case(FilesMachine, 40, 25)
-TestFilesServed = _case(ServedFilesMachine, 25, 25)
+TestFiles = case_of(FilesMachine, 40, 25)
+TestFilesServed = case_of(ServedFilesMachine, 25, 25)

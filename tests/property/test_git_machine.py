@@ -5,12 +5,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from datastream_grpc import GrpcSource, serve
 
 from datastream import Store
 from datastream.sources.git import GitSource, RemoteGitSource
 from datastream.testing import Recorder
-from tests.property.test_state_machine import StoreMachine, _case
+from tests.property.machine import Served, StoreMachine, case_of
 from tests.repositories import ENVIRONMENT, GIT, Repository
 
 if GIT is None:
@@ -71,21 +70,8 @@ class RemoteMachine(GitMachine):
             recorder.dispose()
 
 
-class GrpcMachine(GitMachine):
-    def open(self):
-        self.served, elsewhere = super().open()
-        elsewhere.close()
-        self.server = serve(self.served, "127.0.0.1:0")
-        address = self.server.address
-        return Store(GrpcSource(address)), Store(GrpcSource(address))
-
-    def teardown(self):
-        self.store.close()
-        self.elsewhere.close()
-        self.server.stop()
-        self.served.close()
-        self.repository.fsck()
-        shutil.rmtree(self.directory)
+class GrpcMachine(Served, GitMachine):
+    pass
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +80,7 @@ def git_environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-TestGitBare = _case(GitMachine, 15, 20)
-TestGitCheckedOut = _case(CheckedOutMachine, 8, 15)
-TestGitRemote = _case(RemoteMachine, 6, 15)
-TestGitOverGrpc = _case(GrpcMachine, 8, 20)
+TestGitBare = case_of(GitMachine, 15, 20)
+TestGitCheckedOut = case_of(CheckedOutMachine, 8, 15)
+TestGitRemote = case_of(RemoteMachine, 6, 15)
+TestGitOverGrpc = case_of(GrpcMachine, 8, 20)

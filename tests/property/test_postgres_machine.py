@@ -1,4 +1,4 @@
-"""The random histories of `test_state_machine` over PostgreSQL, alone and behind gRPC."""
+"""The random histories of `StoreMachine` over PostgreSQL, alone and behind gRPC."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from datastream import Store
 from datastream.sources.postgres import PostgresSource
-from tests.property.test_state_machine import StoreMachine, settings_for
+from tests.property.machine import StoreMachine, settings_for
 from tests.servers.postgres import fresh_schema
 
 

@@ -1,12 +1,10 @@
 """The random histories of `test_state_machine`, over S3: alone, and behind gRPC."""
 
 import pytest
-from datastream_grpc import GrpcSource, serve
-from hypothesis import HealthCheck, settings
 
 from datastream import Store
 from datastream.sources.s3 import S3Source
-from tests.property.test_state_machine import StoreMachine
+from tests.property.machine import Served, StoreMachine, case_of
 from tests.servers.s3 import CREDENTIALS, client, new_bucket, s3_server
 
 
@@ -38,31 +36,9 @@ class S3Machine(StoreMachine):
         """A revision tells the content, which may be there twice: there is no order of them."""
 
 
-class GrpcMachine(S3Machine):
-    def open(self):
-        self.served, elsewhere = super().open()
-        elsewhere.close()
-        self.server = serve(self.served, "127.0.0.1:0")
-        address = self.server.address
-        return Store(GrpcSource(address)), Store(GrpcSource(address))
-
-    def teardown(self):
-        super().teardown()
-        self.server.stop()
-        self.served.close()
+class GrpcMachine(Served, S3Machine):
+    pass
 
 
-def _case(machine, examples, steps):
-    case = machine.TestCase
-    case.settings = settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
-    )
-    return case
-
-
-TestS3 = _case(S3Machine, 6, 15)
-TestS3OverGrpc = _case(GrpcMachine, 4, 15)
+TestS3 = case_of(S3Machine, 6, 15)
+TestS3OverGrpc = case_of(GrpcMachine, 4, 15)
