@@ -96,7 +96,9 @@ class Hub:
             try:
                 answer = question()
             except DatastreamError as error:
-                self._on_status(error)
+                # While anybody watches, one refused question is no state of the store.
+                if self._position is None or isinstance(error, SourceUnavailable):
+                    self._on_status(error)
                 raise
             if self._position is None and not self._waiting:
                 self._on_status(None)
@@ -244,15 +246,21 @@ class Hub:
             raise StoreClosed("this store was closed; open it again to go on")
 
     def _read(
-        self, selection: Selection, since: str | None, had: Mapping[str, str] = NOTHING
+        self,
+        selection: Selection,
+        since: str | None,
+        had: Mapping[str, str] = NOTHING,
+        *,
+        values: bool = True,
     ) -> tuple[list[Entry], Reading]:
-        """The entries of `selection`; those that the reader `had` may be without their values."""
+        """The entries of `selection`; without `values`, and for what the reader `had`, they may
+        be told by their revisions only."""
         reading = self._source.read(selection, since)
         entries = list(reading.entries)
         if not selection.everything:
             matches = selection.matches
             entries = [entry for entry in entries if matches(entry.key)]
-        if reading.load is not None:
+        if reading.load is not None and values:
             entries = _loaded(reading.load, entries, had)
             if reading.complete:
                 # What has gone while it was loaded is no part of a state.
@@ -361,9 +369,11 @@ class Hub:
         had = NOTHING
         if isinstance(since, Mapping):
             had = {key: revision for key, revision in since.items() if selection.matches(key)}
-        state, reading = self._read(selection, None if new else cursor, had)
+        # What is read only to know where everybody is needs no values.
+        values = not new or cursor is None
+        state, reading = self._read(selection, None if new else cursor, had, values=values)
         if new:
-            self._learn_uncovered(selection, state, reading)
+            self._learn_uncovered(state, reading)
             if cursor is not None:
                 state, reading = self._read(selection, cursor)
         reset = cursor is not None and reading.complete
@@ -392,9 +402,7 @@ class Hub:
         if ahead:
             self._source.settle(ahead)
 
-    def _learn_uncovered(
-        self, selection: Selection, entries: Iterable[Entry], reading: Reading
-    ) -> None:
+    def _learn_uncovered(self, entries: Iterable[Entry], reading: Reading) -> None:
         """Note the revisions of keys that nobody watched before.
 
         Those already watched keep the revision they were offered with: what happened to them

@@ -87,10 +87,16 @@ def _known_filesystem(location: Location) -> str:
     if location.scheme not in filesystems:
         known = {*_BUILT_IN, *(point.name for point in entry_points(group=GROUP)), *filesystems}
         raise DatastreamError(
-            f"no source for {location.scheme!r} in {location.shown!r}; "
+            f"no source for {location.scheme!r} in {_unnamed(location)!r}; "
             f"known are {', '.join(sorted(known))}"
         )
     return location.scheme
+
+
+def _unnamed(location: Location) -> str:
+    """The URL of an unknown scheme, which may be a user whose password follows."""
+    head, at, tail = location.shown.rpartition("@")
+    return location.shown if "//" in head or not at else f"{location.scheme}:***@{tail}"
 
 
 def _load(row: _Row, scheme: str) -> Callable[..., Source]:

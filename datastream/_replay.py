@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -82,13 +83,13 @@ class Replay(DisposableBase):
             if cursor is not None:
                 self._follow(cursor)
             elif self._ending:
-                self._observer.on_completed()
+                self._tell(self._observer.on_completed)
         except Exception as error:  # noqa: BLE001
             # The only end that is not the store's: the past cannot be read.
             if not self._stopped.is_set():
-                self._observer.on_error(error)
+                self._tell(partial(self._observer.on_error, error))
             elif self._ending:
-                self._observer.on_completed()
+                self._tell(self._observer.on_completed)
         finally:
             self._on_end(self)
 
@@ -112,18 +113,22 @@ class Replay(DisposableBase):
 
     def _emit(self, batch: Batch) -> bool:
         """Call the observer; False if it wants no more."""
+        self._tell(partial(self._observer.on_next, batch))
+        return not self._stopped.is_set()
+
+    def _tell(self, call: Callable[[], object]) -> None:
         try:
-            self._observer.on_next(batch)
+            call()
         except Exception:
             log.exception("a subscriber raised and is disposed; the others go on")
             self._stopped.set()
-        return not self._stopped.is_set()
 
     def _follow(self, cursor: str) -> None:
         live = self._script.go_live(cursor, self._observer)
         with self._lock:
             self._live = live
-        if self._stopped.is_set():
+        # At the end of the store, who is live already is completed like any watcher.
+        if self._stopped.is_set() and not self._ending:
             live.dispose()
 
 

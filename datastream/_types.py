@@ -72,14 +72,17 @@ def type_of(name: str, value: bytes, size: int | None = None) -> str:
         return known
     if (len(value) if size is None else size) <= SNIFFED:
         return _type_of_all(value)
-    return _type_of_start(value[:SNIFFED])
+    return _type_of_start(value[:SNIFFED], whole=False)
 
 
 def check_round_trip(name: str, value: bytes, value_type: str) -> str:
     """The type that `value` will be read back with.
 
+    Where the name tells it, that is its type, whatever it was given as: text under ``a.yaml``
+    is YAML. Bytes, and types that this library does not know, are taken as they are.
+
     Raises:
-        InvalidValue: it would read back as something else than it was given as.
+        InvalidValue: the name does not tell, and the content would tell something else.
     """
     found = type_of(name, value)
     if value_type not in _CHECKED or value_type == found or type_of_name(name):
@@ -103,7 +106,7 @@ def _type_of_all(value: bytes) -> str:
         return "float"
     if value.startswith(_JSON_STARTS) and _is_json(value):
         return "json"
-    return _type_of_start(value)
+    return _type_of_start(value, whole=True)
 
 
 def _is_float(value: bytes) -> bool:
@@ -122,12 +125,12 @@ def _is_json(value: bytes) -> bool:
     return True
 
 
-def _type_of_start(value: bytes) -> str:
+def _type_of_start(value: bytes, *, whole: bool) -> str:
     if b"\0" in value:
         return "bytes"
     try:
         # A character that is cut at the end is none the worse for it.
-        text_codecs.getincrementaldecoder("utf-8")().decode(value, final=len(value) < SNIFFED)
+        text_codecs.getincrementaldecoder("utf-8")().decode(value, final=whole)
     except UnicodeDecodeError:
         return "bytes"
     return "str"

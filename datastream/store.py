@@ -394,6 +394,12 @@ class Store(MutableMapping[str, Any]):
         if self._hub.closed:
             raise StoreClosed("this store was closed; open it again to go on")
         if feature not in self.features:
+            pasts = (Feature.HISTORY, Feature.AT, Feature.REPLAY)
+            offered = [f"{past.name.lower()}()" for past in pasts if past in self.features]
+            if offered:
+                raise Unsupported(
+                    f"{self.name} has {' and '.join(offered)}, but no {feature.name.lower()}()"
+                )
             raise Unsupported(f"{self.name} cannot go back: {NO_PAST}")
 
     def _observable(self, selection: Selection, since: Since, emit: Any) -> Observable[Any]:

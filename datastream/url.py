@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -12,7 +13,9 @@ from datastream.errors import DatastreamError
 
 T = TypeVar("T")
 
-_SECRET = re.compile(r"pass|secret|token|credential|sig|auth|api_?key|access_?key", re.IGNORECASE)
+_SECRET = re.compile(
+    r"pas+|pwd|secret|token|credential|sig|auth|api_?key|access_?key", re.IGNORECASE
+)
 
 
 class Location(NamedTuple):
@@ -38,6 +41,7 @@ def parse(url: str) -> Location:
             f"{shown(url)!r} is no store URL; write scheme:place, such as sqlite:settings.db"
         )
     path, _, query = rest.partition("?")
+    _check_password(scheme, path)
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
@@ -45,9 +49,22 @@ def parse(url: str) -> Location:
     return Location(scheme.lower(), path, options, shown(url))
 
 
+def _check_password(scheme: str, path: str) -> None:
+    """Refuse a password that would be taken for a part of host and path, and shown as such."""
+    authority, _, rest = path.removeprefix("//").partition("/")
+    port = authority.rpartition(":")[2] if ":" in authority else ""
+    misread = port and not port.isdecimal() and "@" in rest and "@" not in authority
+    if path.startswith("//") and misread:
+        raise DatastreamError(
+            f"{scheme}: a '/' stands in the password; write it as %2F, or give it as an option"
+        )
+
+
 def shown(url: str) -> str:
     """`url` without the user's password and the values of options that name secrets."""
-    url = re.sub(r"(//[^/?#@]*?):[^/?#]*@", r"\1:***@", url)
+    # Up to the last "@" before the options: a password may hold what should have been encoded.
+    place, mark, options = url.partition("?")
+    url = re.sub(r"(//[^/#@:]*):.*@", r"\1:***@", place) + mark + options
     # A lone user of git over HTTP is a token.
     url = re.sub(r"^(git\+https?://)[^/?#@:]+@", r"\1***@", url, flags=re.IGNORECASE)
     return re.sub(
@@ -69,7 +86,7 @@ def configured(factory: Callable[..., T], location: Location, options: dict[str,
     takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
     for name in (*location.options, *options):
         parameter = known.get(name)
-        if parameter is None and takes_any:
+        if parameter is None and takes_any and not get_close_matches(name, known, cutoff=0.8):
             continue
         if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY:
             names = sorted(n for n, p in known.items() if p.kind is p.KEYWORD_ONLY)

@@ -110,3 +110,22 @@ def test_the_past_is_refused_early_where_there_is_none():
             store.at("v1.0")
     with pytest.raises(datastream.StoreClosed):
         store.history("a")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:s3/cretpw@127.0.0.1:1/x",
+        "git+https://u:s3/cretpw@127.0.0.1:1/x",
+        "git+ssh://u:cretpw@[::1/x",
+        "s3://AK:cretpw@bucket/x",
+        "grpc://u:cretpw@127.0.0.1:1",
+        "u:cretpw@127.0.0.1:1/x",
+        "git+https://u@127.0.0.1:1/x?pasword=cretpw",
+        "memory://x?raedonly=true&create=true&token=cretpw",
+    ],
+)
+def test_urls_that_are_slightly_wrong_show_no_secret_either(url):
+    with pytest.raises(DatastreamError) as caught:
+        datastream.open(url)
+    assert "cretpw" not in str(caught.value)

@@ -31,7 +31,8 @@ def postgres() -> None:
 def install(url: str, dry_run: bool) -> None:
     """Install the change log of the table that URL names; history=true in it keeps the past.
 
-    What is there already is replaced: watchers get the full state once more.
+    What is there already is replaced, history included: watchers get the full state once more,
+    and the past begins anew.
     """
     with closing(_source(url)) as source:
         _show(source.install_sql())

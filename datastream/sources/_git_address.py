@@ -44,7 +44,11 @@ class Address(NamedTuple):
         Raises:
             DatastreamError: it names no repository, or credentials are given twice.
         """
-        parts = urlsplit(url.removeprefix("git+"))
+        try:
+            parts = urlsplit(url.removeprefix("git+"))
+            _ = parts.port
+        except ValueError as error:
+            raise DatastreamError(f"the remote's URL is malformed: {error}") from None
         ssh = parts.scheme == "ssh"
         local = parts.scheme == "file"
         known = local or parts.scheme in ("http", "https", "ssh")

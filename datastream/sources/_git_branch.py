@@ -87,11 +87,17 @@ class LocalBranch:
         """The newest commit, None if there is none yet.
 
         Raises:
-            SourceUnavailable: the branch was deleted. That is no reason to take all for deleted.
+            SourceUnavailable: the branch was deleted, or the repository is away. That is no reason
+                to take all for deleted.
         """
         ref, commit = self._refs.find()
         if commit is not None:
             self._alive = ref
+        elif not Path(self._objects.repo.controldir(), "HEAD").exists():
+            raise SourceUnavailable(
+                f"{self._where}: the repository is not there; nothing is taken for deleted while "
+                "it is away"
+            )
         elif ref == self._alive:
             raise SourceUnavailable(
                 f"{self._where}: {ref.decode('utf-8', 'replace')} was deleted; make it again, or "

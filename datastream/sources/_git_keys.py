@@ -10,6 +10,8 @@ from dulwich.index import validate_path_element_hfs, validate_path_element_ntfs
 
 from datastream.errors import InvalidKey, shown
 
+MAX_DEPTH = 200
+"""Most folders that a file which is written lies in."""
 MAX_NAME, MAX_PATH = 255, 4096
 """Longest name between two slashes, and longest path, that file systems can check out."""
 

@@ -15,7 +15,7 @@ from dulwich.objects import Blob, Commit, ObjectID, ShaFile
 from datastream._types import check_round_trip, type_of
 from datastream.entry import Capability, Entry, deleted
 from datastream.entry import Change as Revision
-from datastream.errors import KeyNotFound, RevisionConflict
+from datastream.errors import InvalidKey, KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selects, check_key
 from datastream.source import WRITING, Feature, Reading, Source, Write, check_expected
 from datastream.sources import _git_past as past
@@ -24,7 +24,7 @@ from datastream.sources._git_branch import Moved
 from datastream.sources._git_commit import Signature, make_commit
 from datastream.sources._git_errors import local_errors
 from datastream.sources._git_files import Files
-from datastream.sources._git_keys import check_path, path_of
+from datastream.sources._git_keys import MAX_DEPTH, check_path, path_of
 from datastream.sources._git_objects import EMPTY, UNBORN, Objects, State
 from datastream.sources._git_tree import Change, rewritten
 
@@ -154,6 +154,8 @@ class BranchSource(Source):
 
     def _planned(self, write: Write) -> _Planned:
         path = self._files.path(write.key)
+        if path.count(b"/") > MAX_DEPTH:
+            raise InvalidKey(f"{shown(write.key)} lies in over {MAX_DEPTH} folders; use fewer")
         if write.value is None:
             return _Planned(write, path, None)
         check_path(write.key, path_of(write.key))

@@ -22,7 +22,6 @@ ReadTree = Callable[[ObjectID | None], Items]
 """The items of a tree; of None, of the empty one."""
 
 FILE = stat.S_IFREG | 0o644
-_NOTHING: Items = {}
 
 
 class Change(NamedTuple):
@@ -57,38 +56,52 @@ def subtree(read: ReadTree, root: ObjectID | None, path: bytes) -> ObjectID | No
 
 def walk(read: ReadTree, root: ObjectID | None, above: bytes = b"") -> Iterator[tuple[bytes, Item]]:
     """Every file below a tree, with its path."""
-    for name, item in read(root).items():
-        mode = item[0]
-        if stat.S_ISDIR(mode):
-            yield from walk(read, item[1], above + name + b"/")
-        elif mode != S_IFGITLINK:
-            yield above + name, item
+    # Not by recursion: a tree may be deeper than Python's stack.
+    pending = [(iter(read(root).items()), above)]
+    while pending:
+        items, above = pending[-1]
+        for name, item in items:
+            mode = item[0]
+            if stat.S_ISDIR(mode):
+                pending.append((iter(read(item[1]).items()), above + name + b"/"))
+                break
+            if mode != S_IFGITLINK:
+                yield above + name, item
+        else:
+            pending.pop()
 
 
 def changes(
     read: ReadTree, old: ObjectID | None, new: ObjectID | None, above: bytes = b""
 ) -> Iterator[Change]:
     """Where the files of two trees differ in content, deletes included."""
-    if old == new:
-        return
-    before, after = read(old), read(new)
-    for name in before.keys() - after.keys():
-        yield from _differing(read, before[name], None, above + name)
-    for name, item in after.items():
-        was = before.get(name)
-        if was != item:
-            yield from _differing(read, was, item, above + name)
+    pending = [(old, new, above)]
+    while pending:
+        old, new, above = pending.pop()
+        if old == new:
+            continue
+        before, after = read(old), read(new)
+        gone = [(name, before[name], None) for name in before.keys() - after.keys()]
+        there = [
+            (name, before.get(name), item)
+            for name, item in after.items()
+            if before.get(name) != item
+        ]
+        for name, was, item in [*gone, *there]:
+            trees = _tree(was), _tree(item)
+            if trees != (None, None):
+                pending.append((*trees, above + name + b"/"))
+            files = _file(was), _file(item)
+            if files[0] != files[1]:
+                yield Change(above + name, *files)
 
 
-def _differing(
-    read: ReadTree, was: Item | None, item: Item | None, path: bytes
-) -> Iterator[Change]:
-    trees = [i[1] if i is not None and stat.S_ISDIR(i[0]) else None for i in (was, item)]
-    if trees[0] is not None or trees[1] is not None:
-        yield from changes(read, trees[0], trees[1], path + b"/")
-    files = [i[1] if i is not None and is_file(i[0]) else None for i in (was, item)]
-    if files[0] != files[1]:
-        yield Change(path, files[0], files[1])
+def _tree(item: Item | None) -> ObjectID | None:
+    return item[1] if item is not None and stat.S_ISDIR(item[0]) else None
+
+
+def _file(item: Item | None) -> ObjectID | None:
+    return item[1] if item is not None and is_file(item[0]) else None
 
 
 class _Plan:

@@ -12,10 +12,12 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from hashlib import blake2b
+from math import inf
 from typing import NamedTuple
 
 from datastream._types import type_of_name
 from datastream.entry import Capability, Entry, Operation
+from datastream.errors import DatastreamError
 from datastream.selection import Selects, compile_pattern, literal_prefix
 from datastream.source import Reading, Source
 from datastream.sources._bell import Bell, jittered
@@ -55,7 +57,7 @@ class Seen(NamedTuple):
 class ListedSource(Source):
     """The part of a Source that turns listings into readings.
 
-    Subclasses list, get and write; they call `_note` for what they write themselves.
+    Subclasses list, get and write; what they write themselves they may `_note`.
 
     Args:
         interval: seconds between two looks, where nothing notifies.
@@ -63,13 +65,18 @@ class ListedSource(Source):
     """
 
     def __init__(self, interval: float, exclude: str | Iterable[str]) -> None:
+        if not (isinstance(interval, int | float) and 0 < interval < inf):
+            raise DatastreamError(f"interval={interval!r}: give a number of seconds above 0")
         self._interval = interval
         self._bell = Bell()
         self._excluded = Exclusion(exclude)
         self._epoch = secrets.token_hex(4)
         self._states = 0
-        # Of each part of the tree: the sum over the names and signatures it had.
-        self._sums: dict[str, int] = {}
+        # Of each part of the tree: the sum over the names and signatures it had, and the
+        # position that stands for it. What is the same in one part may not be in another.
+        self._sums: dict[str, tuple[int, str]] = {}
+        # Where those are who watch.
+        self._at = ""
         # What is watched, or else what was read last.
         self._seen: dict[str, Seen] = {}
         self._watched = False
@@ -88,15 +95,18 @@ class ListedSource(Source):
             self._watched = True
         elif not self._watched:
             self._seen.clear()
-        entries, loaded = self._look(selection)
-        if since == self._position:
-            return Reading((), self._position, False)
-        return Reading(entries, self._position, True, partial(self._fill, loaded))
+        entries, loaded, position = self._look(selection)
+        if since is not None:
+            self._at = position
+            self._forget_gone(selection, entries)
+        if since == position:
+            return Reading((), position, False)
+        return Reading(entries, position, True, partial(self._fill, loaded))
 
     def read_written(self, entries: Sequence[Entry]) -> Reading:
         # Not the position of any look: the next one will find that something has changed.
-        self._states += 1
-        return Reading(entries, self._position, False)
+        self._at = self._next_position()
+        return Reading(entries, self._at, False)
 
     def wait(self, timeout: float | None) -> None:
         pause = jittered(self._interval)
@@ -127,12 +137,26 @@ class ListedSource(Source):
 
     # Looking.
 
-    @property
-    def _position(self) -> str:
+    def _next_position(self) -> str:
+        self._states += 1
         return f"{self._epoch}:{self._states}"
 
-    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry]]:
-        """The state of `selection`, and those of its entries that had to be read for it."""
+    def _position_of(self, part: str, total: int, *, moved: bool) -> str:
+        """The position of a look at one part of the tree, which found this sum."""
+        known = self._sums.get(part)
+        if known is None or known[0] != total or moved:
+            if len(self._sums) >= SCOPES:
+                self._sums.clear()
+            known = self._sums[part] = total, self._next_position()
+        return known[1]
+
+    def _forget_gone(self, selection: Selects, entries: Sequence[Entry]) -> None:
+        for key in self._seen.keys() - {entry.key for entry in entries}:
+            if selection.matches(key):
+                del self._seen[key]
+
+    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry], str]:
+        """The state of `selection`, those of its entries that had to be read, the position."""
         scope = common_scope(selection)
         total = 0
         matching = []
@@ -144,12 +168,7 @@ class ListedSource(Source):
         # Where the signature may lie, the content tells: nobody may remember what it was.
         unsure = [item.key for item in matching if item.key in loaded and not self._is_seen(item)]
         total += sum(hash(loaded[key].revision) for key in unsure)
-        if moved or self._sums.get(scope) != total:
-            self._states += 1
-        if len(self._sums) >= SCOPES:
-            self._sums.clear()
-        self._sums[scope] = total
-        return entries, loaded
+        return entries, loaded, self._position_of(scope, total, moved=moved)
 
     def _entries(self, listed: Sequence[Listed]) -> tuple[list[Entry], dict[str, Entry], bool]:
         seen = self._seen
@@ -194,7 +213,9 @@ class ListedSource(Source):
         new = [
             item
             for item in listed
-            if item.signature is None or known.get(item.key, ("",))[0] != item.signature
+            if item.signature is None
+            or isinstance(item.signature, Coarse)
+            or known.get(item.key, ("",))[0] != item.signature
         ]
         types = self._get_types([item.key for item in new]) if new else {}
         if len(known) > TYPES:

@@ -10,6 +10,8 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
+import fsspec.asyn
+import s3fs
 import tenacity
 
 from datastream._types import type_of
@@ -61,9 +63,6 @@ class Bucket:
     """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
-        import fsspec.asyn
-        import s3fs
-
         config = {
             "max_pool_connections": CONNECTIONS,
             "connect_timeout": CONNECT_TIMEOUT,

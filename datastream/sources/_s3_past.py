@@ -33,9 +33,9 @@ class PastObjects(GuardedObjects):
         admits: Callable[[str], bool],
         at: datetime,
     ) -> None:
-        super().__init__(bucket, prefix, where, interval=0, exclude=())
+        super().__init__(bucket, prefix, where, interval=1, exclude=())
         self._admits = admits
-        self._at = at
+        self._when = at
         self._versions: dict[str, Version] = {}
 
     def wait(self, timeout: float | None) -> None:
@@ -47,7 +47,7 @@ class PastObjects(GuardedObjects):
     def _list(self, scope: str) -> Iterator[Listed]:
         last = None
         for version in self._bucket.versions(self._prefix + scope):
-            if version.name == last or version.updated_at > self._at:
+            if version.name == last or version.updated_at > self._when:
                 continue
             last = version.name
             key = version.name.removeprefix(self._prefix)

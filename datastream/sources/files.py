@@ -26,7 +26,7 @@ from datastream.sources._files_lock import Workshop
 from datastream.sources._files_notice import TreeNotice
 from datastream.sources._files_tree import Place, Tree
 from datastream.sources._files_write import find_targets, put_in_place
-from datastream.sources._listing import SCOPES, Listed, ListedSource, Seen
+from datastream.sources._listing import Listed, ListedSource, Seen
 from datastream.url import Location, configured
 
 LOOK_AT_ROOT = 0.5
@@ -223,7 +223,7 @@ class FilesSource(ListedSource):
             with self._workshop.shared():
                 batch = self._workshop.moment()
                 reading = None
-                if told is not None and since == self._position and batch == self._batch:
+                if told is not None and since == self._at and batch == self._batch:
                     reading = self._read_told(selection, told)
                 if reading is None:
                     reading = self._read_all(selection, since)
@@ -302,32 +302,23 @@ class FilesSource(ListedSource):
             self._seen.pop(key, None)
         entries, loaded, _ = self._entries([item for item in found.values() if item is not None])
         if found:
-            self._states += 1
+            self._at = self._next_position()
             self._sums.clear()
         changes = [*map(deleted, gone), *entries]
-        return Reading(changes, self._position, False, partial(self._fill, loaded))
+        return Reading(changes, self._at, False, partial(self._fill, loaded))
 
     def _has_seen_below(self, keys: Sequence[str]) -> bool:
         starts = tuple(f"{key}/" for key in keys if key not in self._seen)
         return bool(starts) and any(key.startswith(starts) for key in self._seen)
 
-    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry]]:
+    def _look(self, selection: Selects) -> tuple[list[Entry], dict[str, Entry], str]:
         if not _are_few(selection):
             return super()._look(selection)
         keys = sorted(selection.keys)
-        known = {key: self._seen[key].revision for key in keys if key in self._seen}
         items = [item for key in keys if (item := self._tree.find(key)) is not None]
         entries, loaded, _ = self._entries(items)
-        found = {entry.key: entry.revision for entry in entries}
-        for key in known.keys() - found.keys():
-            self._seen.pop(key, None)
-        label, total = "\0".join(["", *keys]), sum(map(hash, found.items()))
-        if known != found if self._watched else self._sums.get(label) != total:
-            self._states += 1
-        if len(self._sums) >= SCOPES:
-            self._sums.clear()
-        self._sums[label] = total
-        return entries, loaded
+        total = sum(hash((entry.key, entry.revision)) for entry in entries)
+        return entries, loaded, self._position_of("\0".join(["", *keys]), total, moved=False)
 
     def _list(self, scope: str) -> Iterator[Listed]:
         return self._tree.walk(scope)

@@ -21,6 +21,26 @@ from datastream.url import Location, configured
 
 T = TypeVar("T")
 
+_Kinds = tuple[type[Exception], ...]
+_WRITING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
+    (
+        (FileExistsError, IsADirectoryError, NotADirectoryError, FileNotFoundError),
+        InvalidKey,
+        "{key} is a directory or lies below a file, and cannot be written",
+    ),
+    ((PermissionError,), Denied, "see who may write there"),
+)
+_OPENING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
+    (
+        (FileNotFoundError,),
+        DatastreamError,
+        "no such place: check the URL, or make it: create=True",
+    ),
+    ((NotImplementedError,), DatastreamError, "this filesystem cannot be listed"),
+    ((PermissionError,), Denied, "check the credentials"),
+    ((TypeError, ValueError), DatastreamError, "check the options of this filesystem"),
+)
+
 
 class FilesystemSource(ListedSource):
     """A Source over the files below one place of a filesystem.
@@ -44,6 +64,7 @@ class FilesystemSource(ListedSource):
         self,
         url: str,
         where: str = "",
+        /,
         *,
         create: bool = False,
         readonly: bool = False,
@@ -73,7 +94,7 @@ class FilesystemSource(ListedSource):
             self._check_key(write.key)
             if write.value is not None:
                 check_round_trip(write.key, write.value, write.value_type)
-        return self._guarded(partial(self._write, writes))
+        return self._guarded(partial(self._write, writes), key=writes[0].key)
 
     def close(self) -> None:
         self._opened.close()
@@ -102,7 +123,19 @@ class FilesystemSource(ListedSource):
         found = self._get([write.key for write in writes])
         for write, entry in zip(writes, found, strict=True):
             check_expected(write, entry.revision or None)
-        return [self._put(write, entry) for write, entry in zip(writes, found, strict=True)]
+        stored: list[Entry] = []
+        try:
+            for write, entry in zip(writes, found, strict=True):
+                stored.append(self._put(write, entry))
+        except Exception as error:
+            reason = _explain(error, self._where, key=writes[len(stored)].key)
+            if len(writes) == 1:
+                raise reason from error
+            raise type(reason)(
+                f"{reason}; {len(stored)} of {len(writes)} writes were made; look before writing "
+                "again"
+            ) from error
+        return stored
 
     def _put(self, write: Write, before: Entry) -> Entry:
         there = before.revision != ""
@@ -131,26 +164,26 @@ class FilesystemSource(ListedSource):
         for _ in self._opened.files():
             return
 
-    def _guarded(self, action: Callable[[], T], *, opening: bool = False) -> T:
+    def _guarded(self, action: Callable[[], T], *, opening: bool = False, key: str = "") -> T:
         """The one place where the errors of so many libraries become ours."""
         try:
             return action()
         except (DatastreamError, ImportError):
             raise
         except Exception as error:
-            raise _explain(error, self._where, opening) from error
+            raise _explain(error, self._where, opening=opening, key=key) from error
 
 
-def _explain(error: Exception, where: str, opening: bool) -> DatastreamError:
+def _explain(
+    error: Exception, where: str, *, opening: bool = False, key: str = ""
+) -> DatastreamError:
+    """What went wrong, while a place was opened or, with `key`, while that was written."""
+    if isinstance(error, DatastreamError):
+        return error
     text = f"{where}: {error or type(error).__name__}"
-    if isinstance(error, FileNotFoundError) and opening:
-        return DatastreamError(f"{text}: no such place; check the URL, or make it: create=True")
-    if isinstance(error, NotImplementedError) and opening:
-        return DatastreamError(f"{text}: this filesystem cannot be listed")
-    if isinstance(error, PermissionError) and opening:
-        return Denied(f"{text}; check the credentials")
-    if isinstance(error, TypeError | ValueError) and opening:
-        return DatastreamError(f"{text}; check the options of this filesystem")
+    for kinds, answer, advice in _WRITING if key else _OPENING if opening else ():
+        if isinstance(error, kinds):
+            return answer(f"{text}; {advice.format(key=shown(key))}")
     return SourceUnavailable(text)
 
 

@@ -320,7 +320,8 @@ def open_postgres(location: Location, **options: Any) -> PostgresSource:
     """
     own = inspect.signature(PostgresSource).parameters.keys() - {"conninfo", "libpq"}
     foreign = {**location.options, **options}
-    libpq = {name: str(value) for name, value in foreign.items() if name not in own}
+    given = foreign.pop("libpq", {})
+    libpq = {name: str(value) for name, value in foreign.items() if name not in own} | dict(given)
     ours = {name: text for name, text in location.options.items() if name in own}
     factory = partial(PostgresSource, f"postgresql:{location.path or '//'}", libpq=libpq)
     mine = {name: value for name, value in options.items() if name in own}

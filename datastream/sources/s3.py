@@ -164,6 +164,8 @@ class S3Source(GuardedObjects):
 def open_s3(location: Location, **options: object) -> S3Source:
     """The Source of ``s3://BUCKET/PREFIX``."""
     bucket, _, prefix = location.path.removeprefix("//").partition("/")
+    if "@" in bucket:
+        raise DatastreamError("s3: takes no credentials before the bucket; give key= and secret=")
     if not location.path.startswith("//") or not bucket:
         raise DatastreamError(f"{location.shown!r} names no bucket; write s3://bucket/prefix")
     return configured(partial(S3Source, bucket, prefix), location, options)

@@ -168,6 +168,21 @@ def test_keys_that_no_path_keeps(memory_url, key):
         assert dict(store) == {}
 
 
+def test_what_is_in_the_way_is_said_and_what_was_written_before_it(memory_url):
+    with datastream.open(memory_url) as store:
+        store["x/a"] = 1
+        with pytest.raises(InvalidKey, match="'x' is a directory"):
+            store["x"] = 2
+        with pytest.raises(InvalidKey, match="1 of 3 writes were made"):
+            store.put_many({"ok": 1, "x": 2, "z": 3})
+        assert dict(store) == {"x/a": 1, "ok": 1}
+
+
+def test_an_option_named_like_our_own_argument_is_the_filesystems(memory_url):
+    with pytest.raises(DatastreamError):
+        datastream.open(f"zip:nowhere.zip?where={memory_url}")
+
+
 def test_a_place_that_is_not_there():
     with pytest.raises(DatastreamError, match=r"no such place.*create=True"):
         datastream.open(f"memory://{secrets.token_hex(8)}")

@@ -6,10 +6,11 @@ import threading
 import pytest
 
 import datastream
-from datastream import Selection, SourceUnavailable, State
+from datastream import InvalidKey, Selection, SourceUnavailable, State
 from datastream.sources.git import GitSource
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
+from datastream.testing._tools import eventually
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 
@@ -291,3 +292,39 @@ def test_where_nothing_tells_the_branch_is_looked_at(repository, monkeypatch, in
         recorder = watching(store)
         repository.commit({"a": "2"})
         recorder.wait_state({"a": b"2"})
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_repository_that_goes_away_and_comes_back(tmp_path, bare):
+    repository = Repository.new(tmp_path / "here", bare=bare)
+    with datastream.open(f"git:{repository.path}", interval=0.05) as store:
+        store.put_many({"a": 1, "b/c": 2})
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1", "b/c": b"2"})
+        states = []
+        store.status.subscribe(lambda status: states.append(status.state))
+        repository.path.rename(tmp_path / "away")
+        store.poke()
+        eventually(lambda: State.STALE in states, "STALE while it is away")
+        with pytest.raises(SourceUnavailable, match="not there"):
+            store.snapshot()
+        (tmp_path / "away").rename(repository.path)
+        store.poke()
+        store.put("a", 3)
+        recorder.wait_state({"a": b"3", "b/c": b"2"})
+        assert [entry.key for entry in recorder.live] == ["a"]
+
+
+def test_paths_deeper_than_pythons_stack(tmp_path):
+    repository = Repository.new(tmp_path / "deep", bare=True)
+    with datastream.open(f"git:{repository.path}", interval=0.05) as store:
+        store["ok"] = 1
+        recorder = Recorder(store, "ok")
+        recorder.wait_state({"ok": b"1"})
+        for depth in (500, 1500):
+            with pytest.raises(InvalidKey, match="folders"):
+                store.put("y/" * depth + "z", 1)
+        repository.import_commit({"d/" * 700 + "z": "deep"})
+        store["ok"] = 2
+        recorder.wait_state({"ok": b"2"})
+        assert len(store) == 2

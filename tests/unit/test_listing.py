@@ -2,7 +2,8 @@
 
 import pytest
 
-from datastream import Entry, Selection
+import datastream
+from datastream import DatastreamError, Entry, Selection, Store
 from datastream.entry import deleted
 from datastream.sources._listing import (
     Coarse,
@@ -12,6 +13,7 @@ from datastream.sources._listing import (
     common_scope,
     fingerprint,
 )
+from datastream.testing import Recorder
 
 
 class Shelf(ListedSource):
@@ -21,13 +23,14 @@ class Shelf(ListedSource):
         super().__init__(interval=60, exclude=())
         self.files = {}
         self.scopes = []
+        self.has_revisions = False
         self.gets = []
 
     def _list(self, scope):
         self.scopes.append(scope)
         for key, (signature, _) in self.files.items():
             if key.startswith(scope):
-                yield Listed(key, signature)
+                yield Listed(key, signature, f"r{signature}" if self.has_revisions else "")
 
     def _get(self, keys):
         self.gets.append(list(keys))
@@ -117,6 +120,54 @@ def test_listing_a_part_says_nothing_of_the_whole(shelf):
     shelf.files["z"] = (1, b"new")
     shelf.read(Selection.of("fx/"), None)
     assert shelf.read(ALL, position).complete
+
+
+def test_a_position_of_the_whole_means_nothing_of_a_part(shelf):
+    """Seen as A in the part, as B in the whole, and A again: whoever has B has to be told."""
+    shelf.read(Selection.of("fx/"), None)
+    shelf.files["fx/b"] = (2, b"B")
+    whole = shelf.read(ALL, None).position
+    shelf.files["fx/b"] = (1, b"two")
+    again = shelf.read(Selection.of("fx/"), whole)
+    assert again.complete
+    assert again.position != whole
+
+
+def test_what_came_and_went_is_forgotten_while_watching(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    for number in range(20):
+        shelf.files[f"k{number}"] = (1, b"x")
+        position = shelf.read(ALL, position).position
+        del shelf.files[f"k{number}"]
+        position = shelf.read(ALL, position).position
+    assert shelf._seen.keys() == {"a", "fx/b"}
+
+
+def test_the_type_of_a_content_is_told_anew_under_a_coarse_signature(shelf):
+    shelf.files = {"a": (Coarse((1,)), b"12")}
+    shelf.capabilities()
+    shelf.files = {"a": (Coarse((1,)), b"ab")}
+    count = len(shelf.gets)
+    shelf.capabilities()
+    assert len(shelf.gets) == count + 1
+
+
+def test_resuming_by_a_cursor_reads_only_what_differs(shelf):
+    shelf.has_revisions = True
+    with Store(shelf) as store:
+        cursor = store.snapshot_batch().cursor
+        shelf.gets.clear()
+        recorder = Recorder(store, since=cursor)
+        recorder.wait_ready()
+        assert recorder.batches[0].entries == ()
+        assert shelf.gets == []
+        recorder.dispose()
+
+
+@pytest.mark.parametrize("interval", [0, -1])
+def test_an_interval_that_never_rests_is_refused(interval):
+    with pytest.raises(DatastreamError, match="interval"):
+        datastream.open("memory://x", create=True, interval=interval)
 
 
 def test_nothing_is_remembered_after_release(shelf):

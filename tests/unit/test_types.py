@@ -78,6 +78,8 @@ def test_of_large_contents_only_the_start_is_looked_at():
     assert type_of("k", ("a" + "ä" * SNIFFED).encode()) == "str"
     assert type_of("k", b"a" * SNIFFED + b"\xff") == "str"
     assert type_of("k", b"\xff" + b"a" * SNIFFED) == "bytes"
+    # It ends there: no character is cut, this one is half.
+    assert type_of("k", b"a" * (SNIFFED - 1) + b"\xc3") == "bytes"
     large = b'{"a": "' + b"x" * SNIFFED + b'"}'
     assert type_of("k", large) == "str" == type_of("k", large[:SNIFFED], size=len(large))
 

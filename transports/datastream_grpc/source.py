@@ -265,6 +265,8 @@ def _open_channel(
 def open_grpc(location: Location, **options: Any) -> GrpcSource:
     """The Source of ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and ``grpc:unix:PATH``."""
     target = location.path.removeprefix("//").rstrip("/")
+    if "@" in target:
+        raise DatastreamError(f"{location.scheme}: takes no user and password; write host:port")
     if not target or ("/" in target and not target.startswith("unix:")):
         raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
     if location.scheme == "grpcs":
