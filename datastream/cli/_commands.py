@@ -7,6 +7,7 @@ import click
 from datastream.cli._open import open_existing, open_store
 from datastream.cli._output import change_printer, emit, json_line, json_option, print_state, raw
 from datastream.cli._values import given_value
+from datastream.source import Feature
 
 
 @click.command()
@@ -27,7 +28,7 @@ def ls(url: str, json_lines: bool) -> None:
 @click.argument("key")
 @json_option
 def get(url: str, key: str, json_lines: bool) -> None:
-    """Write the value of KEY, as it is stored."""
+    """Write the value of KEY, as it is stored; text that ends no line gets a newline."""
     with open_existing(url) as store:
         entry = store.entry(key)
     if json_lines:
@@ -47,10 +48,13 @@ def put(url: str, key: str, value: str, value_type: str | None, json_lines: bool
     """Store VALUE at KEY; "-" reads it from standard input.
 
     Without --type numbers, true, false, and JSON objects and lists are taken as such, all else
-    as text. What does not fit --type is refused.
+    as text. What does not fit --type is refused. Files, objects and blobs have no type of their
+    own: without --type, VALUE is written there as it stands.
     """
     data, name = given_value(value, value_type, key)
     with open_store(url) as store:
+        if value_type is None and Feature.TYPES not in store.features:
+            name = "bytes"
         entry = store.put(key, data, value_type=name)
     change_printer(json_lines=json_lines)(entry)
 

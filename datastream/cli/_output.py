@@ -85,9 +85,9 @@ def one_line(text: str) -> str:
 
 
 def raw(entry: Entry) -> bytes:
-    """The value as `get` writes it: text ends its line, bytes stay as they are."""
+    """The value as `get` writes it: text without a newline gets one, all else stays as it is."""
     plain = entry.value_type == "bytes" or _text(entry.value) is None
-    return entry.value if plain else entry.value + b"\n"
+    return entry.value if plain or entry.value.endswith(b"\n") else entry.value + b"\n"
 
 
 def _text(value: bytes) -> str | None:

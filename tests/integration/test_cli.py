@@ -411,3 +411,12 @@ def test_serve_logs_its_calls_when_asked(start: Start) -> None:
     server, remote = served(start, "memory:", "--verbose")
     run("put", remote, "key", "1")
     assert server.error_line()
+
+
+def test_files_hold_what_was_typed(tmp_path: Path) -> None:
+    url = f"file:{tmp_path}"
+    for value in ("1.10", "007", "two\n", "{not json"):
+        assert run("put", url, "x", value).exit_code == 0
+        assert (tmp_path / "x").read_text() == value
+        assert run("get", url, "x").stdout == value.removesuffix("\n") + "\n"
+    assert run("put", url, "x", "12", "--type", "str").exit_code == 1
