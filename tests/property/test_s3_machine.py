@@ -7,6 +7,9 @@ from datastream.sources.s3 import S3Source
 from tests.property.machine import Served, StoreMachine, case_of
 from tests.servers.s3 import CREDENTIALS, client, new_bucket, s3_server
 
+# A server in Python, in this process, answers when it can.
+pytestmark = pytest.mark.timeout(180)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
