@@ -12,7 +12,7 @@ from functools import partial
 from types import TracebackType
 from typing import Generic, ParamSpec, Protocol, Self, TypeVar
 
-from datastream._mailbox import Mailbox
+from datastream._watch.buffer import Mailbox
 from datastream.entry import Batch
 
 T = TypeVar("T")

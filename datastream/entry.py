@@ -54,7 +54,7 @@ class Entry(NamedTuple):
         )
 
     def _repr_html_(self) -> str:
-        from datastream import _html
+        from datastream.notebook import _html
 
         return _html.entry_card(self)
 

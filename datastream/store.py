@@ -15,13 +15,13 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
 from datastream import codecs
-from datastream._board import StatusBoard
-from datastream._courier import Courier
-from datastream._hub import Hub, Since
-from datastream._lane import Lane
-from datastream._mailbox import Mailbox
-from datastream._replay import Replays, Script, live_part
-from datastream._routes import Sink
+from datastream._watch.board import StatusBoard
+from datastream._watch.buffer import Mailbox
+from datastream._watch.dispatcher import Courier
+from datastream._watch.hub import Hub, Since
+from datastream._watch.replay import Replays, Script, live_part
+from datastream._watch.routing import Sink
+from datastream._watch.subscriber import Lane
 from datastream.aio import AsyncWatch, Threads
 from datastream.entry import Batch, Capability, Change, Entry
 from datastream.errors import (
@@ -375,7 +375,7 @@ class Store(MutableMapping[str, Any]):
         return f"<Store {self.name} {self._board.current.state}>"
 
     def _repr_html_(self) -> str:
-        from datastream import _html
+        from datastream.notebook import _html
 
         return _html.store_table(self)
 

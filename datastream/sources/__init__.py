@@ -1,1 +1,1 @@
-"""The backends that come with the library, one file each; none imports another."""
+"""The backends that come with the library, one package each; none imports another."""

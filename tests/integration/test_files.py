@@ -22,8 +22,8 @@ from datastream import (
     SourceUnavailable,
 )
 from datastream.cli import main
-from datastream.sources._files_content import time_of, time_stamp
 from datastream.sources.files import FilesSource
+from datastream.sources.files.content import time_of, time_stamp
 from datastream.testing import Recorder
 
 

@@ -256,8 +256,8 @@ def journal_of_the_dead(root, **values):
     """What a writer leaves that died after its journal had reached the disk."""
     script = (
         "import os, sys, json, datastream\n"
-        "from datastream.sources import _files_lock\n"
-        "_files_lock.Workshop._do_all = lambda *_: os._exit(9)\n"
+        "from datastream.sources.files import staging\n"
+        "staging.Workshop._do_all = lambda *_: os._exit(9)\n"
         "datastream.open(sys.argv[1]).put_many(json.loads(sys.argv[2]))\n"
     )
     import json

@@ -287,7 +287,7 @@ def test_where_nothing_tells_the_branch_is_looked_at(repository, monkeypatch, in
         raise OSError("no more watches")
 
     repository.commit({"a": "1"})
-    monkeypatch.setattr("datastream.sources._git_branch.FileNotice", fail)
+    monkeypatch.setattr("datastream.sources.git.branch.FileNotice", fail)
     with datastream.open(f"git:{repository.path}", interval=interval) as store:
         recorder = watching(store)
         repository.commit({"a": "2"})

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 import datastream
-from datastream.sources import _git_worktree
+from datastream.sources.git import worktree as _git_worktree
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 

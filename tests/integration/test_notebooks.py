@@ -163,7 +163,7 @@ SERVED = """
 def test_a_cell_run_again_leaves_no_thread_and_no_subscription(cells: Cells, cell: str) -> None:
     cells.run("""
         import datastream_grpc
-        from datastream._hub import Hub
+        from datastream._watch.hub import Hub
         remote, server = datastream.open("memory:"), None
         stores, threads = weakref.WeakSet(), set()
     """)

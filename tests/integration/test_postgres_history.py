@@ -8,8 +8,8 @@ import pytest
 import datastream
 from datastream import Operation, Unsupported
 from datastream.source import Feature
-from datastream.sources import _postgres_history
 from datastream.sources.postgres import PostgresSource
+from datastream.sources.postgres import history as _postgres_history
 
 TABLE = (
     "CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz)"

@@ -10,8 +10,8 @@ import datastream
 from datastream import DatastreamError, State
 from datastream.cli import main
 from datastream.source import Feature
-from datastream.sources import _postgres_log
-from datastream.sources import postgres as postgres_source
+from datastream.sources.postgres import log as _postgres_log
+from datastream.sources.postgres import source as postgres_source
 from tests.integration._programs.tools import Follower, Statuses, eventually
 from tests.integration.test_postgres_watch import INSTALLED, TABLE
 from tests.servers.pgbouncer import needs_pgbouncer, pgbouncer

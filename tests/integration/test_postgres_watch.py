@@ -12,8 +12,8 @@ import pytest
 
 import datastream
 from datastream import Operation, Selection
-from datastream.sources import _postgres_log
 from datastream.sources.postgres import PostgresSource
+from datastream.sources.postgres import log as _postgres_log
 from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, Follower, eventually
 from tests.servers.postgres import psql

@@ -24,9 +24,9 @@ from datastream import (
     Unsupported,
 )
 from datastream.source import Feature
-from datastream.sources import _s3_bucket
-from datastream.sources._s3_versions import note_order, versions_of
 from datastream.sources.s3 import S3Source
+from datastream.sources.s3 import bucket as _s3_bucket
+from datastream.sources.s3.versions import note_order, versions_of
 from datastream.testing import Recorder, Spy
 from datastream.testing._tools import eventually
 from tests.integration._programs.tools import Statuses

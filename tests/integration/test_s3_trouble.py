@@ -20,8 +20,8 @@ from datastream import (
     Unsupported,
 )
 from datastream.source import Write
-from datastream.sources import _s3_bucket
 from datastream.sources.s3 import S3Source
+from datastream.sources.s3 import bucket as _s3_bucket
 from datastream.testing import Recorder
 from tests.integration._programs.tools import Child, Statuses, eventually
 from tests.servers import s3_proxy as spoilt

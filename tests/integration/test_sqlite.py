@@ -30,8 +30,8 @@ from datastream import (
     State,
 )
 from datastream.source import Feature
-from datastream.sources import sqlite as sqlite_source
 from datastream.sources.sqlite import SqliteSource
+from datastream.sources.sqlite import source as sqlite_source
 from tests.integration._programs.tools import (
     TIMEOUT,
     Child,
@@ -1480,7 +1480,7 @@ def test_without_triggers_the_own_delete_of_the_last_key_is_no_trouble(make):
 
 
 def test_a_log_longer_than_what_is_kept_gives_the_full_state(make, monkeypatch):
-    monkeypatch.setattr("datastream.sources._sqlite_log.KEPT", 100)
+    monkeypatch.setattr("datastream.sources.sqlite.log.KEPT", 100)
     db, store, _ = make(f"CREATE TABLE data ({NATIVE})", follow=False)
     store["a"] = 1
     cursor = store.snapshot_batch().cursor
@@ -1520,7 +1520,7 @@ def test_a_reader_resumes_with_puts_and_deletes(make, path):
 
 
 def test_the_log_does_not_grow_for_ever(make, monkeypatch):
-    monkeypatch.setattr("datastream.sources._sqlite_log.KEPT", 50)
+    monkeypatch.setattr("datastream.sources.sqlite.log.KEPT", 50)
     monkeypatch.setattr(sqlite_source, "KEPT", 50)
     monkeypatch.setattr(sqlite_source, "PRUNE_EVERY", 100)
     db, store, _ = make(f"CREATE TABLE data ({NATIVE})", follow=False)

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream import Entry, Operation
-from datastream._diff import difference, fold, is_news, learn
+from datastream._watch.diff import difference, fold, is_news, learn
 from datastream.entry import deleted
 
 revisions = st.dictionaries(st.sampled_from("abcde"), st.sampled_from("123"))

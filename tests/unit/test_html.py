@@ -10,8 +10,8 @@ import pytest
 
 import datastream
 from datastream import Capability, Entry, SourceUnavailable, Store
-from datastream._html import CARD_CHARS, CELL_CHARS, ROWS, entry_card, store_table
 from datastream.entry import deleted
+from datastream.notebook._html import CARD_CHARS, CELL_CHARS, ROWS, entry_card, store_table
 from datastream.selection import Selects
 from datastream.source import Reading
 from datastream.sources.memory import MemorySource

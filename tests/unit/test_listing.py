@@ -5,7 +5,7 @@ import pytest
 import datastream
 from datastream import DatastreamError, Entry, Selection, Store
 from datastream.entry import deleted
-from datastream.sources._listing import (
+from datastream.sources._common.listing import (
     Coarse,
     Exclusion,
     Listed,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream import Batch, Entry
-from datastream._mailbox import KEPT_BYTES, KEPT_ENTRIES, Mailbox
+from datastream._watch.buffer import KEPT_BYTES, KEPT_ENTRIES, Mailbox
 
 
 def batch(number, *keys, value=b"", initial=False):

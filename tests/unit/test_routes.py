@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream import Entry, Selection
-from datastream._routes import Routes
+from datastream._watch.routing import Routes
 
 keys = st.text("ab/", min_size=1, max_size=6).filter(lambda key: key != "/")
 patterns = st.text("ab/*?", min_size=1, max_size=6)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream import InvalidValue, codecs
-from datastream._types import SNIFFED, check_round_trip, type_of, type_of_name
+from datastream.sources._common.file_types import SNIFFED, check_round_trip, type_of, type_of_name
 
 scalars = st.one_of(st.integers(), st.booleans(), st.floats(allow_nan=False, allow_infinity=False))
 structures = st.recursive(

@@ -4,7 +4,7 @@ import sys
 from datetime import datetime, tzinfo
 
 import datastream
-from datastream.sources import _sqlite_rows
+from datastream.sources.sqlite import rows as _sqlite_rows
 
 
 class WrongClock(datetime):

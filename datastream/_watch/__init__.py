@@ -1,0 +1,1 @@
+"""From one Source to any number of subscribers: polling, publishing, delivering."""

@@ -1,0 +1,1 @@
+"""How the library's objects show themselves in a notebook."""

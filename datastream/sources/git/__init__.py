@@ -1,0 +1,9 @@
+"""A branch of a git repository as a source."""
+
+from datastream.sources.git.source import GitSource, RemoteGitSource, open_git
+
+__all__ = [
+    "GitSource",
+    "RemoteGitSource",
+    "open_git",
+]

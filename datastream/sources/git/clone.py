@@ -1,0 +1,127 @@
+"""Clones of remotes in a cache directory, shared by all processes of a user."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dulwich.refs import Ref
+from dulwich.repo import Repo
+
+from datastream.errors import DatastreamError
+from datastream.sources.git.errors import local_errors
+from datastream.sources.git.objects import Objects, open_repo
+
+TIP = Ref(b"refs/datastream/tip")
+"""Where a clone keeps the commit that the remote's branch was at when last seen."""
+
+STALE = 60.0
+"""Seconds after which a lock is a killed process's."""
+
+Fill = Callable[[Repo], None]
+
+
+def default_cache() -> Path:
+    """Where this system's programs keep what can be had again."""
+    home = Path.home()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", home / "AppData/Local"), "datastream", "git")
+    if sys.platform == "darwin":
+        return home / "Library/Caches/datastream/git"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache", "datastream", "git")
+
+
+def folder_for(cache: str | Path, url: str, branch: str) -> Path:
+    """The clone's folder: named for people to recognise, and by what it is a clone of."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", url.rstrip("/").rpartition("/")[2])[:40]
+    digest = hashlib.sha256(f"{url}\0{branch}".encode()).hexdigest()[:16]
+    return Path(cache or default_cache()) / f"{name}-{digest}"
+
+
+def open_clone(folder: Path, fill: Fill, *, broken: int = 0) -> Repo:
+    """The clone in `folder`; made, or made anew, if there is no sound one.
+
+    Args:
+        fill: fetches into a new, empty repository.
+        broken: inode of a folder that is known not to be sound.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _held(folder.with_name(f"{folder.name}.lock")):
+        if folder.exists() and inode(folder) != broken and _is_sound(folder):
+            return open_repo(folder)
+        _remove(folder)
+        new = folder.with_name(f"{folder.name}.new-{secrets.token_hex(6)}")
+        try:
+            _make(new, fill)
+            new.rename(folder)
+        except BaseException:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        return open_repo(folder)
+
+
+def inode(folder: Path) -> int:
+    """Which folder it is that has this name now; 0 if there is none."""
+    return folder.stat().st_ino if folder.exists() else 0
+
+
+def free_stale_lock(folder: Path) -> None:
+    """Remove the lock of the clone's ref if a killed process left it; nobody holds it for long."""
+    lock = folder / f"{TIP.decode()}.lock"
+    with suppress(OSError):
+        if time.time() - lock.stat().st_mtime > STALE:
+            lock.unlink()
+
+
+def _make(folder: Path, fill: Fill) -> None:
+    folder.mkdir(mode=0o700)
+    repo = Repo.init_bare(str(folder))
+    try:
+        fill(repo)
+    finally:
+        repo.close()
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether it opens, and has the commit it says it is at."""
+    try:
+        repo = open_repo(folder)
+        objects = Objects(repo)
+        try:
+            with local_errors(str(folder)):
+                commit = repo.refs.follow(TIP)[1]
+                objects.items(objects.state(commit).tree)
+        finally:
+            objects.close()
+    except DatastreamError:
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    # Renamed first: nobody must find half of it.
+    if folder.exists():
+        old = folder.with_name(f"{folder.name}.old-{secrets.token_hex(6)}")
+        folder.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """One process at a time; the system lets go when a process dies."""
+    with path.open("ab") as file:
+        try:
+            import fcntl
+        except ImportError:
+            pass
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,105 @@
+"""The files below a prefix, as the entries of a store, of whatever commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from dulwich.objects import ObjectID
+
+from datastream.entry import Capability, Entry, deleted
+from datastream.selection import Selects, literal_prefix
+from datastream.sources._common.file_types import type_of, type_of_name
+from datastream.sources.git.keys import MAX_PATH, key_of, path_of
+from datastream.sources.git.objects import Objects, State
+from datastream.sources.git.tree import changes, is_file, lookup, subtree, walk
+
+KEPT_TYPES = 100_000
+"""Types remembered of files whose name does not tell theirs."""
+
+
+class Files:
+    """The files below a prefix, as entries, of whatever commit."""
+
+    def __init__(self, objects: Objects, prefix: bytes) -> None:
+        self.objects = objects
+        self.prefix = prefix
+        self._types: dict[ObjectID, str] = {}
+
+    def root(self, state: State) -> ObjectID | None:
+        """The tree at the prefix."""
+        return subtree(self.objects.items, state.tree, self.prefix)
+
+    def path(self, key: str) -> bytes:
+        """The whole path of a key."""
+        return b"/".join(filter(None, (self.prefix, path_of(key))))
+
+    def blob(self, state: State, key: str) -> ObjectID | None:
+        """The content of one key."""
+        found = lookup(self.objects.items, state.tree, self.path(key))
+        return found[1] if found is not None and is_file(found[0]) else None
+
+    def entries(self, selection: Selects, state: State) -> list[Entry]:
+        """All that is selected."""
+        return [
+            self.entry(key, blob, state.time)
+            for key, blob in self._files(selection, self.root(state))
+        ]
+
+    def changed(self, selection: Selects, old: State, new: State) -> list[Entry]:
+        """What turns one state into the other, as far as it is selected; deletes first."""
+        found = [
+            (key_of(change.path), change.new)
+            for change in changes(self.objects.items, self.root(old), self.root(new))
+            if len(change.path) <= MAX_PATH
+        ]
+        selected = [(key, blob) for key, blob in found if selection.matches(key)]
+        gone = [deleted(key, new.time) for key, blob in selected if blob is None]
+        return gone + [self.entry(k, blob, new.time) for k, blob in selected if blob is not None]
+
+    def entry(self, key: str, blob: ObjectID, time: datetime | None) -> Entry:
+        content = self.objects.content(blob)
+        return Entry(key, content, type_of(key, content), time, blob.decode())
+
+    def capabilities(self, state: State) -> list[Capability]:
+        root = self.root(state)
+        files = walk(self.objects.items, root)
+        return [
+            Capability(key, type_of_name(key) or self._content_type(key, item[1]))
+            for key, item in ((key_of(path), item) for path, item in files if len(path) <= MAX_PATH)
+        ]
+
+    def _content_type(self, key: str, blob: ObjectID) -> str:
+        known = self._types.get(blob)
+        if known is None:
+            if len(self._types) >= KEPT_TYPES:
+                self._types.clear()
+            known = self._types[blob] = type_of(key, self.objects.content(blob))
+        return known
+
+    def _files(self, selection: Selects, root: ObjectID | None) -> Iterator[tuple[str, ObjectID]]:
+        items, matches = self.objects.items, selection.matches
+        starts = _shortest({*selection.prefixes, *map(literal_prefix, selection.patterns)})
+        if not (selection.keys or starts):
+            starts = [""]
+        for start in starts:
+            path = path_of(start)
+            for below, item in walk(items, subtree(items, root, path[:-1]), path):
+                key = key_of(below)
+                if matches(key) and len(below) <= MAX_PATH:
+                    yield key, item[1]
+        for key in selection.keys:
+            found = lookup(items, root, path_of(key))
+            # An escape that is not needed names nothing.
+            real = found is not None and is_file(found[0]) and key_of(path_of(key)) == key
+            if found is not None and real and not key.startswith(tuple(starts)):
+                yield key, found[1]
+
+
+def _shortest(starts: set[str]) -> list[str]:
+    """Without those that lie below another one."""
+    found: list[str] = []
+    for start in sorted(starts):
+        if not (found and start.startswith(found[-1])):
+            found.append(start)
+    return found

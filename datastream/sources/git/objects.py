@@ -1,0 +1,203 @@
+"""A repository's objects, as one thread reads and writes them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from dulwich.errors import NotGitRepository
+from dulwich.object_store import DiskObjectStore
+from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree, parse_tree
+from dulwich.refs import DiskRefsContainer
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
+
+from datastream.errors import DatastreamError, Unsupported
+from datastream.sources.git.errors import local_errors
+from datastream.sources.git.tree import Items
+
+KEPT_ITEMS = 100_000
+"""Names in trees kept in memory, those used last."""
+EMPTY = Tree()
+"""git knows this one without having it stored."""
+READ_ONLY = 0o444
+"""Mode of a file that holds an object."""
+
+
+class State(NamedTuple):
+    """What a commit says; that of no commit is the unborn branch's."""
+
+    commit: ObjectID | None = None
+    tree: ObjectID | None = None
+    time: datetime | None = None
+
+    @property
+    def position(self) -> str:
+        """The cursor of this state: its commit."""
+        return "unborn" if self.commit is None else self.commit.decode()
+
+
+UNBORN = State()
+
+
+def open_repo(path: str | Path) -> Repo:
+    """The repository at `path`, bare or not.
+
+    Raises:
+        DatastreamError: there is none, or it is of a kind that is not supported.
+    """
+    try:
+        with local_errors(str(path)):
+            repo = _opened(path)
+    except (UnsupportedExtension, UnsupportedVersion) as error:
+        raise Unsupported(f"{path} needs a newer git library: {error!r}") from error
+    if repo.object_format.name != "sha1" or not isinstance(repo.refs, DiskRefsContainer):
+        repo.close()
+        raise Unsupported(
+            f"{path}: only repositories with SHA-1 objects and refs in files are supported; "
+            "see git refs migrate"
+        )
+    return repo
+
+
+def _opened(path: str | Path) -> Repo:
+    try:
+        repo = Repo(str(path))
+    except NotGitRepository as error:
+        raise DatastreamError(
+            f"{path} is no git repository; name the folder that holds .git, or git init it"
+        ) from error
+    hidden = Path(repo.controldir()).resolve()
+    if repo.bare and hidden.name == ".git" and not repo.get_config().get_boolean("core", "bare"):
+        # Named by its inner folder, it has a work tree all the same.
+        repo.close()
+        return Repo(str(hidden.parent))
+    return repo
+
+
+class Objects:
+    """Reads through `repo`, which belongs to this object and to one thread at a time."""
+
+    def __init__(self, repo: Repo) -> None:
+        self.repo = repo
+        self._store = repo.object_store
+        self._trees: OrderedDict[ObjectID, Items] = OrderedDict()
+        self._kept = 0
+
+    def state(self, commit: ObjectID | None) -> State:
+        """Tree and time of a commit."""
+        if commit is None:
+            return UNBORN
+        found = self.commit(commit)
+        return State(commit, found.tree, time_of(found))
+
+    def commit(self, name: ObjectID) -> Commit:
+        """The commit, through an annotated tag if need be."""
+        found = self._read(name)
+        while isinstance(found, Tag):
+            found = self._read(found.object[1])
+        if not isinstance(found, Commit):
+            raise KeyError(name)
+        return found
+
+    def has_commit(self, name: ObjectID) -> bool:
+        try:
+            return isinstance(self._read(name), Commit)
+        except KeyError:
+            return False
+
+    def items(self, tree: ObjectID | None) -> Items:
+        """What a tree holds."""
+        if tree is None or tree == EMPTY.id:
+            return {}
+        found = self._trees.get(tree)
+        if found is None:
+            return self._keep(tree, self._parsed(tree))
+        self._trees.move_to_end(tree)
+        return found
+
+    def content(self, blob: ObjectID) -> bytes:
+        """The bytes of a file."""
+        return self._raw(blob)[1]
+
+    def parents(self, commit: ObjectID) -> list[ObjectID]:
+        """Its parents, as far as this repository has them: a shallow clone ends somewhere."""
+        if commit in self.repo.get_shallow():
+            return []
+        return list(self.commit(commit).parents)
+
+    def add(self, objects: Iterable[ShaFile]) -> None:
+        """Store objects, each wholly or not at all."""
+        for item in objects:
+            self._write(item)
+
+    def close(self) -> None:
+        self._trees.clear()
+        self.repo.close()
+
+    def _read(self, name: ObjectID) -> ShaFile:
+        kind, raw = self._raw(name)
+        return ShaFile.from_raw_string(kind, raw, name)
+
+    def _raw(self, name: ObjectID) -> tuple[int, bytes]:
+        try:
+            return self._store.get_raw(name)
+        except KeyError:
+            # A gc that runs just now moves objects into packs; then the second look finds it.
+            return self._store.get_raw(name)
+
+    def _parsed(self, tree: ObjectID) -> Items:
+        kind, raw = self._raw(tree)
+        if kind != Tree.type_num:
+            raise KeyError(tree)
+        parsed = parse_tree(raw, self.repo.object_format.oid_length)
+        return {name: (mode, ObjectID(item)) for name, mode, item in parsed}
+
+    def _keep(self, tree: ObjectID, items: Items) -> Items:
+        self._trees[tree] = items
+        self._kept += len(items)
+        while self._kept > KEPT_ITEMS and len(self._trees) > 1:
+            self._kept -= len(self._trees.popitem(last=False)[1])
+        return items
+
+    def _write(self, item: ShaFile) -> None:
+        # Not by dulwich: it locks the object's name, which two writers of one value would both
+        # want, and which a killed process would leave locked for ever.
+        store = self._store
+        name = item.id.decode()
+        folder = Path(store.path, name[:2])
+        place = folder / name[2:]
+        try:
+            # Younger again, so that a gc that runs does not take it for garbage.
+            os.utime(place)
+            return
+        except OSError:
+            folder.mkdir(exist_ok=True)
+        data = item.as_legacy_object(store.loose_compression_level)
+        _write_file(folder / f"tmp_obj_{secrets.token_hex(6)}", place, data, store)
+
+
+def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStore) -> None:
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, READ_ONLY)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            if store.fsync_object_files:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(place)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def time_of(commit: Commit) -> datetime | None:
+    """When a commit was made; None if its date is none."""
+    try:
+        return datetime.fromtimestamp(commit.commit_time, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -1,0 +1,196 @@
+"""Talking to a remote: which commit its branch is at, fetching, pushing. Over HTTP, SSH, a path."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from dulwich.client import GitClient, LocalGitClient, default_urllib3_manager
+from dulwich.config import StackedConfig
+from dulwich.file import FileLocked
+from dulwich.objects import ZERO_SHA, ObjectID, ShaFile
+from dulwich.pack import UnpackedObject, pack_objects_to_data
+from dulwich.refs import HEADREF, Ref
+from dulwich.repo import Repo
+
+from datastream.errors import DatastreamError, Denied
+from datastream.sources.git.address import Address
+from datastream.sources.git.branch import HEADS, Moved
+from datastream.sources.git.clients import PatientHttp, PatientSSH
+from datastream.sources.git.errors import local_errors, remote_errors
+from datastream.sources.git.objects import Objects
+
+DEFAULT = "main"
+"""The branch that a remote without any commit is given."""
+_TAGS = b"refs/tags/"
+_RACES = ("lock", "fetch first", "non-fast-forward", "failed to update ref", "incorrect old value")
+
+Progress = Callable[[str], None]
+
+
+class Head(NamedTuple):
+    """A branch of the remote, and its newest commit; None while there is none."""
+
+    ref: Ref
+    commit: ObjectID | None
+
+
+class Remote:
+    """A repository elsewhere. Safe to use from several threads.
+
+    Args:
+        address: where.
+        ssh_command: what runs instead of ``ssh``, as git's GIT_SSH_COMMAND.
+        timeout: seconds without an answer after which it counts as away.
+    """
+
+    def __init__(self, address: Address, ssh_command: str, timeout: float) -> None:
+        self.address = address
+        self.where = address.shown
+        self._ssh_command = ssh_command
+        self._timeout = timeout
+        self._config = StackedConfig.default()
+        self._path = unquote(address.url.path)
+        self._pool: Any = self._connections() if address.url.scheme.startswith("http") else None
+
+    def head(self, branch: str) -> Head:
+        """Where a branch is; "" asks for the remote's HEAD. One cheap question."""
+        ref = Ref(HEADS + (branch or DEFAULT).encode())
+        with self._client() as client:
+            asked = [ref] if branch else [HEADREF, ref]
+            found = client.get_refs(self._remote_path(), ref_prefix=asked)
+        target = ref if branch else found.symrefs.get(HEADREF, ref)
+        commit = found.refs.get(target)
+        return Head(target, commit if branch or commit else found.refs.get(HEADREF))
+
+    def fetch(self, repo: Repo, head: Head, progress: Progress | None) -> ObjectID:
+        """Get what `repo` lacks of a branch; returns the commit it is at now."""
+        now = [head.commit or ZERO_SHA]
+
+        def wanted(refs: Any, depth: int | None = None) -> list[ObjectID]:
+            # It may have moved since it was asked for; then the older commit may not be had.
+            now[0] = refs.get(head.ref) or now[0]
+            return [] if now[0] in repo.object_store else [now[0]]
+
+        prefixes = [head.ref]
+        with self._client() as client:
+            told = None if progress is None else _lines(progress)
+            client.fetch(self._remote_path(), repo, wanted, told, ref_prefix=prefixes)
+        return now[0]
+
+    def fetch_named(self, repo: Repo, name: str) -> None:
+        """Get the tag, or else the branch, of this name, if the remote has it."""
+        refs = [Ref(start + name.encode()) for start in (_TAGS, HEADS)]
+        with self._client() as client:
+            found = client.get_refs(self._remote_path(), ref_prefix=refs).refs
+        for ref in refs:
+            commit = found.get(ref)
+            if commit is not None:
+                repo.refs[ref] = self.fetch(repo, Head(ref, commit), None)
+                return
+
+    def push(self, head: Head, commit: ObjectID, objects: Sequence[ShaFile]) -> None:
+        """Move a branch from where `head` says to `commit`, which consists of `objects`.
+
+        Raises:
+            Moved: it is elsewhere, or somebody else moves it right now.
+            Denied: the remote does not want it.
+        """
+
+        def update(refs: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
+            if refs.get(head.ref) != head.commit:
+                raise Moved(f"{self.where}: the branch moved")
+            return {head.ref: commit}
+
+        def pack(*_: Any, **__: Any) -> tuple[int, Iterator[UnpackedObject]]:
+            return pack_objects_to_data([(item, None) for item in objects], deltify=False)
+
+        if self.address.url.scheme == "file":
+            self._push_here(head, commit, objects)
+            return
+        with self._client() as client:
+            result = client.send_pack(self._remote_path(), update, pack)
+        refusal = (result.ref_status or {}).get(head.ref)
+        if refusal is not None:
+            raise self._refused(refusal)
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.clear()
+
+    def _refused(self, refusal: str) -> DatastreamError:
+        if any(sign in refusal for sign in _RACES):
+            return Moved(f"{self.where}: {refusal}")
+        said = self.address.credentials.hide(refusal)
+        return Denied(f"{self.where} refuses the push: {said}; nothing was written")
+
+    # Clients, one for each use: they are not made for threads.
+
+    @contextmanager
+    def _client(self) -> Iterator[GitClient]:
+        with remote_errors(self.where, self.address.credentials.hide), closing(self._new()) as new:
+            yield new
+
+    def _new(self) -> GitClient:
+        url, (username, password) = self.address.url, self.address.credentials
+        if url.scheme == "file":
+            return LocalGitClient()
+        if url.scheme == "ssh":
+            return PatientSSH(
+                url.hostname or "",
+                url.port,
+                username or None,
+                ssh_command=self._ssh(),
+                timeout=self._timeout,
+            )
+        return PatientHttp(
+            self.where,
+            pool_manager=self._pool,
+            username=username or None,
+            password=password or None,
+            timeout=self._timeout,
+            config=self._config,
+        )
+
+    def _connections(self) -> Any:
+        from urllib3.util import Retry
+
+        pool = default_urllib3_manager(self._config, base_url=self.where, timeout=self._timeout)
+        pool.connection_pool_kw["retries"] = Retry(5, connect=1, read=1, redirect=5)
+        return pool
+
+    def _ssh(self) -> str:
+        given = self._ssh_command or os.environ.get("GIT_SSH_COMMAND", "")
+        if not given:
+            try:
+                given = self._config.get((b"core",), b"sshCommand").decode()
+            except KeyError:
+                # Nobody sits there to be asked for a password.
+                given = f"ssh -o BatchMode=yes -o ConnectTimeout={int(self._timeout) or 1}"
+        return given
+
+    def _remote_path(self) -> bytes:
+        return self._path.encode()
+
+    def _push_here(self, head: Head, commit: ObjectID, objects: Sequence[ShaFile]) -> None:
+        """`push` into a repository on this machine, where dulwich would leave a pack each time."""
+        with local_errors(self.where), closing(Repo(self._path)) as repo:
+            if not repo.bare and repo.refs.follow(HEADREF)[0][-1] == head.ref:
+                raise Denied(
+                    f"{self.where} has {head.ref.decode()} checked out; open it as "
+                    f"git:{self._path}, or push to a bare repository"
+                )
+            Objects(repo).add(objects)
+            try:
+                moved = repo.refs.set_if_equals(head.ref, head.commit or ZERO_SHA, commit)
+            except FileLocked:
+                moved = False
+            if not moved:
+                raise Moved(f"{self.where}: the branch moved")
+
+
+def _lines(progress: Progress) -> Callable[[bytes], None]:
+    return lambda data: progress(data.decode("utf-8", "replace").strip())

@@ -1,0 +1,171 @@
+"""Objects of an S3 bucket, or of any server that speaks its protocol.
+
+The revision is the ETag. A look is one listing for the whole store; only what is watched and has
+another ETag than before is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from datastream.entry import Change, Entry
+from datastream.errors import DatastreamError, InvalidKey, shown
+from datastream.source import WRITING, Feature, Source, Write
+from datastream.sources._common.file_types import SNIFFED, type_of
+from datastream.sources._common.listing import Listed
+from datastream.sources.s3.bucket import Bucket, entry_of
+from datastream.sources.s3.errors import code_of, explain, is_passing
+from datastream.sources.s3.guarded import GuardedObjects
+from datastream.sources.s3.past import PastObjects, history, time_of
+from datastream.sources.s3.write import PROBE, Writer
+from datastream.url import Location, configured
+
+NAME_MAX = 1024
+"""Longest name of an object, in bytes."""
+
+
+class S3Source(GuardedObjects):
+    """A Source over the objects of a bucket whose names start with a prefix.
+
+    Args:
+        bucket: its name.
+        prefix: "" for the whole bucket; keys are what follows behind it and a slash.
+        endpoint_url: of the server, where it is not Amazon's.
+        key, secret, token: credentials; else those that boto3 finds.
+        profile: name of those in the user's configuration.
+        anon: send none.
+        region: of the bucket.
+        readonly: never write.
+        exclude: globs of what to leave out; without a slash they are about the last part of
+            names, else about keys.
+        interval: seconds between looks.
+        client_kwargs, config_kwargs: for botocore, as s3fs takes them.
+
+    Raises:
+        DatastreamError: no such bucket.
+        Denied: wrong credentials, or no right to list.
+        SourceUnavailable: nobody answers.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str = "",
+        *,
+        endpoint_url: str = "",
+        key: str = "",
+        secret: str = "",
+        token: str = "",
+        profile: str = "",
+        anon: bool = False,
+        region: str = "",
+        readonly: bool = False,
+        exclude: str | Iterable[str] = (),
+        interval: float = 5.0,
+        client_kwargs: Mapping[str, Any] | None = None,
+        config_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        start = f"{prefix.removesuffix('/')}/" if prefix else ""
+        given = {
+            "endpoint_url": endpoint_url,
+            "key": key,
+            "secret": secret,
+            "token": token,
+            "profile": profile,
+            "anon": anon,
+            "client_kwargs": {
+                **(client_kwargs or {}),
+                **({"region_name": region} if region else {}),
+            },
+            "config_kwargs": dict(config_kwargs or {}),
+        }
+        requests = Bucket(bucket, {name: value for name, value in given.items() if value})
+        super().__init__(requests, start, f"s3://{bucket}/{prefix}", interval, exclude)
+        self._writer = Writer(self._bucket, self._prefix, self._where)
+        try:
+            # Rights may end where the prefix ends.
+            self._guarded(partial(requests.page, start, MaxKeys=1), opening=True)
+            versioned = self._is_versioned()
+        except BaseException:
+            self.close()
+            raise
+        self.features = (frozenset() if readonly or anon else WRITING - {Feature.ATOMIC}) | (
+            {Feature.HISTORY, Feature.AT} if versioned else frozenset()
+        )
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        for write in writes:
+            self._check_name(write.key)
+        return self._guarded(partial(self._writer.write, writes), key=writes[0].key)
+
+    def history(self, key: str) -> Iterator[Change]:
+        try:
+            yield from history(self._bucket, self._prefix, key)
+        except DatastreamError:
+            raise
+        except Exception as error:
+            raise explain(error, self._where) from error
+
+    def at(self, point: str | datetime) -> Source:
+        at = time_of(point)
+        return PastObjects(self._bucket.another(), self._prefix, self._where, self._admits, at)
+
+    # Reading.
+
+    def _list(self, scope: str) -> Iterator[Listed]:
+        start = len(self._prefix)
+        for page in self._bucket.pages(self._prefix + scope):
+            for item in page:
+                key = item["Key"][start:]
+                if self._admits(key):
+                    yield Listed(key, item["ETag"], item["ETag"])
+
+    def _admits(self, key: str) -> bool:
+        # What ends in a slash is what some programs make to show an empty directory.
+        name = key[key.rfind("/") + 1 :]
+        return bool(name) and not name.startswith(PROBE) and key not in self._excluded
+
+    def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
+        found = self._bucket.get_many([self._prefix + key for key in keys])
+        return [entry_of(key, there) for key, there in zip(keys, found, strict=True)]
+
+    def _get_types(self, keys: Sequence[str]) -> Mapping[str, str]:
+        found = self._bucket.get_many([self._prefix + key for key in keys], size=SNIFFED + 1)
+        pairs = zip(keys, found, strict=True)
+        return {key: type_of(key, there.data) for key, there in pairs if there is not None}
+
+    # Asking the server.
+
+    def _is_versioned(self) -> bool:
+        try:
+            answer = self._bucket.call("get_bucket_versioning")
+        except Exception as error:
+            # Not everybody may ask, and not every server knows: then there is no past to offer.
+            if code_of(error) and not is_passing(error):
+                return False
+            raise explain(error, self._where, opening=True) from error
+        return answer.get("Status") in ("Enabled", "Suspended")
+
+    def _check_name(self, key: str) -> None:
+        name = f"{self._prefix}{key}"
+        if len(name.encode()) > NAME_MAX:
+            raise InvalidKey(f"{shown(key)}: an object's name has {NAME_MAX} bytes at most")
+        if not self._admits(key):
+            raise InvalidKey(f"{shown(key)} is excluded or reserved; choose another name")
+        if any(part in (".", "..") for part in name.split("/")):
+            raise InvalidKey(f"{shown(key)} has a part '.' or '..', which no URL keeps")
+        if any(char < " " or char == "\x7f" for char in name):
+            raise InvalidKey(f"{shown(key)} has control characters, which not all servers keep")
+
+
+def open_s3(location: Location, **options: object) -> S3Source:
+    """The Source of ``s3://BUCKET/PREFIX``."""
+    bucket, _, prefix = location.path.removeprefix("//").partition("/")
+    if "@" in bucket:
+        raise DatastreamError("s3: takes no credentials before the bucket; give key= and secret=")
+    if not location.path.startswith("//") or not bucket:
+        raise DatastreamError(f"{location.shown!r} names no bucket; write s3://bucket/prefix")
+    return configured(partial(S3Source, bucket, prefix), location, options)

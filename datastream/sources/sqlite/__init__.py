@@ -1,0 +1,8 @@
+"""A table or view of SQLite as a source."""
+
+from datastream.sources.sqlite.source import SqliteSource, open_sqlite
+
+__all__ = [
+    "SqliteSource",
+    "open_sqlite",
+]
