@@ -1,7 +1,7 @@
 """An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
 from datastream._registry import open
-from datastream.entry import Batch, Capability, Change, Entry, Operation
+from datastream.entry import Batch, Capability, Change, Entry, Operation, Revision
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -15,6 +15,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.selection import Selection
+from datastream.source import Feature, Write
 from datastream.status import State, Status
 from datastream.store import Store
 
@@ -25,11 +26,13 @@ __all__ = [
     "DatastreamError",
     "Denied",
     "Entry",
+    "Feature",
     "InvalidKey",
     "InvalidValue",
     "KeyNotFound",
     "Operation",
     "ReadOnly",
+    "Revision",
     "RevisionConflict",
     "Selection",
     "SourceUnavailable",
@@ -38,5 +41,6 @@ __all__ = [
     "Store",
     "StoreClosed",
     "Unsupported",
+    "Write",
     "open",
 ]

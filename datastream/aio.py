@@ -5,49 +5,63 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
+from time import monotonic
 from types import TracebackType
 from typing import Generic, ParamSpec, Protocol, Self, TypeVar
 
-from datastream._watch.buffer import Mailbox
+from datastream._watch import reaper
+from datastream._watch.buffer import ConflatingBuffer
 from datastream.entry import Batch
 
 T = TypeVar("T")
 P = ParamSpec("P")
 
-MAX_THREADS = 8
+MAX_THREADS = 32
 """Calls of one store that event loops make at the same time."""
+SLICE = 0.004
+"""Seconds after which a full iterator lets other tasks of its loop run."""
 
 
 class Inbox:
-    """Where a hub, on any thread, leaves batches for one coroutine."""
+    """Where a publisher, on any thread, leaves batches for one coroutine.
 
-    def __init__(self) -> None:
+    Args:
+        buffer: keeps what the coroutine has not taken yet.
+    """
+
+    def __init__(self, buffer: ConflatingBuffer | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._mailbox = Mailbox()
+        self._buffer = ConflatingBuffer() if buffer is None else buffer
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: Exception | None = None
 
-    def offer(self, batch: Batch) -> None:
+    def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
         with self._lock:
-            self._mailbox.put(batch)
+            if self._ended:
+                return
+            overflow = self._buffer.put(batch, before)
+            if overflow is not None:
+                self._buffer.clear()
+                self._ended, self._error = True, overflow
             self._wake()
 
     def end(self, error: Exception | None = None) -> None:
         with self._lock:
-            self._ended, self._error = True, error
+            if not self._ended:
+                self._ended, self._error = True, error
             self._wake()
 
     def poll(self) -> Batch | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""
         with self._lock:
-            batch = self._mailbox.take()
+            batch = self._buffer.take()
             if batch is None and self._error is not None:
                 raise self._error
             if batch is not None or self._ended:
@@ -65,7 +79,7 @@ class Inbox:
         try:
             self._loop.call_soon_threadsafe(_release, waiter)
         except RuntimeError:
-            # The loop was closed with the watch still open: nobody is left to tell.
+            # The loop was closed with the watch still open.
             self._ended = True
 
 
@@ -96,18 +110,29 @@ class Threads:
         self._closed = False
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call from a coroutine without holding up its loop."""
+        """Make a call of the source from a coroutine without holding up its loop."""
+        if self.instant:
+            return function(*args, **kwargs)
+        return await self.run(function, *args, **kwargs)
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call that may block, also if those of the source do not."""
         with self._lock:
-            if self.instant or self._closed:
-                executor = None
-            else:
-                executor = self._executor = self._executor or ThreadPoolExecutor(
-                    MAX_THREADS, "datastream-call"
-                )
+            if not self._closed and self._executor is None:
+                self._executor = ThreadPoolExecutor(MAX_THREADS, "datastream-call")
+            executor = None if self._closed else self._executor
         if executor is None:
+            # Of a closed store: it raises at once.
             return function(*args, **kwargs)
         run = partial(copy_context().run, function, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(executor, run)
+
+    @staticmethod
+    async def run_once(function: Callable[[], T]) -> T:
+        """Make one blocking call on a thread of its own."""
+        with ThreadPoolExecutor(1, "datastream-close") as executor:
+            future = asyncio.get_running_loop().run_in_executor(executor, function)
+            return await asyncio.shield(future)
 
     def close(self) -> None:
         """Start no call any more; those that run are left to end."""
@@ -154,13 +179,16 @@ class _Opening:
 class AsyncWatch(Generic[T]):
     """An async iterator over a watch; it subscribes at the first step.
 
-    Leaving it early, by ``break`` or an error, unsubscribes when the last reference goes;
-    ``async with`` or `aclose` does it at once. Ends when the store is closed.
+    It lets other tasks run every few milliseconds, however much waits to be taken. Leaving it
+    early, by ``break`` or an error, unsubscribes when the last reference goes; ``async with`` or
+    `aclose` does it at once. Ends when the store is closed.
 
     Args:
         subscribe: called with the inbox; returns what unsubscribes. May block.
         unpack: the items of one batch.
         threads: where `subscribe` may block.
+        buffer: makes what keeps the batches that were not taken yet.
+        every: seconds, at least, between two batches.
     """
 
     def __init__(
@@ -168,10 +196,15 @@ class AsyncWatch(Generic[T]):
         subscribe: Callable[[Inbox], Subscription],
         unpack: Callable[[Batch], Iterable[T]],
         threads: Threads,
+        buffer: Callable[[], ConflatingBuffer] = ConflatingBuffer,
+        every: float = 0.0,
     ) -> None:
         self._subscribe = subscribe
         self._unpack = unpack
         self._threads = threads
+        self._buffer = buffer
+        self._every = every
+        self._yield_at = 0.0
         self._inbox: Inbox | None = None
         self._unsubscribe: Subscription | None = None
         self._ready: deque[T] = deque()
@@ -181,23 +214,34 @@ class AsyncWatch(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
+        now = monotonic()
+        if now > self._yield_at:
+            if self._yield_at:
+                await asyncio.sleep(0)
+            self._yield_at = monotonic() + SLICE
         while not self._ready:
             if self._closed:
                 raise StopAsyncIteration
-            found = (await self.inbox()).poll()
-            if isinstance(found, Batch):
-                self._ready.extend(self._unpack(found))
-            elif found is None:
-                await self.aclose()
-            else:
-                await found
+            await self._fill()
         return self._ready.popleft()
+
+    async def _fill(self) -> None:
+        found = (await self.inbox()).poll()
+        if isinstance(found, Batch):
+            self._ready.extend(self._unpack(found))
+            if self._every and not found.initial:
+                await asyncio.sleep(self._every)
+        elif found is None:
+            await self.aclose()
+        else:
+            await found
+            self._yield_at = monotonic() + SLICE
 
     async def inbox(self) -> Inbox:
         """What the iterator polls, for a server that counts microseconds; subscribes first."""
         if self._inbox is not None:
             return self._inbox
-        inbox = Inbox()
+        inbox = Inbox(self._buffer())
         self._unsubscribe = await _Opening(self._subscribe, inbox).run(self._threads)
         self._inbox = inbox
         return inbox
@@ -219,7 +263,10 @@ class AsyncWatch(Generic[T]):
         await self.aclose()
 
     def __del__(self) -> None:
-        self._leave()
+        # Wherever the collector runs, a lock that unsubscribing needs may be held.
+        unsubscribe = getattr(self, "_unsubscribe", None)
+        if unsubscribe is not None:
+            reaper.later(unsubscribe)
 
     def _leave(self) -> None:
         self._closed = True

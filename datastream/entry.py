@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -59,21 +61,62 @@ class Entry(NamedTuple):
         return _html.entry_card(self)
 
 
-class Batch(NamedTuple):
-    """What belongs together: one commit, one transaction, or the net effect of several."""
+@dataclass(frozen=True)
+class Batch:
+    """What belongs together: one commit, one transaction, or the net effect of several.
+
+    Its length is the number of its entries; iterating it gives them.
+    """
 
     entries: tuple[Entry, ...] = ()
-    """The changed entries, each key at most once; the fields, not these, are what `len` counts."""
+    """The changed entries, each key at most once."""
     cursor: str = ""
     """Place of the watch after this batch; give it back as ``since`` to resume."""
     initial: bool = False
     """The first batch of a watch: the current state, or with ``since`` what differs from it."""
     reset: bool = False
     """``since`` could not be honoured: ``entries`` is the full state, forget what you had."""
+    author: str = ""
+    """Who made the change, where the backend knows, and it was one change."""
+    message: str = ""
+    """Why, likewise."""
+    point: str = ""
+    """What `Store.at` takes to see the store as it was after this change, likewise."""
+
+    @classmethod
+    def of_changes(cls, entries: tuple[Entry, ...], cursor: str) -> Batch:
+        """A batch of changes: one is made for every write, and `__init__` would cost most of it."""
+        batch = object.__new__(cls)
+        fields = batch.__dict__
+        fields["entries"] = entries
+        fields["cursor"] = cursor
+        return batch
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self.entries)
+
+    def __bool__(self) -> bool:
+        # An empty initial batch is news too: the watch has begun.
+        return True
 
 
 class Change(NamedTuple):
-    """One revision of a key, with what its backend knows of how it came about."""
+    """A key's old and new value, decoded."""
+
+    key: str
+    old: Any
+    """None where the key held nothing before, or nothing that could be decoded."""
+    new: Any
+    """None where the key holds nothing any more."""
+    entry: Entry
+    """The new state as the backend stored it; a DELETE where the key was removed."""
+
+
+class Revision(NamedTuple):
+    """One revision in the past of a key, with what its backend knows of how it came about."""
 
     entry: Entry
     """What the key held; a DELETE where it was removed."""

@@ -68,3 +68,10 @@ class Denied(DatastreamError):
 def shown(text: str) -> str:
     """A key or other foreign text as error texts show it: quoted, and not longer than a line."""
     return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, for logs and terminals."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

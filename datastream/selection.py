@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from typing import Protocol
 
+from datastream import _glob
+from datastream._glob import Matcher, escape
 from datastream.errors import InvalidKey, shown
 
+__all__ = ["Selection", "Selects", "check_key", "check_text", "compile_pattern", "escape"]
+__all__ += ["MAX_KEYS", "MAX_KEY_BYTES", "MAX_PATTERNS", "literal_prefix"]
+
 MAX_KEY_BYTES = 16_384
-"""Longest key in UTF-8; a backend may take less."""
+"""Longest key, prefix or pattern in UTF-8; a backend may take less."""
+MAX_KEYS = 10_000
+"""Keys and prefixes of one selection."""
+MAX_PATTERNS = 1_000
+"""Patterns of one selection, those of ``exclude`` included."""
 
 
 class Selects(Protocol):
@@ -32,44 +41,76 @@ class Selection:
 
     ``"fx/"`` is a prefix because it ends in a slash, ``"fx/USD"`` is a key. In a pattern ``*``
     and ``?`` stay within one segment, ``**`` crosses slashes: ``fx/*`` is what lies directly in
-    ``fx/``, ``**/name`` every ``name`` at any depth.
+    ``fx/``, ``**/name`` every ``name`` at any depth. ``[*]``, ``[?]``, ``[[]`` and ``[{]`` stand
+    for the character itself. What matches a pattern of ``exclude`` is never selected.
+
+    Made directly, nothing is checked, so that a key may hold a ``*``.
     """
 
     keys: frozenset[str] = frozenset()
     prefixes: frozenset[str] = frozenset()
     patterns: frozenset[str] = frozenset()
-    _patterns: tuple[re.Pattern[str], ...] = field(default=(), compare=False, repr=False)
+    exclude: frozenset[str] = frozenset()
+    _compiled: _Compiled | None = field(default=None, init=False, compare=False, repr=False)
 
     @classmethod
-    def of(cls, *keys: str, match: str | Iterable[str] = ()) -> Selection:
+    def of(
+        cls, *keys: str, match: str | Iterable[str] = (), exclude: str | Iterable[str] = ()
+    ) -> Selection:
         """The selection that `Store.watch` and `Store.snapshot` make of their arguments.
 
+        Args:
+            keys: keys, and prefixes, which end in ``/``.
+            match: one pattern or several.
+            exclude: one pattern or several, of what to leave out.
+
         Raises:
-            InvalidKey: a key, prefix or pattern that no key can have or match.
+            InvalidKey: a key, prefix or pattern that no key can have or match, or too many.
         """
-        patterns = (match,) if isinstance(match, str) else tuple(match)
-        for text in (*keys, *patterns):
-            check_text(text)
-        if "/" in keys:
-            raise InvalidKey('"/" selects nothing: no key starts with it; give no key for all keys')
+        if len(keys) > MAX_KEYS:
+            raise InvalidKey(
+                f"{len(keys)} keys and prefixes are too many, {MAX_KEYS} are allowed; "
+                "use a prefix or a pattern that covers them"
+            )
+        for key in keys:
+            _check_selected(key)
+        patterns, excluded = _patterns(match, "match"), _patterns(exclude, "exclude")
+        if len(patterns) + len(excluded) > MAX_PATTERNS:
+            raise InvalidKey(f"too many patterns, {MAX_PATTERNS} are allowed; use broader ones")
         return cls(
             frozenset(key for key in keys if not key.endswith("/")),
             frozenset(key for key in keys if key.endswith("/")),
-            frozenset(patterns),
-            tuple(compile_pattern(pattern) for pattern in patterns),
+            patterns,
+            excluded,
         )
 
     @property
     def everything(self) -> bool:
+        """There are no keys, prefixes and patterns; `exclude` may still leave something out."""
         return not (self.keys or self.prefixes or self.patterns)
 
     def matches(self, key: str) -> bool:
-        return (
-            key in self.keys
-            or any(key.startswith(prefix) for prefix in self.prefixes)
-            or any(pattern.fullmatch(key) for pattern in self._patterns)
-            or self.everything
-        )
+        """Whether `key` is selected."""
+        if key not in self.keys:
+            starts, patterns, _ = self._compiled or self._compile()
+            if not (key.startswith(starts) or _any(patterns, key)):
+                return False
+        return not (self.exclude and self.excludes(key))
+
+    def excludes(self, key: str) -> bool:
+        """Whether `key` is left out, whatever else selects it."""
+        return bool(self.exclude) and _any((self._compiled or self._compile())[2], key)
+
+    def _compile(self) -> _Compiled:
+        # Done at the first use: of the patterns of a watch only the index of all is ever asked.
+        starts = ("",) if self.everything else tuple(self.prefixes)
+        compiled = (starts, _matchers(self.patterns), _matchers(self.exclude))
+        object.__setattr__(self, "_compiled", compiled)
+        return compiled
+
+
+_Fullmatch = Callable[[str], object]
+_Compiled = tuple[tuple[str, ...], tuple[_Fullmatch, ...], tuple[_Fullmatch, ...]]
 
 
 def check_key(key: str) -> None:
@@ -108,16 +149,59 @@ def _check_encoding(text: str) -> None:
 
 
 @lru_cache(maxsize=1024)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """The regular expression of one glob."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(_GLOB.get(part, re.escape(part)) for part in parts), re.DOTALL)
+def compile_pattern(pattern: str, option: str = "match") -> Matcher:
+    """What matches the keys of one pattern, in time linear in the key.
+
+    Raises:
+        InvalidKey: no key can match it, or it uses what is no wildcard here; the text names
+            `option` as the argument that it was given as.
+    """
+    _glob.check_glob(pattern, option)
+    return _glob.compile_glob(_glob.parse(pattern))
 
 
 def literal_prefix(pattern: str) -> str:
     """The start that every key matching `pattern` has, cut at the last slash."""
-    literal = re.split(r"[*?]", pattern, maxsplit=1)[0]
-    return literal[: literal.rfind("/") + 1]
+    first = _glob.parse(pattern)[0]
+    return first[: first.rfind("/") + 1] if isinstance(first, str) else ""
 
 
-_GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+def _check_selected(key: str) -> None:
+    check_text(key)
+    if key == "/":
+        raise InvalidKey('"/" selects nothing: no key starts with it; give no key for all keys')
+    if "*" in key:
+        pattern = f"{key}**" if key.endswith("/") else key
+        literal = escape(key) + pattern[len(key) :]
+        raise InvalidKey(
+            f"{shown(key)} is a pattern, not a key: did you mean match={shown(pattern)}? "
+            f"For the character '*' itself write match={shown(literal)}"
+        )
+
+
+def _patterns(given: str | Iterable[str], option: str) -> frozenset[str]:
+    if isinstance(given, str):
+        some: Iterable[str] = (given,)
+    elif not given and isinstance(given, tuple):
+        return frozenset()
+    elif isinstance(given, Iterable):
+        # One more than allowed shows that there are too many, also of an endless iterator.
+        some = tuple(islice(given, MAX_PATTERNS + 1))
+    else:
+        raise InvalidKey(f"{option} takes patterns, not {type(given).__name__}; give str")
+    for pattern in some:
+        check_text(pattern)
+        _glob.check_glob(pattern, option)
+    return frozenset(some)
+
+
+def _matchers(patterns: Iterable[str]) -> tuple[_Fullmatch, ...]:
+    return tuple(compile_pattern(pattern).fullmatch for pattern in patterns)
+
+
+def _any(matchers: tuple[_Fullmatch, ...], key: str) -> bool:
+    # A generator would cost more than most patterns.
+    for fullmatch in matchers:  # noqa: SIM110
+        if fullmatch(key):
+            return True
+    return False

@@ -1,21 +1,27 @@
 """The contract between a store and one backend: everything a plug-in has to write.
 
-A Source is blocking and pull-shaped. It knows nothing of threads, subscribers, reactivex or
-asyncio; one that needs an event loop keeps it private. The hub above it
+A Source is blocking and pull-shaped. It knows nothing of subscribers, reactivex or asyncio; one
+that needs an event loop keeps it private. The store above it
 
-1. calls `read` and `write` one at a time, never two at once;
-2. calls `wait` from a thread of its own, beside `read` and `write`;
+1. calls `read`, `get`, `capabilities` and `write` from any thread, several at a time, unless
+   `thread_safe` is False: then one at a time, in the order in which they came;
+2. calls `wait` from one thread, beside all of these;
 3. calls `wake` from any thread, to end a `wait` early;
-4. calls `close` once, when no other call is running.
+4. calls `close` once. Calls that have not returned by then are expected to fail soon.
 
-The past (`history`, `at`, `replay`) is asked for by the store, from any thread and beside all of
-these: what looks there keeps a connection of its own.
+The past (`history`, `at`, `replay`) is part of the Protocols below; a Source that has one
+implements them and declares the feature. They are called from any thread, beside all else.
 
-No missed change follows from one rule: **arm first, then read**. Whatever happens after a
-`read` returned must end the next `wait`, also when it happens before that `wait` begins. A
+No missed change follows from one rule: **arm first, then read**. Whatever happens after a `read`
+with `since` began must end the next `wait`, also when it happens before that `wait` begins. A
 `wait` that returns for nothing costs one `read`; one that does not return loses a change. It has
-to notice changes of the selection last read with ``since``: the hub wakes it and reads again
-when that selection grows.
+to notice changes of the selection last read with ``since``.
+
+A reading may be dropped: another call may have been faster. The next read then comes with the
+same ``since`` again, or with the position of the faster one, and has to answer in full.
+
+Errors of a client library below are translated by `Source.translate`, in one place of each
+source; the store calls it for whatever a call of the source raises.
 """
 
 from __future__ import annotations
@@ -24,15 +30,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from datastream.entry import Capability, Change, Entry
-from datastream.errors import KeyNotFound, RevisionConflict, Unsupported, shown
-from datastream.selection import Selects
+from datastream.entry import Capability, Entry, Operation, Revision
+from datastream.errors import KeyNotFound, RevisionConflict, shown
+from datastream.selection import Selection, Selects
 
 ANY_REVISION = "*"
 """``expect`` of a write that wants the key to exist, whatever its revision."""
-
 
 NO_PAST = (
     "this backend keeps no past; git repositories do, versioned S3 buckets, and PostgreSQL tables "
@@ -53,12 +58,14 @@ class Feature(Enum):
     """A value's type is stored with it; else it follows from key and content."""
     LOG = auto()
     """`read` can answer with what changed since an earlier position, not only with a full state."""
+    MESSAGES = auto()
+    """``message`` and ``author`` of a write are kept."""
     HISTORY = auto()
-    """`history` works: the backend keeps what keys held before."""
+    """`HasHistory`: the backend keeps what keys held before."""
     AT = auto()
-    """`at` works: the whole store as it was."""
+    """`HasAt`: the whole store as it was."""
     REPLAY = auto()
-    """`replay` works: what was committed together in the past comes together again."""
+    """`HasReplay`: what was committed together in the past comes together again."""
 
 
 WRITING = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC})
@@ -75,6 +82,10 @@ class Write(NamedTuple):
     """None: whatever is there; "": must not exist; `ANY_REVISION`: must exist; else a revision."""
     updated_at: datetime | None = None
     """None: the backend's or this host's time, now."""
+    message: str = ""
+    """Why, for backends with `Feature.MESSAGES`; the first non-empty one of a batch counts."""
+    author: str = ""
+    """Who, as ``Name <address>``; likewise. "" is who the source was opened as."""
 
 
 class Reading(NamedTuple):
@@ -88,27 +99,64 @@ class Reading(NamedTuple):
     load: Callable[[Sequence[Entry]], Sequence[Entry]] | None = None
     """For backends that list for less than they read: ``entries`` have revisions, but no values
     and types yet; this returns those it is given with all, as a DELETE what has gone meanwhile.
-    The hub has only those loaded that are wanted and new."""
+    The store has only those loaded that are wanted and new."""
+    author: str = ""
+    """Who made these changes, where one commit or transaction made them all and it is known."""
+    message: str = ""
+    """Why, likewise."""
+    point: str = ""
+    """What `Store.at` takes to see the store as it was after them, likewise."""
+    created: frozenset[str] = frozenset()
+    """Keys of ``entries`` that held nothing at ``since``, a DELETE among them too: a reader which
+    stood at ``since`` never had those. Empty where the backend does not know."""
+
+
+class Written(NamedTuple):
+    """The answer to `Source.write`: what is stored now, and where that leaves the backend."""
+
+    entries: Sequence[Entry]
+    """As stored, in the order of the writes; a DELETE for a delete."""
+    position: str = ""
+    """The position just after the write, "" where it is not known: the store then reads."""
+    since: str | None = None
+    """The position just before it: nothing but this write lies between the two. None: the write
+    moved any position to `position`, for backends that are listed and have no log."""
+    author: str = ""
+    """As in `Reading`, so that own watchers get what those elsewhere get."""
+    message: str = ""
+    point: str = ""
+
+
+class Health(NamedTuple):
+    """How a Source works just now, where calls succeed all the same."""
+
+    error: Exception | None = None
+    """Why the backend is away although `read` answers, from a copy: the status is STALE."""
+    degraded: str = ""
+    """Why it works less well than it could, such as "polling every 5 s: no triggers"."""
+
+
+WELL = Health()
 
 
 class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
-    features: frozenset[Feature] = WRITING | {Feature.TYPES, Feature.LOG}
-    """What this backend can do."""
+    features: frozenset[Feature] = frozenset()
+    """What this backend can do; empty is a backend that can be read and watched."""
+
+    thread_safe: bool = True
+    """False: calls other than `wait`, `wake` and `close` must not overlap."""
 
     instant: bool = False
-    """`read` and `write` never wait for I/O, so that an event loop may call them directly."""
+    """No call waits for I/O, so that an event loop may make it directly."""
 
-    note: str = ""
-    """How it works just now, where that is not how it best could; part of the status."""
+    eventually_consistent: bool = False
+    """`read` with ``since`` may show less than an earlier `write`, or `read` without. After
+    `release`, the next `read` shows at least that."""
 
-    keeps_copy: bool = False
-    """`read` answers from a copy while the backend is away: only `wait` finds out, by raising.
-    It is called again then, and returns as soon as the backend is back."""
-
-    lags: bool = False
-    """`read` with ``since`` may show less than a `write` or `read` before it; see `settle`."""
+    health: Health = WELL
+    """How it works just now; the store looks at it after every call, and after every `wait`."""
 
     @abstractmethod
     def capabilities(self) -> Sequence[Capability]:
@@ -122,20 +170,29 @@ class Source(ABC):
         2. With `since`, a position of an earlier reading: what changed after it, each key once
            with its newest state, deletes included, a transaction wholly or not at all.
         3. A `since` that cannot be honoured (another epoch, older than the log) is no error:
-           answer as in 1, ``complete=True``, and the hub works out the difference.
+           answer as in 1, ``complete=True``, and the store works out the difference.
         4. Revision and bytes come from one look at the backend, never from two.
-        5. Keys outside `selection` may be returned; the hub drops them.
+        5. Keys outside `selection` may be returned; the store drops them.
 
         Raises:
             SourceUnavailable: the backend did not answer, or answered only in part. Never return
                 a partial or empty state instead: it would be taken for deletes.
         """
 
+    def get(self, key: str) -> Entry | None:
+        """The entry of one key, None if it holds nothing; by default a `read` of that key."""
+        reading = self.read(Selection(frozenset((key,))), None)
+        found = [entry for entry in reading.entries if entry.key == key]
+        if found and reading.load is not None:
+            found = list(reading.load(found))
+        return found[0] if found and found[0].operation is Operation.PUT else None
+
     @abstractmethod
     def wait(self, timeout: float | None) -> None:
         """Block until something *may* have changed since the last `read`, at most `timeout` s.
 
-        Returns early on `wake`. May return for no reason at all.
+        Returns early on `wake`. May return for no reason at all. A Source whose `read` answers
+        from a copy finds out here that the backend is away, and says so in `health`.
         """
 
     @abstractmethod
@@ -143,44 +200,54 @@ class Source(ABC):
         """Make the running `wait`, or if none runs the next one, return at once."""
 
     @abstractmethod
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         """Store all of `writes`, or nothing; each key occurs once.
 
-        Returns the entries as stored, in the same order. A put that changes neither value nor
-        type writes nothing and returns the entry that is there; so does a delete of a missing
-        key, unless `Write.expect` says otherwise (`check_expected` decides).
+        Returns the entries as stored, in the same order; as `Written`, where the backend was
+        before and after. A put that changes neither value nor type writes nothing and returns
+        the entry that is there; so does a delete of a missing key, unless `Write.expect` says
+        otherwise (`check_expected` decides).
 
         Raises:
             RevisionConflict, KeyNotFound: an `expect` did not hold.
             InvalidKey, InvalidValue: this backend cannot hold it.
         """
 
-    def read_written(self, entries: Sequence[Entry]) -> Reading | None:
-        """What `read` would answer now that `entries` have been written, if known without a look.
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        """A foreign error as one of ours; `error` itself if it is none that this source knows.
 
-        For backends where a look takes many requests. None: there has to be one.
+        Args:
+            error: what a call of this source raised.
+            key: the key it was about, if it was about one.
         """
-        return None
-
-    def settle(self, entries: Sequence[Entry]) -> None:  # noqa: B027
-        """Return when `read` would show `entries`, just written, or what has replaced them.
-
-        Called only where `lags` is set: for backends read through a stream or a replica.
-        Bounded in time.
-        """
+        return error
 
     def release(self) -> None:  # noqa: B027
         """Nobody watches any more: free what only `wait` needs, such as a stream.
 
-        Called when no other call is running; `read` and `wait` may follow all the same.
+        `read` and `wait` may follow all the same.
         """
 
-    def history(self, key: str) -> Iterator[Change]:
+    @abstractmethod
+    def close(self) -> None:
+        """Free every thread, socket and file. Called once."""
+
+
+@runtime_checkable
+class HasHistory(Protocol):
+    """A Source with `Feature.HISTORY`."""
+
+    def history(self, key: str) -> Iterator[Revision]:
         """Every revision of `key`, newest first, read as the iterator goes on.
 
         A key that never held anything has none.
         """
-        raise Unsupported(NO_PAST)
+        ...
+
+
+@runtime_checkable
+class HasAt(Protocol):
+    """A Source with `Feature.AT`."""
 
     def at(self, point: str | datetime) -> Source:
         """A Source that can only be read, on the state at `point`.
@@ -191,7 +258,12 @@ class Source(ABC):
         Raises:
             DatastreamError: there is no such point.
         """
-        raise Unsupported(NO_PAST)
+        ...
+
+
+@runtime_checkable
+class HasReplay(Protocol):
+    """A Source with `Feature.REPLAY`."""
 
     def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
         """What happened after `since`, oldest first, one reading for what belongs together.
@@ -203,11 +275,7 @@ class Source(ABC):
         Raises:
             DatastreamError: there is no such point.
         """
-        raise Unsupported(NO_PAST)
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free every thread, socket and file. Called once."""
+        ...
 
 
 def check_expected(write: Write, revision: str | None) -> None:

@@ -8,23 +8,26 @@ from typing import NamedTuple
 
 
 class State(StrEnum):
-    """The four things a store can say of itself."""
+    """The five things a store can say of itself."""
 
+    CONNECTING = "CONNECTING"
+    """The backend has not answered yet."""
     READY = "READY"
-    """The last look at the backend went well."""
+    """The last call of the backend succeeded."""
     STALE = "STALE"
-    """The backend is away; what was delivered last still stands, and it is tried again."""
+    """The backend is away; the last good state stands, and the store retries."""
     FAILED = "FAILED"
-    """Something is wrong that waiting alone may not mend; it is tried again all the same."""
+    """Probably permanent, such as a refused password; still retried."""
     CLOSED = "CLOSED"
-    """The end."""
+    """The store was closed."""
 
 
 class Status(NamedTuple):
-    """A state, since when, the error behind it, and how the source works just now."""
+    """How a store stands with its backend, since when, and why."""
 
     state: State
     since: datetime
     error: Exception | None = None
-    note: str = ""
-    """Such as that it polls, and why; "" if all is as it best could be."""
+    """Why the state is STALE or FAILED."""
+    degraded: str = ""
+    """Why it runs degraded, such as "polling every 5 s: no triggers"; "" where it does not."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
@@ -75,7 +77,7 @@ def shown(url: str) -> str:
 
 
 def configured(factory: Callable[..., T], location: Location, options: dict[str, Any]) -> T:
-    """Call `factory` with the options of the URL, typed by its defaults, and those given in code.
+    """Call `factory` with the options of the URL, typed by its annotations, and those of code.
 
     Options it has no name for are passed on as text if it takes any (``**options``).
 
@@ -93,21 +95,49 @@ def configured(factory: Callable[..., T], location: Location, options: dict[str,
             raise DatastreamError(
                 f"{location.shown!r} has no option {name!r}; it takes {', '.join(names) or 'none'}"
             )
+    types = _option_types(factory)
     typed = {
-        name: _typed(text, known[name].default if name in known else "", name, location)
+        name: _typed(text, types.get(name, ""), name, location)
         for name, text in location.options.items()
     }
     return factory(**{**typed, **options})
 
 
-def _typed(text: str, default: Any, name: str, location: Location) -> Any:
+def _option_types(factory: Callable[..., Any]) -> dict[str, str]:
+    """The annotation of each option, such as ``bool | None``, as it is written."""
+    while isinstance(factory, partial):
+        factory = factory.func
+    function = vars(factory)["__init__"] if isinstance(factory, type) else factory
+    annotations = inspect.get_annotations(function)
+    return {
+        name: kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
+        for name, kind in annotations.items()
+    }
+
+
+def _typed(text: str, annotation: str, name: str, location: Location) -> Any:
+    """The text of an option as its annotation wants it; what takes text takes it as it is."""
+    kinds = [kind.strip() for kind in annotation.split("|")]
+    kind = next((kind for kind in ("bool", "int", "float") if kind in kinds), "")
+    if not kind or "str" in kinds:
+        return text
     try:
-        if isinstance(default, bool):
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        if isinstance(default, int | float):
-            return type(default)(text)
+        return _READERS[kind](text)
     except (KeyError, ValueError):
         raise DatastreamError(
-            f"option {name} of {location.shown!r} wants a {type(default).__name__}, not {text!r}"
+            f"option {name} of {location.shown!r} wants a {kind}, not {text!r}"
         ) from None
-    return text
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+_READERS: dict[str, Callable[[str], Any]] = {
+    "bool": lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
+    "int": int,
+    "float": _finite,
+}

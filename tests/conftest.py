@@ -11,6 +11,7 @@ import pytest
 LASTING = (
     "_poll_wrapper",
     "fsspecIO",
+    "datastream-reaper",
     "execnet",
     "ThreadPoolExecutor",
     "asyncio_",

@@ -1,5 +1,6 @@
 """Every Python block of the README and the docs runs and prints what it says."""
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -8,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import datastream
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # Its blocks are notebook cells, which the notebook tests run.
 CELLS = "notebooks.md"
 
@@ -39,5 +45,48 @@ def test_block(block, tmp_path):
 
 def test_links_within_the_docs_lead_somewhere():
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        for target in re.findall(r"\]\(([^)#:]+)\)", _prose(page)):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_index_has_every_page():
+    index = (ROOT / "docs" / "index.md").read_text()
+    for page in PAGES:
+        name = os.path.relpath(page, ROOT / "docs")
+        assert name == "index.md" or f"]({name})" in index, f"{name} is missing in docs/index.md"
+
+
+def test_the_api_reference_is_current():
+    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
+    build_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build_api)
+    assert build_api.page() == build_api.PAGE.read_text(), "run: python docs/build_api.py"
+
+
+def test_every_public_name_is_in_the_api_reference():
+    text = (ROOT / "docs" / "api.md").read_text()
+    for name in datastream.__all__:
+        assert re.search(rf"\b{name}\b", text), f"{name} is missing in docs/api.md"
+    for name in dir(datastream.Store):
+        if not name.startswith("_"):
+            assert f"store.{name}" in text, f"Store.{name} is missing in docs/api.md"
+
+
+# One word per concept: these were given up, or are said otherwise in the field.
+GIVEN_UP = (
+    *("bell", "workshop", "board", "courier", "lane", "seat", "seated", "settle", "note", "doubt"),
+    *("admit", "hub", "mailbox", "poke"),
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_no_page_uses_a_word_that_was_given_up(page):
+    words = set(re.findall(r"\w+", _prose(page).lower()))
+    if page.name == "CHANGELOG.md":
+        words -= {"poke", "settle", "note"}  # it says what they are now
+    assert words.isdisjoint(GIVEN_UP), words & set(GIVEN_UP)
+
+
+def _prose(page):
+    """The text of a page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)

@@ -17,7 +17,7 @@ HEAVY = (
 
 def test_all_is_sorted_short_and_true():
     assert datastream.__all__ == sorted(datastream.__all__)
-    assert len(datastream.__all__) <= 20
+    assert len(datastream.__all__) <= 23
     assert all(hasattr(datastream, name) for name in datastream.__all__)
 
 
@@ -69,7 +69,7 @@ def test_another_package_adds_a_scheme(tmp_path):
     output = subprocess.check_output(
         [sys.executable, "-c", program], text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)}
     )
-    assert output.strip() == "<Store other://here?a=1 READY>"
+    assert output.strip() == "<Store other://here?a=1 CONNECTING>"
 
 
 @pytest.mark.parametrize(

@@ -3,67 +3,97 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from typing import Literal
 
-from datastream.entry import Batch, Entry
+from datastream._watch.subscriber import Overflow
+from datastream.entry import Batch, Entry, Operation
 
 KEPT_ENTRIES = 4096
 """Entries kept one by one; beyond, only the newest of each key is."""
 KEPT_BYTES = 1 << 20
 """Bytes of values kept one by one, for the same reason."""
+BOUND = 100_000
+"""Entries that a watch which never conflates may fall behind."""
+
+BOUND_BYTES = 256 << 20
+"""Bytes of values, for the same reason."""
+
+Before = Sequence[str | None] | None
+_Queued = tuple[Batch, Before]
+Conflate = Literal["slow", "always", "never"]
 
 
-class Mailbox:
+class ConflatingBuffer:
     """A queue of batches whose memory is bounded by the number of keys, however many changes pass.
 
-    Not locked: the owner serialises `put` and `take`.
+    What conflation makes no change at all is left out: a key that came and went meanwhile, or
+    that is again what the subscriber was given last. Not locked: the owner serialises the calls.
     """
 
-    __slots__ = ("_bytes", "_cursor", "_entries", "_newest", "_queue")
+    __slots__ = ("_before", "_bytes", "_cursor", "_entries", "_newest", "_queue")
 
     def __init__(self) -> None:
-        self._queue: deque[Batch] | None = None
+        self._queue: deque[_Queued] | None = None
         self._entries = 0
         self._bytes = 0
         self._newest: dict[str, Entry] | None = None
+        # The revision of each conflated key that was delivered, or waits in the queue.
+        self._before: dict[str, str | None] = {}
         self._cursor = ""
 
     def __bool__(self) -> bool:
         return bool(self._queue) or self._newest is not None
 
-    def put(self, batch: Batch) -> None:
+    def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
+        """Keep a batch; what is returned ends the watch.
+
+        Args:
+            before: the revision of each of its keys before it, None for a missing one.
+        """
         if self._newest is None and self._fits(batch):
             if self._queue is None:
                 self._queue = deque()
-            self._queue.append(batch)
-            return
-        self._fold(batch)
+            self._queue.append((batch, before))
+            return None
+        self._conflate(batch, before)
+        return None
 
     def take(self) -> Batch | None:
         """The oldest batch not yet taken, None if there is none."""
         if self._queue:
-            batch = self._queue.popleft()
+            batch, _ = self._queue.popleft()
             if not self._queue:
                 self._entries = self._bytes = 0
             return batch
         if self._newest is None:
             return None
-        batch = Batch(tuple(self._newest.values()), self._cursor)
-        # Whoever has caught up gets every batch again.
+        news = tuple(entry for entry in self._newest.values() if self._is_news(entry))
+        cursor = self._cursor
+        # A subscriber that has caught up gets every batch again.
         self._newest = None
+        self._before = {}
         self._entries = self._bytes = 0
-        return batch
+        return Batch(news, cursor) if news else None
 
     def clear(self) -> None:
         self._queue = self._newest = None
+        self._before = {}
         self._entries = self._bytes = 0
+
+    def _is_news(self, entry: Entry) -> bool:
+        if entry.key not in self._before:
+            return True
+        before = self._before[entry.key]
+        return before != (None if entry.operation is Operation.DELETE else entry.revision)
 
     def _fits(self, batch: Batch) -> bool:
         self._count(batch)
         if batch.initial or (self._entries <= KEPT_ENTRIES and self._bytes <= KEPT_BYTES):
             return True
-        # Counted is all that came since nothing waited; see how much of it still does.
+        # Counted is all that came since the queue was empty; count what still waits.
         self._entries = self._bytes = 0
-        for waiting in self._queue or ():
+        for waiting, _ in self._queue or ():
             self._count(waiting)
         self._count(batch)
         return self._entries <= KEPT_ENTRIES // 2 and self._bytes <= KEPT_BYTES // 2
@@ -74,29 +104,84 @@ class Mailbox:
             for entry in batch.entries:
                 self._bytes += len(entry.value)
 
-    def _fold(self, batch: Batch) -> None:
+    def _conflate(self, batch: Batch, before: Before) -> None:
         """Merge into one batch: whole batches only, so what belongs together stays together."""
         if self._newest is None:
             self._newest = {}
-            self._fold_queued(self._newest)
-        _newer(self._newest, batch)
+            self._conflate_queued(self._newest)
+        self._add(self._newest, batch, before)
         self._cursor = batch.cursor
 
-    def _fold_queued(self, newest: dict[str, Entry]) -> None:
+    def _conflate_queued(self, newest: dict[str, Entry]) -> None:
         # The initial batch stays as it is: it is marked, and its size is bounded by the state.
         queue = self._queue
         if not queue:
             return
-        initial = queue.popleft() if queue[0].initial else None
-        for queued in queue:
-            _newer(newest, queued)
+        initial = queue.popleft() if queue[0][0].initial else None
+        for batch, before in queue:
+            self._add(newest, batch, before)
         queue.clear()
         if initial is not None:
             queue.append(initial)
 
+    def _add(self, newest: dict[str, Entry], batch: Batch, before: Before) -> None:
+        if before is not None:
+            for entry, revision in zip(batch.entries, before, strict=True):
+                if entry.key not in newest:
+                    self._before[entry.key] = revision
+        for entry in batch.entries:
+            # Moved to the end: the order is that of the newest change.
+            newest.pop(entry.key, None)
+            newest[entry.key] = entry
 
-def _newer(newest: dict[str, Entry], batch: Batch) -> None:
-    for entry in batch.entries:
-        # Moved to the end: the order is that of the newest change.
-        newest.pop(entry.key, None)
-        newest[entry.key] = entry
+
+class NewestBuffer(ConflatingBuffer):
+    """Keeps the newest entry of each key only, however few there are."""
+
+    __slots__ = ()
+
+    def _fits(self, batch: Batch) -> bool:
+        return batch.initial
+
+
+class CompleteBuffer(ConflatingBuffer):
+    """Keeps every batch, up to a bound that ends the watch.
+
+    Args:
+        what: is watched, for the error.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+
+    def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((batch, before))
+        self._count(batch)
+        if self._entries <= BOUND and self._bytes <= BOUND_BYTES:
+            return None
+        return Overflow(
+            f"the subscriber of {self._what} is more than {BOUND} changes or "
+            f'{BOUND_BYTES >> 20} MiB behind, and conflate="never" leaves none out; take them '
+            "faster, or let it conflate"
+        )
+
+    def take(self) -> Batch | None:
+        if not self._queue:
+            return None
+        batch, _ = self._queue.popleft()
+        if not batch.initial:
+            self._entries -= len(batch.entries)
+            self._bytes -= sum(len(entry.value) for entry in batch.entries)
+        return batch
+
+
+def buffer_for(conflate: Conflate, what: str) -> ConflatingBuffer:
+    """The buffer of one subscriber."""
+    if conflate == "always":
+        return NewestBuffer()
+    return CompleteBuffer(what) if conflate == "never" else ConflatingBuffer()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from datastream.entry import Entry, Operation, deleted
 
@@ -19,21 +19,3 @@ def is_news(known: Mapping[str, str], entry: Entry) -> bool:
     if entry.operation is Operation.DELETE:
         return entry.key in known
     return known.get(entry.key) != entry.revision
-
-
-def learn(known: dict[str, str], entries: Iterable[Entry]) -> None:
-    """Bring `known` up to date with `entries`."""
-    for entry in entries:
-        if entry.operation is Operation.DELETE:
-            known.pop(entry.key, None)
-        else:
-            known[entry.key] = entry.revision
-
-
-def fold(entries: Iterable[Entry], later: Iterable[Entry]) -> list[Entry]:
-    """One list of changes from two that follow each other: the newest state of each key."""
-    newest = {entry.key: entry for entry in entries}
-    for entry in later:
-        newest.pop(entry.key, None)
-        newest[entry.key] = entry
-    return list(newest.values())

@@ -1,14 +1,16 @@
 """Calls subscribers on threads of the store's own, so that none can hold up another or a writer.
 
-One worker calls everybody, one after the other: subscribers rarely take long, and their calls
+One worker calls all of them, one after the other: subscribers rarely take long, and their calls
 do not interleave. When one takes longer than `PATIENCE`, a second worker goes on with the rest,
 and so on; there are never more workers than subscribers that block, plus two.
 """
 
 from __future__ import annotations
 
+import heapq
 import threading
 from collections import deque
+from itertools import count
 from time import monotonic
 from typing import Protocol
 
@@ -22,38 +24,51 @@ class Job(Protocol):
     """Something with deliveries to make."""
 
     def deliver(self) -> bool:
-        """Make some of them; True if there are more, which then go to the end of the line."""
+        """Make some of them; True if there are more, which then go to the end of the queue."""
         ...
 
 
-class Courier:
-    """A line of jobs and the threads that work it off."""
+class Dispatcher:
+    """A queue of jobs and the threads that work it off.
+
+    Args:
+        name: of the threads.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._line: deque[Job] = deque()
+        self._queue: deque[Job] = deque()
+        self._later: list[tuple[float, int, Job]] = []
+        self._count = count()
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
         self._waiting = 0
-        # Delivering just now: the worker in front, and when it set out.
+        # Delivering just now: the worker in front, and since when.
         self._leader: threading.Thread | None = None
-        self._left_at = 0.0
+        self._leading_since = 0.0
         self._running = 0
         self._closed = False
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, delay: float = 0.0) -> None:
+        """Let a worker deliver `job`, after `delay` seconds."""
         with self._changed:
-            self._line.append(job)
+            if delay > 0:
+                heapq.heappush(self._later, (monotonic() + delay, next(self._count), job))
+            else:
+                self._queue.append(job)
             self._summon()
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until nothing is left to deliver; False if `timeout` seconds were not enough."""
         with self._changed:
+            self._hurry()
             mine = 1 if threading.current_thread() in self._threads else 0
-            return self._changed.wait_for(lambda: not self._line and self._running <= mine, timeout)
+            return self._changed.wait_for(
+                lambda: not self._queue and self._running <= mine, timeout
+            )
 
     def close(self, timeout: float) -> None:
-        """End the workers once the line is empty; one that still blocks is left to itself."""
+        """End the workers once the queue is empty; one that still blocks is left to itself."""
         self.flush(timeout)
         with self._changed:
             self._closed = True
@@ -62,12 +77,6 @@ class Courier:
         until = monotonic() + timeout
         for thread in threads:
             thread.join(max(0.0, until - monotonic()))
-
-    def abandon(self) -> None:
-        """`close` for a garbage collector: lets the workers end by themselves."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
     def _summon(self) -> None:
         if self._waiting:
@@ -95,8 +104,8 @@ class Courier:
             if self._leader is this:
                 self._leader = None
             if more:
-                self._line.append(job)
-            elif not self._line:
+                self._queue.append(job)
+            elif not self._queue:
                 self._changed.notify_all()
 
     def _next(self, this: threading.Thread) -> Job | None:
@@ -105,22 +114,41 @@ class Courier:
                 if self._closed or not self._pause():
                     self._threads.discard(this)
                     return None
-            self._leader, self._left_at = this, monotonic()
+            self._leader, self._leading_since = this, monotonic()
             self._running += 1
-            job = self._line.popleft()
-            if self._line and not self._waiting:
+            job = self._queue.popleft()
+            if self._queue and not self._waiting:
                 self._summon()
             return job
 
     def _may_lead(self) -> bool:
-        if not self._line:
+        if self._later:
+            self._move_due()
+        if not self._queue:
             return False
-        return self._leader is None or monotonic() - self._left_at > PATIENCE
+        return self._leader is None or monotonic() - self._leading_since > PATIENCE
+
+    def _move_due(self) -> None:
+        now = monotonic()
+        while self._later and self._later[0][0] <= now:
+            self._queue.append(heapq.heappop(self._later)[2])
+
+    def _hurry(self) -> None:
+        """Deliver now what was to come later."""
+        self._queue.extend(job for _, _, job in self._later)
+        self._later.clear()
+        if self._queue:
+            self._summon()
 
     def _pause(self) -> bool:
         """Wait for work; False if there was none for so long that this worker may end."""
         self._waiting += 1
         try:
-            return self._changed.wait(PATIENCE if self._line else IDLE) or bool(self._line)
+            if self._queue:
+                return self._changed.wait(PATIENCE) or bool(self._queue)
+            if self._later:
+                self._changed.wait(max(0.0, self._later[0][0] - monotonic()))
+                return True
+            return self._changed.wait(IDLE) or bool(self._queue)
         finally:
             self._waiting -= 1

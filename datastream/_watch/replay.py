@@ -6,14 +6,15 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from reactivex.abc import DisposableBase, ObserverBase
 
-from datastream.entry import Batch
+from datastream.entry import Batch, Entry
 from datastream.selection import Selection
 from datastream.source import Reading
 
@@ -104,7 +105,7 @@ class Replay(DisposableBase):
                     return None
                 cursor = reading.position
                 found = tuple(e for e in reading.entries if matches(e.key))
-                if (first or found) and not self._emit(Batch(found, cursor, initial=first)):
+                if (first or found) and not self._emit(_batch(reading, found, initial=first)):
                     return None
                 first = False
         finally:
@@ -130,6 +131,17 @@ class Replay(DisposableBase):
         # At the end of the store, who is live already is completed like any watcher.
         if self._stopped.is_set() and not self._ending:
             live.dispose()
+
+
+def _batch(reading: Reading, found: tuple[Entry, ...], *, initial: bool) -> Batch:
+    return Batch(
+        found,
+        reading.position,
+        initial=initial,
+        author=reading.author,
+        message=reading.message,
+        point=reading.point,
+    )
 
 
 class Replays:
@@ -180,11 +192,6 @@ class _Clock:
         return not stopped.wait(max(0.0, due - monotonic()))
 
 
-def live_part(emit: Callable[[Any, Batch], None]) -> Callable[[Any, Batch], None]:
-    """What emits a live watch as the second part of a replay: its first batch is none."""
-
-    def emit_live(observer: Any, batch: Batch) -> None:
-        if batch.entries or batch.reset:
-            emit(observer, batch._replace(initial=False))
-
-    return emit_live
+def live_part(batch: Batch) -> tuple[Batch, ...]:
+    """What a live watch gives as the second part of a replay: its first batch is none."""
+    return (replace(batch, initial=False),) if batch.entries or batch.reset else ()

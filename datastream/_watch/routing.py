@@ -1,46 +1,62 @@
-"""Who gets which change: subscribers indexed by key and by prefix.
+"""Which subscriptions get which change: indexed by key, by prefix and by pattern.
 
-Finding the routes of a key costs one look-up for the key and one for each of its slashes,
-however many subscribers there are for other keys.
+Finding the routes of a key costs one look-up for the key, one for each of its slashes, and a walk
+down the tree of patterns, however many subscriptions there are for other keys.
+
+The caller locks. Only `union`, its parts and `matches` are also used by the threads of a Source,
+while routes come and go: they read what is replaced as a whole, never what is changed in place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
-from datastream.entry import Batch, Entry
-from datastream.selection import Selection, literal_prefix
-
-
-class Sink(Protocol):
-    """Where the hub puts a subscriber's batches. Called under the hub's lock: never blocks."""
-
-    def offer(self, batch: Batch, /) -> None: ...
-    def end(self, error: Exception | None = None) -> None:
-        """No batch follows: the store was closed, or with `error` never could begin."""
+from datastream._watch.pattern_index import PatternIndex
+from datastream.entry import Entry
+from datastream.selection import Selection
 
 
 class Route:
-    """One selection and all its subscribers: they share one filtered batch."""
+    """One selection and its subscriptions: they share one filtered list of entries."""
 
-    __slots__ = ("selection", "sinks")
+    __slots__ = ("joining", "selection", "subscriptions")
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
-        self.sinks: list[Sink] = []
+        self.subscriptions: list[Any] = []
+        """Those that have their initial state."""
+        self.joining: list[Any] = []
+        """Those whose initial state is being read."""
+
+
+class Union(NamedTuple):
+    """The union of all selections at one moment, as a Source sees it."""
+
+    keys: frozenset[str]
+    prefixes: frozenset[str]
+    patterns: frozenset[str]
+    matches: Callable[[str], bool]
+    """Whether a route selects the key now."""
 
 
 class Routes:
-    """All routes of a hub. Is itself the union of their selections, as a Source sees it."""
+    """All routes of a publisher. Is itself the union of their selections, as a Source sees it.
+
+    A call that reads more than one of `keys`, `prefixes` and `patterns` takes them from one
+    `union`: a route may come or go between two of them.
+    """
 
     def __init__(self) -> None:
         self._routes: dict[Selection, Route] = {}
-        self._by_key: dict[str, list[Route]] = {}
-        self._by_prefix: dict[str, list[Route]] = {}
-        self._by_pattern: dict[str, list[Route]] = {}
-        self._keys: frozenset[str] | None = None
+        self._by_key: dict[str, tuple[Route, ...]] = {}
+        self._by_prefix: dict[str, tuple[Route, ...]] = {}
+        self._by_pattern: PatternIndex[Route] = PatternIndex()
+        self._of_everything: tuple[Route, ...] = ()
+        self._excluding = 0
+        self._only_keys = True
+        self._version = 0
+        self._union: tuple[int, Union] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._routes)
@@ -49,41 +65,44 @@ class Routes:
         return selection in self._routes
 
     @property
+    def union(self) -> Union:
+        """What all routes select together, without keys, prefixes and patterns if that is all.
+
+        The same object until a route comes or goes.
+        """
+        known = self._union
+        # The version is read first: what is made while a route comes or goes is made anew.
+        version = self._version
+        if known is None or known[0] != version:
+            known = self._union = version, self._make_union()
+        return known[1]
+
+    @property
+    def excluding(self) -> bool:
+        """Whether a route leaves keys out of what it selects."""
+        return self._excluding > 0
+
+    @property
     def keys(self) -> frozenset[str]:
-        if self._everything:
-            return frozenset()
-        # Kept until a route comes or goes: with thousands of keys it is not made at every read.
-        if self._keys is None:
-            self._keys = frozenset(self._by_key)
-        return self._keys
+        return self.union.keys
 
     @property
     def prefixes(self) -> frozenset[str]:
-        return frozenset() if self._everything else frozenset(self._by_prefix)
+        return self.union.prefixes
 
     @property
     def patterns(self) -> frozenset[str]:
-        if self._everything:
-            return frozenset()
-        routes = chain.from_iterable(self._by_pattern.values())
-        return frozenset(chain.from_iterable(route.selection.patterns for route in routes))
-
-    @property
-    def _everything(self) -> bool:
-        return "" in self._by_prefix
+        return self.union.patterns
 
     def matches(self, key: str) -> bool:
-        return next(iter(self.of(key)), None) is not None
+        """Whether any route selects `key`."""
+        return bool(self._find(key))
 
-    def of(self, key: str) -> Iterable[Route]:
+    def of(self, key: str) -> Collection[Route]:
         """The routes whose selection has `key`, each once."""
-        exact = self._by_key.get(key)
-        if not self._by_prefix and not self._by_pattern:
-            return exact or ()
-        found = list(exact or ())
-        for start in _starts(key):
-            found += self._by_prefix.get(start, ())
-            found += (r for r in self._by_pattern.get(start, ()) if r.selection.matches(key))
+        if self._only_keys:
+            return self._by_key.get(key, ())
+        found = self._find(key)
         return found if len(found) < 2 else dict.fromkeys(found)
 
     def all(self) -> Iterable[Route]:
@@ -94,44 +113,73 @@ class Routes:
         route = self._routes.get(selection)
         if route is None:
             route = self._routes[selection] = Route(selection)
-            self._keys = None
             for index, place in self._places(selection):
-                index.setdefault(place, []).append(route)
+                index[place] = (*index.get(place, ()), route)
+            for pattern in selection.patterns:
+                self._by_pattern.add(pattern, route)
+            if selection.everything:
+                self._of_everything = (*self._of_everything, route)
+            self._changed(selection, 1)
         return route
 
     def remove(self, route: Route) -> None:
-        del self._routes[route.selection]
-        self._keys = None
-        for index, place in self._places(route.selection):
-            index[place].remove(route)
+        selection = route.selection
+        del self._routes[selection]
+        for index, place in self._places(selection):
+            index[place] = _without(index[place], route)
             if not index[place]:
                 del index[place]
+        for pattern in selection.patterns:
+            self._by_pattern.remove(pattern, route)
+        self._of_everything = _without(self._of_everything, route)
+        self._changed(selection, -1)
 
     def split(self, entries: list[Entry]) -> dict[Route, list[Entry]]:
-        """The entries of each route that gets any."""
+        """The entries of each route that gets any; routes may share one list, `entries` too."""
         if len(entries) == 1:
-            return dict.fromkeys(self.of(entries[0].key), entries)
+            return dict.fromkeys(self._find(entries[0].key), entries)
         parts: dict[Route, list[Entry]] = {}
         for entry in entries:
             for route in self.of(entry.key):
                 parts.setdefault(route, []).append(entry)
         return parts
 
-    def _places(self, selection: Selection) -> Iterator[tuple[dict[str, list[Route]], str]]:
+    def _find(self, key: str) -> Collection[Route]:
+        """The routes that select `key`, some perhaps more than once."""
+        exact = self._by_key.get(key, ())
+        if self._only_keys:
+            return exact
+        found = [*exact, *self._of_everything]
+        if self._by_prefix:
+            end = key.find("/") + 1
+            while end:
+                found += self._by_prefix.get(key[:end], ())
+                end = key.find("/", end) + 1
+        if self._by_pattern:
+            found += self._by_pattern.of(key)
+        if self._excluding:
+            found = [route for route in found if not route.selection.excludes(key)]
+        return found
+
+    def _places(self, selection: Selection) -> Iterator[tuple[dict[str, tuple[Route, ...]], str]]:
         for key in selection.keys:
             yield self._by_key, key
         for prefix in selection.prefixes:
             yield self._by_prefix, prefix
-        for start in {literal_prefix(pattern) for pattern in selection.patterns}:
-            yield self._by_pattern, start
-        if selection.everything:
-            yield self._by_prefix, ""
+
+    def _changed(self, selection: Selection, step: int) -> None:
+        self._excluding += step if selection.exclude else 0
+        others = self._by_prefix or self._by_pattern or self._of_everything or self._excluding
+        self._only_keys = not others
+        self._version += 1
+
+    def _make_union(self) -> Union:
+        if self._of_everything:
+            return Union(frozenset(), frozenset(), frozenset(), self.matches)
+        # Each of these copies is made in one step: a frozenset of a dict runs no Python code.
+        keys, prefixes = frozenset(self._by_key), frozenset(self._by_prefix)
+        return Union(keys, prefixes, self._by_pattern.patterns, self.matches)
 
 
-def _starts(key: str) -> Iterator[str]:
-    """Every prefix of `key` that ends in a slash, and the empty one."""
-    yield ""
-    end = key.find("/") + 1
-    while end:
-        yield key[:end]
-        end = key.find("/", end) + 1
+def _without(routes: tuple[Route, ...], route: Route) -> tuple[Route, ...]:
+    return tuple(other for other in routes if other is not route)

@@ -1,60 +1,80 @@
-"""One Rx subscriber: its mailbox, and the rule that its calls never overlap and never throw."""
+"""Calls one Rx observer with what it has not taken yet."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import copy_context
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
 from reactivex.abc import ObserverBase
 
-from datastream._watch.dispatcher import Courier
-
-SLICE = 0.01
-"""Seconds one subscriber may be served while others stand in line."""
-
-log = logging.getLogger("datastream")
+from datastream._watch.dispatcher import Dispatcher
+from datastream.entry import Batch, Change, Entry
+from datastream.errors import DatastreamError, printable
 
 T = TypeVar("T")
 
+SLICE = 0.005
+"""Seconds for which one subscriber is called before others get their turn."""
 
-class Box(Protocol[T]):
-    """Where a lane keeps what was offered and not yet delivered."""
+log = logging.getLogger("datastream")
 
-    def put(self, item: T, /) -> None: ...
+
+class Buffer(Protocol[T]):
+    """What was offered and not taken yet. Its owner serialises the calls."""
+
+    def put(self, item: T, before: Sequence[str | None] | None = None, /) -> Exception | None:
+        """Keep an item; what is returned ends the subscription.
+
+        Args:
+            before: the revision of each key of a batch before it, if known.
+        """
+        ...
+
     def take(self) -> T | None: ...
     def clear(self) -> None: ...
 
 
-class Lane(Generic[T]):
-    """Carries items to one observer, in order, one call at a time.
+class Subscriber(Generic[T]):
+    """Delivers items to one observer, in order, one call at a time.
 
     Args:
         observer: who is called.
-        emit: calls it with one item.
-        box: keeps what it has not taken yet.
-        courier: lends the thread.
+        unpack: what the observer gets for one item.
+        buffer: keeps what it has not taken yet.
+        dispatcher: lends the thread.
+        what: is watched, for the log.
+        every: seconds, at least, between two deliveries.
+        keep: is kept alive while it is subscribed.
     """
 
     __slots__ = (
-        "_box", "_busy", "_closed", "_context", "_courier", "_emit", "_ended", "_error", "_lock",
-        "_observer", "on_close",
+        "_buffer", "_busy", "_closed", "_context", "_dispatcher", "_ended", "_error", "_every",
+        "_keep", "_lock", "_next_at", "_observer", "_unpack", "_what", "on_close",
     )  # fmt: skip
 
     def __init__(
         self,
         observer: ObserverBase[Any],
-        emit: Callable[[ObserverBase[Any], T], None],
-        box: Box[T],
-        courier: Courier,
+        unpack: Callable[[T], Iterable[Any]],
+        buffer: Buffer[T],
+        dispatcher: Dispatcher,
+        what: str,
+        *,
+        every: float = 0.0,
+        keep: object = None,
     ) -> None:
         self._observer = observer
-        self._emit = emit
-        self._box = box
-        self._courier = courier
+        self._unpack = unpack
+        self._buffer = buffer
+        self._dispatcher = dispatcher
+        self._what = what
+        self._every = every
+        self._keep = keep
+        self._next_at = 0.0
         self._lock = threading.Lock()
         # Output printed by the subscriber belongs to the notebook cell that subscribed.
         self._context = copy_context()
@@ -64,24 +84,29 @@ class Lane(Generic[T]):
         self._busy = True
         self.on_close: Callable[[], None] | None = None
 
-    def offer(self, item: T, /) -> None:
+    def offer(self, item: T, before: Sequence[str | None] | None = None, /) -> None:
         with self._lock:
-            if self._closed:
+            if self._closed or self._ended:
                 return
-            self._box.put(item)
+            overflow = self._buffer.put(item, before)
+            if overflow is not None:
+                self._buffer.clear()
+                self._ended, self._error = True, overflow
             if self._busy:
                 return
             self._busy = True
-        self._courier.submit(self)
+            delay = self._next_at - monotonic() if self._every else 0.0
+        self._dispatcher.submit(self, delay)
 
     def end(self, error: Exception | None = None) -> None:
         """Complete the observer, or fail it with `error`, after all that was offered."""
         with self._lock:
-            self._ended, self._error = True, error
+            if not self._ended:
+                self._ended, self._error = True, error
             if self._busy or self._closed:
                 return
             self._busy = True
-        self._courier.submit(self)
+        self._dispatcher.submit(self)
 
     def close(self) -> None:
         """Deliver nothing more, and let go of what waits."""
@@ -89,44 +114,86 @@ class Lane(Generic[T]):
             if self._closed:
                 return
             self._closed = True
-            self._box.clear()
-        if self.on_close is not None:
-            self.on_close()
+            self._buffer.clear()
+        self._left()
 
     def start(self) -> None:
         """Deliver what the subscription itself brought, on the subscriber's own thread."""
-        if self._context.run(self._deliver, own_thread=True):
-            self._courier.submit(self)
+        if self._context.copy().run(self._deliver, own_thread=True):
+            self._dispatcher.submit(self)
 
     def deliver(self) -> bool:
-        return self._context.run(self._deliver, own_thread=False)
+        # A copy: the thread that delivered last may not have left the context yet.
+        return self._context.copy().run(self._deliver, own_thread=False)
 
     def _deliver(self, *, own_thread: bool) -> bool:
         """Deliver for one slice; True if there is more."""
         until = monotonic() + SLICE
+        item: Any = None
         try:
-            while (item := self._next()) is not None:
-                self._emit(self._observer, item)
+            while (taken := self._next()) is not None:
+                for item in self._unpack(taken):
+                    self._observer.on_next(item)
+                if self._every:
+                    self._next_at = monotonic() + self._every
+                    return self._pause()
                 if monotonic() > until:
                     return True
         except BaseException as error:
-            log.exception("a subscriber raised and is disposed; the others go on")
+            log.exception(
+                "a subscriber of %s raised at %s and is disposed; the others go on",
+                printable(self._what),
+                _described(item),
+            )
             self.close()
-            # Ctrl-C and sys.exit() are for the thread they happen in, unless it is the courier's.
+            # Ctrl-C and sys.exit() are for the thread they happen in, unless it is a worker.
             if own_thread and not isinstance(error, Exception):
                 raise
         return False
 
+    def _pause(self) -> bool:
+        """Come back for what waits when the time has come."""
+        with self._lock:
+            waiting = bool(self._buffer) or self._ended
+            if not waiting or self._closed:
+                self._busy = False
+                return False
+        self._dispatcher.submit(self, self._every)
+        return False
+
     def _next(self) -> T | None:
         with self._lock:
-            item = None if self._closed else self._box.take()
+            item = None if self._closed else self._buffer.take()
             if item is not None:
                 return item
             self._busy = False
             ending = self._ended and not self._closed
             self._closed = self._closed or ending
-        if ending and self._error is not None:
-            self._observer.on_error(self._error)
-        elif ending:
-            self._observer.on_completed()
+        if ending:
+            self._left()
+            if self._error is not None:
+                self._observer.on_error(self._error)
+            else:
+                self._observer.on_completed()
         return None
+
+    def _left(self) -> None:
+        self._keep = None
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
+
+
+class Overflow(DatastreamError):
+    """A watch with ``conflate="never"`` fell further behind than its bound."""
+
+
+def _described(item: object) -> str:
+    if isinstance(item, Change):
+        item = item.entry
+    if isinstance(item, Batch) and item.entries:
+        more = f" and {len(item) - 1} more" if len(item) > 1 else ""
+        return _described(item.entries[0]) + more
+    if isinstance(item, Entry):
+        return f"{printable(repr(item.key))}, revision {printable(repr(item.revision))}"
+    return type(item).__name__

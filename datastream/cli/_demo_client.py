@@ -81,7 +81,7 @@ def _follow(arrivals: SimpleQueue[_Arrival | Status], show: View) -> _Tally:
 
 def _check(status: Status) -> None:
     # The demo's server is the parent process: without it there is nothing to wait for.
-    if status.state is not State.READY:
+    if status.state not in (State.CONNECTING, State.READY):
         raise SourceUnavailable(f"lost the demo's server: {status.error}")
 
 

@@ -37,11 +37,11 @@ def view() -> Iterator[View]:
     if not sys.stdout.isatty():
         yield _print_day
         return
-    board = Board()
-    with Live(board, auto_refresh=False) as live:
+    table = RatesTable()
+    with Live(table, auto_refresh=False) as live:
 
         def show(date: str, entries: Sequence[Entry], latency: float) -> None:
-            board.take(date, entries, latency)
+            table.take(date, entries, latency)
             live.refresh()
 
         yield show
@@ -58,7 +58,7 @@ def _rates(entries: Sequence[Entry]) -> dict[str, float]:
     return {e.key.removeprefix(prefix): e.decode() for e in entries if e.key.startswith(prefix)}
 
 
-class Board:
+class RatesTable:
     """Every currency with its rate, its last change and its last days."""
 
     def __init__(self) -> None:

@@ -13,6 +13,9 @@ from types import FrameType
 import click
 
 from datastream import DatastreamError
+from datastream.cli._log import logged
+from datastream.cli._words import in_our_words
+from datastream.errors import printable
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
@@ -21,7 +24,8 @@ TERMINATED = 128 + signal.SIGTERM
 def exit_code(work: Callable[[], object]) -> int:
     """Do `work`; turn what users can run into (not bugs) into an exit code and one line."""
     try:
-        work()
+        with logged(say):
+            work()
         return 0
     except KeyboardInterrupt:
         if sys.stderr.isatty():
@@ -38,8 +42,8 @@ def exit_code(work: Callable[[], object]) -> int:
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
-    click.echo(f"datastream: {' '.join(text.split())}", err=True)
+    """One line on stderr, in words of the command line, harmless to a terminal."""
+    click.echo(f"datastream: {printable(' '.join(in_our_words(text).split()))}", err=True)
 
 
 def exit_on_sigterm(code: int) -> None:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from datastream import Change
+from datastream import Revision
 from datastream.cli._open import open_existing
 from datastream.cli._output import emit, fields, json_option, one_line, shown_value
 
@@ -22,18 +22,18 @@ def history(url: str, key: str, json_lines: bool) -> None:
     tabs.
     """
     with open_existing(url) as store:
-        for change in store.history(key):
-            emit(_json_line(change) if json_lines else _plain_line(change))
+        for revision in store.history(key):
+            emit(_json_line(revision) if json_lines else _plain_line(revision))
 
 
-def _json_line(change: Change) -> str:
-    more = {"point": change.point, "author": change.author, "message": change.message}
-    return json.dumps(fields(change.entry) | more, ensure_ascii=False)
+def _json_line(revision: Revision) -> str:
+    more = {"point": revision.point, "author": revision.author, "message": revision.message}
+    return json.dumps(fields(revision.entry) | more, ensure_ascii=False)
 
 
-def _plain_line(change: Change) -> str:
-    entry = change.entry
+def _plain_line(revision: Revision) -> str:
+    entry = revision.entry
     time = entry.updated_at.isoformat() if entry.updated_at else ""
-    subject = change.message.partition("\n")[0]
-    texts = (change.point, time, one_line(change.author), shown_value(entry), one_line(subject))
+    subject = revision.message.partition("\n")[0]
+    texts = (revision.point, time, one_line(revision.author), shown_value(entry), one_line(subject))
     return "\t".join((str(entry.operation), *texts))

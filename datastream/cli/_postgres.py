@@ -21,7 +21,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Show the SQL, and
 def postgres() -> None:
     """The triggers and the change log of a PostgreSQL table.
 
-    Whoever owns the table installs them; then every role that may read it is told of changes.
+    The owner of the table installs them; then every role that may read it can watch it.
     """
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-
 import click
 
 from datastream.cli._exit import exit_on_sigterm
+from datastream.cli._log import log_calls
 from datastream.cli._open import load_grpc, open_store
 from datastream.cli._output import emit
+from datastream.cli._status import say_status
 
 GRACE = 1.0
 """Seconds that running calls get to end; watches never end by themselves."""
@@ -24,9 +24,9 @@ def serve(url: str, address: str, verbose: bool) -> None:
     Others open it as grpc://HOST:PORT.
     """
     if verbose:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        log_calls()
     transport = load_grpc()
-    with open_store(url, watched=True) as store:
+    with open_store(url, watched=True) as store, store.status.subscribe(say_status):
         server = transport.serve(store, address)
         try:
             exit_on_sigterm(0)

@@ -7,7 +7,8 @@ import os
 import sys
 from typing import Any
 
-from datastream import codecs
+from datastream import InvalidValue, codecs
+from datastream.errors import shown
 
 _SCALARS = {"int", "float", "bool"}
 
@@ -23,7 +24,15 @@ def given_value(argument: str, value_type: str | None, key: str) -> tuple[bytes,
     if name in _SCALARS:
         # `echo 42 | datastream put …` ends in a newline that is no part of the number.
         data = data.strip()
-    codecs.decode(data, name, key=key)
+    try:
+        codecs.decode(data, name, key=key)
+    except InvalidValue as error:
+        text = shown(data.decode(errors="backslashreplace"))
+        # What Python says of numbers is about its int() and float().
+        reason = "" if name in _SCALARS else f": {error.__cause__}"
+        raise InvalidValue(
+            f"{text} for {shown(key)} is no {name}{reason}; nothing was written"
+        ) from error
     return data, name
 
 

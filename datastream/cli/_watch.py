@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from queue import Queue
+from threading import Event
+from types import FrameType
 
 import click
 from reactivex import Observable
 
-from datastream import Batch, Entry, State, Status, Store
-from datastream.cli._exit import say
+from datastream import Batch, Entry, Store, Unsupported
 from datastream.cli._open import open_existing
 from datastream.cli._output import change_printer, json_option
+from datastream.cli._status import say_status
+from datastream.source import NO_PAST, Feature
+
+AHEAD = 16
+"""Batches that a replay is read ahead of what is printed."""
 
 
 @click.command()
@@ -33,11 +40,28 @@ def watch(
     held then, but every change since; of stores that keep their past (git).
     """
     show = change_printer(json_lines=json_lines)
-    with open_existing(url, watched=True) as store, store.status.subscribe(_report):
+    with open_existing(url, watched=True) as store, store.status.subscribe(say_status):
         if since is None:
+            _end_at_ctrl_c()
             asyncio.run(_follow(store, keys, match, show))
+        elif Feature.REPLAY not in store.features:
+            raise Unsupported(f"{store.name} cannot be watched --since: {NO_PAST}")
         else:
             _replay(store.replay(*keys, match=match, since=since), show)
+
+
+def _end_at_ctrl_c() -> None:
+    """Keep asyncio from taking Ctrl-C over.
+
+    It would only cancel a task, when the loop runs again; that may be never, if the reader of
+    what we print has stopped reading.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 async def _follow(
@@ -49,25 +73,26 @@ async def _follow(
 
 
 def _replay(batches: Observable[Batch], show: Callable[[Entry], None]) -> None:
-    """Show changes until the store ends, or what goes wrong is raised."""
-    ended: Queue[Exception | None] = Queue()
+    """Show changes until the store ends, or what goes wrong is raised.
 
-    def take(batch: Batch) -> None:
+    They are printed on the main thread: that is the one which Ctrl-C ends, even in a `write` that
+    waits for a reader. The subscription waits for it in turn.
+    """
+    arrived: Queue[Batch | Exception | None] = Queue(AHEAD)
+    left = Event()
+
+    def take(item: Batch | Exception | None = None) -> None:
+        if not left.is_set():
+            arrived.put(item)
+
+    with batches.subscribe(take, take, take):
         try:
-            for entry in () if batch.initial else batch.entries:
-                show(entry)
-        except OSError as error:
-            # Nobody reads what we print any more.
-            ended.put(error)
-
-    with batches.subscribe(take, ended.put, lambda: ended.put(None)):
-        error = ended.get()
-    if error is not None:
-        raise error
-
-
-def _report(status: Status) -> None:
-    if status.state is not State.READY:
-        say(f"{status.state}: {status.error}")
-    elif status.note:
-        say(status.note)
+            while isinstance(item := arrived.get(), Batch):
+                for entry in () if item.initial else item.entries:
+                    show(entry)
+        finally:
+            left.set()
+            while not arrived.empty():
+                arrived.get_nowait()
+    if item is not None:
+        raise item

@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from datastream.entry import Entry, Operation
-from datastream.status import State, Status
+from datastream.status import State
 
 if TYPE_CHECKING:
     from datastream.store import Store
@@ -48,24 +48,18 @@ def entry_card(entry: Entry) -> str:
 
 def store_table(store: Store) -> str:
     """The first entries of a store under its name and status; an error in words, never raised."""
-    status = _status(store)
-    if status.state is State.CLOSED:
+    if store.status.current.state is State.CLOSED:
         return _box(_title(store.name, _dim("closed")))
     try:
         count, entries = _first_entries(store)
     except Exception as error:  # noqa: BLE001
         # Whatever a source raises, a display must not.
         return _box(_title(store.name, _dim("unavailable")), _problem(error))
+    # As it is after these reads, which may have been the first contact.
+    status = store.status.current
     head = _title(store.name, _dim(f"{status.state} · {count:,} {'key' if count == 1 else 'keys'}"))
     more = f"<div>{_dim(f'… and {count - ROWS:,} more')}</div>" if count > ROWS else ""
     return _box(head, _problem(status.error), _entries_table(entries), more)
-
-
-def _status(store: Store) -> Status:
-    # A subscription brings the current status before it returns.
-    seen: list[Status] = []
-    store.status.subscribe(seen.append).dispose()
-    return seen[-1]
 
 
 def _first_entries(store: Store) -> tuple[int, list[Entry]]:

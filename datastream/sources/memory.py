@@ -8,23 +8,34 @@ from __future__ import annotations
 
 import secrets
 import threading
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
-from weakref import WeakSet, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects
-from datastream.source import Reading, Source, Write, check_expected
+from datastream.source import (
+    WRITING,
+    Feature,
+    Reading,
+    Source,
+    Write,
+    Written,
+    check_expected,
+)
 from datastream.url import Location, configured
 
 TOMBSTONES = 10_000
 """Deleted keys a table remembers; a reader that missed more gets the full state again."""
 
-
 MOST_DIGITS = 20
 """Longest sequence number that a position can hold."""
+
+LIVES = 32
+"""Creations and deletions of one key that a table remembers; even."""
 
 
 class MemorySource(Source):
@@ -34,12 +45,14 @@ class MemorySource(Source):
         name: share the table of that name within the process; "" for one of its own.
     """
 
+    features = WRITING | {Feature.TYPES, Feature.LOG}
     instant = True
 
     def __init__(self, name: str = "") -> None:
         self._table = _named_table(name) if name else _Table()
+        self._is_shared = bool(name)
         self._changed = threading.Event()
-        self._table.sources.add(self)
+        self._table.sources[id(self)] = self
 
     def capabilities(self) -> Sequence[Capability]:
         with self._table.lock:
@@ -51,7 +64,10 @@ class MemorySource(Source):
             after = None if since is None else table.sequence_at(since)
             if after is None:
                 return Reading(table.state(selection), table.position, True)
-            return Reading(table.changes(after), table.position, False)
+            return table.changes(after)
+
+    def get(self, key: str) -> Entry | None:
+        return self._table.entries.get(key)
 
     def wait(self, timeout: float | None) -> None:
         self._changed.wait(timeout)
@@ -60,26 +76,30 @@ class MemorySource(Source):
     def wake(self) -> None:
         self._changed.set()
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def write(self, writes: Sequence[Write]) -> Written:
         table = self._table
         with table.lock:
             for write in writes:
-                current = table.entries.get(write.key)
-                check_expected(write, current.revision if current else None)
-            before = table.position
-            stored = [table.apply(write) for write in writes]
-            # Only other stores have to look: this one reads its own writes anyway.
-            if table.position is not before and len(table.sources) > 1:
-                self._wake_others()
-        return stored
+                if write.expect is not None:
+                    current = table.entries.get(write.key)
+                    check_expected(write, current.revision if current else None)
+            since = table.position
+            stored = list(map(table.apply, writes))
+            position = table.position
+        # This source's own store knows from the answer.
+        if self._is_shared and position is not since:
+            self._wake_others()
+        return Written(stored, position, since)
 
     def _wake_others(self) -> None:
-        for source in self._table.sources:
-            if source is not self:
+        # A list of its own: other threads add and remove sources meanwhile.
+        for reference in self._table.sources.valuerefs():
+            source = reference()
+            if source is not None and source is not self:
                 source.wake()
 
     def close(self) -> None:
-        self._table.sources.discard(self)
+        self._table.sources.pop(id(self), None)
 
 
 class _Table:
@@ -87,20 +107,22 @@ class _Table:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.sources: WeakSet[MemorySource] = WeakSet()
+        self.sources: WeakValueDictionary[int, MemorySource] = WeakValueDictionary()
         self.entries: dict[str, Entry] = {}
         self.epoch = secrets.token_hex(4)
         self.sequence = 0
         self.position = f"{self.epoch}:0"
         # One item a key, moved to the end by each change: a log that compacts itself.
         self._log: dict[str, int] = {}
+        # When each key was created, deleted, created again, and so on.
+        self._lives: dict[str, list[int]] = {}
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0
 
     def sequence_at(self, position: str) -> int | None:
-        """The sequence number of a position, or None if what followed it is not known any more."""
+        """The sequence number of a position, None if the table forgot what followed it."""
         epoch, _, digits = position.rpartition(":")
-        # Anybody may have made it up: int() refuses thousands of digits, and takes odd ones.
+        # A client may have made it up: int() refuses thousands of digits, and takes odd ones.
         if epoch != self.epoch or len(digits) > MOST_DIGITS or not digits.isdecimal():
             return None
         sequence = int(digits)
@@ -112,53 +134,68 @@ class _Table:
             return [entry for entry in found if entry is not None]
         return [entry for entry in self.entries.values() if selection.matches(entry.key)]
 
-    def changes(self, after: int) -> list[Entry]:
-        if after == self.sequence:
-            return []
-        changed = []
-        for key, sequence in reversed(self._log.items()):
-            if sequence <= after:
-                break
-            changed.append(self.entries.get(key) or deleted(key))
-        changed.reverse()
-        return changed
+    def changes(self, after: int) -> Reading:
+        """What changed after a sequence number, each key once."""
+        changed: list[Entry] = []
+        created = []
+        if after != self.sequence:
+            for key, sequence in reversed(self._log.items()):
+                if sequence <= after:
+                    break
+                entry = self.entries.get(key)
+                if not self.existed(key, after):
+                    created.append(key)
+                changed.append(entry or deleted(key))
+            changed.reverse()
+        return Reading(changed, self.position, False, created=frozenset(created))
+
+    def existed(self, key: str, at: int) -> bool:
+        """Whether `key` held a value at a sequence number; True where that was forgotten."""
+        lives = self._lives.get(key, ())
+        before = bisect_right(lives, at)
+        return bool(before % 2) or (before == 0 and len(lives) >= LIVES)
 
     def apply(self, write: Write) -> Entry:
         key, value = write.key, write.value
         current = self.entries.get(key)
         if value is None:
-            if current is not None:
-                del self.entries[key]
-                self._tombstones[key] = self._touch(key)
-                self._forget()
-            return deleted(key, write.updated_at or datetime.now(UTC))
-        if current is not None and current[1] == value and current[2] == write.value_type:
-            return current
+            return self._delete(write, current)
         if current is None:
             self._tombstones.pop(key, None)
+            self._lives.setdefault(key, []).append(self.sequence + 1)
+        elif current[1] == value and current[2] == write.value_type:
+            return current
         self._touch(key)
         entry = Entry(
-            key,
-            value,
-            write.value_type,
-            write.updated_at or datetime.now(UTC),
-            self.position,
+            key, value, write.value_type, write.updated_at or datetime.now(UTC), self.position
         )
         self.entries[key] = entry
         return entry
 
+    def _delete(self, write: Write, current: Entry | None) -> Entry:
+        key = write.key
+        if current is not None:
+            del self.entries[key]
+            self._tombstones[key] = self._touch(key)
+            lives = self._lives[key]
+            lives.append(self.sequence)
+            # In pairs: the oldest that is left is a creation.
+            del lives[:-LIVES]
+            self._forget()
+        return deleted(key, write.updated_at or datetime.now(UTC))
+
     def _touch(self, key: str) -> int:
-        self.sequence += 1
+        self.sequence = sequence = self.sequence + 1
         # The revision too: with the epoch, no two tables ever give the same one.
-        self.position = f"{self.epoch}:{self.sequence}"
+        self.position = f"{self.epoch}:{sequence}"
         self._log.pop(key, None)
-        self._log[key] = self.sequence
-        return self.sequence
+        self._log[key] = sequence
+        return sequence
 
     def _forget(self) -> None:
         if len(self._tombstones) > TOMBSTONES:
             key, self._forgotten = self._tombstones.popitem(last=False)
-            del self._log[key]
+            del self._log[key], self._lives[key]
 
 
 _tables: WeakValueDictionary[str, _Table] = WeakValueDictionary()

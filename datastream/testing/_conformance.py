@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -25,7 +26,15 @@ from datastream.source import Feature, Reading
 from datastream.status import State, Status
 from datastream.store import Store
 from datastream.testing._contract import SourceContract
-from datastream.testing._tools import TIMEOUT, Harness, Recorder, Spy, eventually, together
+from datastream.testing._tools import (
+    TIMEOUT,
+    Harness,
+    Recorder,
+    Spy,
+    eventually,
+    open_handles,
+    together,
+)
 
 ODD_KEYS = (
     "a key with spaces",
@@ -258,7 +267,7 @@ class Conformance(SourceContract):
         recorder.wait_state({"a": b"1", "b": b"2"})
         statuses, changed = _follow_status(store)
         spy.failure = SourceUnavailable("pulled the plug")
-        store.poke()
+        store.refresh()
         _await_state(statuses, changed, State.STALE)
         with pytest.raises(SourceUnavailable, match="plug"):
             store.snapshot()
@@ -267,7 +276,7 @@ class Conformance(SourceContract):
         assert recorder.state == {"a": b"1", "b": b"2"}
         assert not late.batches
         spy.failure = None
-        store.poke()
+        store.refresh()
         recorder.wait_state({"a": b"3", "b": b"2"})
         late.wait_state({"a": b"3"})
         _await_state(statuses, changed, State.READY)
@@ -280,7 +289,7 @@ class Conformance(SourceContract):
         recorder.wait_state({"a": b"1", "b": b"2"})
         statuses, changed = _follow_status(store)
         spy.pretend = Reading((), "nothing:0", complete=True)
-        store.poke()
+        store.refresh()
         _await_state(statuses, changed, State.STALE)
         _await_state(statuses, changed, State.READY)
         elsewhere.put("a", 3)
@@ -382,6 +391,26 @@ class Conformance(SourceContract):
             store.snapshot()
         store.close()
 
+    def test_14_nothing_leaks(self, harness: Harness, elsewhere: Store) -> None:
+        """Threads, sockets and files of a store that is closed are gone."""
+
+        def live() -> None:
+            with Store(harness.source(), name="short-lived") as store:
+                recorder = Recorder(store)
+                elsewhere.put("a", "b")
+                recorder.wait_state({"a": b"b"})
+                elsewhere.delete("a")
+                recorder.wait_state({})
+                assert store.get("a") is None
+
+        live()
+        gc.collect()
+        before = open_handles()
+        for _ in range(8):
+            live()
+        # What is kept for a while, such as an idle connection, may differ by a few.
+        eventually(lambda: gc.collect() >= 0 and open_handles() < before + 8, "all was freed")
+
     def test_15_shared(self, store: Store, spy: Spy, elsewhere: Store) -> None:
         one = Recorder(store)
         one.wait_ready()
@@ -393,6 +422,85 @@ class Conformance(SourceContract):
         for recorder in [one, *many]:
             recorder.wait_state({"a": b"1"})
         assert spy.reads - before < 10, "each subscriber costs a read of its own"
+
+    def test_16_responsive(self, store: Store, spy: Spy, elsewhere: Store) -> None:
+        """While a poll hangs, all else goes on, and `close` returns."""
+        if not spy.thread_safe:
+            pytest.skip("this source declares that it takes one call at a time")
+        elsewhere.put("a", "one")
+        watched = Recorder(store, "a")
+        watched.wait_ready()
+        spy.hanging = threading.Event()
+        try:
+            store.refresh()
+            assert spy.hung.wait(TIMEOUT)
+            assert store["a"] == "one"
+            assert set(store.snapshot()) == {"a"}
+            assert list(store) == ["a"]
+            if Feature.WRITE in store.features:
+                store.put("b", "two")
+                assert store["b"] == "two"
+            watched.dispose()
+        finally:
+            hanging, spy.hanging = spy.hanging, None
+        # The poll still hangs: newcomers do not wait for it, nor does the end.
+        late = Recorder(store, "a")
+        late.wait_state({"a": b"one"})
+        store.close()
+        late.wait(lambda r: r.completed)
+        hanging.set()
+
+    def test_17_said(
+        self, store: Store, spy: Spy, elsewhere: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Trouble and its end are in the log and in the status, with the reason."""
+        caplog.set_level(logging.INFO, "datastream")
+        assert store.status.current.state == "CONNECTING"
+        elsewhere.put("a", "one")
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"one"})
+        assert store.status.current.state == "READY"
+        statuses, changed = _follow_status(store)
+        spy.failure = SourceUnavailable("pulled\x1b[31m the plug")
+        store.refresh()
+        _await_state(statuses, changed, State.STALE)
+        assert "plug" in str(store.status.current.error)
+        spy.failure = None
+        assert store.snapshot()
+        _await_state(statuses, changed, State.READY)
+        lines = [
+            (r.levelname, r.getMessage()) for r in caplog.records if "under test" in r.msg % r.args
+        ]
+        assert any(level == "WARNING" and "plug" in line for level, line in lines), lines
+        assert any(level == "INFO" and "READY" in line for level, line in lines), lines
+        assert not any("\x1b" in line for _, line in lines)
+
+    def test_a_mapping(self, store: Store, writers: list[Store]) -> None:
+        """What a dict does, as far as a store does it."""
+        writers[-1].put_many({"a": "one", "b/c": "two"})
+        assert dict(store) == dict(store.items()) == store.copy() == {"a": "one", "b/c": "two"}
+        assert sorted(store.values()) == ["one", "two"]
+        assert sorted(store.keys()) == sorted(store) == ["a", "b/c"]
+        assert store | {"d": 3} == {"a": "one", "b/c": "two", "d": 3}
+        assert ("a" in store, "z" in store, "a/" in store, "" in store) == (
+            True,
+            False,
+            False,
+            False,
+        )
+        assert store.get("z", "none") == "none"
+        assert store
+        if Feature.WRITE in store.features:
+            assert store.setdefault("a", "nine") == "one"
+            assert store.setdefault("new", "nine") == "nine"
+            assert store.pop("new") == "nine"
+            assert store.pop("new", None) is None
+            with pytest.raises(KeyNotFound):
+                store.pop("new")
+            store.clear()
+            assert len(store) == 0
+            with pytest.raises(KeyNotFound):
+                store.popitem()
 
     @pytest.mark.parametrize("key", ODD_KEYS, ids=lambda key: ascii(key)[:20])
     def test_odd_keys(self, store: Store, writers: list[Store], key: str) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from reactivex.abc import DisposableBase
 
 from datastream.entry import Batch, Capability, Entry, Operation
-from datastream.selection import Selects
-from datastream.source import Reading, Source, Write
+from datastream.selection import Selection, Selects
+from datastream.source import Health, Reading, Source, Write, Written
 from datastream.store import Store
 
 TIMEOUT = 20.0
@@ -122,8 +123,8 @@ class Spy(Source):
         self._source = source
         self.features = source.features
         self.instant = source.instant
-        self.lags = source.lags
-        self.keeps_copy = source.keeps_copy
+        self.thread_safe = source.thread_safe
+        self.eventually_consistent = source.eventually_consistent
         self.reads = 0
         self.waiting = threading.Event()
         """Set while a `wait` runs."""
@@ -133,6 +134,10 @@ class Spy(Source):
         """What `read` raises, if anything."""
         self.pretend: Reading | None = None
         """What the next `read` answers instead, if anything."""
+        self.hanging: threading.Event | None = None
+        """What polls wait for before they read, if anything."""
+        self.hung = threading.Event()
+        """Set once a poll waits for `hanging`."""
 
     def capabilities(self) -> Sequence[Capability]:
         return self._source.capabilities()
@@ -141,6 +146,9 @@ class Spy(Source):
         self.reads += 1
         if self.failure is not None:
             raise self.failure
+        if self.hanging is not None and not isinstance(selection, Selection):
+            self.hung.set()
+            self.hanging.wait(TIMEOUT)
         pretended, self.pretend = self.pretend, None
         return pretended or self._source.read(selection, since)
 
@@ -154,14 +162,20 @@ class Spy(Source):
     def wake(self) -> None:
         self._source.wake()
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         return self._source.write(writes)
 
-    def read_written(self, entries: Sequence[Entry]) -> Reading | None:
-        return self._source.read_written(entries)
+    def get(self, key: str) -> Entry | None:
+        if self.failure is not None:
+            raise self.failure
+        return self._source.get(key)
 
-    def settle(self, entries: Sequence[Entry]) -> None:
-        self._source.settle(entries)
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        return self._source.translate(error, key)
+
+    @property
+    def health(self) -> Health:  # type: ignore[override]
+        return self._source.health
 
     def release(self) -> None:
         self._source.release()
@@ -193,6 +207,15 @@ def together(*actions: Callable[[], object]) -> list[object]:
         thread.join(TIMEOUT)
         assert not thread.is_alive(), "a call never returned"
     return results
+
+
+def open_handles() -> int:
+    """Threads and file descriptors of this process; descriptors count where they can be listed."""
+    try:
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        descriptors = 0
+    return threading.active_count() + descriptors
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:

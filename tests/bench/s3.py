@@ -56,7 +56,7 @@ def _requests(effort: Effort) -> Iterator[Figure]:
 def _look(store: Store, spy: Spy, proxy: Proxy, what: str, lists: int, gets: int) -> Figure:
     proxy.forget()
     reads = spy.reads
-    store.poke()
+    store.refresh()
     _at_rest(spy, reads + 1)
     counts = dict(proxy.counts)
     total = sum(counts.values())

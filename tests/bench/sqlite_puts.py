@@ -1,4 +1,4 @@
-"""`put` and `put_many` on ``sqlite:``, beside plain `sqlite3` storing the same rows."""
+"""Reading and writing on ``sqlite:``, beside plain `sqlite3` and the same rows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import datastream
 from tests.bench.figures import Effort, Figure, take_turns
 
 PUTS = 3_000
+GETS = 5_000
 MANY = 10_000
 KEYS = 100
 """Different keys among the rows that are put one by one."""
@@ -43,6 +44,19 @@ def put_sqlite(effort: Effort) -> Iterator[Figure]:
     """One commit a row."""
     rows = [_row(f"key/{n % KEYS}", n) for n in range(effort.of(PUTS))]
     yield _compare(effort, rows, _store_puts, _plain_upserts, "put on sqlite:", 0.35)
+
+
+def put_watched_sqlite(effort: Effort) -> Iterator[Figure]:
+    """One commit a row, while another key is watched."""
+    rows = [_row(f"key/{n % KEYS}", n) for n in range(effort.of(PUTS))]
+    name = "put on sqlite:, another key is watched"
+    yield _compare(effort, rows, _watched_puts, _plain_upserts, name, 0.2)
+
+
+def get_sqlite(effort: Effort) -> Iterator[Figure]:
+    """One row at a time, all of them there."""
+    rows = [_row(f"key/{n}", n) for n in range(KEYS)] * (effort.of(GETS) // KEYS)
+    yield _compare(effort, rows, _store_gets, _plain_selects, "store[key] on sqlite:", 0.4)
 
 
 def put_many_sqlite(effort: Effort) -> Iterator[Figure]:
@@ -77,6 +91,25 @@ def _store_puts(path: Path, rows: Sequence[Row]) -> float:
         return len(rows) / (time.perf_counter() - start)
 
 
+def _watched_puts(path: Path, rows: Sequence[Row]) -> float:
+    with datastream.open(f"sqlite:{path}") as store:
+        store.put("another", 1)
+        store.watch("another").subscribe(lambda entry: None)
+        start = time.perf_counter()
+        for key, value, _, _ in rows:
+            store.put(key, value)
+        return len(rows) / (time.perf_counter() - start)
+
+
+def _store_gets(path: Path, rows: Sequence[Row]) -> float:
+    with datastream.open(f"sqlite:{path}") as store:
+        store.put_many({key: value for key, value, _, _ in rows})
+        start = time.perf_counter()
+        for key, _, _, _ in rows:
+            store[key]
+        return len(rows) / (time.perf_counter() - start)
+
+
 def _store_put_many(path: Path, rows: Sequence[Row]) -> float:
     values = {key: value for key, value, _, _ in rows}
     with datastream.open(f"sqlite:{path}") as store:
@@ -91,6 +124,19 @@ def _plain_upserts(path: Path, rows: Sequence[Row]) -> float:
     start = time.perf_counter()
     for row in rows:
         connection.execute(UPSERT, row)
+    took = time.perf_counter() - start
+    connection.close()
+    return len(rows) / took
+
+
+def _plain_selects(path: Path, rows: Sequence[Row]) -> float:
+    connection = connect(path)
+    connection.execute(CREATE)
+    connection.executemany(UPSERT, rows)
+    select = "SELECT key, value, value_type, updated_at FROM data WHERE key = ?"
+    start = time.perf_counter()
+    for key, _, _, _ in rows:
+        connection.execute(select, (key,)).fetchone()
     took = time.perf_counter() - start
     connection.close()
     return len(rows) / took

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import sqlite3
 import threading
@@ -381,7 +382,7 @@ def test_a_callback_that_raises_is_disposed_and_harms_nobody(caplog):
         for follower in (first, last):
             follower.wait_state({"k": b"9", "other": b"9"})
         assert caplog.text.count("ValueError: a subscriber's own bug") == 2
-        assert len(store._hub._routes._routes) == 1
+        assert len(store._core._publisher.routes._routes) == 1
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
@@ -397,7 +398,9 @@ def test_a_callback_that_calls_exit_is_disposed_and_harms_nobody(error):
         for number in range(10):
             store["k"] = number
         follower.wait_key("k", b"9")
-        eventually(lambda: len(store._hub._routes._routes) == 1, "the subscriber is disposed", 3)
+        eventually(
+            lambda: len(store._core._publisher.routes._routes) == 1, "the subscriber is disposed", 3
+        )
         assert store.flush(TIMEOUT)
 
 
@@ -505,7 +508,7 @@ def test_a_callback_may_dispose_its_own_subscription_and_others():
         store["k"] = 2
         assert store.flush(TIMEOUT)
         assert seen == [0, 1]
-        eventually(lambda: not store._hub._routes, "nobody is subscribed")
+        eventually(lambda: not store._core._publisher.routes, "nobody is subscribed")
 
 
 def test_a_callback_may_subscribe_and_dispose_during_its_own_subscription():
@@ -516,7 +519,7 @@ def test_a_callback_may_subscribe_and_dispose_during_its_own_subscription():
             lambda _: store.watch("k").pipe(ops.take(1)).subscribe(inner.append)
         )
         assert [entry.decode() for entry in inner] == [0]
-        eventually(lambda: not store._hub._routes, "nobody is subscribed")
+        eventually(lambda: not store._core._publisher.routes, "nobody is subscribed")
 
 
 @pytest.mark.parametrize("when", ["initial", "live"])
@@ -649,14 +652,20 @@ def test_a_storm_of_subscriptions_leaves_nothing_behind(tmp_path, kind, count):
         stop.set()
         writing.join(TIMEOUT)
         assert broken == []
-        hub = store._hub
-        eventually(lambda: not hub._routes and not hub._leaving, "nobody is subscribed")
-        eventually(lambda: not hub._known and hub._position is None, "nothing is remembered")
-        for index in (hub._routes._by_key, hub._routes._by_prefix, hub._routes._by_pattern):
-            assert not index
-        eventually(lambda: not hub._thread.is_alive(), "the hub's thread is gone")
+        publisher = store._core._publisher
+        eventually(lambda: not publisher.routes, "nobody is subscribed")
+        eventually(
+            lambda: not publisher._known and publisher.position is None, "nothing is remembered"
+        )
+        assert not publisher.routes._by_key
+        assert not publisher.routes._by_prefix
+        eventually(lambda: not _is_polling(store), "the poller's thread is gone")
         if kind == "grpc":
-            eventually(lambda: not served._hub._routes, "the server's stream is gone", 5)
+            eventually(lambda: not served._core._publisher.routes, "the server's stream is gone", 5)
+
+
+def _is_polling(store):
+    return store._core._poller._thread is not None
 
 
 class Slow(MemorySource):
@@ -694,7 +703,7 @@ def test_disposing_the_last_subscription_during_a_snapshot_ends_the_reading():
         subscription.dispose()
         source.gate.set()
         reader.join(TIMEOUT)
-        eventually(lambda: not store._hub._thread.is_alive(), "the hub's thread ends", 5)
+        eventually(lambda: not _is_polling(store), "the poller's thread ends", 5)
 
 
 def test_disposing_the_last_subscription_while_the_backend_is_away_ends_the_retries():
@@ -703,15 +712,15 @@ def test_disposing_the_last_subscription_while_the_backend_is_away_ends_the_retr
         subscription = store.watch().subscribe(lambda entry: None)
         statuses = Statuses(store)
         source.away = True
-        store.poke()
+        store.refresh()
         statuses.wait(datastream.State.STALE)
         source.gate.clear()
         source.reading.clear()
-        store.poke()
+        store.refresh()
         assert source.reading.wait(TIMEOUT)
         subscription.dispose()
         source.gate.set()
-        eventually(lambda: not store._hub._thread.is_alive(), "the hub's thread ends", 5)
+        eventually(lambda: not _is_polling(store), "the poller's thread ends", 5)
 
 
 def test_disposing_the_last_remote_subscription_ends_the_stream():
@@ -723,24 +732,35 @@ def test_disposing_the_last_remote_subscription_ends_the_stream():
         follower = Follower(remote)
         store["k"] = 1
         follower.wait_key("k", b"1")
-        assert store._hub._routes
+        assert store._core._publisher.routes
         follower.dispose()
-        eventually(lambda: not store._hub._routes, "the server's watch is released", 5)
+        eventually(lambda: not store._core._publisher.routes, "the server's watch is released", 5)
         again = Follower(remote)
         store["k"] = 2
         again.wait_key("k", b"2")
 
 
-def test_a_store_that_is_dropped_unclosed_ends_its_threads(tmp_path):
+def test_a_store_that_is_dropped_unclosed_ends_its_threads_with_its_last_subscription(tmp_path):
     """The conftest waits for the threads; here for the file."""
     path = tmp_path / "store.db"
-    store = datastream.open(f"sqlite:{path}")
-    store.watch().subscribe(lambda entry: None)
+    store, arrived = datastream.open(f"sqlite:{path}"), threading.Semaphore(0)
+    subscription = store.watch().subscribe(lambda entry: arrived.release())
     store["k"] = 1
+    assert arrived.acquire(timeout=TIMEOUT)
     del store
+    gc.collect()
+    with datastream.open(f"sqlite:{path}") as other:
+        # The subscription keeps it open.
+        other["k"] = 2
+        assert arrived.acquire(timeout=TIMEOUT)
+    subscription.dispose()
+    del subscription
     process = psutil.Process()
     eventually(
-        lambda: not [f for f in process.open_files() if f.path.startswith(str(tmp_path))],
+        lambda: (
+            gc.collect() is None
+            or not [f for f in process.open_files() if f.path.startswith(str(tmp_path))]
+        ),
         "the file is closed",
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -16,9 +18,11 @@ from typing import IO
 
 import pytest
 from click.testing import CliRunner, Result
+from dulwich.repo import Repo
 
 import datastream
 from datastream.cli import main
+from datastream.cli._words import in_our_words
 
 TIMEOUT = 20.0
 FIELDS = ["key", "value", "value_type", "updated_at", "revision", "operation"]
@@ -365,6 +369,105 @@ def test_a_reader_that_leaves_ends_ls_quietly(url: str, start: Start) -> None:
     listing.out.close()
     assert listing.exit_code() == 0
     assert listing.rest_of_errors() == []
+
+
+@pytest.mark.parametrize("name", ["watch", "watch --since"])
+def test_ctrl_c_ends_a_watch_whose_reader_has_stopped_reading(
+    name: str, tmp_path: Path, start: Start
+) -> None:
+    """The pipe is full after some thousand lines: the next `write` waits for ever."""
+    if name == "watch":
+        url, since = f"sqlite:{tmp_path}/big.db", []
+        with datastream.open(url) as store:
+            store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
+    else:
+        url, since = f"git:{tmp_path}", ["--since", "HEAD~1"]
+        Repo.init(tmp_path).close()
+        with datastream.open(url, author="Ann", email="ann@example.org") as store:
+            store["first"] = 1
+            store.put_many({f"key/{number}": "x" * 500 for number in range(1_000)})
+    watch = start("watch", url, *since, read=False)
+    first = watch.out.readline()
+    assert first.startswith(b"PUT\tkey/"), (first, watch.rest_of_errors())
+    begun = time.monotonic()
+    assert watch.signal(signal.SIGINT) == 130
+    assert time.monotonic() - begun < 5
+    assert watch.rest_of_errors() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_ctrl_c_ends_a_watch_that_prints_to_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    with datastream.open(f"sqlite:{tmp_path}/big.db") as store:
+        store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "datastream.cli", "watch", f"sqlite:{tmp_path}/big.db"]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        shown = os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):
+            # EIO is how Linux says that the last program left the terminal.
+            while more := os.read(ours, 65536):
+                shown += more
+        assert process.wait(TIMEOUT) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert shown.count(b"PUT") < 10_000
+
+
+# What goes wrong, in words of the command line.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["get", "URL", "missing"], "datastream ls URL lists its keys"),
+        (["watch", "URL", "fx/*"], "did you mean --match 'fx/*'?"),
+        (["watch", "URL", "--match", "fx/{A,B}"], "--match"),
+        (["watch", "URL", "--since", "v1.0"], "history=true in the URL"),
+        (["history", "URL", "key"], "history=true in the URL"),
+        (["put", "URL", "port", "eighty", "--type", "int"], "'eighty' for 'port' is no int"),
+        (["ls", "sqlite:nowhere.db"], "put a first value to make it"),
+        (["ls", "file:nowhere"], "create=true in the URL"),
+    ],
+)
+def test_advice_is_for_the_command_line(url: str, arguments: list[str], words: str) -> None:
+    run("put", url, "key", "1")
+    result = run(*(url if argument == "URL" else argument for argument in arguments))
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+    for python in ("=True", "=False", "match=", "store)", "()", "value_type", "entry.value"):
+        assert python not in result.stderr
+
+
+def test_what_is_quoted_stays_as_it_is() -> None:
+    assert in_our_words("'hidden=True' is hidden (hidden=True takes it)") == (
+        "'hidden=True' is hidden (hidden=true in the URL takes it)"
+    )
+
+
+def test_text_from_elsewhere_is_escaped_in_errors(url: str) -> None:
+    run("put", url, "key", "1")
+    result = run("get", url, "\x1b[31mred")
+    assert "\x1b" not in result.stderr
+    result = run("ls", "gopher\x1b[31m://hole")
+    assert "\x1b" not in result.stderr
+
+
+def test_a_key_that_was_meant_as_a_prefix_is_pointed_out(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    watch = start("watch", url, "fx")
+    line = watch.error_line()
+    assert line.startswith("datastream: ")
+    assert "'fx/'" in line
+    run("put", url, "fx", "1")
+    assert watch.line().startswith("PUT\tfx\t")
 
 
 # serve.

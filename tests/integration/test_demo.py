@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from datastream import Entry
-from datastream.cli._demo_view import Board, sparkline
+from datastream.cli._demo_view import RatesTable, sparkline
 from datastream.cli._rates import load_rates
 
 pytest.importorskip("datastream_grpc")
@@ -79,13 +79,13 @@ def test_the_rates_are_complete() -> None:
 
 
 def test_the_table_fits_a_small_terminal() -> None:
-    board = Board()
+    table = RatesTable()
     for date, rates in load_rates()[:2]:
         entries = [Entry(f"fx/{name}", b"%r" % rate, "float") for name, rate in rates.items()]
-        board.take(date, entries, 0.001)
+        table.take(date, entries, 0.001)
     console = Console(width=40, height=12)
     with console.capture() as capture:
-        console.print(board)
+        console.print(table)
     title, *rows, foot = capture.get().splitlines()[:-1]
     assert title == "1 euro on 2026-07-02"
     assert [row[:3] for row in rows] == ["CHF", "CNY", "GBP", "JPY", "USD"]

@@ -1,6 +1,8 @@
 """Filesystems that fsspec knows, with real ones: archives, a web server, memory."""
 
+import random
 import secrets
+import sys
 import tarfile
 import threading
 import zipfile
@@ -13,7 +15,17 @@ import pytest
 from fsspec.registry import known_implementations
 
 import datastream
-from datastream import DatastreamError, InvalidKey, ReadOnly, State, Unsupported
+from datastream import (
+    DatastreamError,
+    InvalidKey,
+    ReadOnly,
+    SourceUnavailable,
+    State,
+    Unsupported,
+)
+from datastream.selection import Selection
+from datastream.source import Write
+from datastream.sources.filesystem import FilesystemSource
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
 
@@ -205,6 +217,118 @@ def test_a_root_that_vanishes_deletes_nothing(memory_url):
         system.pipe_file(f"{place}/b", b"2")
         recorder.wait_state({"a": b"1", "b": b"2"})
         assert [entry.key for entry in recorder.live] == ["b"]
+
+
+def test_one_key_of_a_place_that_is_away_is_not_missing(memory_url):
+    system = fsspec.filesystem("memory")
+    with datastream.open(memory_url) as store:
+        store["a"] = 1
+        assert "b" not in store
+        assert store.entry("a").updated_at is not None
+        system.rm(memory_url.removeprefix("memory:/"), recursive=True)
+        for key in ("a", "b"):
+            with pytest.raises(SourceUnavailable, match="no such place"):
+                store.get(key)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_safe"),
+    [("memory://{}", True), ("zip:{}/a.zip", True), ("tar:{}/a.tar", False)],
+)
+def test_filesystems_of_one_connection_get_one_call_at_a_time(tmp_path, url, is_safe):
+    write_zip(tmp_path / "a.zip", {"a": "1"})
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(tmp_path / "a.zip", "a")
+    source = FilesystemSource(url.format(tmp_path), create=True)
+    assert source.thread_safe is is_safe
+    source.close()
+
+
+def together(*functions, seconds=2.0):
+    """Run each again and again in a thread of its own; fail with what one of them raised."""
+    problems, done = [], threading.Event()
+
+    def run(function):
+        try:
+            while not done.is_set():
+                function()
+        except Exception as error:
+            problems.append(error)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=run, args=(function,)) for function in functions]
+    try:
+        for thread in threads:
+            thread.start()
+        done.wait(seconds)
+        done.set()
+        for thread in threads:
+            thread.join(TIMEOUT)
+    finally:
+        sys.setswitchinterval(before)
+    assert not problems
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_an_archive_is_read_while_it_is_replaced(tmp_path):
+    """What is read stays open, and what is not read any more is closed."""
+    path = tmp_path / "a.zip"
+    write_zip(path, {f"k{n}": "first" for n in range(5)})
+    source = FilesystemSource(f"zip:{path}")
+    opened = []
+    real = source._open
+    source._open = lambda: opened.append(real()) or opened[-1]
+    everything = Selection()
+
+    def replace():
+        write_zip(path, {f"k{n}": secrets.token_hex(4) for n in range(5)})
+
+    def read_all():
+        with suppress(FileNotFoundError):
+            reading = source.read(everything, None)
+            assert len(reading.load(reading.entries)) == 5
+
+    def read_one():
+        assert source.get("k1").key == "k1"
+        assert source.get("none") is None
+
+    together(replace, read_all, read_all, read_one, read_one, read_one)
+    assert all(one.retired != (one is source._opened) for one in opened)
+    assert not any(one.users for one in opened)
+    assert all(one._system.zip.fp is None for one in opened if one.retired)
+    source.close()
+
+
+def test_many_threads_mix_everything(memory_url):
+    source = FilesystemSource(memory_url)
+    chance, everything, newest = random.Random(1), Selection(), {}
+
+    def write(me):
+        key = f"{me}/{chance.choice('abc')}"
+        value = newest.get(key, 0) + 1
+        source.write([Write(key, b"%d" % value)])
+        newest[key] = value
+        if chance.random() < 0.2:
+            key = f"{me}/gone/{value}"
+            source.write([Write(key, b"1")])
+            source.write([Write(key, None)])
+
+    def read_all():
+        least = dict(newest)
+        reading = source.read(everything, chance.choice([None, "elsewhere"]))
+        found = {e.key: int(e.value) for e in reading.load(reading.entries) if e.value}
+        assert all(found.get(key, 0) >= number for key, number in least.items())
+        source.capabilities()
+
+    def read_one():
+        for key, least in list(newest.items()):
+            assert int(source.get(key).value) >= least
+
+    together(
+        *(partial(write, me) for me in range(3)), read_all, read_all, read_one, read_one, seconds=3
+    )
+    source.close()
 
 
 @pytest.mark.parametrize("scheme", sorted(set(known_implementations) - {"memory"}))

@@ -8,6 +8,7 @@ import pytest
 import datastream
 from datastream import InvalidKey, Selection, SourceUnavailable, State
 from datastream.sources.git import GitSource
+from datastream.sources.git.objects import Objects
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from datastream.testing._tools import eventually
@@ -161,7 +162,7 @@ def test_a_deleted_branch_is_stale_and_no_delete(repository):
         assert recorder.live == []
         repository.commit({"a": "2", "b": "1"})
         repository.git("branch", "live")
-        store.poke()
+        store.refresh()
         recorder.wait_state({"a": b"2", "b": b"1"})
         _await_state(statuses, changed, State.READY)
 
@@ -237,7 +238,7 @@ def test_a_repository_that_vanishes_is_trouble(tmp_path):
         assert recorder.live == []
         shutil.move(away, repository.path)
         repository.commit({"a": "2"})
-        store.poke()
+        store.refresh()
         recorder.wait_state({"a": b"2"})
 
 
@@ -270,11 +271,12 @@ def test_what_a_snapshot_showed_still_ends_the_wait_of_watchers(repository):
     source.close()
 
 
-def test_files_that_nobody_watches_are_not_read(store, repository):
+def test_files_that_nobody_watches_are_not_read(store, repository, monkeypatch):
     blobs = []
-    objects = store._source._objects
-    original = objects.content
-    objects.content = lambda blob: blobs.append(blob) or original(blob)
+    original = Objects.content
+    monkeypatch.setattr(
+        Objects, "content", lambda self, blob: blobs.append(blob) or original(self, blob)
+    )
     recorder = watching(store, "a")
     repository.commit({f"many/{n}": str(n) for n in range(50)} | {"a": "2"})
     recorder.wait_state({"a": b"2"})
@@ -287,7 +289,7 @@ def test_where_nothing_tells_the_branch_is_looked_at(repository, monkeypatch, in
         raise OSError("no more watches")
 
     repository.commit({"a": "1"})
-    monkeypatch.setattr("datastream.sources.git.branch.FileNotice", fail)
+    monkeypatch.setattr("datastream.sources.git.branch.FileNotifications", fail)
     with datastream.open(f"git:{repository.path}", interval=interval) as store:
         recorder = watching(store)
         repository.commit({"a": "2"})
@@ -304,12 +306,12 @@ def test_a_repository_that_goes_away_and_comes_back(tmp_path, bare):
         states = []
         store.status.subscribe(lambda status: states.append(status.state))
         repository.path.rename(tmp_path / "away")
-        store.poke()
+        store.refresh()
         eventually(lambda: State.STALE in states, "STALE while it is away")
         with pytest.raises(SourceUnavailable, match="not there"):
             store.snapshot()
         (tmp_path / "away").rename(repository.path)
-        store.poke()
+        store.refresh()
         store.put("a", 3)
         recorder.wait_state({"a": b"3", "b/c": b"2"})
         assert [entry.key for entry in recorder.live] == ["a"]

@@ -156,7 +156,7 @@ def test_credentials_leave_no_trace(bare, server, url, tmp_path, caplog):
             store.status.subscribe(lambda status: statuses.append(repr(status)))
             recorder = Recorder(store)
             server.status = 401
-            store.poke()
+            store.refresh()
             recorder.wait_ready()
             with pytest.raises(Denied) as caught:
                 store["c"] = 1
@@ -252,14 +252,14 @@ def test_force_push_delete_and_recreate(url, bare):
         recorder.wait_state({"a": b"1"})
         statuses, changed = _follow_status(store)
         bare.git("update-ref", "-d", "refs/heads/main")
-        store.poke()
+        store.refresh()
         _await_state(statuses, changed, State.STALE)
         assert store["a"] == 1, "the last good state"
         with pytest.raises(SourceUnavailable):
             store["a"] = 3
         assert recorder.state == {"a": b"1"}
         bare.import_commit({"only": "here"})
-        store.poke()
+        store.refresh()
         recorder.wait_state({"only": b"here"})
         _await_state(statuses, changed, State.READY)
 
@@ -289,13 +289,13 @@ def test_while_the_remote_is_away_the_last_state_is_read(url, bare, server):
             store["a"] = 2
         for _ in range(3):
             asked = len(server.requests)
-            store.poke()
+            store.refresh()
             server.wait_for_requests(asked + 1)
         assert store.flush(TIMEOUT)
         assert not any(status.state is State.READY for status in statuses)
         bare.import_commit({"a": "meanwhile"})
         server.status = None
-        store.poke()
+        store.refresh()
         recorder.wait_state({"a": b"meanwhile"})
         _await_state(statuses, changed, State.READY)
         assert recorder.error is None
@@ -308,7 +308,7 @@ def test_a_slow_remote_holds_up_no_reader(url, bare, server):
         recorder.wait_ready()
         server.hold = threading.Event()
         asked = len(server.requests)
-        store.poke()
+        store.refresh()
         server.wait_for_requests(asked + 1)
         bare.import_commit({"a": "2"})
         assert store["a"] == 1, "read while the remote lets us wait"
@@ -324,13 +324,13 @@ def test_a_remote_that_never_answers_is_given_up(url, bare, server):
     server.hold.set()
 
 
-def test_poke_asks_the_remote_now(url, bare):
+def test_refresh_asks_the_remote_now(url, bare):
     bare.import_commit({"a": "1"})
     with opened(url, interval=3600) as store:
         recorder = Recorder(store)
         recorder.wait_ready()
         bare.import_commit({"a": "2"})
-        store.poke()
+        store.refresh()
         recorder.wait_state({"a": b"2"})
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import socket
 import threading
+import time
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -41,6 +42,7 @@ from datastream import (
     StoreClosed,
     Unsupported,
 )
+from datastream.selection import escape
 from datastream.source import Reading
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import (
@@ -110,8 +112,12 @@ def test_serve_returns_at_once_in_a_script_and_stop_leaves_no_thread():
             follower = Follower(remote)
             assert follower.state == {"k": b"1"}
             left = child.ask("stop").split()
-        # gRPC's own poller, which it ends at exit, is all that may be left.
-        assert {name for name in left if "poll_wrapper" not in name} <= {"MainThread", "Thread-1"}
+        # What a process has one of: gRPC's poller, and the thread that closes what was dropped.
+        assert {name for name in left if "poll_wrapper" not in name} <= {
+            "MainThread",
+            "Thread-1",
+            "datastream-reaper",
+        }
         assert child.wait() == 0
 
 
@@ -174,7 +180,7 @@ def test_stop_ends_streams_with_unavailable_and_frees_all(store):
         waiting.join(TIMEOUT)
         assert server.wait(0)
         server.stop()
-    assert not store._hub._routes
+    assert not store._core._publisher.routes
     # The store is the user's, and open.
     store["k"] = 1
     assert "datastream-grpc" not in {thread.name for thread in threading.enumerate()}
@@ -196,7 +202,7 @@ def test_stop_does_not_wait_for_clients_that_read_nothing(store):
             with pytest.raises(grpc.RpcError) as error:
                 list(stream)
             assert error.value.code() is grpc.StatusCode.UNAVAILABLE
-    assert not store._hub._routes
+    assert not store._core._publisher.routes
 
 
 def test_closing_the_served_store_ends_its_streams_with_unavailable(store, server, channel):
@@ -288,6 +294,51 @@ def test_health_is_red_when_nobody_watches_too(tmp_path, stack):
     changes.cancel()
 
 
+class Away(MemorySource):
+    """Its backend is away until a test says otherwise."""
+
+    instant = False
+
+    def __init__(self):
+        super().__init__()
+        self.is_away = True
+
+    def get(self, key):
+        if self.is_away:
+            raise SourceUnavailable("away")
+        return super().get(key)
+
+
+def test_a_server_finds_out_by_itself_whether_its_backend_answers(stack):
+    """With nobody watching, and no call from a balancer that goes by the health."""
+    source = Away()
+    store = stack.enter_context(Store(source))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    changes = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+    serving = health_pb2.HealthCheckResponse
+    assert next(changes).status == serving.NOT_SERVING
+    assert store.status.current.state is State.STALE
+    source.is_away = False
+    assert next(changes).status == serving.SERVING
+    changes.cancel()
+
+
+def test_a_backend_that_hangs_delays_serve_by_a_moment_only(stack):
+    gate = threading.Event()
+    source = Away()
+    source.get = lambda key: gate.wait(TIMEOUT) and None
+    store = stack.enter_context(Store(source))
+    stack.callback(gate.set)
+    begin = time.monotonic()
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    assert time.monotonic() - begin < 2
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    assert check.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    gate.set()
+
+
 def test_reflection_lists_the_service(channel):
     stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest
@@ -319,6 +370,33 @@ def test_every_call_is_logged_with_its_outcome(store, channel, caplog):
     assert re.fullmatch(r"PushUpdate ipv4:\S+ [\d.]+ ms INVALID_ARGUMENT", lines[1])
     assert re.fullmatch(r"Subscribe ipv4:\S+ [\d.]+ ms CANCELLED", lines[2])
     assert "secret-value" not in caplog.text
+
+
+def test_clients_that_leave_in_the_middle_cost_a_line_for_debugging_only(store, server, caplog):
+    store.put_many({f"k{number}": os.urandom(1_000_000) for number in range(10)})
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    with caplog.at_level(logging.INFO):
+        for _ in range(30):
+            with grpc.insecure_channel(server.address, options) as channel:
+                stream = subscribe(channel)
+                next(stream)
+                stream.cancel()
+        eventually(lambda: not store._core._publisher.routes, "all are released", 10)
+        eventually(lambda: caplog.text.count(" CANCELLED") == 30, "their lines", 5)
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("method", ["Sync", "PushUpdate", "Write", "ListCapabilities", "Subscribe"])
+def test_bytes_that_are_no_message_are_an_invalid_argument_and_no_traceback(
+    channel, caplog, method
+):
+    make = channel.unary_stream if method == "Subscribe" else channel.unary_unary
+    with pytest.raises(grpc.RpcError) as error:
+        list(make(f"/datastream.DataService/{method}")(b"\xff\xff", timeout=TIMEOUT))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "protobuf" not in error.value.details()
+    assert "Traceback" not in caplog.text
 
 
 # --- errors ---
@@ -419,7 +497,7 @@ def test_errors_about_long_keys_keep_their_class(remote, key):
 def raw_put(remote, key):
     from datastream.source import Write
 
-    remote._hub._source.write([Write(key, b"")])
+    remote._core.write([Write(key, b"")])
 
 
 # --- clients that go ---
@@ -430,10 +508,10 @@ def test_a_killed_client_is_released_promptly(store, server, number):
     with Child("client", server.address, "k") as child:
         store["k"] = 1
         assert child.line() == "k"
-        eventually(lambda: store._hub._routes, "its stream")
+        eventually(lambda: store._core._publisher.routes, "its stream")
         child.signal(number)
         child.wait()
-        eventually(lambda: not store._hub._routes, "its watch is released", 5)
+        eventually(lambda: not store._core._publisher.routes, "its watch is released", 5)
 
 
 def test_a_cancelled_stream_is_released_though_it_never_read(store, channel):
@@ -442,7 +520,7 @@ def test_a_cancelled_stream_is_released_though_it_never_read(store, channel):
         next(stream)
         store.put_many({f"k/{number}": os.urandom(50_000) for number in range(20)})
         stream.cancel()
-    eventually(lambda: not store._hub._routes, "all are released", 5)
+    eventually(lambda: not store._core._publisher.routes, "all are released", 5)
 
 
 def test_one_stuck_store_does_not_hold_up_another_server(stack):
@@ -572,21 +650,31 @@ KEYS = [
     "a//b",
     ".",
     "*",
+    "a*/b",
     "😀" * 100,
     "\u202e",
     "key:with?all&sorts=of#signs%00",
 ]
 
 
-def test_odd_keys_are_kept_apart(remote, store):
-    followers = [Follower(remote, key) for key in KEYS]
+def test_odd_keys_are_kept_apart(remote, store, channel):
+    # A "*" in a key is said by a pattern, to tell it from a pattern given as a key.
+    followers = [
+        Follower(remote, match=escape(key)) if "*" in key else Follower(remote, key) for key in KEYS
+    ]
+    named = [key for key in KEYS if "*" not in key]
     everything = Follower(remote)
     expected = {}
     for number, key in enumerate(KEYS):
         remote[key] = number
         expected[key] = b"%d" % number
     assert {key: entry.value for key, entry in store.snapshot().items()} == expected
-    assert {key: entry.value for key, entry in remote.snapshot(*KEYS).items()} == expected
+    found = remote.snapshot(*named, match=[escape(key) for key in KEYS if "*" in key])
+    assert {key: entry.value for key, entry in found.items()} == expected
+    assert {key: remote.entry(key).value for key in KEYS} == expected
+    # On the wire it is a character like any other.
+    answer = raw(channel, "Sync")(pb.DataRequest(keys=KEYS), timeout=TIMEOUT)
+    assert {key: data.value for key, data in answer.data.items()} == expected
     everything.wait_state(expected)
     for follower, key in zip(followers, KEYS, strict=True):
         follower.wait_state({key: expected[key]})

@@ -113,6 +113,8 @@ def cells(home: Path, tmp_path: Path) -> Iterator[Cells]:
         client.wait_for_ready(timeout=TIMEOUT)
         cells = Cells(client)
         cells.run("import asyncio, gc, threading, weakref, datastream")
+        # The one thread that is the process's, not a store's.
+        cells.run('REAPER = "datastream-reaper"')
         yield cells
     finally:
         client.stop_channels()
@@ -150,12 +152,17 @@ def test_a_notebook_is_committed_without_output(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-LOCAL = 'store = datastream.open("memory:"); store.watch().subscribe(print)'
+LOCAL = """
+    subscription.dispose()
+    store = datastream.open("memory:")
+    subscription = store.watch().subscribe(print)
+"""
 SERVED = """
+    subscription.dispose()
     store = datastream.open("memory:")
     server = datastream_grpc.serve(store, "127.0.0.1:0")
     remote = datastream.open(f"grpc://{server.address}")
-    remote.watch().subscribe(print)
+    subscription = remote.watch().subscribe(print)
 """
 
 
@@ -163,23 +170,29 @@ SERVED = """
 def test_a_cell_run_again_leaves_no_thread_and_no_subscription(cells: Cells, cell: str) -> None:
     cells.run("""
         import datastream_grpc
-        from datastream._watch.hub import Hub
-        remote, server = datastream.open("memory:"), None
+        from datastream._watch.core import Core
+        from reactivex.disposable import Disposable
+        remote, server, subscription = datastream.open("memory:"), None, Disposable()
         stores, threads = weakref.WeakSet(), set()
     """)
     for _ in range(20):
         cells.run(cell)
         cells.run("stores |= {store, remote}; threads |= {*threading.enumerate()}")
     cells.run("""
-        gc.collect()
+        for _ in range(100):
+            # Servers and stores that were dropped are stopped and closed in the background.
+            gc.collect()
+            if set(stores) == {store, remote}:
+                break
+            threading.Event().wait(0.1)
         assert set(stores) == {store, remote}, list(stores)
-        hubs = [it for it in gc.get_objects() if isinstance(it, Hub) and not it.closed]
-        assert len(hubs) == 2, hubs
+        cores = [it for it in gc.get_objects() if isinstance(it, Core) and not it.closed]
+        assert len(cores) == 2, cores
         remote.close()
         if server:
             server.stop()
         store.close()
-        ours = [thread for thread in threads if thread.name.startswith("datastream")]
+        ours = [t for t in threads if t.name.startswith("datastream") and t.name != REAPER]
         for thread in ours:
             thread.join(5)
         assert len(ours) >= 20
@@ -195,7 +208,27 @@ def test_a_displayed_store_lives_until_it_is_closed(cells: Cells) -> None:
         del store
         gc.collect()
         assert alive() is not None  # Out[] keeps it, but closed it costs nothing
-        assert not [t for t in threading.enumerate() if t.name.startswith("datastream")]
+        names = [t.name for t in threading.enumerate() if t.name.startswith("datastream")]
+        assert names in ([], [REAPER]), names
+    """)
+
+
+def test_a_subscription_keeps_its_store_open_until_it_is_disposed(cells: Cells) -> None:
+    first = cells.run("""
+        store = datastream.open("memory:shared")
+        alive = weakref.ref(store)
+        subscription = store.watch("a").map(lambda entry: entry.decode()).subscribe(print)
+    """)
+    cells.run('store = datastream.open("memory:shared"); gc.collect(); store["a"] = "still here"')
+    cells.wait_for(first, "still here\n")
+    cells.run("""
+        subscription.dispose()
+        for _ in range(100):
+            gc.collect()
+            if alive() is None:
+                break
+            threading.Event().wait(0.1)
+        assert alive() is None
     """)
 
 

@@ -9,7 +9,7 @@ import datastream
 from datastream import Operation, Unsupported
 from datastream.source import Feature
 from datastream.sources.postgres import PostgresSource
-from datastream.sources.postgres import history as _postgres_history
+from datastream.sources.postgres import history as _history
 
 TABLE = (
     "CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz)"
@@ -23,37 +23,37 @@ def db(postgres):
         yield connection
 
 
-def told(store, key):
+def past(store, key):
     return [
-        None if change.entry.operation is Operation.DELETE else change.entry.value
-        for change in store.history(key)
+        None if revision.entry.operation is Operation.DELETE else revision.entry.value
+        for revision in store.history(key)
     ]
 
 
 def test_every_change_newest_first(postgres, db, monkeypatch):
-    monkeypatch.setattr(_postgres_history, "CHUNK", 3)
+    monkeypatch.setattr(_history, "CHUNK", 3)
     with datastream.open(postgres, history=True) as store:
         entries = [store.put("k", number) for number in range(10)]
         store.put("k", 9)
         db.execute("UPDATE data SET value = value")
         store.put("other", 1)
-        changes = list(store.history("k"))
-        assert [change.entry for change in changes] == entries[::-1]
-        assert changes[0].author == db.info.user
+        revisions = list(store.history("k"))
+        assert [revision.entry for revision in revisions] == entries[::-1]
+        assert revisions[0].author == db.info.user
         del store["k"]
         db.execute("INSERT INTO data VALUES ('k', 'new', 'str')")
         db.execute("UPDATE data SET key = 'moved' WHERE key = 'k'")
-        assert told(store, "k")[:4] == [None, b"new", None, b"9"]
-        assert told(store, "moved") == [b"new"]
+        assert past(store, "k")[:4] == [None, b"new", None, b"9"]
+        assert past(store, "moved") == [b"new"]
         db.execute("TRUNCATE data")
-        assert told(store, "moved") == [None, b"new"]
-        assert told(store, "never") == []
+        assert past(store, "moved") == [None, b"new"]
+        assert past(store, "never") == []
 
 
 def test_what_was_there_before(postgres, db):
     db.execute("INSERT INTO data VALUES ('old', '1', 'int')")
     with datastream.open(postgres, history=True) as store:
-        assert told(store, "old") == [b"1"]
+        assert past(store, "old") == [b"1"]
 
 
 def test_only_where_it_was_installed(postgres, db):
@@ -63,7 +63,7 @@ def test_only_where_it_was_installed(postgres, db):
         store["k"] = 1
     with datastream.open(postgres) as store:
         assert Feature.HISTORY in store.features
-        assert told(store, "k") == [b"1"]
+        assert past(store, "k") == [b"1"]
     with datastream.open(postgres, mode="poll", history=True) as store:
         assert Feature.HISTORY not in store.features
 
@@ -79,6 +79,6 @@ def test_it_is_bounded(postgres, db, limit):
         ).fetchone()[0]
         db.execute(f"UPDATE {table} SET at = at - interval '2 days' WHERE id <= 15")
         source = PostgresSource(postgres)
-        source._session.prune()
+        source.prune()
         source.close()
-        assert told(store, "k") == [b"%d" % number for number in range(19, 14, -1)]
+        assert past(store, "k") == [b"%d" % number for number in range(19, 14, -1)]

@@ -92,7 +92,7 @@ def test_hostile_names(postgres, db, name):
         store.put("a", "2", expect=store.entry("a").revision)
         db.execute(sql.SQL("DELETE FROM {}").format(names[0]))
         follower.wait_state({})
-        assert [change.entry.value for change in store.history("a")] == [b"", b"2", b"1"]
+        assert [revision.entry.value for revision in store.history("a")] == [b"", b"2", b"1"]
     assert db.execute("SELECT count(*) FROM data").fetchone() == (0,)
     source = PostgresSource(postgres, mode="poll", **options)
     source.uninstall()

@@ -77,7 +77,7 @@ def test_a_server_that_is_stopped_and_started(server, how):
         execute(
             server.url, "DELETE FROM data WHERE key = 'a'", "INSERT INTO data VALUES ('c', '1')"
         )
-        store.poke()
+        store.refresh()
         recorder.wait_state({"b": b"1", "c": b"1"})
         statuses.wait(State.READY)
         assert {entry.key for entry in recorder.live} == {"a", "c"}
@@ -156,7 +156,7 @@ def test_a_server_that_comes_back_with_an_older_state(server, closing_store, mor
                        "SET value = excluded.value", (str(number),))  # fmt: skip
         db.execute("INSERT INTO data VALUES ('end', '1')")
         expected = {k: v.encode() for k, v in db.execute("SELECT key, value FROM data")}
-    store.poke()
+    store.refresh()
     recorder.wait_state(expected)
     resumed = Recorder(store, since=cursor)
     resumed.wait_ready()
@@ -171,14 +171,14 @@ def test_a_table_that_is_dropped_and_made_again(postgres, db, create):
         store.put_many({"a": "1", "b": "1"})
         follower.wait_state({"a": b"1", "b": b"1"})
         db.execute("DROP TABLE data")
-        store.poke()
+        store.refresh()
         assert "no such table" in str(statuses.wait(State.STALE).error)
         with pytest.raises(SourceUnavailable, match="no such table"):
             store["a"] = "2"
         assert follower.state == {"a": b"1", "b": b"1"}
         db.execute(TABLE)
         db.execute("INSERT INTO data VALUES ('b', '1'), ('c', '1')")
-        store.poke()
+        store.refresh()
         follower.wait_state({"b": b"1", "c": b"1"})
         statuses.wait(State.READY)
         db.execute("INSERT INTO data VALUES ('d', '1')")
@@ -218,7 +218,7 @@ def test_passwords(server, tmp_path, monkeypatch):
     assert isinstance(error, Denied)
     assert "hunter2" not in str(error)
     execute(server.url, f"ALTER ROLE app PASSWORD '{SECRET}'", "INSERT INTO data VALUES ('a', '1')")
-    store.poke()
+    store.refresh()
     follower.wait_state({"a": b"1"})
     statuses.wait(State.READY)
     store.close()

@@ -307,13 +307,13 @@ def test_a_client_that_is_gone_is_released_at_once(client, store):
     streams = [Stream(client.subscribe()) for _ in range(10)]
     for stream in streams:
         stream.next()
-    (route,) = store._hub._routes.all()
-    assert len(route.sinks) == 10
+    (route,) = store._core._publisher.routes.all()
+    assert len(route.subscriptions) == 10
     for stream in streams[:9]:
         stream.call.cancel()
-    eventually(lambda: len(route.sinks) == 1, "nine are released", 5)
+    eventually(lambda: len(route.subscriptions) == 1, "nine are released", 5)
     client.channel.close()
-    eventually(lambda: not store._hub._routes, "the last is released", 5)
+    eventually(lambda: not store._core._publisher.routes, "the last is released", 5)
 
 
 def test_the_value_type_is_as_stored(client, store):

@@ -65,7 +65,7 @@ class RemoteMachine(GitMachine):
         # As a web hook would.
         for store in (self.store, self.elsewhere):
             recorder = Recorder(store, key)
-            store.poke()
+            store.refresh()
             recorder.wait_state({} if value is None else {key: value})
             recorder.dispose()
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that is cut or goes silent when a test wants it."""
+"""A TCP proxy that is cut, goes silent or becomes a black hole when a test wants it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ class Proxy:
         self._woken, self._waker = socket.socketpair()
         self._swallow = b""
         self._swallowing: tuple[socket.socket, socket.socket] | None = None
+        self.is_hole = False
+        """Whatever is sent vanishes, and no end is told that a connection is gone."""
         self._open = True
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -75,7 +77,8 @@ class Proxy:
             elif pair is self._swallowing and end is pair[1]:
                 data = b""
             if data:
-                other.sendall(data)
+                if not self.is_hole:
+                    other.sendall(data)
                 return
         except OSError:
             pass

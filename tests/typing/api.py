@@ -7,7 +7,19 @@ import datastream_grpc
 from reactivex import Observable
 
 import datastream
-from datastream import Batch, Capability, Entry, Operation, State, Status, Store
+from datastream import (
+    Batch,
+    Capability,
+    Change,
+    Entry,
+    Feature,
+    Operation,
+    Revision,
+    State,
+    Status,
+    Store,
+    Write,
+)
 
 store = datastream.open("sqlite:settings.db", table="settings", create=True)
 assert_type(store, Store)
@@ -23,6 +35,13 @@ assert_type(store.snapshot_batch(), Batch)
 assert_type(store.put_many({"a": 1}, expect={"a": ""}), list[Entry])
 capabilities: Sequence[Capability] = store.capabilities()
 store.delete("limits", missing_ok=True)
+store.put("limits", 1, message="load test", author="Ann <ann@example.org>")
+assert_type(store.write(Write("a", b"1", "int"), Write("b", None)), Sequence[Entry])
+assert_type(Feature.MESSAGES in store.features, bool)
+assert_type(next(store.history("limits")), Revision)
+assert_type(store.copy(), dict[str, Any])
+assert_type(store | {"a": 1}, dict[str, Any])
+store.refresh()
 
 assert_type(store.watch("fx/", match="fx/**"), Observable[Entry])
 assert_type(store.replay("fx/", since="v1.0", speed=60.0), Observable[Batch])
@@ -31,11 +50,32 @@ assert_type(store.watch_batches(since="cursor"), Observable[Batch])
 since: Mapping[str, str] = {entry.key: entry.revision}
 store.watch_batches("limits", since=since).subscribe(lambda batch: print(batch.cursor))
 assert_type(store.watch().map(lambda found: found.key), Observable[str])
-assert_type(store.status, Observable[Status])
+changes: Observable[Change] = store.watch_values("fx/", as_=float, conflate="always", every=0.5)
+assert_type(store.watch_values("fx/", exclude="fx/old/**", initial=False), Observable[Change])
+status: Observable[Status] = store.status
+assert_type(store.status.current, Status)
+assert_type(store.status.current.degraded, str)
 store.status.filter(lambda status: status.state is State.STALE).subscribe(print)
 
 
+async def ask() -> None:
+    async with store as entered:
+        assert_type(entered, Store)
+        assert_type(await store.aentry("limits"), Entry)
+        assert_type(await store.aput("limits", 1, expect=""), Entry)
+        assert_type(await store.aput_many({"a": 1}), list[Entry])
+        assert_type(await store.asnapshot("fx/"), dict[str, Entry])
+        assert_type(await store.aget("limits", 0), Any)
+        assert_type(await store.aflush(1.0), bool)
+        assert_type(await store.aat("v1.0"), Store)
+        await store.adelete("limits", missing_ok=True)
+        async for revision in store.ahistory("limits"):
+            assert_type(revision, Revision)
+
+
 async def follow() -> None:
+    async for change in store.awatch_values("fx/", as_=float):
+        assert_type(change, Change)
     async for found in store.awatch("fx/"):
         assert_type(found, Entry)
     async with store.awatch_batches(since="cursor") as batches:

@@ -2,10 +2,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datastream import Entry, Operation
-from datastream._watch.diff import difference, fold, is_news, learn
+from datastream._watch.diff import difference, is_news
 from datastream.entry import deleted
 
 revisions = st.dictionaries(st.sampled_from("abcde"), st.sampled_from("123"))
+
+
+def learn(known, changes):
+    for entry in changes:
+        if entry.operation is Operation.DELETE:
+            known.pop(entry.key)
+        else:
+            known[entry.key] = entry.revision
 
 
 def entries(state):
@@ -26,15 +34,6 @@ def test_learning_the_difference_leads_to_the_state(known, state):
 def test_what_is_known_is_no_news(known):
     assert not any(is_news(known, entry) for entry in entries(known))
     assert not is_news(known, deleted("never seen"))
-
-
-@given(revisions, revisions, revisions)
-def test_folding_is_learning_one_after_the_other(known, first, second):
-    changes = difference(known, entries(first))
-    later = difference(first, entries(second))
-    learned = dict(known)
-    learn(learned, fold(changes, later))
-    assert learned == second
 
 
 def test_deletes_come_first_and_carry_no_revision():

@@ -13,7 +13,7 @@ from datastream import Capability, Entry, SourceUnavailable, Store
 from datastream.entry import deleted
 from datastream.notebook._html import CARD_CHARS, CELL_CHARS, ROWS, entry_card, store_table
 from datastream.selection import Selects
-from datastream.source import Reading
+from datastream.source import Health, Reading
 from datastream.sources.memory import MemorySource
 
 ATTACK = "<script>alert('&\"')</script>"
@@ -223,9 +223,10 @@ def test_an_unavailable_store_shows_the_error(
     assert len(html) < 2 * CARD_CHARS
 
 
-def test_a_stale_store_shows_its_entries_and_the_error(store: Store) -> None:
+def test_a_stale_store_shows_its_entries_and_the_error(store: Store, spy: SpySource) -> None:
     store["a"] = 1
-    store._board.report(SourceUnavailable("the disk is gone; plug it in"))
+    # It answers from a copy.
+    spy.health = Health(SourceUnavailable("the disk is gone; plug it in"))
     page = Page(store_table(store))
     assert "STALE · 1 key" in page.text
     assert "the disk is gone; plug it in" in page.text
@@ -233,5 +234,5 @@ def test_a_stale_store_shows_its_entries_and_the_error(store: Store) -> None:
 
 def test_showing_a_store_leaves_no_subscription(store: Store) -> None:
     store_table(store)
-    assert not store._hub._routes.all()
-    assert store._board._lanes == ()
+    assert not store._core._publisher.routes
+    assert store._status._subscribers == ()

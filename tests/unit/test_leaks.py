@@ -7,14 +7,45 @@ import datastream
 from datastream.testing._tools import eventually
 
 
-def test_a_dropped_store_ends_the_timers_of_its_operators():
-    before = threading.active_count()
+def stores_threads():
+    """Threads, without the one of the process that closes what was dropped."""
+    return [thread for thread in threading.enumerate() if thread.name != "datastream-reaper"]
+
+
+def test_a_dropped_store_ends_its_threads():
+    before = len(stores_threads())
     for _ in range(3):
         store = datastream.open("memory:")
-        store.watch().sample(0.01).subscribe(lambda entry: None)
+        store.watch().subscribe(lambda entry: None).dispose()
     del store
     gc.collect()
-    eventually(lambda: threading.active_count() <= before, "all threads ended")
+    eventually(lambda: len(stores_threads()) <= before, "all threads ended")
+
+
+def test_a_disposed_subscription_lets_its_store_and_operators_go():
+    before = len(stores_threads())
+    for _ in range(3):
+        store = datastream.open("memory:")
+        subscription = store.watch().sample(0.01).subscribe(lambda entry: None)
+        subscription.dispose()
+    del store, subscription
+    gc.collect()
+    eventually(lambda: len(stores_threads()) <= before, "all threads ended")
+
+
+def test_a_subscription_keeps_its_store_open():
+    table = datastream.open("memory:kept-by-its-subscription")
+    seen = threading.Event()
+    subscription = (
+        datastream.open("memory:kept-by-its-subscription")
+        .watch("a")
+        .subscribe(lambda entry: seen.set())
+    )
+    gc.collect()
+    table["a"] = 1
+    assert seen.wait(10)
+    subscription.dispose()
+    table.close()
 
 
 def test_one_raising_on_completed_keeps_no_other_from_completing(caplog):

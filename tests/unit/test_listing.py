@@ -1,18 +1,16 @@
 """Readings made of listings, without any backend."""
 
+import sys
+import threading
+
 import pytest
 
 import datastream
 from datastream import DatastreamError, Entry, Selection, Store
 from datastream.entry import deleted
-from datastream.sources._common.listing import (
-    Coarse,
-    Exclusion,
-    Listed,
-    ListedSource,
-    common_scope,
-    fingerprint,
-)
+from datastream.sources._common import look as _look
+from datastream.sources._common.listing import Exclusion, ListedSource, fingerprint
+from datastream.sources._common.look import Coarse, Listed, common_scope
 from datastream.testing import Recorder
 
 
@@ -75,8 +73,9 @@ def test_a_new_signature_for_the_same_content_has_the_same_revision(shelf):
     first = shelf.read(ALL, None)
     shelf.read(ALL, first.position)
     shelf.files["a"] = (2, b"one")
-    second = shelf.read(ALL, first.position)
-    assert _revisions(first) == _revisions(second)
+    assert _revisions(shelf.read(ALL, "none")) == _revisions(first)
+    again = shelf.read(ALL, first.position)
+    assert (again.entries, again.complete) == ((), False)
 
 
 def test_what_has_no_signature_is_read_at_every_look(shelf):
@@ -88,16 +87,23 @@ def test_what_has_no_signature_is_read_at_every_look(shelf):
     assert shelf.read(ALL, position).position != position
 
 
-def test_a_coarse_signature_is_believed_at_the_second_look(shelf):
+def test_a_coarse_signature_is_believed_once_its_clock_has_gone_on(shelf, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(_look, "monotonic", lambda: now)
     same_second = Coarse((1,))
     shelf.files = {"a": (same_second, b"one")}
     position = shelf.read(ALL, None).position
-    shelf.files = {"a": (same_second, b"two")}
+    for content in (b"two", b"three", b"four"):
+        now += 0.6
+        shelf.files = {"a": (same_second, content)}
+        news = shelf.read(ALL, position)
+        assert [entry.value for entry in news.load(news.entries)] == [content]
+        position = news.position
+    now += 0.6
     position = shelf.read(ALL, position).position
-    shelf.read(ALL, position)
     count = len(shelf.gets)
-    shelf.read(ALL, position)
-    assert len(shelf.gets) == count == 3
+    assert shelf.read(ALL, position).position == position
+    assert len(shelf.gets) == count == 5
 
 
 def test_what_goes_while_it_is_read_is_not_there(shelf):
@@ -140,7 +146,7 @@ def test_what_came_and_went_is_forgotten_while_watching(shelf):
         position = shelf.read(ALL, position).position
         del shelf.files[f"k{number}"]
         position = shelf.read(ALL, position).position
-    assert shelf._seen.keys() == {"a", "fx/b"}
+    assert len(shelf._memory) == 2
 
 
 def test_the_type_of_a_content_is_told_anew_under_a_coarse_signature(shelf):
@@ -164,6 +170,129 @@ def test_resuming_by_a_cursor_reads_only_what_differs(shelf):
         recorder.dispose()
 
 
+def test_what_is_read_once_does_not_disturb_what_a_watch_knows(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    shelf.read(Selection.of("fx/"), None)
+    shelf.files["a"] = (2, b"three")
+    shelf.read(Selection.of("a"), None)
+    shelf.gets.clear()
+    news = shelf.read(ALL, position)
+    assert news.complete
+    assert shelf.gets == [["a"]]
+
+
+def test_a_reading_that_is_dropped_comes_again(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    shelf.files["a"] = (2, b"three")
+    dropped = shelf.read(ALL, position)
+    again = shelf.read(ALL, position)
+    assert (again.complete, again.position) == (True, dropped.position)
+    assert _revisions(again) == _revisions(dropped)
+    values = {entry.key: entry.value for entry in again.load(again.entries)}
+    assert values == {"a": b"three", "fx/b": b"two"}
+
+
+def test_after_an_own_write_everything_is_looked_at(shelf):
+    position = shelf.read(ALL, shelf.read(ALL, None).position).position
+    written = shelf._written([])
+    assert written.position != position
+    assert written.since is None
+    news = shelf.read(ALL, written.position)
+    assert (news.complete, news.position) == (True, position)
+
+
+def test_what_went_while_it_was_read_and_comes_back_is_news(shelf):
+    hidden = shelf.files["a"]
+    real = shelf._entry
+    shelf._entry = lambda key: deleted(key) if key == "a" else real(key)
+    without = shelf.read(ALL, None)
+    assert _revisions(without).keys() == {"fx/b"}
+    shelf._entry = real
+    shelf.files["a"] = hidden
+    news = shelf.read(ALL, without.position)
+    assert news.complete
+    assert _revisions(news).keys() == {"a", "fx/b"}
+
+
+class Slow(Shelf):
+    """Its listings last until they are let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.listing, self.go = threading.Event(), threading.Event()
+
+    def _list(self, scope):
+        found = list(super()._list(scope))
+        self.listing.set()
+        assert self.go.wait(20)
+        yield from found
+
+
+def test_nothing_waits_for_a_listing():
+    slow = Slow()
+    slow.files = {"a": (1, b"one")}
+    answers = []
+    poll = threading.Thread(target=lambda: answers.append(slow.read(ALL, "none")))
+    poll.start()
+    assert slow.listing.wait(20)
+    assert slow.get("a").value == b"one"
+    assert slow.get("b") is None
+    slow.files["a"] = (2, b"two")
+    written = slow._written([])
+    slow.release()
+    slow.wake()
+    slow.wait(20)
+    assert not answers
+    slow.go.set()
+    poll.join(20)
+    # It began before the write, so that the next look has to show it.
+    assert answers[0].position != written.position
+    assert _revisions(slow.read(ALL, written.position)) == {"a": fingerprint(b"two")}
+
+
+def test_overlapping_looks_of_every_kind_end_in_the_truth(shelf):
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    problems = []
+
+    def readers(selection):
+        position = None
+        try:
+            for _ in range(300):
+                reading = shelf.read(selection, position)
+                for entry in reading.load(reading.entries) if reading.load else ():
+                    assert entry.revision == fingerprint(entry.value) or not entry.revision
+                position = reading.position
+                shelf.get("a")
+        except Exception as error:
+            problems.append(error)
+
+    selections = [ALL, Selection.of("fx/"), Selection.of("a"), ALL]
+    threads = [threading.Thread(target=readers, args=(one,)) for one in selections]
+    try:
+        for thread in threads:
+            thread.start()
+        for number in range(500):
+            shelf.files = {**shelf.files, "a": (number, b"%d" % number)}
+            if number % 50 == 0:
+                shelf.release()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before)
+    assert not problems
+    end = shelf.read(ALL, "none")
+    assert _revisions(end) == {"a": fingerprint(b"499"), "fx/b": fingerprint(b"two")}
+
+
+def test_the_position_stays_when_a_signature_comes_to_be_believed(shelf):
+    shelf.files = {"a": (None, b"one"), "b": (Coarse((1,)), b"two")}
+    position = shelf.read(ALL, None).position
+    shelf.files = {"a": (7, b"one"), "b": (8, b"two")}
+    again = shelf.read(ALL, position)
+    assert (again.entries, again.position, again.complete) == ((), position, False)
+
+
 @pytest.mark.parametrize("interval", [0, -1])
 def test_an_interval_that_never_rests_is_refused(interval):
     with pytest.raises(DatastreamError, match="interval"):
@@ -173,8 +302,7 @@ def test_an_interval_that_never_rests_is_refused(interval):
 def test_nothing_is_remembered_after_release(shelf):
     shelf.read(ALL, shelf.read(ALL, None).position)
     shelf.release()
-    assert not shelf._seen
-    assert not shelf._sums
+    assert not len(shelf._memory)
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from time import perf_counter
 from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from datastream import Batch, DatastreamError, SourceUnavailable, Store, StoreClosed
+from datastream import Batch, DatastreamError, InvalidValue, SourceUnavailable, Store, StoreClosed
+from datastream.selection import escape
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import NAME, code_of
@@ -28,6 +30,10 @@ log = logging.getLogger("datastream.grpc")
 Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
 Handler = Callable[[Any, Context], Awaitable[Any]]
+
+
+class _ClientLeft(Exception):
+    """A message could not be sent, because the client is gone."""
 
 
 class Servicer:
@@ -56,7 +62,7 @@ class Servicer:
             {
                 name: make(
                     self._answering(name, handler),
-                    request_deserializer=request.FromString,
+                    request_deserializer=_lenient(request.FromString),
                     # Batches are serialised once, for all streams.
                     response_serializer=None if make is stream else _serialise,
                 )
@@ -68,7 +74,8 @@ class Servicer:
         return _convert.to_capabilities(await self._call(self._store.capabilities))
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
-        batch = await self._call(self._store.snapshot_batch, *request.keys, match=request.match)
+        keys, match = _selected(request)
+        batch = await self._call(self._store.snapshot_batch, *keys, match=match)
         data = {entry.key: _convert.to_data(entry) for entry in batch.entries}
         return pb.DataResponse(data=data, cursor=batch.cursor, initial=True).SerializeToString()
 
@@ -91,7 +98,14 @@ class Servicer:
             raise SourceUnavailable("the server is shutting down")
         deletes, once = request.deletes, request.once
         since = request.since or dict(request.revisions) or None
-        watch = self._store.awatch_batches(*request.keys, match=request.match, since=since)
+        keys, match = _selected(request)
+        watch = self._store.awatch_batches(
+            *keys,
+            match=match,
+            since=since,
+            # Another store's stream, whose subscribers may have read later states meanwhile.
+            transient=deletes and not once,
+        )
         with _Listed(self._streams):
             async with watch:
                 # Not `async for`: its steps are coroutines, one more for each stream and batch.
@@ -101,7 +115,11 @@ class Servicer:
                         await found
                         continue
                     for message in self._messages(found, deletes):
-                        await context.write(message)
+                        try:
+                            await context.write(message)
+                        except Exception as error:
+                            # gRPC has no error of its own for this.
+                            raise _ClientLeft from error
                     if once:
                         return
         # Only the end of the store ends its watches.
@@ -135,6 +153,8 @@ class Servicer:
             start = perf_counter()
             outcome = "OK"
             try:
+                if isinstance(request, DecodeError):
+                    raise InvalidValue("the request is no message of this method") from request
                 return await handler(request, context)
             except asyncio.CancelledError:
                 outcome = "CANCELLED"
@@ -142,6 +162,9 @@ class Servicer:
                     outcome = "UNAVAILABLE"
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
                 raise
+            except _ClientLeft as left:
+                outcome = "CANCELLED"
+                log.debug("%s: the client left: %s", name, left.__cause__)
             except aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001
@@ -154,7 +177,7 @@ class Servicer:
 
 
 async def _abort(name: str, error: Exception, context: Context) -> None:
-    if isinstance(error, DatastreamError):
+    if isinstance(error, DatastreamError) and not _is_unexpected(error):
         text = str(error)[:MAX_ERROR_TEXT]
         await context.abort(code_of(error), text, ((NAME, type(error).__name__),))
     # What it was is the server's business; the client learns that it was not its fault.
@@ -162,9 +185,37 @@ async def _abort(name: str, error: Exception, context: Context) -> None:
     await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
 
 
+def _is_unexpected(error: DatastreamError) -> bool:
+    """Whether the store made it of an error that is none of ours, whose text may hold secrets."""
+    cause = error.__cause__
+    foreign = cause is not None and not isinstance(cause, DatastreamError)
+    return foreign and code_of(error) is grpc.StatusCode.INTERNAL
+
+
 def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
     if log.isEnabledFor(logging.INFO):
         log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
+
+
+def _selected(request: pb.DataRequest) -> tuple[Sequence[str], Sequence[str]]:
+    """Keys and patterns as a store takes them; on the wire a "*" in a key is only a character."""
+    if not any("*" in key for key in request.keys):
+        return request.keys, tuple(request.match)
+    odd = [key for key in request.keys if "*" in key]
+    match = [f"{escape(key)}**" if key.endswith("/") else escape(key) for key in odd]
+    return [key for key in request.keys if "*" not in key], [*request.match, *match]
+
+
+def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """`parse`, with what it raises as its result: gRPC's server would log a traceback."""
+
+    def deserialise(raw: bytes) -> Any:
+        try:
+            return parse(raw)
+        except DecodeError as error:
+            return error
+
+    return deserialise
 
 
 def _serialise(message: Any) -> bytes:

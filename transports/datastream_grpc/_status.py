@@ -53,6 +53,11 @@ def name_of(error: Any) -> str:
     return next((str(value) for key, value in error.trailing_metadata() or () if key == NAME), "")
 
 
+def is_unnamed(error: Any, code: grpc.StatusCode) -> bool:
+    """Whether it is an answer of another server than ours, or of gRPC itself."""
+    return error.code() is code and not name_of(error)
+
+
 def from_status(error: Any, where: str) -> DatastreamError:
     """The error that a failed call stands for."""
     code: grpc.StatusCode = error.code()
@@ -64,3 +69,12 @@ def from_status(error: Any, where: str) -> DatastreamError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")
+
+
+def translated(error: Exception, where: str) -> Exception:
+    """`error` as one of ours, if it is gRPC's; `EOFError` is a stream that ended too soon."""
+    if isinstance(error, grpc.RpcError):
+        return from_status(error, where)
+    if isinstance(error, EOFError):
+        return datastream.SourceUnavailable(f"{where}: {error}")
+    return error

@@ -3,136 +3,233 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grpc
 
-from datastream import Entry, Operation, SourceUnavailable
-from datastream.selection import Selects
+from datastream import Entry, Operation
+from datastream.selection import MAX_KEYS, MAX_PATTERNS, Selects
+from datastream.source import Reading
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._status import from_status
+
+BRIEF = 0.2
+"""Seconds; a stream that the server ends sooner counts as refused."""
+KEPT = 1000
+"""Messages kept one by one; beyond, only the newest entry of each key is."""
+REMEMBERED = 128
+"""Positions before `Stream`'s oldest message that are still known to lie before it."""
+
+
+class Wanted(NamedTuple):
+    """What is asked of the server: a selection, or more than that where it is too large to send."""
+
+    keys: frozenset[str]
+    prefixes: frozenset[str]
+    patterns: frozenset[str]
+
+    @classmethod
+    def of(cls, selection: Selects) -> Wanted:
+        wanted = cls(selection.keys, selection.prefixes, selection.patterns)
+        fits = len(wanted.keys) + len(wanted.prefixes) <= MAX_KEYS
+        # The store drops what it did not ask for.
+        return wanted if fits and len(wanted.patterns) <= MAX_PATTERNS else EVERYTHING
+
+    def covers(self, other: Wanted) -> bool:
+        """Whether all that `other` selects is selected."""
+        return self in (other, EVERYTHING) or (
+            other != EVERYTHING
+            and other.keys <= self.keys
+            and other.prefixes <= self.prefixes
+            and other.patterns <= self.patterns
+        )
+
+    def request(self, **fields: Any) -> pb.DataRequest:
+        return pb.DataRequest(
+            keys=[*self.keys, *self.prefixes], match=list(self.patterns), **fields
+        )
+
+
+EVERYTHING = Wanted(frozenset(), frozenset(), frozenset())
 
 
 class Message(NamedTuple):
     """A batch as received."""
 
-    entries: list[Entry]
-    cursor: str
-    initial: bool
-    reset: bool
+    entries: Sequence[Entry]
+    position: str
+    """Where the backend is after it."""
+    reset: bool = False
+    """The full state instead of what changed."""
 
 
 class Stream:
-    """Messages as they arrive, until they are taken.
+    """Messages as they arrive, kept until a reader's ``since`` shows that it has them.
 
     Args:
-        call: the running call.
-        selection: what it was opened for.
-        where: the server, for error texts.
-        changed: notified whenever something arrived or the call ended.
+        subscribe: begins the call.
+        wanted: what it is opened for.
+        since: the position from which it goes on.
+        position: gives the position of a message by its cursor.
+        news: set whenever a message arrived or the call ended.
+        state: the first message, for servers whose streams need not begin with one.
     """
 
     def __init__(
-        self, call: Any, selection: Selects, where: str, changed: threading.Condition
+        self,
+        subscribe: Callable[[pb.DataRequest], Any],
+        wanted: Wanted,
+        since: str,
+        *,
+        position: Callable[[str], str],
+        news: threading.Event,
+        state: Message | None = None,
     ) -> None:
-        self._call = call
-        self._keys = selection.keys
-        self._others = (selection.prefixes, selection.patterns)
-        self._where = where
-        self._changed = changed
-        self._messages: deque[Message] = deque()
-        self.position = ""
-        """Where the reader is: the position of the last message taken."""
-        self.lived = False
-        """Something was received."""
+        self.wanted = wanted
+        self.opened = time.monotonic()
+        """When the call began: it shows all that was acknowledged before."""
         self.error: Exception | None = None
         """Why the call ended, once it has."""
+        self.refused = False
+        """The server ended the call within `BRIEF` seconds."""
+        self._call = subscribe(wanted.request(deletes=True, since=since if state is None else ""))
+        self._position = position
+        self._news = news
+        # For memory work only: the thread that reads the call must never wait for a reader.
+        self._lock = threading.Lock()
+        self._base = since
+        self._messages = [] if state is None else [state]
+        self._past: deque[str] = deque(maxlen=REMEMBERED)
+        self._begun = threading.Event()
+        if state is not None:
+            self._begun.set()
+        self._received = 0
         self._thread = threading.Thread(
             target=self._receive, name="datastream-grpc-stream", daemon=True
         )
         self._thread.start()
 
-    def continues(self, selection: Selects, since: str) -> bool:
-        """Whether taking from here is what reading `selection` from `since` would give."""
-        keys = selection.keys
-        return (
-            self.error is None
-            and since == self.position
-            # The hub's union hands out one object until it changes; comparing is for the rest.
-            and (keys is self._keys or keys == self._keys)
-            and self._others == (selection.prefixes, selection.patterns)
-        )
+    def begin(self, timeout: float) -> bool:
+        """Wait for the message that begins the stream; False if there is none.
 
-    def first(self, timeout: float) -> Message:
-        """The message that begins the stream.
-
-        Raises:
-            SourceUnavailable: none came within `timeout` seconds.
-            DatastreamError: the server refused.
+        Then `error` says why, or nothing at all arrived within `timeout` seconds. A large first
+        message takes as long as its parts take.
         """
-        with self._changed:
-            self._changed.wait_for(self.has_news, timeout)
-            if self._messages:
-                return self._messages.popleft()
-        self.cancel()
-        raise self.error or SourceUnavailable(
-            f"{self._where}: no answer within {timeout:g} s; is the server overloaded?"
-        )
+        received = -1
+        while not self._begun.is_set() and received != self._received:
+            received = self._received
+            self._begun.wait(timeout)
+        with self._lock:
+            return bool(self._messages)
 
-    def has_news(self) -> bool:
-        return bool(self._messages) or self.error is not None
+    def after(self, since: str) -> Reading | None:
+        """What changed after `since`; None if this stream cannot tell, or ended with that.
 
-    def shows(self, entries: Sequence[Entry]) -> bool:
-        """Whether each of these is among what arrived and was not taken yet."""
-        arrived = {(e.key, e.revision) for message in self._messages for e in message.entries}
-        return all((entry.key, entry.revision) in arrived for entry in entries)
+        ``since`` shows what the reader has: all messages up to that position are given up.
+        """
+        with self._lock:
+            if not self._give_up(since):
+                return None
+            reading = self._reading()
+            # What else has happened, only another stream tells.
+            return None if self.error is not None and reading.position == since else reading
 
-    def take(self) -> list[Message]:
-        """All that has arrived."""
-        with self._changed:
-            messages = list(self._messages)
-            self._messages.clear()
-        return messages
+    def kept(self) -> Reading:
+        """Everything since the stream's beginning that no reader has shown to have."""
+        with self._lock:
+            return self._reading()
+
+    def is_past(self, since: str) -> bool:
+        """Whether the stream went on from `since`, and has given up what came after it."""
+        with self._lock:
+            return since != self._base and since in self._past
 
     def cancel(self) -> None:
+        """End the call; its thread ends soon after."""
         self._call.cancel()
 
-    def join(self) -> None:
-        self._thread.join()
+    def join(self, timeout: float) -> None:
+        """Wait for the thread of a cancelled call."""
+        self._thread.join(timeout)
+
+    def _give_up(self, since: str) -> bool:
+        # At the oldest place: several messages may have one position, where the server published
+        # a part of what lies between two. What a reader has already is no news to it.
+        if since == self._base:
+            return True
+        messages = self._messages
+        for index, message in enumerate(messages):
+            if message.position == since:
+                self._past.append(self._base)
+                self._past.extend(given.position for given in messages[:index])
+                self._base = since
+                del messages[: index + 1]
+                return True
+        return False
+
+    def _keep(self, message: Message) -> None:
+        with self._lock:
+            self._messages.append(message)
+            if len(self._messages) > KEPT:
+                # Readers go on from the first or the last position; others subscribe anew.
+                entries, position, reset = reading_of(self._messages)[:3]
+                self._messages = [Message(entries, position, reset)]
+
+    def _reading(self) -> Reading:
+        messages = self._messages
+        return reading_of(messages) if messages else Reading((), self._base, False)
 
     def _receive(self) -> None:
+        error: Exception
         try:
-            for received in _convert.from_messages(self._call):
-                message = _received(received)
-                with self._changed:
-                    self.lived = True
-                    self._messages.append(message)
-                    self._changed.notify_all()
-            error: Exception = SourceUnavailable(f"{self._where}: the server ended the stream")
+            for received in _convert.from_messages(self._counted()):
+                message = Message(entries_of(received), self._position(received.cursor))
+                if received.reset:
+                    message = message._replace(reset=True)
+                self._keep(message)
+                # The first one is taken by who opened the stream.
+                news = self._news if self._begun.is_set() else self._begun
+                news.set()
+            error = EOFError("the server ended the stream")
         except grpc.RpcError as broken:
-            error = from_status(broken, self._where)
-        with self._changed:
+            error = broken
+        self.refused = time.monotonic() - self.opened < BRIEF
+        with self._lock:
             self.error = error
-            self._changed.notify_all()
+        self._begun.set()
+        self._news.set()
+
+    def _counted(self) -> Iterator[pb.DataResponse]:
+        for message in self._call:
+            self._received += 1
+            yield message
 
 
-def _received(message: pb.DataResponse) -> Message:
-    entries = [_convert.to_entry(data) for data in message.data.values()]
-    return Message(entries, message.cursor, message.initial, message.reset)
+def reading_of(messages: Sequence[Message]) -> Reading:
+    """What messages that follow each other say together."""
+    reset = any(message.reset for message in messages)
+    entries = messages[0].entries if len(messages) == 1 else _newest(messages)
+    if reset:
+        # A state has no deletes.
+        entries = [entry for entry in entries if entry.operation is Operation.PUT]
+    return Reading(entries, messages[-1].position, reset)
 
 
-def newest(messages: Iterable[Message]) -> list[Entry]:
-    """The newest entry of each key in messages that follow each other."""
+def entries_of(message: pb.DataResponse) -> list[Entry]:
+    """The entries of a message of the wire."""
+    return [_convert.to_entry(data) for data in message.data.values()]
+
+
+def _newest(messages: Iterable[Message]) -> list[Entry]:
+    """The newest entry of each key; what precedes a full state does not count."""
     entries: dict[str, Entry] = {}
     for message in messages:
+        if message.reset:
+            entries.clear()
         for entry in message.entries:
             entries.pop(entry.key, None)
             entries[entry.key] = entry
     return list(entries.values())
-
-
-def puts(entries: Iterable[Entry]) -> list[Entry]:
-    return [entry for entry in entries if entry.operation is Operation.PUT]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 import weakref
 from contextlib import suppress
@@ -20,9 +21,13 @@ from datastream_grpc._servicer import SERVICE, Servicer
 
 MAX_MESSAGE = 4 << 20
 """Bytes a client may send at once, gRPC's usual limit."""
-
-
 MAX_PORT = 65_535
+HEALTH_KEY = "health"
+"""The key that is asked for to find out whether the backend answers; it need not exist."""
+FIRST_LOOK = 0.5
+"""Seconds that `serve` gives a backend which was not asked before."""
+LOOK_FIRST, LOOK_MOST = 0.2, 10.0
+"""Seconds, at most, between two looks at a backend in trouble, at first and later."""
 
 
 class Server:
@@ -112,6 +117,9 @@ class _Inner:
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
         self._server: aio.Server | None = None
+        self._state = State.CONNECTING
+        self._asked = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         server = aio.server(
@@ -138,14 +146,19 @@ class _Inner:
                 f"cannot listen on {self._address}: in use, or not an address of this machine; "
                 "choose another, or port 0 for a free one"
             ) from error
+        self._follow_status()
+        # So that the health is known when the first client asks.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._asked.wait(), FIRST_LOOK)
         await server.start()
         self._server = server
-        self._follow_status()
         return port
 
     async def stop(self, grace: float) -> None:
         if self._status is not None:
             self._status.dispose()
+        if self._looking is not None:
+            self._looking.cancel()
         await self._health.enter_graceful_shutdown()
         await self._servicer.stop_streams()
         if self._server is not None:
@@ -162,10 +175,32 @@ class _Inner:
         self._status = self._store.status.subscribe(changed)
 
     async def _set_health(self, status: Status) -> None:
+        self._state = status.state
         states = health_pb2.HealthCheckResponse
         serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, serving)
+        if status.state is not State.CONNECTING:
+            self._asked.set()
+        self._look_if_needed()
+
+    def _look_if_needed(self) -> None:
+        """Ask the backend until it answers: while nobody watches, the store does not.
+
+        A balancer that goes by the health sends no call that could find out either.
+        """
+        idle = self._looking is None or self._looking.done()
+        if idle and self._state not in (State.READY, State.CLOSED):
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        pause = LOOK_FIRST
+        while self._state not in (State.READY, State.CLOSED):
+            with suppress(Exception):
+                await self._store.threads.call(self._store.entry, HEALTH_KEY)
+            # At random, so that many servers of one backend do not come back as a herd.
+            await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+            pause = min(2 * pause, LOOK_MOST)
 
 
 def _check_port(address: str) -> None:

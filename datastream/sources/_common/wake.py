@@ -1,4 +1,4 @@
-"""What ends a `Source.wait`: a bell that stays rung until somebody has heard it."""
+"""What ends a `Source.wait`: an event that is reset by the wait it ends."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from pathlib import Path
 from typing import Any
 
 STEP_MS = 8
-"""Between two looks at whether the operating system has told anything."""
+"""Between two checks for notifications of the operating system."""
 DEBOUNCE_MS = 24
-"""Longest that a stream of notices is listened to before they are acted upon."""
+"""Longest time for which notifications are collected before `wait` returns them."""
 JITTER = 0.1
 """Share by which an interval varies, so that many readers do not come as a herd."""
 
 
-class Bell:
-    """Rung from any thread; whoever waits next, or waits now, returns at once."""
+class WakeEvent:
+    """An event, set from any thread, which ends one wait: the running one or else the next."""
 
     def __init__(self) -> None:
-        self._rung = threading.Event()
+        self._event = threading.Event()
 
-    def ring(self) -> None:
+    def set(self) -> None:
         """End the wait that runs, or the next one."""
-        self._rung.set()
+        self._event.set()
 
     def wait(self, timeout: float | None) -> None:
-        """Wait until it is rung, at most `timeout` seconds."""
-        self._rung.wait(timeout)
-        self._rung.clear()
+        """Wait until it is set, at most `timeout` seconds; it is cleared afterwards."""
+        self._event.wait(timeout)
+        self._event.clear()
 
     def is_set(self) -> bool:
-        """Whether it was rung and nobody has heard; by this name it can end a `FileNotice`."""
-        return self._rung.is_set()
+        """Whether it is set; by this name it can end the wait of `FileNotifications`."""
+        return self._event.is_set()
 
     def clear(self) -> None:
-        """Take it as heard."""
-        self._rung.clear()
+        """Clear it without waiting."""
+        self._event.clear()
 
 
 def jittered(interval: float) -> float:
@@ -45,13 +45,13 @@ def jittered(interval: float) -> float:
     return interval * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311
 
 
-class FileNotice:
-    """Tells that something happened under some paths. Armed from when it is made.
+class FileNotifications:
+    """The operating system's notifications of changes under some paths, from its creation on.
 
     Args:
         paths: files and directories that exist.
         recursive: each with all below it, else with what lies directly in it.
-        polling: look instead of being told, for network filesystems and some containers.
+        polling: scan the files instead, for network filesystems and some containers.
 
     Raises:
         OSError: one of `paths` cannot be watched.
@@ -72,16 +72,17 @@ class FileNotice:
             True,  # those that cannot be read are left out
         )
 
-    def wait(self, bell: Bell, timeout: float) -> set[str] | None:
-        """The paths that were told of, none after `timeout` s.
+    def wait(self, wake: WakeEvent, timeout: float) -> set[str] | None:
+        """The paths that changed, none after `timeout` s.
 
-        None if `bell` rang: what was told of meanwhile is lost, so that all has to be looked at.
+        None if `wake` was set: notifications collected until then are lost, so that everything
+        has to be looked at.
         """
-        told = self._notify.watch(DEBOUNCE_MS, STEP_MS, max(1, int(timeout * 1000)), bell)
-        if told == "stop":
-            bell.clear()
+        changes = self._notify.watch(DEBOUNCE_MS, STEP_MS, max(1, int(timeout * 1000)), wake)
+        if changes == "stop":
+            wake.clear()
             return None
-        return set() if isinstance(told, str) else {path for _, path in told}
+        return set() if isinstance(changes, str) else {path for _, path in changes}
 
     def close(self) -> None:
         """Stop watching."""

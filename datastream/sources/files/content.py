@@ -13,7 +13,8 @@ from typing import NamedTuple
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.sources._common.file_types import type_of
-from datastream.sources._common.listing import Listed, fingerprint
+from datastream.sources._common.listing import fingerprint
+from datastream.sources._common.look import Listed
 
 RACY_NS, COARSE_RACY_NS = 50_000_000, 2_000_000_000
 """Age up to which a file may change again under the same time stamp: fine clocks, coarse ones."""

@@ -48,10 +48,16 @@ def keep(target: Path, kept: Path) -> bool:
     return True
 
 
-def make(folder: Path) -> list[str]:
-    """Make `folder` with all above it; returns it, and the holders of those that were new."""
+def make(folder: Path, root: str) -> list[str]:
+    """Make `folder` with all that is missing between it and `root`, but never `root` itself.
+
+    Returns it, and the holders of those that were new.
+
+    Raises:
+        FileNotFoundError: `root` has been moved away meanwhile.
+    """
     missing = []
-    while not folder.exists():
+    while folder != Path(root) and not folder.exists():
         missing.append(folder)
         folder = folder.parent
     for new in reversed(missing):

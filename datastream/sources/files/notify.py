@@ -1,24 +1,21 @@
-"""Being told of changes below one directory, for as long as the operating system can."""
+"""Notifications of changes below one directory, for as long as the operating system sends them."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import logging
 import os
 import sys
 from pathlib import Path
 
-from datastream.sources._common.wake import Bell, FileNotice
-
-log = logging.getLogger("datastream")
+from datastream.sources._common.wake import FileNotifications, WakeEvent
 
 _IN_ATTRIB = 4
 _FULL = (errno.ENOSPC, errno.EMFILE)
 
 
-class TreeNotice:
-    """Tells what happened below `root`. Armed from when it is made.
+class TreeNotifications:
+    """What happens below `root`, from its creation on.
 
     Raises:
         OSError: it cannot be watched: it is away, or there are too many watches already.
@@ -26,11 +23,12 @@ class TreeNotice:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._ended = False
+        self.failure = ""
+        """Why no notification comes any more."""
         try:
-            self._notice = FileNotice([Path(root)])
+            self._notifications = FileNotifications([Path(root)])
         except (RuntimeError, UnicodeError) as error:
-            # How its library says that there are too many instances, or that it cannot spell it.
+            # How its library reports too many instances, or a path that it cannot spell.
             raise OSError(errno.EMFILE, str(error)) from error
         try:
             self.check()
@@ -39,31 +37,25 @@ class TreeNotice:
             raise
 
     def check(self) -> None:
-        """Raise if the system has no watch left: some directory then has none, unsaid by it."""
+        """Raise if the system has no watch left: some directory has none then, silently."""
         # Directories that may not be read are left out by the library, and so are these.
         if sys.platform == "linux":
             code = _try_one_more(self._root)
             if code in _FULL:
                 raise OSError(code, os.strerror(code), self._root)
 
-    def wait(self, bell: Bell, timeout: float) -> set[str] | None:
-        """The paths told of, none after `timeout` s; None if all has to be looked at."""
+    def wait(self, wake: WakeEvent, timeout: float) -> set[str] | None:
+        """The paths that changed, none after `timeout` s; None if all has to be looked at."""
         try:
-            return self._notice.wait(bell, timeout)
-        except RuntimeError as error:
-            log.warning("%s: watching failed and begins anew: %s", self._root, error)
-            self._ended = True
+            return self._notifications.wait(wake, timeout)
+        except (RuntimeError, UnicodeError) as error:
+            self.failure = str(error)
             return None
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing will be told any more."""
-        return self._ended
 
     def close(self) -> None:
         """Stop watching."""
-        self._ended = True
-        self._notice.close()
+        self.failure = self.failure or "closed"
+        self._notifications.close()
 
 
 def _try_one_more(path: str) -> int:

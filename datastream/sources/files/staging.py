@@ -1,8 +1,11 @@
-"""A lock on a directory that all processes using this library honour, and what it protects.
+"""The lock that all writers using this library take on a directory, and what it protects.
 
-It lies in ``.datastream/`` below the directory, made by the first write. Whoever writes several
-files at once notes first what it is about to do; should it die half way, the next one that takes
+It lies in ``.datastream/`` below the directory, made by the first write. A writer of several files
+first keeps a journal of what it is about to do; should it die half way, the next one that takes
 the lock goes on where it stopped. What fails half way is taken back.
+
+Readers take no lock: the number of the last batch tells them that several files were written while
+they read. Only a reader that meets one batch after the other waits for the writers.
 """
 
 from __future__ import annotations
@@ -37,14 +40,14 @@ class Step(NamedTuple):
     """One file to be put in its place, or with no `staged` content to be removed."""
 
     target: str
-    """Below the directory, which may be mounted elsewhere for whoever finishes this."""
+    """Below the directory, which may be mounted elsewhere when another process finishes this."""
     staged: str | None
-    """Its name in the workshop."""
+    """Its name in the staging area."""
     before: str
     """Fingerprint of what is there now; "" if nothing is."""
 
 
-class Workshop:
+class StagingArea:
     """The directory ``.datastream``: a lock, contents about to be put in place, a journal."""
 
     def __init__(self, root: str) -> None:
@@ -55,37 +58,39 @@ class Workshop:
         self._batch = self._path / "batch"
 
     @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Alone among all who use this library; what a dead process left is finished first.
+    def exclusive(self, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
+        """The only writer among those that use this library.
+
+        What a dead process left is finished first.
 
         Raises:
-            SourceUnavailable: another process holds it for too long.
+            SourceUnavailable: another writer holds the lock for longer than `timeout` seconds.
             OSError: the directory cannot be written.
         """
-        with self._locked(self._open_to_write, fcntl.LOCK_EX):
+        with self._locked(self._open_to_write, fcntl.LOCK_EX, timeout):
             self._recover()
             yield
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """While nobody who uses this library writes; where there is no lock, at any time."""
+        """Beside other readers, with all writers waiting; no lock where none can be taken."""
         try:
-            with self._locked(self._open_to_read, fcntl.LOCK_SH):
+            with self._locked(self._open_to_read, fcntl.LOCK_SH, LOCK_TIMEOUT):
                 yield
                 return
         except _NoLockError:
             pass
         yield
 
-    def moment(self) -> str | None:
-        """Differs after several files were written at once; None while, or if left half done."""
+    def batch(self) -> str | None:
+        """The number of the last batch of several files; None while one is only half written."""
         batch = ""
         with suppress(OSError):
             batch = self._batch.read_text()
         return None if self.interrupted() else batch
 
     def interrupted(self) -> bool:
-        """Whether several files are being written, or somebody died while at it."""
+        """Whether several files are being written, or a process died while it did that."""
         return os.path.exists(self._journal)  # noqa: PTH110
 
     def stage(self, data: bytes, like: os.stat_result | None, at_ns: int | None) -> str:
@@ -115,7 +120,7 @@ class Workshop:
         several = len(steps) > 1
         try:
             if several:
-                self._note(steps)
+                self._begin(steps)
             folders = self._do_all(steps)
         except OSError:
             if several:
@@ -133,8 +138,8 @@ class Workshop:
 
     # Several at once.
 
-    def _note(self, steps: Sequence[Step]) -> None:
-        """From here on it is begun; readers without the lock see by the batch that it was."""
+    def _begin(self, steps: Sequence[Step]) -> None:
+        """Keep the journal, then change the batch's number, by which readers know."""
         self._replace(self._journal, json.dumps([step._asdict() for step in steps]))
         sync(str(self._path))
         self._replace(self._batch, secrets.token_hex(8))
@@ -157,7 +162,7 @@ class Workshop:
         folders: list[str] = []
         undo: list[Callable[[], object]] = []
         try:
-            # First what goes: it may make room for what comes.
+            # Deletes first: they may make room for what is put.
             for step in sorted(steps, key=lambda step: step.staged is not None):
                 target = self._at(step.target)
                 undo.append(self._way_back(target, several=len(steps) > 1))
@@ -175,7 +180,7 @@ class Workshop:
         if step.staged is None:
             target.unlink(missing_ok=True)
             return []
-        folders = make(target.parent)
+        folders = make(target.parent, self._root)
         move(self._path / step.staged, target)
         return folders
 
@@ -188,9 +193,9 @@ class Workshop:
     def _recover(self) -> None:
         """Finish what a process that died had begun, except where others wrote since."""
         if self.interrupted():
-            noted = [Step(**step) for step in json.loads(self._journal.read_text())]
+            begun = [Step(**step) for step in json.loads(self._journal.read_text())]
             self._replace(self._batch, secrets.token_hex(8))
-            due = [step for step in noted if self._is_still_due(step)]
+            due = [step for step in begun if self._is_still_due(step)]
             for folder in dict.fromkeys(self._do_all(due)):
                 sync(folder)
             self._end()
@@ -208,8 +213,8 @@ class Workshop:
     # The lock.
 
     @contextmanager
-    def _locked(self, opener: Callable[[], int], kind: int) -> Iterator[None]:
-        until = time.monotonic() + LOCK_TIMEOUT
+    def _locked(self, opener: Callable[[], int], kind: int, timeout: float) -> Iterator[None]:
+        until = time.monotonic() + timeout
         while True:
             handle = opener()
             try:
@@ -218,6 +223,9 @@ class Workshop:
                     yield
                     return
             finally:
+                # Closing alone would leave it to a child that was forked meanwhile.
+                with suppress(OSError):
+                    fcntl.flock(handle, fcntl.LOCK_UN)
                 os.close(handle)
 
     def _open_to_read(self) -> int:
@@ -229,7 +237,7 @@ class Workshop:
             raise
 
     def _open_to_write(self) -> int:
-        """Open the lock; whoever may use the directory may use what is made in it."""
+        """Open the lock, made with the directory's permissions: its other users take it too."""
         with suppress(FileNotFoundError):
             return os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
         root = os.stat(self._root)  # noqa: PTH116
@@ -245,7 +253,7 @@ class Workshop:
         return handle
 
     def _is_lock(self, handle: int) -> bool:
-        """Whether it is still the one that others take: somebody may have tidied up."""
+        """Whether it is still the one that others take: its directory may have been removed."""
         try:
             return os.path.samestat(os.fstat(handle), self._lock.stat())
         except FileNotFoundError:
@@ -260,14 +268,14 @@ class Workshop:
                     raise
             if time.monotonic() > until:
                 raise SourceUnavailable(
-                    f"{self._lock} is held by another process for over {LOCK_TIMEOUT:g} s; "
-                    "see who does (fuser), or try again"
+                    f"{self._lock} is held by another writer for over {LOCK_TIMEOUT:g} s; "
+                    "see which process it is (fuser), or try again"
                 )
             time.sleep(LOCK_STEP)
 
 
 class _NoLockError(Exception):
-    """Nobody has written here yet, or the lock is not for us to see."""
+    """There is no lock yet, or it cannot be read."""
 
 
 def _resemble(handle: int, like: os.stat_result) -> None:

@@ -8,24 +8,24 @@ from pathlib import Path
 from datastream.errors import InvalidKey, shown
 from datastream.source import Write, check_expected
 from datastream.sources.files.content import Content, read_file, time_stamp
-from datastream.sources.files.staging import Step, Workshop
-from datastream.sources.files.tree import Tree
+from datastream.sources.files.staging import StagingArea, Step
+from datastream.sources.files.tree import Place, Tree
 
 
-def find_targets(tree: Tree, writes: Sequence[Write]) -> list[str]:
+def find_targets(tree: Tree, place: Place, writes: Sequence[Write]) -> list[str]:
     """Where to write, as paths below the directory.
 
     Raises:
         InvalidKey: one of the keys can be no file there, or not all of them together.
     """
-    targets = [tree.target(write.key) for write in writes]
+    targets = [tree.target(place, write.key) for write in writes]
     puts = {to for to, write in zip(targets, writes, strict=True) if write.value is not None}
     gone = set(targets) - puts
     if len(set(targets)) < len(targets):
         raise InvalidKey("two of the keys are the same file through a link; write one of them")
     for target in puts:
         for above in _above(target):
-            path = Path(tree.root, above)
+            path = Path(place.root, above)
             if above in puts or (above not in gone and path.exists() and not path.is_dir()):
                 raise InvalidKey(
                     f"{shown(target)}: {shown(above)} is a file, so that nothing can be below "
@@ -35,36 +35,36 @@ def find_targets(tree: Tree, writes: Sequence[Write]) -> list[str]:
 
 
 def put_in_place(
-    root: str, workshop: Workshop, writes: Sequence[Write], targets: Sequence[str]
+    place: Place, staging: StagingArea, writes: Sequence[Write], targets: Sequence[str]
 ) -> None:
-    """Do all of `writes` for whoever holds the workshop's lock.
+    """Do all of `writes`; the caller holds the lock.
 
     Raises:
         RevisionConflict, KeyNotFound: an ``expect`` does not hold; nothing was written.
         OSError: it cannot be done; what was done is taken back.
     """
-    found = [read_file(f"{root}/{target}") for target in targets]
+    found = [read_file(place.path(target)) for target in targets]
     for write, content in zip(writes, found, strict=True):
         check_expected(write, _revision(write, content) or None)
     try:
-        workshop.apply(
+        staging.apply(
             [
-                _step(workshop, write, target, content)
+                _step(staging, write, target, content)
                 for write, target, content in zip(writes, targets, found, strict=True)
                 if write.value != (None if content is None else content.data)
             ]
         )
     finally:
-        workshop.discard()
+        staging.discard()
 
 
-def _step(workshop: Workshop, write: Write, target: str, content: Content | None) -> Step:
+def _step(staging: StagingArea, write: Write, target: str, content: Content | None) -> Step:
     before = _revision(write, content)
     if write.value is None:
         return Step(target, None, before)
     at_ns = None if write.updated_at is None else time_stamp(write.updated_at)
     like = content.info if content else None
-    return Step(target, workshop.stage(write.value, like, at_ns), before)
+    return Step(target, staging.stage(write.value, like, at_ns), before)
 
 
 def _revision(write: Write, content: Content | None) -> str:

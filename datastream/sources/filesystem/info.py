@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from datastream.sources._common.listing import Coarse
+from datastream.sources._common.look import Coarse
 
 _CONTENT = (
     *("ETag", "etag", "e_tag", "md5Hash", "md5", "content_md5", "crc32c", "CRC", "sha", "sha256"),

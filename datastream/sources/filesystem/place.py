@@ -17,6 +17,11 @@ _OBJECT_STORES = frozenset(
 )
 """Their directories come and go with what is in them."""
 
+_THREAD_SAFE = frozenset({"data", "file", "local", "memory", "zip"})
+"""Besides those that use fsspec's event loop."""
+LISTINGS = 3
+"""How often a place is listed anew because something went while it was listed."""
+
 log = logging.getLogger("datastream")
 
 
@@ -39,7 +44,18 @@ class Opened:
         self._quoted = bool(self._protocols & {"http", "https"})
         self.is_archive = isinstance(system, AbstractArchiveFileSystem)
         self.can_write = _can_remove(system) and not self.is_archive
+        self.thread_safe = bool(system.async_impl or self._protocols & _THREAD_SAFE)
+        """Whether calls may overlap; most clients of one connection do not say."""
+        self.has_times = not self._quoted
+        """Whether `info` may tell when a file was written."""
+        self.users, self.retired = 0, False
+        """For the source's own book-keeping."""
+        self._tells_root = False
         self._warned: set[str] = set()
+        if self.is_archive:
+            # Its table of contents is made at the first use, and seen half made by other threads.
+            with suppress(FileNotFoundError):
+                system.ls(self._root)
 
     def files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """All files below the place, each with its key and what is told of it.
@@ -47,7 +63,7 @@ class Opened:
         Raises rather than leaving out what cannot be listed.
         """
         start = f"{self._root}/"
-        for name, info in self._found():
+        for name, info in self._all_found():
             key = name[len(start) :] if name.startswith(start) else name.lstrip("/")
             key = unquote(key) if self._quoted else key
             if info.get("type") != "directory" and self._is_legal(key):
@@ -75,6 +91,17 @@ class Opened:
         info: Mapping[str, Any] = self._system.info(self._path(key))
         return info
 
+    def check(self) -> None:
+        """Raise unless the place is there and can be listed."""
+        for _ in self._found():
+            break
+        self._tells_root = self._is_root_there()
+
+    def check_root(self) -> None:
+        """Raise if the place itself is away."""
+        if self._tells_root and not self._is_root_there():
+            raise SourceUnavailable(f"{self._root}: no such place; it was there before")
+
     def make_root(self) -> None:
         """Make the directory of the place."""
         self._system.makedirs(self._root, exist_ok=True)
@@ -88,6 +115,23 @@ class Opened:
 
     def _path(self, key: str) -> str:
         return f"{self._root}/{quote(key) if self._quoted else key}"
+
+    def _is_root_there(self) -> bool:
+        try:
+            self._system.info(self._root)
+        except FileNotFoundError:
+            return False
+        except Exception:  # noqa: BLE001
+            # Not every filesystem tells anything of its root; the next listing says more.
+            return not self._protocols & _OBJECT_STORES
+        return True
+
+    def _all_found(self) -> list[tuple[str, Mapping[str, Any]]]:
+        for _ in range(LISTINGS - 1):
+            # A directory, or a file in it, may go while all are listed.
+            with suppress(FileNotFoundError, KeyError, RuntimeError):
+                return list(self._found())
+        return list(self._found())
 
     def _found(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         system = self._system

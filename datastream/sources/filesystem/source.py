@@ -5,41 +5,22 @@ Local directories and S3 have sources of their own, which can do more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from datastream.entry import Capability, Entry, deleted
-from datastream.errors import DatastreamError, Denied, InvalidKey, SourceUnavailable, shown
-from datastream.selection import Selects
-from datastream.source import Feature, Reading, Write, check_expected
+from datastream.entry import Entry, deleted
+from datastream.errors import DatastreamError, InvalidKey, shown
+from datastream.source import Feature, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
-from datastream.sources._common.listing import Listed, ListedSource, fingerprint
+from datastream.sources._common.listing import ListedSource, fingerprint
+from datastream.sources._common.look import Listed
+from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import signature_of, time_of
 from datastream.sources.filesystem.place import Opened, open_fsspec
 from datastream.url import Location, configured
-
-T = TypeVar("T")
-
-_Kinds = tuple[type[Exception], ...]
-_WRITING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
-    (
-        (FileExistsError, IsADirectoryError, NotADirectoryError, FileNotFoundError),
-        InvalidKey,
-        "{key} is a directory or lies below a file, and cannot be written",
-    ),
-    ((PermissionError,), Denied, "see who may write there"),
-)
-_OPENING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
-    (
-        (FileNotFoundError,),
-        DatastreamError,
-        "no such place: check the URL, or make it: create=True",
-    ),
-    ((NotImplementedError,), DatastreamError, "this filesystem cannot be listed"),
-    ((PermissionError,), Denied, "check the credentials"),
-    ((TypeError, ValueError), DatastreamError, "check the options of this filesystem"),
-)
 
 
 class FilesystemSource(ListedSource):
@@ -74,61 +55,98 @@ class FilesystemSource(ListedSource):
     ) -> None:
         super().__init__(interval, exclude)
         self._where = where or url.split("?", maxsplit=1)[0]
-        self._open: Callable[[], Opened] = partial(open_fsspec, url, storage_options)
-        self._opened = self._guarded(self._open, opening=True)
-        self.features = frozenset(
-            {Feature.WRITE} if self._opened.can_write and not readonly else ()
-        )
-        self._guarded(
-            partial(self._check_place, create and Feature.WRITE in self.features), opening=True
-        )
+        self._open = partial(open_fsspec, url, storage_options)
+        self._lock = threading.Lock()
+        try:
+            self._opened = self._open()
+            can_write = self._opened.can_write and not readonly
+            if create and can_write:
+                self._opened.make_root()
+            self._opened.check()
+        except (DatastreamError, ImportError):
+            raise
+        except Exception as error:
+            raise explain(error, self._where, opening=True) from error
+        self.features = frozenset({Feature.WRITE} if can_write else ())
+        self.thread_safe = self._opened.thread_safe
 
-    def capabilities(self) -> Sequence[Capability]:
-        return self._guarded(super().capabilities)
+    def get(self, key: str) -> Entry | None:
+        if key in self._excluded or not _is_path(key):
+            return None
+        with self._using() as opened:
+            data = opened.read([key])[0]
+            if data is None:
+                # Not there, or all of it is away.
+                opened.check_root()
+                return None
+            return _entry(key, data)._replace(updated_at=_time_at(opened, key))
 
-    def read(self, selection: Selects, since: str | None) -> Reading:
-        return self._guarded(partial(super().read, selection, since))
-
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def write(self, writes: Sequence[Write]) -> Written:
         for write in writes:
             self._check_key(write.key)
             if write.value is not None:
                 check_round_trip(write.key, write.value, write.value_type)
-        return self._guarded(partial(self._write, writes), key=writes[0].key)
+        found = self._get([write.key for write in writes])
+        for write, entry in zip(writes, found, strict=True):
+            check_expected(write, entry.revision or None)
+        return self._written(self._write(writes, found))
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        return error if isinstance(error, ImportError) else explain(error, self._where, key=key)
 
     def close(self) -> None:
+        self._wake.set()
         self._opened.close()
 
     # Reading.
 
     def _list(self, scope: str) -> Iterator[Listed]:
         if self._opened.is_archive:
-            # Its table of contents was read when it was opened.
-            self._opened.close()
-            self._opened = self._open()
-        for key, info in self._opened.files():
-            if key not in self._excluded:
-                yield Listed(key, signature_of(info), "", time_of(info))
+            self._open_anew()
+        with self._using() as opened:
+            for key, info in opened.files():
+                if key not in self._excluded:
+                    yield Listed(key, signature_of(info), "", time_of(info))
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
-        contents = self._opened.read(keys)
+        with self._using() as opened:
+            contents = opened.read(keys)
         return [_entry(key, data) for key, data in zip(keys, contents, strict=True)]
 
-    def _fill(self, loaded: Any, entries: Sequence[Entry]) -> list[Entry]:
-        return self._guarded(partial(super()._fill, loaded, entries))
+    def _open_anew(self) -> None:
+        """An archive's table of contents is read when it is opened."""
+        opened = self._open()
+        with self._lock:
+            old, self._opened = self._opened, opened
+            old.retired = True
+            is_unused = not old.users
+        if is_unused:
+            old.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[Opened]:
+        """What is open now; it stays open while it is used."""
+        with self._lock:
+            opened = self._opened
+            opened.users += 1
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                opened.users -= 1
+                is_over = opened.retired and not opened.users
+            if is_over:
+                opened.close()
 
     # Writing.
 
-    def _write(self, writes: Sequence[Write]) -> list[Entry]:
-        found = self._get([write.key for write in writes])
-        for write, entry in zip(writes, found, strict=True):
-            check_expected(write, entry.revision or None)
+    def _write(self, writes: Sequence[Write], found: Sequence[Entry]) -> list[Entry]:
         stored: list[Entry] = []
         try:
             for write, entry in zip(writes, found, strict=True):
                 stored.append(self._put(write, entry))
         except Exception as error:
-            reason = _explain(error, self._where, key=writes[len(stored)].key)
+            reason = explain(error, self._where, key=writes[len(stored)].key)
             if len(writes) == 1:
                 raise reason from error
             raise type(reason)(
@@ -139,52 +157,32 @@ class FilesystemSource(ListedSource):
 
     def _put(self, write: Write, before: Entry) -> Entry:
         there = before.revision != ""
-        if write.value is None:
-            if there:
-                self._opened.remove(write.key)
-            self._note(write.key, None)
-            return deleted(write.key)
-        if not there or before.value != write.value:
-            self._opened.write(write.key, write.value)
-        return _entry(write.key, write.value)._replace(
-            updated_at=time_of(self._opened.info(write.key))
-        )
+        with self._using() as opened:
+            if write.value is None:
+                if there:
+                    opened.remove(write.key)
+                return deleted(write.key)
+            if not there or before.value != write.value:
+                opened.write(write.key, write.value)
+            at = time_of(opened.info(write.key))
+        return _entry(write.key, write.value)._replace(updated_at=at)
 
     def _check_key(self, key: str) -> None:
-        if any(part in ("", ".", "..") for part in key.split("/")):
+        if not _is_path(key):
             raise InvalidKey(f"{shown(key)} has an empty part, '.' or '..', which no path keeps")
         if key in self._excluded:
             raise InvalidKey(f"{shown(key)} is excluded; choose another name")
 
-    # Opening, and trouble.
 
-    def _check_place(self, create: bool) -> None:
-        if create:
-            self._opened.make_root()
-        for _ in self._opened.files():
-            return
-
-    def _guarded(self, action: Callable[[], T], *, opening: bool = False, key: str = "") -> T:
-        """The one place where the errors of so many libraries become ours."""
-        try:
-            return action()
-        except (DatastreamError, ImportError):
-            raise
-        except Exception as error:
-            raise _explain(error, self._where, opening=opening, key=key) from error
+def _is_path(key: str) -> bool:
+    return not any(part in ("", ".", "..") for part in key.split("/"))
 
 
-def _explain(
-    error: Exception, where: str, *, opening: bool = False, key: str = ""
-) -> DatastreamError:
-    """What went wrong, while a place was opened or, with `key`, while that was written."""
-    if isinstance(error, DatastreamError):
-        return error
-    text = f"{where}: {error or type(error).__name__}"
-    for kinds, answer, advice in _WRITING if key else _OPENING if opening else ():
-        if isinstance(error, kinds):
-            return answer(f"{text}; {advice.format(key=shown(key))}")
-    return SourceUnavailable(text)
+def _time_at(opened: Opened, key: str) -> Any:
+    """When a file that was just read was written, where that is told."""
+    with suppress(Exception):
+        return time_of(opened.info(key)) if opened.has_times else None
+    return None
 
 
 def _entry(key: str, data: bytes | None) -> Entry:

@@ -1,6 +1,7 @@
 """A branch of a git repository as a source."""
 
-from datastream.sources.git.source import GitSource, RemoteGitSource, open_git
+from datastream.sources.git.remote_source import RemoteGitSource
+from datastream.sources.git.source import GitSource, open_git
 
 __all__ = [
     "GitSource",

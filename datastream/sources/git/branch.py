@@ -1,114 +1,72 @@
-"""One branch of a repository on disk: where it is, moving it, and being told that it moved."""
+"""One branch of a repository on disk: moving it, and waiting until it moves."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dulwich.objects import ZERO_SHA, Commit, ObjectID, ShaFile
-from dulwich.refs import DiskRefsContainer, Ref, SymrefLoop, check_ref_format
+from dulwich.objects import ZERO_SHA, Commit, ObjectID
+from dulwich.refs import Ref
+from dulwich.repo import Repo
 
-from datastream.errors import DatastreamError, SourceUnavailable, shown
-from datastream.sources._common.wake import Bell, FileNotice
+from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed, shown
+from datastream.sources._common.wake import FileNotifications, WakeEvent
+from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.objects import Objects, State
-from datastream.sources.git.tree import Change
+from datastream.sources.git.refs import Place, Refs, branch_ref
 from datastream.sources.git.worktree import WorkTree
-
-HEAD = Ref(b"HEAD")
-HEADS = b"refs/heads/"
 
 log = logging.getLogger("datastream")
 
 
 class Moved(SourceUnavailable):
-    """The branch is not any more where it was read; read again and retry."""
-
-
-def branch_ref(name: str) -> Ref:
-    """The ref of a branch; that of "" is HEAD.
-
-    Raises:
-        DatastreamError: no branch can have this name.
-    """
-    ref = Ref(HEADS + name.encode("utf-8", "replace")) if name else HEAD
-    if name and not check_ref_format(ref):
-        raise DatastreamError(f"{shown(name)} is no name that a branch can have")
-    return ref
-
-
-Place = tuple[Ref, ObjectID | None]
-"""A ref, and the commit it is at; None while it is unborn."""
-
-
-class Refs:
-    """Where the branch is, as one thread looks it up.
-
-    Args:
-        common, own: the repository's folders; two where it has several work trees.
-        name: the ref; HEAD for the branch that it stands for.
-    """
-
-    def __init__(self, common: str | Path, own: str | Path, name: Ref) -> None:
-        self._refs = DiskRefsContainer(common, own)
-        self._name = name
-
-    def find(self) -> Place:
-        try:
-            names, commit = self._refs.follow(self._name)
-        except SymrefLoop as error:
-            raise DatastreamError(f"{self._name!r} leads in a circle; repair it") from error
-        return names[-1], commit
-
-    def names(self) -> list[str]:
-        """All branches."""
-        return sorted(ref.decode("utf-8", "replace") for ref in self._refs.subkeys(Ref(HEADS)))
+    """The branch has moved since it was read; read again and retry."""
 
 
 class LocalBranch:
-    """The branch of a local repository that a store reads and writes.
+    """The branch of a local repository that a store reads and writes. Safe to use from threads.
 
     Raises:
         DatastreamError: there is no such branch, though there are others.
     """
 
-    def __init__(self, objects: Objects, name: str, where: str) -> None:
-        self._objects = objects
+    def __init__(self, repo: Repo, name: str, where: str) -> None:
         self._where = where
-        folders = objects.repo.commondir(), objects.repo.controldir()
-        self._refs = Refs(*folders, branch_ref(name))
+        self._refs = Refs(repo.commondir(), repo.controldir(), branch_ref(name), where)
         self._alive: Ref | None = None
-        self.watch = RefWatch(*folders, branch_ref(name))
-        self._work_tree = WorkTree(objects, where)
+        self.watch = RefWatch(repo.commondir(), repo.controldir(), self._refs.find)
+        self._work_tree = WorkTree(repo, where)
         self._check(name)
 
     def tip(self) -> ObjectID | None:
         """The newest commit, None if there is none yet.
 
         Raises:
-            SourceUnavailable: the branch was deleted, or the repository is away. That is no reason
-                to take all for deleted.
+            SourceUnavailable: the branch was deleted, or the repository is away. Its keys were
+                not deleted.
         """
         ref, commit = self._refs.find()
         if commit is not None:
             self._alive = ref
-        elif not Path(self._objects.repo.controldir(), "HEAD").exists():
-            raise SourceUnavailable(
-                f"{self._where}: the repository is not there; nothing is taken for deleted while "
-                "it is away"
-            )
         elif ref == self._alive:
-            raise SourceUnavailable(
-                f"{self._where}: {ref.decode('utf-8', 'replace')} was deleted; make it again, or "
-                "open another branch"
-            )
+            raise self._deleted(ref)
         return commit
 
-    def publish(
-        self, base: State, commit: Commit, objects: Sequence[ShaFile], changes: Sequence[Change]
-    ) -> None:
-        """Make `commit` the newest one.
+    def check_unborn(self) -> None:
+        """Check that the branch is new, since a commit that was on a branch here is known.
+
+        Raises:
+            SourceUnavailable: it had commits, as far as the repository can tell.
+        """
+        ref, commit = self._refs.find()
+        if commit is None and self._refs.was_alive(ref):
+            raise self._deleted(ref)
+
+    def publish(self, objects: Objects, base: State, new: NewCommit) -> None:
+        """Make a commit the newest one.
 
         Raises:
             Moved: the branch is not at `base` any more; nothing has changed.
@@ -116,15 +74,16 @@ class LocalBranch:
         ref, tip = self._refs.find()
         if tip != base.commit:
             raise Moved(f"{self._where}: the branch moved")
-        self._objects.add(objects)
-        with self._work_tree.following(ref, changes) as bring_along:
-            self._move(ref, base.commit, commit)
+        objects.add(new.objects)
+        with self._work_tree.following(objects, ref, new.changes) as bring_along:
+            self._move(objects.repo, ref, base.commit, new.commit)
             bring_along()
 
     def confirm(self, base: State) -> None:
-        """Nothing is nearer to the truth than what was just read."""
+        """No-op: a local read is authoritative."""
 
     def close(self) -> None:
+        """Stop watching, for good."""
         self.watch.close()
 
     def _check(self, name: str) -> None:
@@ -134,10 +93,15 @@ class LocalBranch:
                 f"{self._where} has no branch {shown(name)}; it has {', '.join(others[:9])}"
             )
 
-    def _move(self, ref: Ref, old: ObjectID | None, commit: Commit) -> None:
-        repo = self._objects.repo
-        # As git does: who moved a ref is noted where somebody works, not in a bare repository.
-        note = None if repo.bare else b"datastream: " + commit.message.partition(b"\n")[0]
+    def _deleted(self, ref: Ref) -> SourceUnavailable:
+        return SourceUnavailable(
+            f"{self._where}: {ref.decode('utf-8', 'replace')} was deleted; make it again, or "
+            "open another branch"
+        )
+
+    def _move(self, repo: Repo, ref: Ref, old: ObjectID | None, commit: Commit) -> None:
+        # As git does: the reflog is kept where somebody works, not in a bare repository.
+        entry = None if repo.bare else b"datastream: " + commit.message.partition(b"\n")[0]
         moved = repo.refs.set_if_equals(
             ref,
             ZERO_SHA if old is None else old,
@@ -145,52 +109,93 @@ class LocalBranch:
             committer=commit.committer,
             timestamp=commit.commit_time,
             timezone=commit.commit_timezone,
-            message=note,
+            message=entry,
         )
         if not moved:
             raise Moved(f"{self._where}: the branch moved")
 
 
 class RefWatch:
-    """Waits until the branch is elsewhere than it was last seen."""
+    """Waits until the branch is elsewhere than it was last read. One thread waits at a time.
 
-    def __init__(self, common: str | Path, own: str | Path, name: Ref) -> None:
+    Args:
+        common, own: the repository's folders; two where it has several work trees.
+        find: reads where the branch is.
+    """
+
+    def __init__(self, common: str | Path, own: str | Path, find: Callable[[], Place]) -> None:
         self._own, self._common = Path(own), Path(common)
-        self._refs = Refs(common, own, name)
-        self._notice: FileNotice | None = None
+        self._find = find
+        # Guards the notifications: `close` comes from any thread, also while `wait` runs.
+        self._lock = threading.Lock()
+        self._notifications: FileNotifications | None = None
         self._armed: list[tuple[Path, int]] = []
+        self._waiting = self._releasing = self._closed = False
+        self.degraded = ""
+        """Why it polls; "" while the file system sends notifications."""
 
-    def wait(self, seen: ObjectID | None, bell: Bell, seconds: float) -> None:
-        """Return when the branch is not at `seen`, may have moved, or `bell` rings.
+    def wait(self, seen: ObjectID | None, wake: WakeEvent, seconds: float) -> None:
+        """Return when the branch is not at `seen`, may have moved, or `wake` is set.
 
-        At the latest after `seconds`, since some file systems tell nothing.
+        At the latest after `seconds`, since some file systems send no notifications.
         """
-        # Armed first, looked then: what happens between is told.
-        self._arm(self._refs.find()[0])
-        if bell.is_set() or self._refs.find()[1] != seen:
-            bell.clear()
-        elif self._notice is None:
-            bell.wait(seconds)
-        else:
-            self._notice.wait(bell, seconds)
+        with self._lock:
+            if self._closed:
+                raise StoreClosed("this git repository was closed; open it anew")
+            self._waiting, self._releasing = True, False
+        try:
+            # Armed first, then read: a change in between ends the wait.
+            notifications = self._arm(self._find().ref)
+            if wake.is_set() or self._find().commit != seen:
+                wake.clear()
+            elif notifications is None:
+                wake.wait(seconds)
+            else:
+                notifications.wait(wake, seconds)
+        finally:
+            with self._lock:
+                self._waiting = False
+                releasing = self._releasing
+            if releasing:
+                self.release()
 
     def close(self) -> None:
-        notice, self._notice = self._notice, None
-        self._armed = []
-        if notice is not None:
-            notice.close()
+        """Release it for good."""
+        with self._lock:
+            self._closed = True
+        self.release()
 
-    def _arm(self, ref: Ref) -> None:
-        """Listen at every folder in which the ref, HEAD or packed-refs may be replaced."""
+    def release(self) -> None:
+        """Free what `wait` needs, now or when the one that runs returns."""
+        with self._lock:
+            if self._waiting:
+                self._releasing = True
+                return
+            notifications, self._notifications = self._notifications, None
+            self._armed = []
+        if notifications is not None:
+            notifications.close()
+
+    def _arm(self, ref: Ref) -> FileNotifications | None:
+        """Watch every folder in which the ref, HEAD or packed-refs may be replaced."""
         folders = [self._own, self._common]
         for part in ref.split(b"/")[:-1]:
             folders.append(folders[-1] / os.fsdecode(part))
         there = [(f, f.stat().st_ino) for f in dict.fromkeys(folders) if f.is_dir()]
-        if there == self._armed:
-            return
-        self.close()
-        self._armed = there
+        if there != self._armed:
+            before, self._notifications = self._notifications, None
+            if before is not None:
+                before.close()
+            self._notifications = self._watching([folder for folder, _ in there])
+            self._armed = there
+        return self._notifications
+
+    def _watching(self, folders: Sequence[Path]) -> FileNotifications | None:
         try:
-            self._notice = FileNotice([folder for folder, _ in there], recursive=False)
+            found = FileNotifications(folders, recursive=False)
         except OSError as error:
-            log.info("%s: looked at from time to time, nothing tells: %s", self._common, error)
+            self.degraded = f"polling: no file notifications ({error})"
+            log.info("%s: %s", self._common, self.degraded)
+            return None
+        self.degraded = ""
+        return found

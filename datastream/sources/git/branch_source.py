@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import tenacity
 from dulwich.file import FileLocked
-from dulwich.objects import Blob, Commit, ObjectID, ShaFile
+from dulwich.objects import Blob, Commit, ObjectID
 
-from datastream.entry import Capability, Entry, deleted
-from datastream.entry import Change as Revision
+from datastream.entry import Capability, Entry, Revision, deleted
 from datastream.errors import InvalidKey, KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selects, check_key
-from datastream.source import WRITING, Feature, Reading, Source, Write, check_expected
+from datastream.source import WRITING, Feature, Reading, Source, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
-from datastream.sources._common.wake import Bell
+from datastream.sources._common.wake import WakeEvent
 from datastream.sources.git import past
 from datastream.sources.git.branch import Moved
-from datastream.sources.git.commit import Signature, make_commit
-from datastream.sources.git.errors import local_errors
-from datastream.sources.git.files import Files
+from datastream.sources.git.commit import NewCommit, Signature, make_commit
+from datastream.sources.git.errors import translated
+from datastream.sources.git.files import Files, path_below
+from datastream.sources.git.handles import Handles
 from datastream.sources.git.keys import MAX_DEPTH, check_path, path_of
-from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State
+from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State, time_of
 from datastream.sources.git.tree import Change, rewritten
 
 ATTEMPTS = 200
@@ -34,6 +35,8 @@ PATIENCE = 20.0
 """Seconds for all of that: a lock that a killed process left must not hold up a store."""
 SLOWEST_RETRY = 0.5
 """Seconds, at most, between two attempts."""
+LOOKS = 4
+"""How often the repository is searched for a commit before it counts as missing."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -41,10 +44,9 @@ class Branch(Protocol):
     """What a store follows and moves."""
 
     def tip(self) -> ObjectID | None: ...
+    def check_unborn(self) -> None: ...
     def confirm(self, base: State) -> None: ...
-    def publish(
-        self, base: State, commit: Commit, objects: Sequence[ShaFile], changes: Sequence[Change]
-    ) -> None: ...
+    def publish(self, objects: Objects, base: State, new: NewCommit) -> None: ...
     def close(self) -> None: ...
 
 
@@ -59,48 +61,65 @@ class _Planned(NamedTuple):
 class BranchSource(Source):
     """A Source over the files of one branch.
 
+    Reads take a handle on the repository each, so they run beside each other and beside a write.
+    Writes of one source run one after the other: all move the same ref.
+
     Args:
-        objects: for `read`, `write` and `capabilities`, which run one at a time.
+        handles: on the repository, with the prefix.
         branch: what is followed.
         where: the repository as error texts name it.
-        prefix: only what lies below this folder, which is no part of the keys.
+        prefix: only files below this folder; keys do not contain it.
         signature: of the commits that writes make.
     """
 
-    features = WRITING | {Feature.LOG, Feature.HISTORY, Feature.AT, Feature.REPLAY}
+    features = WRITING | {
+        Feature.LOG,
+        Feature.MESSAGES,
+        Feature.HISTORY,
+        Feature.AT,
+        Feature.REPLAY,
+    }
 
     def __init__(
-        self, objects: Objects, branch: Branch, where: str, prefix: str, signature: Signature
+        self, handles: Handles, branch: Branch, where: str, prefix: bytes, signature: Signature
     ) -> None:
-        self._objects = objects
+        self._handles = handles
         self._branch = branch
         self._where = where
+        self._prefix = prefix
         self._signature = signature
-        self._files = Files(objects, folder_of(prefix))
-        self._bell = Bell()
-        # The commit up to which watchers know everything; "" before the first look.
+        self._writing = threading.Lock()
+        self._wake = WakeEvent()
+        # The commit up to which watchers know everything; "" before the first read with `since`.
         self._seen: ObjectID | None = ObjectID(b"")
 
     def capabilities(self) -> Sequence[Capability]:
-        with self._guarded():
-            return self._files.capabilities(self._state())
+        with self._handles.lend() as files:
+            return files.capabilities(self._state(files))
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        with self._guarded():
-            state = self._state()
-            before = None if since is None else self._earlier(since)
+        with self._handles.lend() as files:
+            state = self._state(files)
+            before = None if since is None else self._earlier(files, since)
+            if before is not None and before.commit is not None and state.commit is None:
+                self._branch.check_unborn()
             if since is not None:
                 self._seen = state.commit
             if before is None:
-                return Reading(self._files.entries(selection, state), state.position, True)
-            found = self._files.changed(selection, before, state)
-            return Reading(found, state.position, False)
+                return Reading(files.entries(selection, state), state.position, True)
+            changed = files.changed(selection, before, state)
+            return past.explained(changed, files.objects, before, state)
+
+    def get(self, key: str) -> Entry | None:
+        with self._handles.lend() as files:
+            return files.get(self._state(files), key)
 
     def wake(self) -> None:
-        self._bell.ring()
+        self._wake.set()
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def write(self, writes: Sequence[Write]) -> Written:
         planned = [self._planned(write) for write in writes]
+        signature = self._signature.of(writes)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((Moved, FileLocked)),
             # At random, so that writers who met once do not meet again.
@@ -110,50 +129,58 @@ class BranchSource(Source):
             ),
             reraise=True,
         )
-        with self._guarded():
-            return retrying(self._attempt, planned)
+        with self._writing:
+            return retrying(self._attempt, planned, signature)
 
     def history(self, key: str) -> Iterator[Revision]:
-        return past.history(self._past(None), key)
+        return past.history(partial(self._past, None), key)
 
     def at(self, point: str | datetime) -> Source:
-        return past.PastSource(lambda: self._past(point), point)
+        return past.PastSource(self._past(point), point, self._handles.another())
 
     def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
-        return past.replay(self._past(since), selection, since)
+        return past.replay(partial(self._past, since), selection, since)
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        return translated(self._where, error)
 
     def close(self) -> None:
         self._branch.close()
-        self._objects.close()
+        self._handles.close()
+        self._wake.set()
 
     # For the kinds of repositories.
 
-    def _guarded(self) -> AbstractContextManager[None]:
-        """Around every access: foreign errors become ours."""
-        return local_errors(self._where)
-
     def _past(self, point: str | datetime | None) -> past.Past:
-        """Handles of its own on the repository, which should know `point`."""
+        """The branch as it is now, in a repository which should know `point`."""
         raise NotImplementedError
 
     # Reading.
 
-    def _state(self) -> State:
-        return self._objects.state(self._branch.tip())
+    def _state(self, files: Files) -> State:
+        return files.objects.state(self._branch.tip())
 
-    def _earlier(self, position: str) -> State | None:
+    def _earlier(self, files: Files, position: str) -> State | None:
         """The state at a position, None if this repository does not have it (any more)."""
         if position == UNBORN.position:
             return UNBORN
         name = ObjectID(position.encode()) if _COMMIT.fullmatch(position) else None
-        if name is None or not self._objects.has_commit(name):
+        if name is None or not self._has_commit(files.objects, name):
             return None
-        return self._objects.state(name)
+        return files.objects.state(name)
+
+    def _has_commit(self, objects: Objects, name: ObjectID) -> bool:
+        for _ in range(LOOKS):
+            if objects.has_commit(name):
+                return True
+            # Is it missing, or was the whole repository away for a moment? Then this fails.
+            self._branch.tip()
+        return False
 
     # Writing.
 
     def _planned(self, write: Write) -> _Planned:
-        path = self._files.path(write.key)
+        path = path_below(self._prefix, write.key)
         if path.count(b"/") > MAX_DEPTH:
             raise InvalidKey(f"{shown(write.key)} lies in over {MAX_DEPTH} folders; use fewer")
         if write.value is None:
@@ -162,52 +189,68 @@ class BranchSource(Source):
         check_round_trip(write.key, write.value, write.value_type)
         return _Planned(write, path, Blob.from_string(write.value))
 
-    def _attempt(self, planned: Sequence[_Planned]) -> list[Entry]:
-        state = self._state()
-        try:
-            found = [self._change(item, state) for item in planned]
-        except (RevisionConflict, KeyNotFound):
-            self._branch.confirm(state)
-            raise
-        news = [change for change in found if change.old != change.new]
-        if not news:
-            self._branch.confirm(state)
-            return [self._entry(item, state) for item in planned]
-        stored = self._commit(planned, news, state)
-        return [self._entry(item, stored) for item in planned]
+    def _attempt(self, planned: Sequence[_Planned], signature: Signature) -> Written:
+        with self._handles.lend() as files:
+            state = self._state(files)
+            try:
+                found = [_change(files, item, state) for item in planned]
+            except (RevisionConflict, KeyNotFound):
+                self._branch.confirm(state)
+                raise
+            news = [change for change in found if change.old != change.new]
+            if not news:
+                self._branch.confirm(state)
+                entries = [_entry(item, state) for item in planned]
+                return Written(entries, state.position, state.position)
+            commit, root = self._commit(files, planned, news, state, signature)
+            stored = State(commit.id, root, time_of(commit))
+            entries = [_entry(item, stored) for item in planned]
+            point, author, message = past.about(commit)
+            return Written(entries, stored.position, state.position, author, message, point)
 
-    def _change(self, item: _Planned, state: State) -> Change:
-        old = self._files.blob(state, item.write.key)
-        check_expected(item.write, old.decode() if old else None)
-        return Change(item.path, old, item.blob.id if item.blob else None)
-
-    def _commit(self, planned: Sequence[_Planned], news: Sequence[Change], state: State) -> State:
+    def _commit(
+        self,
+        files: Files,
+        planned: Sequence[_Planned],
+        news: Sequence[Change],
+        state: State,
+        signature: Signature,
+    ) -> tuple[Commit, ObjectID]:
+        """Commit the writes; the commit and its tree."""
         changed = {change.path for change in news}
         writes = [item for item in planned if item.path in changed]
         root, trees = rewritten(
-            self._objects.items,
+            files.objects.items,
             state.tree,
             [(i.write.key, i.path, i.blob.id if i.blob else None) for i in writes],
         )
         if root is None:
             root, trees = EMPTY.id, [EMPTY]
-        commit = make_commit(self._signature, state.commit, root, [i.write for i in writes])
+        commit = make_commit(signature, state.commit, root, [item.write for item in writes])
         blobs = [item.blob for item in writes if item.blob]
-        self._branch.publish(state, commit, [*blobs, *trees, commit], news)
-        return State(commit.id, root, datetime.fromtimestamp(commit.commit_time, UTC))
+        new = NewCommit(commit, [*blobs, *trees, commit], news)
+        self._branch.publish(files.objects, state, new)
+        return commit, root
 
-    def _entry(self, item: _Planned, state: State) -> Entry:
-        key, value = item.write.key, item.write.value
-        if value is None or item.blob is None:
-            return deleted(key, state.time)
-        return Entry(key, value, type_of(key, value), state.time, item.blob.id.decode())
+
+def _change(files: Files, item: _Planned, state: State) -> Change:
+    old = files.blob(state, item.write.key)
+    check_expected(item.write, old.decode() if old else None)
+    return Change(item.path, old, item.blob.id if item.blob else None)
+
+
+def _entry(item: _Planned, state: State) -> Entry:
+    key, value = item.write.key, item.write.value
+    if value is None or item.blob is None:
+        return deleted(key, state.time)
+    return Entry(key, value, type_of(key, value), state.time, item.blob.id.decode())
 
 
 def folder_of(prefix: str) -> bytes:
     """The path of a prefix, without slashes at its ends.
 
     Raises:
-        InvalidKey: it is no path that a repository can have.
+        InvalidKey: no repository can have such a path.
     """
     key = prefix.strip("/")
     if not key:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import os
 import select
+import socket
 import subprocess
+import threading
+import weakref
+from contextlib import suppress
 from typing import IO, Any, cast
 
 from dulwich.client import (
@@ -17,6 +21,51 @@ from dulwich.client import (
 )
 from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.protocol import Protocol
+
+
+class Sockets:
+    """The sockets of HTTP connections, whose waits another thread can end."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._closed = False
+
+    def follow(self, manager: Any) -> None:
+        """Know all that this manager of connections opens from now on."""
+        manager.pool_classes_by_scheme = {
+            scheme: self._followed(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
+
+    def close(self) -> None:
+        """End all waits: what reads from them, or connects later, fails at once."""
+        with self._lock:
+            self._closed = True
+            found = list(self._open)
+        for sock in found:
+            _shut(sock)
+
+    def _followed(self, pool: Any) -> Any:
+        sockets = self
+
+        class Connection(pool.ConnectionCls):  # type: ignore[misc]
+            def connect(self) -> None:
+                super().connect()
+                sockets._add(self.sock)
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+
+    def _add(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._open.add(sock)
+            closed = self._closed
+        if closed:
+            _shut(sock)
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 class PatientHttp(HttpGitClient):
@@ -57,10 +106,14 @@ class PatientSSH(SSHGitClient):
         self._opened.append(connection[0])
         return connection
 
-    def close(self) -> None:
-        for process in self._vendor.running:
+    def interrupt(self) -> None:
+        """End the processes; what reads from them fails. For other threads."""
+        for process in list(self._vendor.running):
             if process.poll() is None:
                 process.kill()
+
+    def close(self) -> None:
+        self.interrupt()
         for protocol in self._opened:
             protocol.close()
 

@@ -74,7 +74,7 @@ def inode(folder: Path) -> int:
 
 
 def free_stale_lock(folder: Path) -> None:
-    """Remove the lock of the clone's ref if a killed process left it; nobody holds it for long."""
+    """Remove the lock of the clone's ref if a killed process left it: it is held only briefly."""
     lock = folder / f"{TIP.decode()}.lock"
     with suppress(OSError):
         if time.time() - lock.stat().st_mtime > STALE:
@@ -98,6 +98,9 @@ def _is_sound(folder: Path) -> bool:
         try:
             with local_errors(str(folder)):
                 commit = repo.refs.follow(TIP)[1]
+                if commit is None:
+                    # That is the clone of an empty repository, or one that lost its ref.
+                    return next(iter(repo.object_store), None) is None
                 objects.items(objects.state(commit).tree)
         finally:
             objects.close()
@@ -107,7 +110,7 @@ def _is_sound(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    # Renamed first: nobody must find half of it.
+    # Renamed first, so that no process finds half of it.
     if folder.exists():
         old = folder.with_name(f"{folder.name}.old-{secrets.token_hex(6)}")
         folder.rename(old)

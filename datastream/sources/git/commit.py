@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from dulwich.config import Config
-from dulwich.objects import Commit, ObjectID
+from dulwich.objects import Commit, ObjectID, ShaFile
 from dulwich.repo import DefaultIdentityNotFound, get_user_identity
 
 from datastream.errors import DatastreamError, InvalidValue, shown
 from datastream.source import Write
+from datastream.sources.git.tree import Change
 
 NAMED = 3
 """Keys that a message names; of more it gives the number."""
-MAX_SECONDS = 1 << 40
-"""Dates beyond this are refused by many programs."""
-
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FORBIDDEN = ("\0", "\n", "<", ">")
+_IDENTITY = re.compile(
+    r"[^<>\x00-\x1f\x7f\ud800-\udfff]*[^<>\s\x00-\x1f\x7f\ud800-\udfff] "
+    r"<[^<>\s\x00-\x1f\x7f\ud800-\udfff]*>"
+)
 
 
 class Signature(NamedTuple):
@@ -26,6 +31,37 @@ class Signature(NamedTuple):
 
     identity: bytes
     message: str
+    """A template; ``{keys}`` in it stands for what is written."""
+    author: bytes = b""
+    """Who has asked for them, if it is somebody else."""
+    text: str = ""
+    """The message of one commit, as it is, instead of the template."""
+
+    def of(self, writes: Sequence[Write]) -> Signature:
+        """What it is for `writes`, which may name an author and a message of their own.
+
+        Raises:
+            InvalidValue: no commit can hold these.
+        """
+        for write in writes:
+            _check_message(write.message)
+            if write.author and not _IDENTITY.fullmatch(write.author):
+                raise InvalidValue(
+                    f"author {shown(write.author)} is not of the form Name <address>, on one line"
+                )
+        author = next((write.author for write in writes if write.author), "")
+        text = next((write.message for write in writes if write.message.strip()), "")
+        return self._replace(author=author.encode(), text=text)
+
+
+class NewCommit(NamedTuple):
+    """A commit that is to be published, with all that belongs to it."""
+
+    commit: Commit
+    objects: Sequence[ShaFile]
+    """What it consists of, itself last."""
+    changes: Sequence[Change]
+    """What it changes."""
 
 
 def signature(config: Config, author: str, email: str, message: str) -> Signature:
@@ -61,24 +97,49 @@ def make_commit(
     commit = Commit()
     commit.tree = tree
     commit.parents = [] if parent is None else [parent]
-    commit.author = commit.committer = signature.identity
+    commit.author = signature.author or signature.identity
+    commit.committer = signature.identity
     commit.author_time = commit.commit_time = _seconds(writes)
     commit.author_timezone = commit.commit_timezone = 0
-    commit.message = _message(signature.message, writes).encode()
+    commit.message = _message(signature, writes).encode()
     return commit
+
+
+def _check_message(text: str) -> None:
+    if "\0" in text:
+        raise InvalidValue(f"message {shown(text)} has a NUL, which no commit message can hold")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidValue(f"message {shown(text)} cannot be encoded as UTF-8") from error
 
 
 def _seconds(writes: Sequence[Write]) -> int:
     times = [write.updated_at for write in writes if write.updated_at is not None]
-    seconds = int(max(times).timestamp()) if times else int(time.time())
-    if not 0 <= seconds < MAX_SECONDS:
-        raise InvalidValue(f"updated_at of {shown(writes[0].key)} is before 1970; git has no such")
+    if not times:
+        return int(time.time())
+    latest = max(times)
+    try:
+        # In whole numbers: as a float, the last second of year 9999 is the next one.
+        seconds = (latest - _EPOCH) // timedelta(seconds=1)
+        # What is written has to be readable again.
+        datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        seconds = -1
+    if seconds < 0:
+        raise InvalidValue(
+            f"updated_at of {shown(writes[0].key)} is {latest}; git has dates from 1970 to 9999, "
+            "in UTC"
+        )
     return seconds
 
 
-def _message(template: str, writes: Sequence[Write]) -> str:
-    text = template or _default(writes)
-    return text.replace("{keys}", _listed([write.key for write in writes])).rstrip("\n") + "\n"
+def _message(signature: Signature, writes: Sequence[Write]) -> str:
+    text = signature.text
+    if not text:
+        template = signature.message or _default(writes)
+        text = template.replace("{keys}", _listed([write.key for write in writes]))
+    return text.rstrip("\n") + "\n"
 
 
 def _default(writes: Sequence[Write]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from dulwich.errors import (
     WrongObjectException,
 )
 from dulwich.file import FileLocked
+from dulwich.repo import UnsupportedExtension, UnsupportedVersion
 
-from datastream.errors import DatastreamError, Denied, SourceUnavailable
+from datastream.errors import DatastreamError, Denied, SourceUnavailable, Unsupported
 
 DAMAGE = (
     KeyError,
@@ -28,6 +30,9 @@ DAMAGE = (
     AssertionError,
     EOFError,
     ValueError,
+    IndexError,
+    StopIteration,
+    struct.error,
 )
 """What reading a repository raises that lacks objects or holds broken ones."""
 
@@ -40,26 +45,39 @@ class Damaged(SourceUnavailable):
     """Objects are missing or broken."""
 
 
-@contextmanager
-def local_errors(where: str) -> Iterator[None]:
-    """Translate what reading and writing a repository on disk raises."""
-    try:
-        yield
-    except DatastreamError:
-        raise
-    except FileLocked as error:
-        raise SourceUnavailable(
+def translated(where: str, error: Exception) -> Exception:
+    """What reading or writing a repository on disk raised, as one of our errors."""
+    if isinstance(error, DatastreamError):
+        return error
+    kind: type[DatastreamError] = SourceUnavailable
+    text = ""
+    if isinstance(error, FileLocked):
+        text = (
             f"{where}: another git program holds {_text(error.lockfilename)}; wait for it, or "
             "remove that file if no git program runs"
-        ) from error
-    except DAMAGE as error:
-        raise Damaged(
-            f"{where}: an object is missing or broken ({_words(error)}); see what git fsck says"
-        ) from error
-    except NotGitRepository as error:
-        raise SourceUnavailable(f"{where} is no git repository any more: {error}") from error
-    except OSError as error:
-        raise SourceUnavailable(f"{where}: {error}") from error
+        )
+    elif isinstance(error, DAMAGE):
+        kind = Damaged
+        text = f"{where}: an object is missing or broken ({_words(error)}); see what git fsck says"
+    elif isinstance(error, NotGitRepository):
+        text = f"{where} stopped being a git repository: {error}"
+    elif isinstance(error, UnsupportedExtension | UnsupportedVersion):
+        kind, text = Unsupported, f"{where} needs a newer git library: {error!r}"
+    elif isinstance(error, OSError):
+        text = f"{where}: {error}"
+    return kind(text) if text else error
+
+
+@contextmanager
+def local_errors(where: str) -> Iterator[None]:
+    """Translate where no store does it: in constructors, and inside other calls."""
+    try:
+        yield
+    except Exception as error:
+        ours = translated(where, error)
+        if ours is error:
+            raise
+        raise ours from error
 
 
 @contextmanager
@@ -73,6 +91,8 @@ def remote_errors(where: str, hide: Callable[[str], str]) -> Iterator[None]:
         raise DatastreamError(
             f"{where}: no repository there, or not for these credentials; check the URL"
         ) from error
+    except (UnsupportedExtension, UnsupportedVersion) as error:
+        raise Unsupported(f"{where} needs a newer git library: {error!r}") from error
     except (*_REMOTE, *DAMAGE, OSError, NotImplementedError) as error:
         # Not chained: what the client says may quote headers or URLs. Damage is what it makes of
         # answers that are no git.

@@ -9,22 +9,36 @@ from dulwich.objects import ObjectID
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects, literal_prefix
+from datastream.source import Reading
 from datastream.sources._common.file_types import type_of, type_of_name
 from datastream.sources.git.keys import MAX_PATH, key_of, path_of
-from datastream.sources.git.objects import Objects, State
+from datastream.sources.git.objects import Objects, State, Trees
 from datastream.sources.git.tree import changes, is_file, lookup, subtree, walk
 
 KEPT_TYPES = 100_000
-"""Types remembered of files whose name does not tell theirs."""
+"""Files whose type is kept in memory, because it follows from content and not from the name."""
+
+
+class Known:
+    """What handles on one repository share; content with an id never changes."""
+
+    def __init__(self) -> None:
+        self.trees = Trees()
+        self.types: dict[ObjectID, str] = {}
 
 
 class Files:
-    """The files below a prefix, as entries, of whatever commit."""
+    """The files below a prefix, as entries, of whatever commit.
 
-    def __init__(self, objects: Objects, prefix: bytes) -> None:
+    Args:
+        objects: the handle; it belongs to this object.
+        known: what other handles share with it.
+    """
+
+    def __init__(self, objects: Objects, prefix: bytes, known: Known) -> None:
         self.objects = objects
         self.prefix = prefix
-        self._types: dict[ObjectID, str] = {}
+        self._types = known.types
 
     def root(self, state: State) -> ObjectID | None:
         """The tree at the prefix."""
@@ -32,12 +46,21 @@ class Files:
 
     def path(self, key: str) -> bytes:
         """The whole path of a key."""
-        return b"/".join(filter(None, (self.prefix, path_of(key))))
+        return path_below(self.prefix, key)
 
     def blob(self, state: State, key: str) -> ObjectID | None:
         """The content of one key."""
         found = lookup(self.objects.items, state.tree, self.path(key))
         return found[1] if found is not None and is_file(found[0]) else None
+
+    def get(self, state: State, key: str) -> Entry | None:
+        """The entry of one key, None if it holds nothing."""
+        path = path_of(key)
+        # A key with an unneeded escape has no file.
+        if len(path) > MAX_PATH or key_of(path) != key:
+            return None
+        blob = self.blob(state, key)
+        return None if blob is None else self.entry(key, blob, state.time)
 
     def entries(self, selection: Selects, state: State) -> list[Entry]:
         """All that is selected."""
@@ -46,16 +69,18 @@ class Files:
             for key, blob in self._files(selection, self.root(state))
         ]
 
-    def changed(self, selection: Selects, old: State, new: State) -> list[Entry]:
+    def changed(self, selection: Selects, old: State, new: State) -> Reading:
         """What turns one state into the other, as far as it is selected; deletes first."""
         found = [
-            (key_of(change.path), change.new)
+            (key_of(change.path), change.old, change.new)
             for change in changes(self.objects.items, self.root(old), self.root(new))
             if len(change.path) <= MAX_PATH
         ]
-        selected = [(key, blob) for key, blob in found if selection.matches(key)]
-        gone = [deleted(key, new.time) for key, blob in selected if blob is None]
-        return gone + [self.entry(k, blob, new.time) for k, blob in selected if blob is not None]
+        selected = [item for item in found if selection.matches(item[0])]
+        gone = [deleted(key, new.time) for key, _, blob in selected if blob is None]
+        present = [self.entry(k, blob, new.time) for k, _, blob in selected if blob is not None]
+        created = frozenset(key for key, before, _ in selected if before is None)
+        return Reading([*gone, *present], new.position, False, created=created)
 
     def entry(self, key: str, blob: ObjectID, time: datetime | None) -> Entry:
         content = self.objects.content(blob)
@@ -90,10 +115,15 @@ class Files:
                     yield key, item[1]
         for key in selection.keys:
             found = lookup(items, root, path_of(key))
-            # An escape that is not needed names nothing.
+            # A key with an unneeded escape has no file.
             real = found is not None and is_file(found[0]) and key_of(path_of(key)) == key
             if found is not None and real and not key.startswith(tuple(starts)):
                 yield key, found[1]
+
+
+def path_below(prefix: bytes, key: str) -> bytes:
+    """The whole path of a key below a prefix."""
+    return b"/".join(filter(None, (prefix, path_of(key))))
 
 
 def _shortest(starts: set[str]) -> list[str]:

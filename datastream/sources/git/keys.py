@@ -19,7 +19,7 @@ _ESCAPE = re.compile(r"\\x([0-9a-f]{2})")
 
 
 def key_of(path: bytes) -> str:
-    r"""The key of a path: its text, with ``\xHH`` for what is no UTF-8."""
+    r"""The key of a path: its text, with ``\xHH`` for bytes that are not UTF-8."""
     try:
         text = path.decode()
     except UnicodeDecodeError:

@@ -1,9 +1,10 @@
-"""A repository's objects, as one thread reads and writes them."""
+"""A repository's objects, as one call reads and writes them, and what calls share."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -14,18 +15,27 @@ from dulwich.errors import NotGitRepository
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree, parse_tree
 from dulwich.refs import DiskRefsContainer
-from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
+from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, Unsupported
 from datastream.sources.git.errors import local_errors
+from datastream.sources.git.refs import Missing, TolerantRefs
 from datastream.sources.git.tree import Items
 
 KEPT_ITEMS = 100_000
 """Names in trees kept in memory, those used last."""
+KEPT_STATES = 1_000
+"""Commits kept in memory."""
 EMPTY = Tree()
 """git knows this one without having it stored."""
+ATTEMPTS = 10
+"""How often a folder for an object is made that git gc removes."""
 READ_ONLY = 0o444
 """Mode of a file that holds an object."""
+
+
+class NoRepository(DatastreamError):
+    """There is no repository."""
 
 
 class State(NamedTuple):
@@ -50,25 +60,36 @@ def open_repo(path: str | Path) -> Repo:
     Raises:
         DatastreamError: there is none, or it is of a kind that is not supported.
     """
-    try:
-        with local_errors(str(path)):
-            repo = _opened(path)
-    except (UnsupportedExtension, UnsupportedVersion) as error:
-        raise Unsupported(f"{path} needs a newer git library: {error!r}") from error
+    with local_errors(str(path)):
+        repo = _opened(path)
     if repo.object_format.name != "sha1" or not isinstance(repo.refs, DiskRefsContainer):
         repo.close()
         raise Unsupported(
             f"{path}: only repositories with SHA-1 objects and refs in files are supported; "
             "see git refs migrate"
         )
+    # The same object with one method replaced: it has what Repo gave it.
+    repo.refs.__class__ = TolerantRefs
     return repo
+
+
+def reopen_repo(path: str | Path) -> Repo:
+    """The repository at `path`, which was opened before.
+
+    Raises:
+        Missing: it is not there now.
+    """
+    try:
+        return open_repo(path)
+    except NoRepository as error:
+        raise Missing(f"{path}: the repository is not there") from error
 
 
 def _opened(path: str | Path) -> Repo:
     try:
         repo = Repo(str(path))
     except NotGitRepository as error:
-        raise DatastreamError(
+        raise NoRepository(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
         ) from error
     hidden = Path(repo.controldir()).resolve()
@@ -79,21 +100,72 @@ def _opened(path: str | Path) -> Repo:
     return repo
 
 
-class Objects:
-    """Reads through `repo`, which belongs to this object and to one thread at a time."""
+class Trees:
+    """Trees as they were parsed, those used last, and commits. Safe to use from several threads."""
 
-    def __init__(self, repo: Repo) -> None:
-        self.repo = repo
-        self._store = repo.object_store
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._trees: OrderedDict[ObjectID, Items] = OrderedDict()
         self._kept = 0
+        self.states: dict[ObjectID, State] = {}
+        """What commits say."""
+
+    def get(self, tree: ObjectID) -> Items | None:
+        """The items of a tree, None if they are not kept."""
+        with self._lock:
+            found = self._trees.get(tree)
+            if found is not None:
+                self._trees.move_to_end(tree)
+            return found
+
+    def keep(self, tree: ObjectID, items: Items) -> None:
+        """Keep the items of a tree instead of those used longest ago."""
+        with self._lock:
+            if tree in self._trees:
+                return
+            self._trees[tree] = items
+            self._kept += len(items)
+            while self._kept > KEPT_ITEMS and len(self._trees) > 1:
+                self._kept -= len(self._trees.popitem(last=False)[1])
+
+    def keep_state(self, state: State) -> None:
+        """Keep what a commit says."""
+        with self._lock:
+            if len(self.states) >= KEPT_STATES:
+                self.states.clear()
+            if state.commit is not None:
+                self.states[state.commit] = state
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        with self._lock:
+            self.states.clear()
+            self._trees.clear()
+            self._kept = 0
+
+
+class Objects:
+    """Reads through `repo`, which belongs to this object and to one call at a time.
+
+    Args:
+        trees: what other handles on the repository know too.
+    """
+
+    def __init__(self, repo: Repo, trees: Trees | None = None) -> None:
+        self.repo = repo
+        self._store = repo.object_store
+        self._trees = Trees() if trees is None else trees
 
     def state(self, commit: ObjectID | None) -> State:
         """Tree and time of a commit."""
         if commit is None:
             return UNBORN
-        found = self.commit(commit)
-        return State(commit, found.tree, time_of(found))
+        state = self._trees.states.get(commit)
+        if state is None:
+            found = self.commit(commit)
+            state = State(commit, found.tree, time_of(found))
+            self._trees.keep_state(state)
+        return state
 
     def commit(self, name: ObjectID) -> Commit:
         """The commit, through an annotated tag if need be."""
@@ -116,8 +188,8 @@ class Objects:
             return {}
         found = self._trees.get(tree)
         if found is None:
-            return self._keep(tree, self._parsed(tree))
-        self._trees.move_to_end(tree)
+            found = self._parsed(tree)
+            self._trees.keep(tree, found)
         return found
 
     def content(self, blob: ObjectID) -> bytes:
@@ -135,8 +207,12 @@ class Objects:
         for item in objects:
             self._write(item)
 
+    def packs(self) -> int:
+        """How many pack files it has open, or may."""
+        return len(getattr(self._store, "_pack_cache", ()))
+
     def close(self) -> None:
-        self._trees.clear()
+        """Close all files."""
         self.repo.close()
 
     def _read(self, name: ObjectID) -> ShaFile:
@@ -157,13 +233,6 @@ class Objects:
         parsed = parse_tree(raw, self.repo.object_format.oid_length)
         return {name: (mode, ObjectID(item)) for name, mode, item in parsed}
 
-    def _keep(self, tree: ObjectID, items: Items) -> Items:
-        self._trees[tree] = items
-        self._kept += len(items)
-        while self._kept > KEPT_ITEMS and len(self._trees) > 1:
-            self._kept -= len(self._trees.popitem(last=False)[1])
-        return items
-
     def _write(self, item: ShaFile) -> None:
         # Not by dulwich: it locks the object's name, which two writers of one value would both
         # want, and which a killed process would leave locked for ever.
@@ -176,9 +245,17 @@ class Objects:
             os.utime(place)
             return
         except OSError:
-            folder.mkdir(exist_ok=True)
+            pass
         data = item.as_legacy_object(store.loose_compression_level)
-        _write_file(folder / f"tmp_obj_{secrets.token_hex(6)}", place, data, store)
+        for attempt in range(ATTEMPTS):
+            folder.mkdir(exist_ok=True)
+            try:
+                _write_file(folder / f"tmp_obj_{secrets.token_hex(6)}", place, data, store)
+                return
+            except FileNotFoundError:
+                # git gc removes folders that it has emptied, between our two steps, too.
+                if attempt == ATTEMPTS - 1:
+                    raise
 
 
 def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStore) -> None:
@@ -199,5 +276,6 @@ def time_of(commit: Commit) -> datetime | None:
     """When a commit was made; None if its date is none."""
     try:
         return datetime.fromtimestamp(commit.commit_time, UTC)
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError, OSError, TypeError):
+        # dulwich gives None for a commit without a date.
         return None

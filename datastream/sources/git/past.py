@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
 from datetime import datetime
 from itertools import takewhile
 
@@ -16,34 +15,37 @@ from dulwich.errors import RefFormatError
 from dulwich.objects import Commit, ObjectID
 from dulwich.objectspec import AmbiguousShortId, parse_commit, parse_object
 
-from datastream.entry import Capability, Change, Entry, deleted
-from datastream.errors import DatastreamError, InvalidValue, ReadOnly, shown
+from datastream.entry import Capability, Entry, Revision, deleted
+from datastream.errors import DatastreamError, shown
 from datastream.selection import Selects
-from datastream.source import Feature, Reading, Source, Write
-from datastream.sources._common.wake import Bell
-from datastream.sources.git.errors import local_errors
-from datastream.sources.git.files import Files
-from datastream.sources.git.objects import State, time_of
+from datastream.source import Feature, Reading
+from datastream.sources._common.past import ReadOnlyPast
+from datastream.sources._common.points import parse_time
+from datastream.sources.git.errors import translated
+from datastream.sources.git.handles import Handles
+from datastream.sources.git.objects import Objects, State, time_of
 
 
 class Past:
-    """A branch as it was when this was made, with handles of its own.
+    """A branch as it was when this was made, with a handle until `close`.
 
     Args:
-        files: owned from here on.
+        handles: lend the handle.
         tip: the newest commit.
+        where: the repository as error texts name it.
         names: other names of the tip than those the repository itself knows.
     """
 
     def __init__(
         self,
-        files: Files,
+        handles: Handles,
         tip: ObjectID | None,
         where: str,
         names: Sequence[str] = (),
     ) -> None:
-        self.files = files
-        self.objects = files.objects
+        self._handles = handles
+        self.files, self._generation = handles.take()
+        self.objects = self.files.objects
         self.tip = tip
         self.where = where
         self._names = names
@@ -58,7 +60,7 @@ class Past:
             named = self.named(point)
             if named is not None:
                 return named
-        time = _time(point)
+        time = parse_time(point)
         if time is None:
             raise DatastreamError(
                 f"{self.where} has no tag, branch or commit {shown(str(point))}, and it is no "
@@ -101,8 +103,15 @@ class Past:
         line.reverse()
         return line
 
-    def close(self) -> None:
-        self.objects.close()
+    def __enter__(self) -> Past:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
+        self.close(sound=kind is None or issubclass(kind, DatastreamError | GeneratorExit))
+
+    def close(self, *, sound: bool = True) -> None:
+        """Give the handle back; one that is not sound is used no more."""
+        self._handles.give_back(self.files, self._generation if sound else -1)
 
     def _ancestors(self, commit: ObjectID) -> set[ObjectID]:
         found, left = {commit}, [commit]
@@ -120,34 +129,53 @@ class Past:
         raise DatastreamError(f"{self.where} has no commit as old as {time}")
 
 
-def history(past: Past, key: str) -> Iterator[Change]:
-    """Every revision of `key`, newest first; closes `past` at the end.
+OpenPast = Callable[[], Past]
+"""Opens the past of a branch; the caller closes it."""
+
+
+def history(opened: OpenPast, key: str) -> Iterator[Revision]:
+    """Every revision of `key`, newest first.
 
     Where a merge took its value from one side, that side is followed, as `git log` does.
     """
-    try:
-        with local_errors(past.where):
-            commit = past.tip
-            while commit is not None:
-                state = past.objects.state(commit)
-                value = past.files.blob(state, key)
-                parents = [past.objects.state(name) for name in past.objects.parents(commit)]
-                values = [past.files.blob(parent, key) for parent in parents]
-                if value in values:
-                    commit = parents[values.index(value)].commit
-                    continue
-                if value is not None or values:
-                    yield _change(past, key, commit, value)
-                commit = parents[0].commit if parents else None
-    finally:
-        past.close()
+    # Opened with the first step: an iterator that is never started holds nothing.
+    with opened() as past:
+        commit = past.tip
+        while commit is not None:
+            state = past.objects.state(commit)
+            value = past.files.blob(state, key)
+            parents = [past.objects.state(name) for name in past.objects.parents(commit)]
+            values = [past.files.blob(parent, key) for parent in parents]
+            if value in values:
+                commit = parents[values.index(value)].commit
+                continue
+            if value is not None or values:
+                yield _revision(past, key, commit, value)
+            commit = parents[0].commit if parents else None
 
 
-def _change(past: Past, key: str, name: ObjectID, value: ObjectID | None) -> Change:
+def _revision(past: Past, key: str, name: ObjectID, value: ObjectID | None) -> Revision:
     commit = past.objects.commit(name)
     time = time_of(commit)
     entry = deleted(key, time) if value is None else past.files.entry(key, value, time)
-    return Change(entry, name.decode(), _text(commit, commit.author), _text(commit, commit.message))
+    return Revision(entry, *about(commit))
+
+
+def explained(reading: Reading, objects: Objects, before: State, after: State) -> Reading:
+    """`reading` with who made it and why, if one commit on top of `before` is all of it."""
+    if after.commit is None or after.commit == before.commit:
+        return reading
+    commit = objects.commit(after.commit)
+    parent = commit.parents[0] if commit.parents else None
+    if before.commit != parent:
+        return reading
+    point, author, message = about(commit)
+    return reading._replace(author=author, message=message, point=point)
+
+
+def about(commit: Commit) -> tuple[str, str, str]:
+    """Its name, its author and its message."""
+    return commit.id.decode(), _text(commit, commit.author), _text(commit, commit.message)
 
 
 def _text(commit: Commit, raw: bytes) -> str:
@@ -158,85 +186,60 @@ def _text(commit: Commit, raw: bytes) -> str:
         return raw.decode("utf-8", "replace")
 
 
-def replay(past: Past, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
-    """The commits after `since`, oldest first, one reading each; closes `past` at the end."""
-    try:
-        with local_errors(past.where):
-            base = None if since is None else past.find(since)
-            state = past.objects.state(base)
-            yield Reading(past.files.entries(selection, state), state.position, True)
-            line = past.line_after(base)
-            for commit in line:
-                new = past.objects.state(commit)
-                entries = past.files.changed(selection, state, new)
-                state = new
-                if entries or commit == line[-1]:
-                    yield Reading(entries, state.position, False)
-    finally:
-        past.close()
+def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
+    """The commits after `since`, oldest first, one reading each."""
+    with opened() as past:
+        base = None if since is None else past.find(since)
+        state = past.objects.state(base)
+        yield Reading(past.files.entries(selection, state), state.position, True)
+        line = past.line_after(base)
+        for commit in line:
+            new = past.objects.state(commit)
+            reading = past.files.changed(selection, state, new)
+            if reading.entries or commit == line[-1]:
+                yield explained(reading, past.objects, state, new)
+            state = new
 
 
-def _time(point: str | datetime) -> datetime | None:
-    if isinstance(point, str):
-        parsed = None
-        with suppress(ValueError):
-            parsed = datetime.fromisoformat(point)
-        if parsed is None:
-            return None
-        point = parsed
-    if point.tzinfo is None:
-        raise InvalidValue(f"{point} has no time zone; write {point.isoformat()}Z for UTC")
-    return point
-
-
-class PastSource(Source):
-    """A branch at one commit: it can be read, and nothing ever happens.
+class PastSource(ReadOnlyPast):
+    """A branch at one commit: it can be read, and never changes.
 
     Args:
-        open_past: makes handles; called for each history too.
+        past: the branch; closed here.
         point: what `Past.find` takes.
+        handles: owned from here on.
     """
 
     features = frozenset({Feature.LOG, Feature.HISTORY})
 
-    def __init__(self, open_past: Callable[[], Past], point: str | datetime) -> None:
-        self._open_past = open_past
-        self._past = open_past()
-        self._bell = Bell()
-        try:
-            with self._guarded():
-                self._state: State = self._past.objects.state(self._past.find(point))
-        except BaseException:
-            self._past.close()
-            raise
+    def __init__(self, past: Past, point: str | datetime, handles: Handles) -> None:
+        super().__init__(past.where)
+        self._where = past.where
+        self._handles = handles
+        with past:
+            self._state: State = past.objects.state(past.find(point))
 
     def capabilities(self) -> Sequence[Capability]:
-        with self._guarded():
-            return self._past.files.capabilities(self._state)
+        with self._handles.lend() as files:
+            return files.capabilities(self._state)
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         position = self._state.position
         if since == position:
             return Reading((), position, False)
-        with self._guarded():
-            return Reading(self._past.files.entries(selection, self._state), position, True)
+        with self._handles.lend() as files:
+            return Reading(files.entries(selection, self._state), position, True)
 
-    def wait(self, timeout: float | None) -> None:
-        self._bell.wait(timeout)
+    def get(self, key: str) -> Entry | None:
+        with self._handles.lend() as files:
+            return files.get(self._state, key)
 
-    def wake(self) -> None:
-        self._bell.ring()
+    def history(self, key: str) -> Iterator[Revision]:
+        return history(lambda: Past(self._handles, self._state.commit, self._where), key)
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        raise ReadOnly(f"{self._past.where} as it was can only be read; nothing was written")
-
-    def history(self, key: str) -> Iterator[Change]:
-        past = self._open_past()
-        past.tip = self._state.commit
-        return history(past, key)
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        return translated(self._where, error)
 
     def close(self) -> None:
-        self._past.close()
-
-    def _guarded(self) -> AbstractContextManager[None]:
-        return local_errors(self._past.where)
+        super().close()
+        self._handles.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from dulwich.pack import UnpackedObject, pack_objects_to_data
 from dulwich.refs import HEADREF, Ref
 from dulwich.repo import Repo
 
-from datastream.errors import DatastreamError, Denied
+from datastream.errors import DatastreamError, Denied, StoreClosed
 from datastream.sources.git.address import Address
-from datastream.sources.git.branch import HEADS, Moved
-from datastream.sources.git.clients import PatientHttp, PatientSSH
+from datastream.sources.git.branch import Moved
+from datastream.sources.git.clients import PatientHttp, PatientSSH, Sockets
 from datastream.sources.git.errors import local_errors, remote_errors
-from datastream.sources.git.objects import Objects
+from datastream.sources.git.objects import Objects, open_repo
+from datastream.sources.git.refs import HEADS
 
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
@@ -54,6 +56,11 @@ class Remote:
         self._timeout = timeout
         self._config = StackedConfig.default()
         self._path = unquote(address.url.path)
+        self._sockets = Sockets()
+        # Guards the clients in use; never held while one of them talks.
+        self._lock = threading.Lock()
+        self._clients: set[PatientSSH] = set()
+        self._closed = False
         self._pool: Any = self._connections() if address.url.scheme.startswith("http") else None
 
     def head(self, branch: str) -> Head:
@@ -77,8 +84,8 @@ class Remote:
 
         prefixes = [head.ref]
         with self._client() as client:
-            told = None if progress is None else _lines(progress)
-            client.fetch(self._remote_path(), repo, wanted, told, ref_prefix=prefixes)
+            report = None if progress is None else _lines(progress)
+            client.fetch(self._remote_path(), repo, wanted, report, ref_prefix=prefixes)
         return now[0]
 
     def fetch_named(self, repo: Repo, name: str) -> None:
@@ -118,6 +125,13 @@ class Remote:
             raise self._refused(refusal)
 
     def close(self) -> None:
+        """Free connections and processes, also those in use: what waits for them fails."""
+        with self._lock:
+            self._closed = True
+            clients = list(self._clients)
+        for client in clients:
+            client.interrupt()
+        self._sockets.close()
         if self._pool is not None:
             self._pool.clear()
 
@@ -132,7 +146,16 @@ class Remote:
     @contextmanager
     def _client(self) -> Iterator[GitClient]:
         with remote_errors(self.where, self.address.credentials.hide), closing(self._new()) as new:
-            yield new
+            with self._lock:
+                if self._closed:
+                    raise StoreClosed(f"{self.where} was closed; open it anew")
+                if isinstance(new, PatientSSH):
+                    self._clients.add(new)
+            try:
+                yield new
+            finally:
+                with self._lock:
+                    self._clients.discard(new)
 
     def _new(self) -> GitClient:
         url, (username, password) = self.address.url, self.address.credentials
@@ -159,6 +182,7 @@ class Remote:
         from urllib3.util import Retry
 
         pool = default_urllib3_manager(self._config, base_url=self.where, timeout=self._timeout)
+        self._sockets.follow(pool)
         pool.connection_pool_kw["retries"] = Retry(5, connect=1, read=1, redirect=5)
         return pool
 
@@ -168,7 +192,7 @@ class Remote:
             try:
                 given = self._config.get((b"core",), b"sshCommand").decode()
             except KeyError:
-                # Nobody sits there to be asked for a password.
+                # Without a terminal, ssh must not ask for a password.
                 given = f"ssh -o BatchMode=yes -o ConnectTimeout={int(self._timeout) or 1}"
         return given
 
@@ -177,7 +201,7 @@ class Remote:
 
     def _push_here(self, head: Head, commit: ObjectID, objects: Sequence[ShaFile]) -> None:
         """`push` into a repository on this machine, where dulwich would leave a pack each time."""
-        with local_errors(self.where), closing(Repo(self._path)) as repo:
+        with local_errors(self.where), closing(open_repo(self._path)) as repo:
             if not repo.bare and repo.refs.follow(HEADREF)[0][-1] == head.ref:
                 raise Denied(
                     f"{self.where} has {head.ref.decode()} checked out; open it as "

@@ -3,67 +3,71 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 import tenacity
 from dulwich.file import FileLocked
-from dulwich.objects import ZERO_SHA, Commit, ObjectID, ShaFile
+from dulwich.objects import ZERO_SHA, ObjectID
 from dulwich.refs import DiskRefsContainer
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, SourceUnavailable, shown
-from datastream.sources.git.branch import HEADS, Moved, Refs, RefWatch
+from datastream.sources.git.branch import Moved, RefWatch
 from datastream.sources.git.clone import TIP, folder_for, free_stale_lock, inode, open_clone
-from datastream.sources.git.errors import local_errors
-from datastream.sources.git.objects import Objects, State, open_repo
+from datastream.sources.git.commit import NewCommit
+from datastream.sources.git.errors import Damaged, local_errors
+from datastream.sources.git.objects import Objects, State, open_repo, reopen_repo
+from datastream.sources.git.refs import HEADS, Place, Refs
 from datastream.sources.git.remote import Head, Progress, Remote
-from datastream.sources.git.tree import Change
 
 log = logging.getLogger("datastream")
 
 LOCK_TIMEOUT = 5.0
-"""Seconds to wait for another process that notes something."""
+"""Seconds to wait for another process that moves the clone's ref."""
 LOOKS = 20
-"""How often the remote is asked anew because another process noted something meanwhile."""
+"""How often the remote is asked anew because another process moved the clone's ref meanwhile."""
 
 
 class RemoteBranch:
-    """Reads the clone, asks the remote, and pushes to it.
+    """Reads the clone, asks the remote, and pushes to it. Safe to use from several threads.
 
     The clone's own ref is moved from what it was before the remote was asked, or not at all: an
-    answer that is older than what another thread or process has noted never replaces it.
+    answer that is older than that of another thread or process never replaces it.
     """
 
-    def __init__(self, remote: Remote, branch: str, cache: str | Path, told: Progress | None):
+    def __init__(self, remote: Remote, branch: str, cache: str | Path, progress: Progress | None):
         self._remote = remote
         self._name = branch
-        self._told = told
+        self._progress = progress
         self._folder = folder_for(cache, remote.where, branch)
         self._head: Head | None = None
         self._inode = 0
-        self.watch = RefWatch(self._folder, self._folder, TIP)
+        # A commit that was pushed although the clone's ref could not be moved, and the one before.
+        self._pushed: tuple[ObjectID | None, ObjectID] | None = None
+        self._refs = Refs(self._folder, self._folder, TIP, remote.where)
+        self._alive = False
+        self.watch = RefWatch(self._folder, self._folder, self._place)
 
-    def open(self) -> Objects:
-        """Open the clone, or make it; ask the remote, if it is there."""
-        objects = self.reopen()
-        try:
-            if self._head is None:
-                self._look_at_first()
-        except BaseException:
-            objects.close()
-            raise
-        return objects
-
-    def reopen(self) -> Objects:
-        """Make the clone anew, unless another process has."""
-        self._objects = Objects(open_clone(self._folder, self._fill, broken=self._inode))
+    def open(self) -> Repo:
+        """The clone; made, or made anew, unless another process has."""
+        repo = open_clone(self._folder, self._fill, broken=self._inode)
         self._inode = inode(self._folder)
-        return self._objects
+        self._pushed = None
+        try:
+            self._alive = self._refs.find().commit is not None
+        except BaseException:
+            repo.close()
+            raise
+        return repo
 
-    def handle(self) -> Objects:
-        """Another handle on the clone, for another thread."""
-        return Objects(open_repo(self._folder))
+    def handle(self) -> Repo:
+        """Another handle on the clone."""
+        return reopen_repo(self._folder)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the remote has answered yet."""
+        return self._head is not None
 
     def names(self) -> tuple[str, ...]:
         """What stands for the newest commit."""
@@ -72,8 +76,25 @@ class RemoteBranch:
         return tuple(name for name in ("HEAD", "@", self._name, followed) if name)
 
     def tip(self) -> ObjectID | None:
-        """The commit last seen at the remote."""
-        return self._refs().find()[1]
+        """The commit last seen at the remote.
+
+        Raises:
+            Damaged: the clone has lost it.
+        """
+        commit = self._place().commit
+        if commit is None and self._alive:
+            raise self._lost()
+        if commit is not None:
+            self._alive = True
+        return commit
+
+    def check_unborn(self) -> None:
+        """Refuse to take the branch for unborn: the clone has a commit that was on it.
+
+        Raises:
+            Damaged: always.
+        """
+        raise self._lost()
 
     def look(self) -> Head:
         """Ask the remote where the branch is, and get what is new.
@@ -81,8 +102,9 @@ class RemoteBranch:
         Raises:
             SourceUnavailable: it is away, or has the branch no more.
         """
+        pushed = self._pushed
         for _ in range(LOOKS):
-            before = self.tip()
+            before = self._refs.find().commit
             head = self._remote.head(self._name)
             self._head = head
             if head.commit is None and before is not None:
@@ -91,6 +113,9 @@ class RemoteBranch:
                     "or open another branch"
                 )
             if head.commit is None or head.commit == before or self._follow(head, before):
+                if self._pushed is pushed:
+                    # The clone shows a state of the remote that is at least as new.
+                    self._pushed = None
                 return head
         raise SourceUnavailable(f"{self._remote.where}: other processes keep moving the clone")
 
@@ -104,26 +129,27 @@ class RemoteBranch:
         if self.tip() != base.commit:
             raise Moved(f"{self._remote.where}: the branch moved")
 
-    def publish(
-        self, base: State, commit: Commit, objects: Sequence[ShaFile], changes: Sequence[Change]
-    ) -> None:
-        """Push `commit`, made on top of `base`.
+    def publish(self, objects: Objects, base: State, new: NewCommit) -> None:
+        """Push a commit, made on top of `base`.
 
         Raises:
             Moved: somebody else pushed meanwhile; the clone has it now.
         """
-        ref = (self._head or self.look()).ref
+        ref, commit = (self._head or self.look()).ref, new.commit.id
         try:
-            self._remote.push(Head(ref, base.commit), commit.id, objects)
+            self._remote.push(Head(ref, base.commit), commit, new.objects)
         except Moved:
             self.look()
             raise
-        self._objects.add(objects)
+        objects.add(new.objects)
+        # It is pushed, which is what counts: from here on it is read, also if noting it fails.
+        self._pushed = base.commit, commit
         try:
-            if not self._note(base.commit, commit.id):
+            if self._move(base.commit, commit):
+                self._pushed = None
+            else:
                 self.look()
         except (SourceUnavailable, FileLocked) as error:
-            # It is pushed, which is what counts; the clone will have it after the next look.
             log.warning("pushed, but not yet in the clone: %s", error)
 
     def fetch_named(self, repo: Repo, name: str) -> None:
@@ -133,43 +159,41 @@ class RemoteBranch:
         self.watch.close()
         self._remote.close()
 
+    def _place(self) -> Place:
+        noted, pushed = self._refs.find(), self._pushed
+        if pushed is not None and noted.commit == pushed[0]:
+            return noted._replace(commit=pushed[1])
+        return noted
+
+    def _lost(self) -> Damaged:
+        return Damaged(f"{self._folder}: the clone lost the commit of its branch")
+
     def _fill(self, repo: Repo) -> None:
         head = self._head = self._remote.head(self._name)
         if head.commit is not None:
-            commit = self._remote.fetch(repo, head, self._told)
+            commit = self._remote.fetch(repo, head, self._progress)
             repo.refs.set_if_equals(TIP, None, commit)
         elif self._name and self._remote.head("").commit is not None:
             raise DatastreamError(f"{self._remote.where} has no branch {shown(self._name)}")
 
-    def _look_at_first(self) -> None:
-        """Catch up with the remote; if it is away, there is what was seen last."""
-        try:
-            self.look()
-        except SourceUnavailable as error:
-            log.warning("opened as of before: %s", error)
-
     def _follow(self, head: Head, before: ObjectID | None) -> bool:
         """Fetch what is missing; whether the clone's ref could be moved to it."""
-        # A handle of its own: this runs in the thread that waits, beside reads.
         with local_errors(str(self._folder)):
             repo = open_repo(self._folder)
             try:
                 commit = head.commit
                 if commit is None or commit not in repo.object_store:
                     commit = self._remote.fetch(repo, head, None)
-                return self._note(before, commit)
+                return self._move(before, commit)
             finally:
                 repo.close()
 
-    def _refs(self) -> Refs:
-        return Refs(self._folder, self._folder, TIP)
-
-    def _note(self, before: ObjectID | None, commit: ObjectID) -> bool:
+    def _move(self, before: ObjectID | None, commit: ObjectID) -> bool:
         """Move the clone's ref; False if it is not at `before` any more."""
         free_stale_lock(self._folder)
         refs = DiskRefsContainer(self._folder)
         retrying = tenacity.Retrying(
-            # Whoever holds it syncs a file to the disk.
+            # It is held while a file is synced to the disk.
             retry=tenacity.retry_if_exception_type(FileLocked),
             wait=tenacity.wait_random(0.001, 0.02),
             stop=tenacity.stop_after_delay(LOCK_TIMEOUT),

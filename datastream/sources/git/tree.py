@@ -25,7 +25,7 @@ FILE = stat.S_IFREG | 0o644
 
 
 class Change(NamedTuple):
-    """One path that two trees do not agree about; None where it is no file."""
+    """One path at which two trees differ; None where it has no file."""
 
     path: bytes
     old: ObjectID | None

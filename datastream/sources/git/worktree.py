@@ -27,8 +27,11 @@ from dulwich.index import (
 )
 from dulwich.objects import Blob, ObjectID
 from dulwich.refs import Ref
+from dulwich.repo import Repo
 
+from datastream.sources.git.errors import DAMAGE
 from datastream.sources.git.objects import Objects
+from datastream.sources.git.refs import HEAD, Refs
 from datastream.sources.git.tree import FILE, Change
 
 LOCK_TIMEOUT = 2.0
@@ -45,45 +48,62 @@ log = logging.getLogger("datastream")
 
 
 class WorkTree:
-    """The files and the index beside a repository, if it has any."""
+    """The files and the index beside a repository, if it has any. One write at a time uses it."""
 
-    def __init__(self, objects: Objects, where: str) -> None:
-        self._objects = objects
-        self._repo = objects.repo
-        self._root = Path(objects.repo.path)
+    def __init__(self, repo: Repo, where: str) -> None:
+        self._bare = repo.bare
+        self._root = Path(repo.path)
+        self._index = Path(repo.index_path())
+        self._head = Refs(repo.commondir(), repo.controldir(), HEAD, where)
         self._where = where
+        # The lock that was waited for in vain.
+        self._left: tuple[int, int] | None = None
 
-    def following(self, ref: Ref, changes: Sequence[Change]) -> AbstractContextManager[Bring]:
+    def following(
+        self, objects: Objects, ref: Ref, changes: Sequence[Change]
+    ) -> AbstractContextManager[Bring]:
         """Hold the index while `ref` moves; call what this gives once it has."""
-        if self._repo.bare or self._repo.refs.follow(Ref(b"HEAD"))[0][-1] != ref:
+        if self._bare or self._head.find().ref != ref:
             return nullcontext(lambda: None)
-        return self._held(changes)
+        return self._held(objects, changes)
 
     @contextmanager
-    def _held(self, changes: Sequence[Change]) -> Iterator[Bring]:
-        # git commit and git add hold it too, so nobody changes it between our look and our write.
+    def _held(self, objects: Objects, changes: Sequence[Change]) -> Iterator[Bring]:
+        # git commit and git add hold it too, so it does not change between our read and our write.
         lock = self._lock()
         if lock is None:
             yield lambda: self._warn("another git program holds the index")
             return
         try:
-            entries = _read_index(Path(self._repo.index_path()))
+            entries = _read_index(self._index)
             reason = self._obstacle(entries, changes)
             if reason or entries is None:
                 yield lambda: self._warn(reason)
             else:
-                yield lambda: self._bring(entries, changes, lock)
+                yield lambda: self._bring(objects, entries, changes, lock)
         finally:
             lock.abort()
 
     def _lock(self) -> GitFile | None:  # type: ignore[valid-type]
+        # A lock that was waited for in vain is a killed program's, or an editor is open.
+        patience = LOCK_TIMEOUT if self._left is None or self._left != self._lock_there() else 0
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(FileLocked),
             wait=tenacity.wait_random(0.001, 0.02),
-            stop=tenacity.stop_after_delay(LOCK_TIMEOUT),
+            stop=tenacity.stop_after_delay(patience),
             retry_error_callback=lambda _: None,
         )
-        return retrying(GitFile, self._repo.index_path(), "wb")
+        lock = retrying(GitFile, str(self._index), "wb")
+        self._left = self._lock_there() if lock is None else None
+        return lock
+
+    def _lock_there(self) -> tuple[int, int] | None:
+        """Which lock it is that another program holds."""
+        try:
+            found = self._index.with_name(f"{self._index.name}.lock").stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def _warn(self, reason: str) -> None:
         log.warning(
@@ -136,17 +156,20 @@ class WorkTree:
 
     # Writing.
 
-    def _bring(self, entries: Entries, changes: Sequence[Change], lock: BinaryIO) -> None:
+    def _bring(
+        self, objects: Objects, entries: Entries, changes: Sequence[Change], lock: BinaryIO
+    ) -> None:
         try:
             for change in sorted(changes, key=lambda change: change.new is not None):
                 if change.new is None:
                     self._remove(change.path)
                     entries.pop(change.path, None)
                 else:
-                    self._write(entries, change.path, change.new)
-        except OSError as error:
+                    content = objects.content(change.new)
+                    self._write(entries, change.path, change.new, content)
+        except (OSError, *DAMAGE) as error:
             self._warn(str(error))
-        # Without git's extensions: they say of the trees what is not true any more.
+        # Without git's extensions: what they say of the trees is outdated.
         writer = IndexChecksumWriter(lock)
         write_index_dict(writer, entries)
         writer.close()
@@ -160,7 +183,7 @@ class WorkTree:
                     break
                 folder.rmdir()
 
-    def _write(self, entries: Entries, path: bytes, content: ObjectID) -> None:
+    def _write(self, entries: Entries, path: bytes, blob: ObjectID, content: bytes) -> None:
         before = entries.get(path)
         mode = before.mode if isinstance(before, IndexEntry) else FILE
         place = self._place(path)
@@ -169,12 +192,12 @@ class WorkTree:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 | mode & 0o111)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(self._objects.content(content))
+                file.write(content)
             temporary.replace(place)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        entries[path] = index_entry_from_stat(place.lstat(), content, mode)
+        entries[path] = index_entry_from_stat(place.lstat(), blob, mode)
 
 
 def _is_free(place: Path, gone: set[Path]) -> bool:
@@ -192,7 +215,7 @@ def _holds(place: Path, entry: IndexEntry) -> bool:
             return False
         if stat.S_ISLNK(found.st_mode):
             content = os.fsencode(place.readlink())
-        elif _is_as_noted(found, entry):
+        elif _is_as_indexed(found, entry):
             return True
         else:
             content = place.read_bytes()
@@ -201,7 +224,7 @@ def _holds(place: Path, entry: IndexEntry) -> bool:
     return Blob.from_string(content).id == entry.sha
 
 
-def _is_as_noted(found: os.stat_result, entry: IndexEntry) -> bool:
+def _is_as_indexed(found: os.stat_result, entry: IndexEntry) -> bool:
     """What git does: same size and times mean the same content, read or not.
 
     It is how a file is recognised that a filter wrote, such as one with other line ends.

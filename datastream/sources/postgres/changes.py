@@ -12,13 +12,11 @@ from datastream.selection import Selects
 from datastream.source import Reading
 from datastream.sources.postgres import position as positions
 from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.log import EVENTS, FORM, Names
+from datastream.sources.postgres.marks import catalogue_marks
 from datastream.sources.postgres.table import RowTable, beside
-
-
-class Altered(Exception):
-    """The table, or what is installed for it, is not what was found when it was looked up."""
 
 
 class Installed(NamedTuple):
@@ -30,16 +28,13 @@ class Installed(NamedTuple):
 
 
 class ChangedRows:
-    """The rows of a table whose triggers keep a log.
+    """Reads the rows of a table whose triggers keep a log; holds no connection.
 
     Args:
         server: tells this server and its history from every other.
     """
 
-    def __init__(
-        self, connection: Connection, layout: Layout, table: RowTable, server: str, found: Installed
-    ) -> None:
-        self._db = connection
+    def __init__(self, layout: Layout, table: RowTable, server: str, found: Installed) -> None:
         self._table = table
         self._found = found
         names = Names.of(layout)
@@ -49,18 +44,27 @@ class ChangedRows:
         seed = f"{server}/{layout.oid}/{found.marks.rpartition('/')[2]}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
 
-    def read(self, selection: Selects) -> Reading:
-        """The complete state of `selection`."""
-        rows = self._table.rows_beside(self._head, selection)
+    def read(self, db: Connection, selection: Selects, since: str | None) -> Reading:
+        """What changed after `since`, else the complete state of `selection`.
+
+        Raises:
+            Altered: look the table up again.
+        """
+        changes = self._read_changes(db, since) if since is not None else None
+        return changes or self._read_state(db, selection)
+
+    def _read_state(self, db: Connection, selection: Selects) -> Reading:
+        rows = self._table.rows_beside(db, self._head, selection)
         return Reading(self._table.entries(rows), self._position(beside(rows)), complete=True)
 
-    def changes(self, since: str) -> Reading | None:
-        """What changed after `since`; None if the log cannot tell."""
+    def _read_changes(self, db: Connection, since: str) -> Reading | None:
+        """None if the log does not reach back to `since`, or is of another epoch."""
         place = positions.parse(since, self.epoch)
         if place is None:
             return None
         try:
-            rows = self._rows(self._changes, place)
+            with db.cursor(binary=True) as cursor:
+                rows: list[Any] = cursor.execute(self._changes.encode(), place).fetchall()
         except DataError:
             # A key from when its column had another type.
             return None
@@ -69,15 +73,20 @@ class ChangedRows:
             return None
         touched = [row[3:] for row in rows if row[2]]
         if not touched:
-            # Others may have committed elsewhere: as far as this table goes it is the same place.
+            # Transactions elsewhere move the snapshot on; nothing of this table has changed.
             return Reading((), since, complete=False)
         if any(key is None for key, *_ in touched):
             return None
-        return Reading(self._told(touched), position, complete=False)
+        # There now or not: one that was made once more than removed since was not there before,
+        # nor was one that is gone and was made as often as removed.
+        created = frozenset(
+            key for key, delta, *row in touched if delta == (0 if row[0] is None else 1)
+        )
+        return Reading(self._changed(touched), position, complete=False, created=created)
 
-    def _told(self, touched: list[Any]) -> list[Entry]:
-        present = self._table.entries(row for _, *row in touched)
-        gone = [deleted(key) for key, *row in touched if row[0] is None]
+    def _changed(self, touched: list[Any]) -> list[Entry]:
+        present = self._table.entries(row for _, _, *row in touched)
+        gone = [deleted(key) for key, _, *row in touched if row[0] is None]
         return gone + present
 
     def _position(self, head: str | None) -> str:
@@ -93,22 +102,19 @@ class ChangedRows:
             f"{names.log} WHERE xid = $4::xid8 AND {_MICROSECONDS} = $5::int8))"
         )
         # Between two bounds: of an open range the planner expects a third of all lines.
-        keys = f"SELECT unnest(coalesce(keys, '{{NULL}}')) AS key FROM {names.log}"
+        keys = f"SELECT unnest(coalesce(keys, '{{NULL}}')) AS key, delta FROM {names.log}"
         lines = (
             f"{keys} WHERE xid >= $2::xid8 AND xid <= pg_snapshot_xmax(pg_current_snapshot()) "
-            f"UNION {keys} WHERE xid = ANY($3::xid8[])"
+            f"UNION ALL {keys} WHERE xid = ANY($3::xid8[])"
         )
         return (
             f"SELECT h.*, r.* FROM ({_head(layout.oid, names.state, names.log, honoured)}) h "
-            f"LEFT JOIN LATERAL (SELECT true, l.key, t.* FROM (SELECT key FROM ({lines}) u "
+            f"LEFT JOIN LATERAL (SELECT true, l.*, t.* FROM "
+            f"(SELECT key, sum(delta)::int AS delta FROM ({lines}) u "
             # OFFSET 0: each key by the index, however many the planner expects.
-            f"WHERE h.honoured) l LEFT JOIN LATERAL ({self._table.select} "
+            f"WHERE h.honoured GROUP BY key) l LEFT JOIN LATERAL ({self._table.select} "
             f"WHERE t.{layout.key.quoted} = l.key::{layout.key.type} OFFSET 0) t ON true) r ON true"
         )
-
-    def _rows(self, statement: str, parameters: Any) -> list[Any]:
-        with self._db.cursor(binary=True) as cursor:
-            return cursor.execute(statement.encode(), parameters).fetchall()
 
 
 _MICROSECONDS = "(extract(epoch FROM at) * 1000000)::int8"
@@ -142,27 +148,3 @@ def look_up(connection: Connection, layout: Layout) -> Installed | None:
     if state is None or state[0] != FORM:
         return None
     return Installed(str(row[0]), str(state[1]))
-
-
-def catalogue_marks(oid: int) -> str:
-    """An expression that changes when the table or our triggers do, in two parts."""
-    return f"concat({layout_mark(oid)}, '/', {trigger_mark(oid)})"
-
-
-def layout_mark(oid: int) -> str:
-    """An expression that changes when the relation or its columns do; NULL without it."""
-    return (
-        "(SELECT hashtextextended(concat_ws(' ', c.oid, c.relkind, c.relispartition, "
-        "(SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod), '/' "
-        "ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 "
-        f"AND NOT attisdropped)), 0) FROM pg_class c WHERE c.oid = {oid})"
-    )
-
-
-def trigger_mark(oid: int) -> str:
-    """An expression that changes when a trigger of ours comes, goes or is switched off."""
-    return (
-        "(SELECT hashtextextended(string_agg(concat_ws(' ', oid, xmin, tgenabled), '/' "
-        f"ORDER BY oid), 0) FROM pg_trigger WHERE tgrelid = {oid} "
-        "AND starts_with(tgname, '_datastream_'))"
-    )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from datastream.entry import Change, Entry, deleted
-from datastream.sources.postgres.connection import Connection
+from datastream.entry import Entry, Revision, deleted
 from datastream.sources.postgres.layout import Layout, literal
 from datastream.sources.postgres.rows import entries, shape
-from datastream.sources.postgres.table import RowTable
 
 CHUNK = 100
 """Changes fetched at a time."""
@@ -25,7 +23,7 @@ class History(NamedTuple):
 
     @property
     def form(self) -> str:
-        """Tells whether what is installed is what is wanted."""
+        """Compared with what is installed, to see whether that is what is wanted."""
         layout = self.layout
         columns = [layout.value, layout.value_type, layout.updated_at]
         types = [column.type if column else "" for column in columns]
@@ -68,26 +66,32 @@ class History(NamedTuple):
         return text
 
 
-def past(connection: Connection, table: RowTable, kept: str, key: str) -> Iterator[Change]:
-    """What `key` held, newest first; a statement that changed nothing is no change."""
-    newer: Change | None = None
-    for row in _lines(connection, kept, key):
-        entry = deleted(key, row[1]) if row[3] else entries([row[4:]], table.shape.kind)[0]
-        if newer is not None and _told_apart(entry, newer.entry):
+Fetch = Callable[[str, tuple[object, ...]], Sequence[Any]]
+"""Runs a statement with parameters, and returns its rows in binary."""
+
+
+def past(fetch: Fetch, kept: str, key: str, kind: str) -> Iterator[Revision]:
+    """What `key` held, newest first; a statement that changed nothing is no revision.
+
+    Args:
+        kept: the table of the past.
+        kind: the value_type of rows that name none.
+    """
+    newer: Revision | None = None
+    for row in _lines(fetch, kept, key):
+        entry = deleted(key, row[1]) if row[3] else entries([row[4:]], kind)[0]
+        if newer is not None and _differ(entry, newer.entry):
             yield newer
-        newer = Change(entry, author=row[2])
+        newer = Revision(entry, author=row[2])
     if newer is not None:
         yield newer
-    elif (current := table.current(key)) is not None:
-        # Nothing has happened to it since history is kept.
-        yield Change(current)
 
 
-def _told_apart(one: Entry, other: Entry) -> bool:
+def _differ(one: Entry, other: Entry) -> bool:
     return (one.operation, one.revision) != (other.operation, other.revision)
 
 
-def _lines(connection: Connection, kept: str, key: str) -> Iterator[tuple[Any, ...]]:
+def _lines(fetch: Fetch, kept: str, key: str) -> Iterator[tuple[Any, ...]]:
     before = None
     statement = (
         "SELECT id, at, author, gone, key, value, value_type, updated_at "
@@ -95,9 +99,9 @@ def _lines(connection: Connection, kept: str, key: str) -> Iterator[tuple[Any, .
         f"ORDER BY id DESC LIMIT {CHUNK}"
     )
     while True:
-        with connection.cursor(binary=True) as cursor:
-            rows = cursor.execute(statement.encode(), (key, before)).fetchall()
-        yield from rows
-        if len(rows) < CHUNK:
+        # No connection is held between two chunks, however slowly they are read.
+        found = fetch(statement, (key, before))
+        yield from found
+        if len(found) < CHUNK:
             return
-        before = rows[-1][0]
+        before = found[-1][0]

@@ -11,7 +11,9 @@ import psycopg
 from psycopg import sql
 
 from datastream.errors import DatastreamError
+from datastream.sources._common.columns import Columns
 from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.marks import layout_mark
 
 ANCESTOR_COLUMNS = "key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz"
 """The table made on first use: the shape of the Go project's."""
@@ -28,15 +30,6 @@ WRITABLE_KEYS = {"text", "varchar", "uuid", *INTEGER_KEYS}
 _TYPMOD_HEADER = 4
 _READABLE_MARK = 24
 """Bytes of the table's name that are part of the names of what is installed for it."""
-
-
-class Columns(NamedTuple):
-    """Column names as asked for; "" for the optional two means "if there is one of that name"."""
-
-    key: str
-    value: str
-    value_type: str = ""
-    updated_at: str = ""
 
 
 class Column(NamedTuple):
@@ -80,6 +73,8 @@ class Layout(NamedTuple):
     """Why no trigger can be made or trusted; "" if one can."""
     owns: bool
     """May make triggers and tables beside it."""
+    fingerprint: str
+    """`layout_mark` of what was looked up, or of just before."""
 
     @property
     def name(self) -> str:
@@ -140,6 +135,8 @@ def find_layout(
             f"{where}: no such table; this role sees {_tables(connection)}: name one with table= "
             "and schema=, or make it with create=True"
         )
+    # First: if the table is altered meanwhile, the next statement finds another one.
+    fingerprint = _fingerprint(connection, relation.oid)
     found = _columns(connection, relation.oid)
     columns = _choose(asked, found, where)
     key = found[columns.key]
@@ -160,7 +157,13 @@ def find_layout(
         and relation.kind in "rpf",
         obstacle=_obstacle(relation, unique=unique, exact=key.exact),
         owns=relation.owns and relation.may_create,
+        fingerprint=fingerprint,
     )
+
+
+def _fingerprint(connection: Connection, oid: int) -> str:
+    row = connection.execute(f"SELECT {layout_mark(oid)}::text".encode()).fetchone()
+    return str(row and row[0])
 
 
 def find_relation(connection: Connection, schema: str, table: str) -> _Relation | None:

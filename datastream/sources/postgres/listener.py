@@ -1,105 +1,145 @@
-"""What ends a `Source.wait`: a notification, another thread, or the time."""
+"""What ends a `Source.wait`: a notification of the server, another thread, or the time."""
 
 from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
-from contextlib import closing, suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from time import monotonic
 
 import psycopg
 
-from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.layout import quoted
 
 
 class Listener:
     """Waits on a connection of its own, made when first waited with.
 
+    One thread waits; it alone uses the connection. Other threads may wake it, and have it close
+    the connection.
+
     Args:
         connect: makes it.
     """
 
-    def __init__(self, connect: Callable[[], Connection]) -> None:
+    def __init__(self, connect: Callable[[], Session]) -> None:
         self._connect = connect
-        self._connection: Connection | None = None
+        self._session: Session | None = None
         self._channel = ""
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
+        # For the three flags, and to free what they say is not in use.
+        self._lock = threading.Lock()
+        self._waiting = False
+        self._released = False
+        self._closed = False
 
     def wake(self) -> None:
         """End the wait that runs, or the next one. From any thread."""
-        # Full of unheard calls, or closed: one is enough, or nobody waits any more.
+        # Full of unread bytes, or closed: one is enough, or no wait follows.
         with suppress(OSError):
             self._waker.send(b"!")
 
     def pause(self, timeout: float | None) -> None:
         """Wait for `wake` only."""
-        self._ready(timeout)
+        with self._in_use() as is_open:
+            if is_open:
+                self._ready(timeout)
 
     def wait(self, channel: str, timeout: float | None) -> None:
         """Wait for a notification on `channel` as well.
 
-        Returns at once when it had to begin to listen: what happened before was not heard.
+        Returns at once when it had to begin to listen: earlier notifications were missed.
 
         Raises:
             psycopg.Error: the connection is lost; the next call makes another.
+            SourceUnavailable, Denied: it cannot be made.
         """
-        connection = self._connection
-        if connection is None or self._channel != channel:
-            self.release()
-            self._connection, self._channel = self._listening(channel), channel
-            return
-        until = None if timeout is None else monotonic() + timeout
-        try:
-            while not _told(connection):
-                left = None if until is None else until - monotonic()
-                if (left is not None and left <= 0) or self._ready(left, connection):
-                    return
-        except psycopg.Error:
-            self.release()
-            raise
-
-    def hears(self, channel: str, sender: Connection, timeout: float) -> bool:
-        """Whether a notification from `sender` would arrive, tried on another connection."""
-        with closing(self._listening(channel)) as connection:
-            sender.execute("SELECT pg_notify($1, '')", (channel,))
-            until = monotonic() + timeout
-            while not _told(connection):
-                left = until - monotonic()
-                if left <= 0:
-                    return False
-                select.select([connection.pgconn.socket], [], [], left)
-            return True
+        with self._in_use() as is_open:
+            if not is_open:
+                return
+            try:
+                if self._session is None or self._channel != channel:
+                    self._begin(channel)
+                else:
+                    self._wait(self._session.db, timeout)
+            except psycopg.Error:
+                self._drop()
+                raise
 
     def release(self) -> None:
-        """Stop listening; whoever notifies has one session less to tell."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        """Stop listening: the server then has one session less to notify. From any thread."""
+        with self._lock:
+            self._released = self._waiting
+            if not self._waiting:
+                self._drop()
+                return
+        self.wake()
 
     def close(self) -> None:
-        self.release()
+        """Free the connection, or have the running wait free it. From any thread."""
+        with self._lock:
+            self._closed = True
+            session = self._session
+            if not self._waiting:
+                self._free()
+                return
+        self.wake()
+        if session is not None:
+            # It may wait for an answer of the server, which `wake` does not end.
+            session.cut()
+
+    def _begin(self, channel: str) -> None:
+        self._drop()
+        session = self._connect()
+        # Known before it is waited for, so that `close` can cut it.
+        self._session, self._channel = session, channel
+        if self._closed:
+            return
+        _listen(session, channel)
+
+    def _wait(self, db: Connection, timeout: float | None) -> None:
+        until = None if timeout is None else monotonic() + timeout
+        while not _took_notifications(db):
+            left = None if until is None else until - monotonic()
+            if (left is not None and left <= 0) or self._ready(left, db):
+                return
+
+    @contextmanager
+    def _in_use(self) -> Iterator[bool]:
+        """Whether it is open; what was to be freed meanwhile is freed at the end."""
+        with self._lock:
+            is_open = self._waiting = not self._closed
+        try:
+            yield is_open
+        finally:
+            with self._lock:
+                if self._waiting and self._closed:
+                    self._free()
+                elif self._released:
+                    self._drop()
+                self._waiting = self._released = False
+
+    def _drop(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def _free(self) -> None:
+        self._drop()
         self._woken.close()
         self._waker.close()
 
-    def _listening(self, channel: str) -> Connection:
-        connection = self._connect()
-        try:
-            connection.execute(f"LISTEN {quoted(channel)}".encode())
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _ready(self, timeout: float | None, connection: Connection | None = None) -> bool:
-        """Wait until the server says something or somebody wakes; whether it was the latter."""
+    def _ready(self, timeout: float | None, db: Connection | None = None) -> bool:
+        """Wait until the server sends something or `wake` is called; whether it was the latter."""
         poll = select.poll()
         poll.register(self._woken, select.POLLIN)
-        if connection is not None:
-            poll.register(connection.pgconn.socket, select.POLLIN)
+        if db is not None:
+            poll.register(db.pgconn.socket, select.POLLIN)
         ready = poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
         if not any(number == self._woken.fileno() for number, _ in ready):
             return False
@@ -108,11 +148,31 @@ class Listener:
         return True
 
 
-def _told(connection: Connection) -> bool:
+def hears(connect: Callable[[], Session], channel: str, sender: Connection, timeout: float) -> bool:
+    """Whether a notification from `sender` arrives on another connection."""
+    with closing(connect()) as session:
+        _listen(session, channel)
+        sender.execute("SELECT pg_notify($1, '')", (channel,))
+        until = monotonic() + timeout
+        while not _took_notifications(session.db):
+            left = until - monotonic()
+            if left <= 0:
+                return False
+            poll = select.poll()
+            poll.register(session.db.pgconn.socket, select.POLLIN)
+            poll.poll(max(0, int(left * 1000)))
+        return True
+
+
+def _listen(session: Session, channel: str) -> None:
+    session.db.execute(f"LISTEN {quoted(channel)}".encode())
+
+
+def _took_notifications(db: Connection) -> bool:
     """Whether notifications have come; they are taken off."""
-    pgconn = connection.pgconn
+    pgconn = db.pgconn
     pgconn.consume_input()
-    told = False
+    found = False
     while pgconn.notifies() is not None:
-        told = True
-    return told
+        found = True
+    return found

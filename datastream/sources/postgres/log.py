@@ -1,14 +1,18 @@
-"""The change log: triggers that note the key of every row touched, by whichever program.
+"""The change log: triggers that record the key of every row touched, by any program.
 
 The log says only *which* keys a transaction touched; what they hold now is read from the table
 in the same statement. A position is a snapshot: what it does not see and the snapshot of now
-does is what changed, however late its transaction committed (`_postgres_position`). A line
-without keys says that anything may have changed.
+does is what changed, however late its transaction committed (`position`). A line without keys
+says that anything may have changed.
+
+With each key is what the statement did to its existence: 1 it was made, -1 removed, 0 neither. The
+sum over some transactions tells whether a key that is there or not was there before them, in
+whatever order they committed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from datastream.sources.postgres.connection import Connection
@@ -18,18 +22,18 @@ from datastream.sources.postgres.layout import Layout, literal, quoted
 KEPT = 100_000
 """Changes the log keeps at least; a reader that missed more gets the full state again."""
 KEYS_A_LINE = 1000
-"""Most keys of one statement that are noted together."""
+"""Most keys of one statement in one line of the log."""
 LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
-"""Changes after which, on average, a write cuts the log: also where nobody watches."""
-FORM = "1"
+"""Changes after which, on average, a write cuts the log, also while nothing is watched."""
+FORM = "2"
 """Of what is installed; another one is replaced."""
 EVENTS = {
     "insert": "AFTER INSERT {} REFERENCING NEW TABLE AS new_rows",
     "update": "AFTER UPDATE {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
     "delete": "AFTER DELETE {} REFERENCING OLD TABLE AS old_rows",
-    # Before: afterwards nobody knows which keys there were.
+    # Before it: afterwards the keys are gone.
     "truncate": "BEFORE TRUNCATE {}",
 }
 
@@ -41,7 +45,7 @@ class Names(NamedTuple):
     log: str
     state: str
     history: str
-    note: str
+    record: str
     prune: str
 
     @classmethod
@@ -50,27 +54,27 @@ class Names(NamedTuple):
 
     @classmethod
     def marked(cls, schema: str, mark: str) -> Names:
-        log, state, history, note, prune = (
+        log, state, history, record, prune = (
             quoted(schema, mark + part) for part in ("", "_state", "_history", "_note", "_prune")
         )
-        return cls(mark, log, state, history, f"{note}()", f"{prune}()")
+        return cls(mark, log, state, history, f"{record}()", f"{prune}()")
 
 
 def install_statements(layout: Layout, history: History | None) -> list[str]:
     """All that makes the log, in order, where there is none."""
     names = Names.of(layout)
     return [
-        # Writers of the moment are waited for: what they have written is in no log.
+        # Waits for running writers: what they have written would be in no log.
         f"LOCK TABLE {layout.name} IN SHARE ROW EXCLUSIVE MODE",
         f"CREATE TABLE {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
-        "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, keys text[])",
+        "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, delta int, keys text[])",
         f"CREATE INDEX ON {names.log} (xid)",
         f"CREATE TABLE {names.state} (form text, epoch text, cut xid8, history text)",
         f"INSERT INTO {names.state} SELECT {literal(FORM)}, gen_random_uuid()::text, "
         f"pg_snapshot_xmin(pg_current_snapshot()), {literal(history.form if history else '')}",
         *(history.create_statements(names.history) if history else ()),
         *_function(names.prune, "void", _prune_body(names, history)),
-        *_function(names.note, "trigger", _note_body(layout, names, history)),
+        *_function(names.record, "trigger", _record_body(layout, names, history)),
         *(statement for event in EVENTS for statement in _trigger(layout, names, event)),
         _grants(layout, names, history),
     ]
@@ -85,17 +89,17 @@ def uninstall_statements(layout: Layout, marks: Iterable[str]) -> list[str]:
             name = quoted(f"{mark}_{event}")
             statements.append(f"DROP TRIGGER IF EXISTS {name} ON {layout.name}")
         statements += [
-            f"DROP FUNCTION IF EXISTS {names.note}",
+            f"DROP FUNCTION IF EXISTS {names.record}",
             f"DROP FUNCTION IF EXISTS {names.prune}",
             f"DROP TABLE IF EXISTS {names.log}, {names.state}, {names.history}",
-            # Those who listen look at once, and poll from then on.
+            # Watchers read at once, and poll from then on.
             f"NOTIFY {quoted(mark)}",
         ]
     return statements
 
 
 def marks(connection: Connection, layout: Layout) -> list[str]:
-    """Of all that is installed for this table, for whatever columns, or is left of it."""
+    """Of all that is installed for this table, for any columns, or is left of it."""
     rows = connection.execute(
         "SELECT regexp_replace(tgname, '_[a-z]*$', '') FROM pg_trigger WHERE tgrelid = $1::oid "
         "AND starts_with(tgname, '_datastream_') "
@@ -107,14 +111,18 @@ def marks(connection: Connection, layout: Layout) -> list[str]:
     return [str(mark) for (mark,) in rows]
 
 
-def run(connection: Connection, layout: Layout, statements: Iterable[str]) -> None:
-    """One transaction, one process at a time, that does not make others wait for long."""
+def run(connection: Connection, layout: Layout, statements: Callable[[], Iterable[str]]) -> None:
+    """One transaction, one process at a time, that does not make others wait for long.
+
+    Args:
+        statements: called when no other process installs any more.
+    """
     with connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}".encode())
-        # That something is not there yet is no news.
+        # DROP IF EXISTS of what is not there is worth no notice.
         connection.execute("SET LOCAL client_min_messages = warning")
         connection.execute("SELECT pg_advisory_xact_lock($1)", (_lock(layout),))
-        for statement in statements:
+        for statement in statements():
             connection.execute(statement.encode())
 
 
@@ -126,33 +134,36 @@ def _trigger(layout: Layout, names: Names, event: str) -> list[str]:
     timing = EVENTS[event].format(f"ON {layout.name}")
     name = quoted(f"{layout.mark}_{event}")
     return [
-        f"CREATE TRIGGER {name} {timing} FOR EACH STATEMENT EXECUTE FUNCTION {names.note}",
-        # Also for those who restore or replicate with triggers switched off.
+        f"CREATE TRIGGER {name} {timing} FOR EACH STATEMENT EXECUTE FUNCTION {names.record}",
+        # Also for restores and replication, which switch triggers off.
         f"ALTER TABLE {layout.name} ENABLE ALWAYS TRIGGER {name}",
     ]
 
 
 def _function(name: str, returns: str, body: str) -> list[str]:
     return [
-        # With the rights of its owner: who may write the table need not know of the log.
+        # With the rights of its owner: writers of the table need no rights on the log.
         f"CREATE FUNCTION {name} RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER "
         f"SET search_path = pg_catalog, pg_temp AS {literal(body)}",
         f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC",
     ]
 
 
-def _note_body(layout: Layout, names: Names, history: History | None) -> str:
+def _record_body(layout: Layout, names: Names, history: History | None) -> str:
     key = layout.key.quoted
     keep = {event: history.keep(names.history, event) if history else "" for event in EVENTS}
-    new, old, whole = (
-        f"SELECT {key}::text AS key FROM {rows} WHERE {key} IS NOT NULL"
-        for rows in ("new_rows", "old_rows", layout.name)
+    made, removed, whole = (
+        f"SELECT {key}::text AS key, {delta} AS delta FROM {rows} WHERE {key} IS NOT NULL"
+        for rows, delta in (("new_rows", 1), ("old_rows", -1), (layout.name, -1))
+    )
+    updated = (
+        f"SELECT key, sum(delta)::int AS delta FROM ({made} UNION ALL {removed}) AS u GROUP BY key"
     )
     anything = f"INSERT INTO {names.log} (size) VALUES (1)"
     return f"""
 DECLARE touched bigint;
 BEGIN
-  -- Half of the calls are for nothing: an upsert is an INSERT and an UPDATE, one of no rows.
+  -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
   IF TG_OP = 'TRUNCATE' THEN
     SELECT count(*) INTO touched FROM (SELECT FROM {layout.name} LIMIT {KEPT}) AS t;
   ELSIF TG_OP = 'DELETE' THEN
@@ -165,13 +176,13 @@ BEGIN
   END IF;
   BEGIN
     IF TG_OP = 'INSERT' THEN
-      {_log(names, new)}
+      {_log(names, made)}
       {keep["insert"]}
     ELSIF TG_OP = 'UPDATE' THEN
-      {_log(names, f"{new} UNION {old}")}
+      {_log(names, updated)}
       {keep["update"]}
     ELSIF TG_OP = 'DELETE' THEN
-      {_log(names, old)}
+      {_log(names, removed)}
       {keep["delete"]}
     ELSE
       -- A snapshot older than the lock may not show every row that goes.
@@ -183,7 +194,7 @@ BEGIN
       {keep["truncate"]}
     END IF;
   EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception THEN
-    -- The table was altered: its writers must not suffer, and readers look at everything.
+    -- The table was altered: its writers must not fail, and readers read everything.
     BEGIN
       {anything};
     EXCEPTION WHEN undefined_table THEN
@@ -201,11 +212,13 @@ END
 
 def _log(names: Names, keys: str) -> str:
     """Many keys to a line: a line each would cost a COPY as much as its rows do."""
-    into = f"INSERT INTO {names.log} (size, keys) SELECT count(*), array_agg(key) FROM"
+    into = (
+        f"INSERT INTO {names.log} (size, delta, keys) SELECT count(*), delta, array_agg(key) FROM"
+    )
     line = f"row_number() OVER () / {KEYS_A_LINE} AS line"
     return (
-        f"IF touched <= {KEYS_A_LINE} THEN {into} ({keys}) AS k HAVING count(*) > 0; "
-        f"ELSE {into} (SELECT key, {line} FROM ({keys}) AS k) AS n GROUP BY line; END IF;"
+        f"IF touched <= {KEYS_A_LINE} THEN {into} ({keys}) AS k GROUP BY delta; ELSE {into} "
+        f"(SELECT key, delta, {line} FROM ({keys}) AS k) AS n GROUP BY delta, line; END IF;"
     )
 
 
@@ -232,7 +245,7 @@ END
 
 
 def _grants(layout: Layout, names: Names, history: History | None) -> str:
-    """Whoever may read the table may read what is said of it."""
+    """Roles that may read the table may read its log and history."""
     tables = ", ".join([names.log, names.state, *([names.history] if history else [])])
     body = f"""
 DECLARE who text;

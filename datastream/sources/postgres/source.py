@@ -1,68 +1,58 @@
 """A table or view of a PostgreSQL database, watched through every session's commits.
 
-With a change log and notifications (`_postgres_log`) where triggers may be made; elsewhere by
-comparing whole states at an interval (`_postgres_states`).
+With a change log and notifications (`changes`, `log`) where triggers may be made; elsewhere by
+comparing whole states at an interval (`states`).
+
+All threads share one immutable `Catalogue`; each call borrows a session of the `Pool` for as long
+as it takes. Only `wait` has a connection of its own, the `Listener`'s.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import contextmanager
 from functools import partial
-from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
-from datastream.entry import Capability, Change, Entry
-from datastream.errors import (
-    DatastreamError,
-    InvalidKey,
-    InvalidValue,
-    ReadOnly,
-    SourceUnavailable,
-)
+from datastream.entry import Capability, Entry, Revision
+from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
 from datastream.selection import Selects
-from datastream.source import WRITING, Feature, Reading, Source, Write
+from datastream.source import WRITING, Feature, Health, Reading, Source, Write
+from datastream.sources._common.columns import Columns
 from datastream.sources._common.wake import jittered
-from datastream.sources.postgres.changes import Altered
-from datastream.sources.postgres.connection import (
-    connect,
-    explain,
-    is_lost,
-    parameters,
-    persistently,
-    unknown_outcome,
+from datastream.sources.postgres.access import Access
+from datastream.sources.postgres.catalogue import (
+    Catalogue,
+    Inspector,
+    Wishes,
+    remove_statements,
+    replace_statements,
 )
+from datastream.sources.postgres.connection import (
+    Connection,
+    Connector,
+    Session,
+    is_lost,
+    persistently,
+)
+from datastream.sources.postgres.errors import Altered, explain, passing, unknown_outcome
 from datastream.sources.postgres.history import past
-from datastream.sources.postgres.layout import Columns, create_table
+from datastream.sources.postgres.layout import create_table
 from datastream.sources.postgres.listener import Listener
 from datastream.sources.postgres.log import Names, run
-from datastream.sources.postgres.session import POLL, Session, Wishes
-from datastream.sources.postgres.table import RowTable
+from datastream.sources.postgres.options import NOTIFY, POLL, check_names, parameters, place
+from datastream.sources.postgres.pool import Pool, Use
 from datastream.url import Location, configured
 
-INSTALL_AGAIN = 60.0
-"""Seconds until triggers are tried again that others' writes have prevented."""
 PRUNE_EVERY = 10_000
 """Changes read after which the log is cut."""
-MODES = ("", "notify", POLL)
-LONGEST = 63
-"""Bytes of an identifier."""
 
 log = logging.getLogger("datastream")
-
-_REFUSED = (
-    InvalidKey,
-    InvalidValue,
-    psycopg.DataError,
-    psycopg.NotSupportedError,
-    psycopg.ProgrammingError,
-)
-
-T = TypeVar("T")
 
 
 class PostgresSource(Source):
@@ -112,46 +102,65 @@ class PostgresSource(Source):
         password: str = "",
         libpq: Mapping[str, str] | None = None,
     ) -> None:
-        self._parameters = parameters(conninfo, {**(libpq or {}), "password": password})
-        self._where = f"{_place(self._parameters)}, table {table!r}"
+        given = parameters(conninfo, {**(libpq or {}), "password": password})
+        self._where = f"{place(given)}, table {table!r}"
         columns = Columns(key, value, value_type, updated_at)
-        _check(self._where, mode, table, schema, *columns)
+        check_names(self._where, mode, table, schema, *columns)
         kept = (history_rows, history_days) if history else None
         self._wishes = Wishes(table, schema, columns, mode, triggers, kept)
         self._create = create
         self._interval = interval
-        self._listener = Listener(partial(connect, self._parameters, self._where))
-        self._session: Session | None = None
+        connector = Connector(given, self._where)
+        self._pool = Pool(connector, self._where)
+        self._listener = Listener(connector.connect)
+        self._inspector = Inspector(self._wishes, self._where, connector.connect)
+        self._access = Access(self._pool, self._look_up, self._publish)
         self._trusted: int | None = None
-        self._install_at: float | None = None
-        self._channel = ""
         self._changes = 0
-        self._known = False
+        # The thread that waits. Its reads have a connection reserved, however many others read.
+        self._poller = 0
+        self._closed = False
         try:
-            session = self._guarded(self._open)
+            with self._translated():
+                self.features = _features(self._access.renew(None, install=True))
         except BaseException:
             self.close()
             raise
-        self._known = True
-        self.features = _features(session)
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._steadily(lambda session: session.table.capabilities())
+        return self._access.call(Use.READ, lambda db, catalogue: catalogue.table.capabilities(db))
+
+    def get(self, key: str) -> Entry | None:
+        return self._access.call(Use.READ, lambda db, catalogue: catalogue.table.get(db, key))
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        reading = self._steadily(lambda session: session.read(selection, since))
+        polls = threading.get_ident() == self._poller
+        if since is not None:
+            # Only by reads of changes: a `get` does not wait for writers of the table.
+            self._access.install_if_due()
+        reading = self._access.call(
+            Use.POLL if polls else Use.READ,
+            lambda db, catalogue: catalogue.rows.read(db, selection, since),
+        )
         if not reading.complete:
             self._count(len(reading.entries))
         return reading
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        # Without a position: this transaction may have changed other rows as well, through the
+        # table's own triggers, and only the next `read` can tell.
         if Feature.WRITE not in self.features:
             raise ReadOnly(f"{self._where} can only be read; nothing was written")
-        return self._guarded(lambda: self._write(writes), writes[0].key)
+        return self._access.call(
+            Use.WRITE, lambda db, catalogue: self._write(db, catalogue, writes)
+        )
 
     def wait(self, timeout: float | None) -> None:
-        if self._channel:
-            self._guarded(lambda: self._listener.wait(self._channel, timeout))
+        self._poller = threading.get_ident()
+        channel = self._access.known.channel
+        if channel:
+            with passing():
+                self._listener.wait(channel, timeout)
         else:
             interval = jittered(self._interval)
             self._listener.pause(interval if timeout is None else min(interval, timeout))
@@ -162,155 +171,153 @@ class PostgresSource(Source):
     def release(self) -> None:
         self._listener.release()
 
-    def history(self, key: str) -> Iterator[Change]:
-        with closing(connect(self._parameters, self._where)) as connection:
-            table = RowTable(connection, self._layout, self._where)
-            changes = past(connection, table, Names.of(self._layout).history, key)
-            while (change := self._guarded(lambda: next(changes, None), key)) is not None:
-                yield change
+    def history(self, key: str) -> Iterator[Revision]:
+        catalogue = self._access.known
+        kept = Names.of(catalogue.layout).history
+        found = None
+        for found in past(self._fetch, kept, key, catalogue.table.shape.kind):
+            yield found
+        if found is None and (current := self.get(key)) is not None:
+            # Nothing has happened to it since history is kept.
+            yield Revision(current)
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        if self._closed and not isinstance(error, DatastreamError):
+            return StoreClosed(f"{self._where} was closed; open it anew")
+        if isinstance(error, psycopg.Error):
+            return explain(error, self._where, key)
+        if isinstance(error, Altered):
+            return SourceUnavailable(f"{self._where} is being altered; retry")
+        if isinstance(error, TimeoutError):
+            return SourceUnavailable(f"{self._where}: the server does not answer; retry")
+        return error
 
     def close(self) -> None:
+        self._closed = True
         self._listener.close()
-        self._hang_up()
+        self._pool.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """For what is not called through a store."""
+        try:
+            yield
+        except Exception as error:
+            ours = self.translate(error, None)
+            if ours is error:
+                raise
+            raise ours from error
 
     # What is installed, for the command line.
 
     def install_sql(self) -> list[str]:
         """The statements that `install` would run now."""
-        session = self._guarded(self._open)
-        if session.layout.obstacle:
+        layout = self._access.known.layout
+        if layout.obstacle:
             raise DatastreamError(
-                f"{self._where} cannot have triggers: {session.layout.obstacle}; watch it as it is"
+                f"{self._where} cannot have triggers: {layout.obstacle}; watch it as it is"
             )
-        return session.install_statements(self._wishes.history(session.layout))
+        with self._translated():
+            return self._access.call(Use.LOOK_UP, self._install_statements)
 
     def uninstall_sql(self) -> list[str]:
         """The statements that `uninstall` would run now."""
-        return self._guarded(self._open).uninstall_statements()
+        with self._translated():
+            return self._access.call(Use.LOOK_UP, self._uninstall_statements)
 
     def install(self) -> None:
         """Make log and triggers, in place of those that are there."""
-        self._run(self.install_sql())
+        self.install_sql()
+        self._run(self._install_statements)
 
     def uninstall(self) -> None:
         """Remove log, history and triggers; the table itself stays as it is."""
-        self._run(self.uninstall_sql())
+        self._run(self._uninstall_statements)
 
-    def _run(self, statements: list[str]) -> None:
-        session = self._guarded(self._open)
-        self._guarded(lambda: run(session.db, session.layout, statements))
+    def _run(self, statements: Callable[[Connection, Catalogue], list[str]]) -> None:
+        def run_all(db: Connection, catalogue: Catalogue) -> None:
+            run(db, catalogue.layout, lambda: statements(db, catalogue))
 
-    # The session.
+        with self._translated():
+            self._access.call(Use.LOOK_UP, run_all)
 
-    def _open(self) -> Session:
-        """The session; a new one if there is none, or it is lost."""
-        due = self._install_at is not None and monotonic() >= self._install_at
-        if self._session is not None and not due and not is_lost(self._session.db):
-            return self._session
-        self._hang_up()
-        db = connect(self._parameters, self._where)
-        try:
-            # Only at first: an empty table in place of one that was dropped would be deletes.
-            if self._create and not self._known:
-                create_table(db, self._wishes.schema, self._wishes.table)
-            session = Session(db, self._wishes, self._where, self._listener, self._trusted)
-            self._take(session)
-        except BaseException:
-            db.close()
-            raise
-        return session
+    def _install_statements(self, db: Connection, catalogue: Catalogue) -> list[str]:
+        layout = catalogue.layout
+        return replace_statements(db, layout, self._wishes.history(layout))
 
-    def _take(self, session: Session) -> None:
-        note = ""
-        if session.obstacle:
-            note = f"polling every {self._interval:g} s: {session.obstacle}"
-        if session.obstacle and self._wishes.mode == "notify":
+    def _uninstall_statements(self, db: Connection, catalogue: Catalogue) -> list[str]:
+        return remove_statements(db, catalogue.layout)
+
+    # The catalogue.
+
+    def _look_up(self, session: Session, install: bool) -> Catalogue:
+        # Only at first: an empty table in place of one that was dropped would be deletes.
+        if self._create and self._access.catalogue is None:
+            create_table(session.db, self._wishes.schema, self._wishes.table)
+        return self._inspector.look_up(session, self._trusted, install=install)
+
+    def _publish(self, catalogue: Catalogue) -> None:
+        obstacle = catalogue.log.obstacle
+        if obstacle and self._wishes.mode == NOTIFY:
             raise DatastreamError(
-                f"{self._where} cannot notify: {session.obstacle}; without mode=notify it is polled"
+                f"{self._where} cannot notify: {obstacle}; without mode=notify it is polled"
             )
-        if note and note != self.note:
-            log.log(self._level, "%s: %s", self._where, note)
-        self.note = note
-        self._session, self._layout, self._channel = session, session.layout, session.channel
-        if session.installed is not None:
-            self._trusted = session.layout.oid
-        self._install_at = monotonic() + INSTALL_AGAIN if session.busy else None
-        # Who waits as before is to wait as from now on.
-        self._listener.wake()
+        degraded = f"polling every {self._interval:g} s: {obstacle}" if obstacle else ""
+        if degraded and degraded != self.health.degraded:
+            level = logging.INFO if self._wishes.mode == POLL else logging.WARNING
+            log.log(level, "%s: %s", self._where, degraded)
+        if catalogue.log.installed is not None:
+            self._trusted = catalogue.layout.oid
+        self.health = Health(degraded=degraded)
 
-    @property
-    def _level(self) -> int:
-        return logging.INFO if self._wishes.mode == POLL else logging.WARNING
-
-    def _hang_up(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.db.close()
-
-    def _steadily(self, look: Callable[[Session], T]) -> T:
-        """Look; once more on a new session, if the old one turned out to be of no use."""
-        try:
-            return look(self._guarded(self._open))
-        except Altered:
-            pass
-        except psycopg.Error as error:
-            if not self._is_outdated(error):
-                raise explain(error, self._where) from error
-        self._hang_up()
-        return self._guarded(lambda: look(self._open()))
-
-    def _is_outdated(self, error: psycopg.Error) -> bool:
-        """Whether it may be gone with another look at server and catalogue."""
-        if self._session is None or is_lost(self._session.db):
-            return True
-        return not isinstance(
-            error, psycopg.OperationalError | psycopg.errors.InsufficientPrivilege
-        )
-
-    def _write(self, writes: Sequence[Write]) -> list[Entry]:
-        session = self._open()
-        try:
-            return self._write_on(session, writes)
-        except _REFUSED:
-            # Nothing was done. Perhaps it was for another table than the one there is now.
-            if session.is_current():
-                raise
-        self._hang_up()
-        return self._write_on(self._open(), writes)
-
-    def _write_on(self, session: Session, writes: Sequence[Write]) -> list[Entry]:
-        if not session.layout.can_write:
+    def _write(
+        self, db: Connection, catalogue: Catalogue, writes: Sequence[Write]
+    ) -> Sequence[Entry]:
+        writer = catalogue.writer
+        if writer is None:
             raise ReadOnly(f"{self._where} can only be read now; nothing was written")
         try:
-            return persistently(lambda: session.table.write(writes))
+            return persistently(lambda: writer.write(db, writes))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if is_lost(session.db):
+            if is_lost(db):
                 raise unknown_outcome(error, self._where) from error
             raise
 
-    def _count(self, changes: int) -> None:
-        self._changes += changes
-        if self._changes >= PRUNE_EVERY and self._session is not None:
-            self._changes = 0
-            try:
-                self._session.prune()
-            except psycopg.Error as error:
-                # Housekeeping: writers do it as well, and the next attempt may succeed.
-                log.debug("%s: log not cut: %s", self._where, error)
+    def _fetch(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Any]:
+        def rows(db: Connection, _: Catalogue) -> Sequence[Any]:
+            with db.cursor(binary=True) as cursor:
+                return cursor.execute(statement.encode(), parameters).fetchall()
 
-    def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
-        """The one place where PostgreSQL's errors become ours."""
+        return self._access.call(Use.READ, rows)
+
+    def _count(self, changes: int) -> None:
+        # Two threads may lose a count here, which only delays the cutting.
+        self._changes += changes
+        if self._changes >= PRUNE_EVERY:
+            self._changes = 0
+            self.prune()
+
+    def prune(self) -> None:
+        """Cut the log, if this role may. Writers do it as well, so trouble is only logged."""
+        catalogue = self._access.known
+        if catalogue.log.installed is None or not catalogue.layout.owns:
+            return
+        statement = f"SELECT {Names.of(catalogue.layout).prune}"
         try:
-            return action()
-        except psycopg.Error as error:
-            raise explain(error, self._where, key) from error
-        except Altered as error:
-            raise SourceUnavailable(f"{self._where} is being altered; retry") from error
-        except DatastreamError as error:
-            # What was there once, such as a table, may come back.
-            if self._known and type(error) is DatastreamError:
-                raise SourceUnavailable(str(error)) from error
-            raise
+            with self._pool.lend(Use.LOOK_UP) as session:
+                session.db.execute(statement.encode())
+        except (psycopg.Error, DatastreamError) as error:
+            log.debug("%s: log not cut: %s", self._where, error)
+
+
+def _features(catalogue: Catalogue) -> frozenset[Feature]:
+    # Without a column for types, what is of another type than the value's column is refused.
+    features = frozenset((Feature.TYPES, *(WRITING if catalogue.layout.can_write else ())))
+    if catalogue.log.installed is not None:
+        features |= {Feature.LOG}
+        if catalogue.log.installed.history:
+            features |= {Feature.HISTORY}
+    return features
 
 
 def open_postgres(location: Location, **options: Any) -> PostgresSource:
@@ -326,32 +333,3 @@ def open_postgres(location: Location, **options: Any) -> PostgresSource:
     factory = partial(PostgresSource, f"postgresql:{location.path or '//'}", libpq=libpq)
     mine = {name: value for name, value in options.items() if name in own}
     return configured(factory, location._replace(options=ours), mine)
-
-
-def _features(session: Session) -> frozenset[Feature]:
-    # Without a column for types, what is of another type than the value's column is refused.
-    features = frozenset((Feature.TYPES, *(WRITING if session.layout.can_write else ())))
-    if session.installed is not None:
-        features |= {Feature.LOG}
-        if session.installed.history:
-            features |= {Feature.HISTORY}
-    return features
-
-
-def _place(given: Mapping[str, str]) -> str:
-    """Where a connection leads, for error texts: nothing that could be a secret."""
-    if "service" in given:
-        return f"postgresql service {given['service']!r}"
-    host, port = given.get("host", ""), given.get("port", "")
-    return f"postgresql://{host}{f':{port}' if port else ''}/{given.get('dbname', '')}"
-
-
-def _check(where: str, mode: str, *names: str) -> None:
-    """Refuse what PostgreSQL would cut short, and modes that there are none of."""
-    if mode not in MODES:
-        raise DatastreamError(f"{where}: there is no mode {mode!r}; use notify or poll, or none")
-    for number, name in enumerate(names):
-        # Empty may be the schema, and the columns of type and time.
-        is_needed = number in (0, 2, 3)
-        if (is_needed and not name) or "\0" in name or len(name.encode(errors="replace")) > LONGEST:
-            raise DatastreamError(f"{where}: {name!r} names no schema, table or column")

@@ -67,7 +67,7 @@ class Bucket:
             "max_pool_connections": CONNECTIONS,
             "connect_timeout": CONNECT_TIMEOUT,
             "read_timeout": ANSWER_TIMEOUT,
-            # Whoever waits here keeps the whole store waiting: few attempts, none after a silence.
+            # A caller waits for this: few attempts, and none after a silence.
             "retries": {"total_max_attempts": 1},
             **(options.get("config_kwargs") or {}),
         }
@@ -167,7 +167,9 @@ class Bucket:
             # The client library would open a new session, and nobody would close it.
             raise StoreClosed("this store was closed; open it again to go on")
         if self._process != os.getpid():
-            raise DatastreamError("a store does not survive fork; open another in the new process")
+            raise DatastreamError(
+                "this store was opened before fork; open it anew in the child process"
+            )
         result: T = self._sync(self._system.loop, action, *args, timeout=CALL_TIMEOUT, **kwargs)
         return result
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from datastream.entry import Change, Entry, deleted
-from datastream.errors import DatastreamError, InvalidValue, ReadOnly, shown
-from datastream.source import Write
-from datastream.sources._common.listing import Listed
+from datastream.entry import Entry, Operation, Revision, deleted
+from datastream.errors import DatastreamError, shown
+from datastream.sources._common.look import Listed
+from datastream.sources._common.past import ReadOnlyPast
+from datastream.sources._common.points import parse_time
 from datastream.sources.s3.bucket import Bucket, entry_of
-from datastream.sources.s3.guarded import GuardedObjects
+from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.versions import Version
 
 
-class PastObjects(GuardedObjects):
+class PastObjects(ReadOnlyPast, ObjectsSource):
     """A Source over a bucket as it was at one time; it can only be read, and never changes.
 
     Args:
-        bucket, prefix, where: as for `GuardedObjects`.
+        bucket, prefix, where: as for `ObjectsSource`.
         admits: which keys are not left out.
         at: the time; of several versions of one second the newest counts.
     """
-
-    features = frozenset()
 
     def __init__(
         self,
@@ -33,16 +32,22 @@ class PastObjects(GuardedObjects):
         admits: Callable[[str], bool],
         at: datetime,
     ) -> None:
-        super().__init__(bucket, prefix, where, interval=1, exclude=())
+        ReadOnlyPast.__init__(self, where)
+        ObjectsSource.__init__(self, bucket, prefix, where, interval=1, exclude=())
         self._admits = admits
         self._when = at
+        # Filled as they are listed; what is in it never changes.
         self._versions: dict[str, Version] = {}
 
-    def wait(self, timeout: float | None) -> None:
-        self._bell.wait(timeout)
+    def get(self, key: str) -> Entry | None:
+        if key not in self._versions and not any(item.key == key for item in self._list(key)):
+            return None
+        entry = self._get([key])[0]
+        return entry if entry.operation is Operation.PUT else None
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        raise ReadOnly("the past can only be read; nothing was written")
+    def close(self) -> None:
+        ReadOnlyPast.close(self)
+        ObjectsSource.close(self)
 
     def _list(self, scope: str) -> Iterator[Listed]:
         last = None
@@ -62,13 +67,13 @@ class PastObjects(GuardedObjects):
         return [entry_of(key, there) for key, there in zip(keys, found, strict=True)]
 
 
-def history(bucket: Bucket, prefix: str, key: str) -> Iterator[Change]:
+def history(bucket: Bucket, prefix: str, key: str) -> Iterator[Revision]:
     """Every version of `key`, the newest first, each read when it is asked for."""
     for version in bucket.versions(prefix + key):
         if version.name != prefix + key:
             # Sorted by name: what starts with it comes after it.
             return
-        yield Change(_entry(bucket, key, version), version.updated_at.isoformat(), version.author)
+        yield Revision(_entry(bucket, key, version), version.updated_at.isoformat(), version.author)
 
 
 def time_of(point: str | datetime) -> datetime:
@@ -77,14 +82,11 @@ def time_of(point: str | datetime) -> datetime:
     Raises:
         DatastreamError: it is no time, or has no time zone.
     """
-    try:
-        at = datetime.fromisoformat(point) if isinstance(point, str) else point
-    except ValueError:
+    at = parse_time(point)
+    if at is None:
         raise DatastreamError(
-            f"a bucket has no point {shown(str(point))}; give a time, as in Change.point"
-        ) from None
-    if at.tzinfo is None:
-        raise InvalidValue(f"{point} has no time zone; write it as +00:00")
+            f"a bucket has no point {shown(str(point))}; give a time, as in Revision.point"
+        )
     return at
 
 

@@ -11,14 +11,14 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from datastream.entry import Change, Entry
+from datastream.entry import Entry, Revision
 from datastream.errors import DatastreamError, InvalidKey, shown
-from datastream.source import WRITING, Feature, Source, Write
+from datastream.source import WRITING, Feature, Source, Write, Written
 from datastream.sources._common.file_types import SNIFFED, type_of
-from datastream.sources._common.listing import Listed
+from datastream.sources._common.look import Listed
 from datastream.sources.s3.bucket import Bucket, entry_of
 from datastream.sources.s3.errors import code_of, explain, is_passing
-from datastream.sources.s3.guarded import GuardedObjects
+from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
 from datastream.sources.s3.write import PROBE, Writer
 from datastream.url import Location, configured
@@ -27,7 +27,7 @@ NAME_MAX = 1024
 """Longest name of an object, in bytes."""
 
 
-class S3Source(GuardedObjects):
+class S3Source(ObjectsSource):
     """A Source over the objects of a bucket whose names start with a prefix.
 
     Args:
@@ -87,27 +87,29 @@ class S3Source(GuardedObjects):
         self._writer = Writer(self._bucket, self._prefix, self._where)
         try:
             # Rights may end where the prefix ends.
-            self._guarded(partial(requests.page, start, MaxKeys=1), opening=True)
+            requests.page(start, MaxKeys=1)
             versioned = self._is_versioned()
-        except BaseException:
+        except DatastreamError:
             self.close()
             raise
+        except BaseException as error:
+            self.close()
+            raise explain(error, self._where, opening=True) from error
         self.features = (frozenset() if readonly or anon else WRITING - {Feature.ATOMIC}) | (
             {Feature.HISTORY, Feature.AT} if versioned else frozenset()
         )
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+    def get(self, key: str) -> Entry | None:
+        # One request, whether the object is there or not.
+        return super().get(key) if self._admits(key) else None
+
+    def write(self, writes: Sequence[Write]) -> Written:
         for write in writes:
             self._check_name(write.key)
-        return self._guarded(partial(self._writer.write, writes), key=writes[0].key)
+        return self._written(self._writer.write(writes))
 
-    def history(self, key: str) -> Iterator[Change]:
-        try:
-            yield from history(self._bucket, self._prefix, key)
-        except DatastreamError:
-            raise
-        except Exception as error:
-            raise explain(error, self._where) from error
+    def history(self, key: str) -> Iterator[Revision]:
+        return history(self._bucket, self._prefix, key)
 
     def at(self, point: str | datetime) -> Source:
         at = time_of(point)
@@ -146,7 +148,7 @@ class S3Source(GuardedObjects):
             # Not everybody may ask, and not every server knows: then there is no past to offer.
             if code_of(error) and not is_passing(error):
                 return False
-            raise explain(error, self._where, opening=True) from error
+            raise
         return answer.get("Status") in ("Enabled", "Suspended")
 
     def _check_name(self, key: str) -> None:

@@ -6,8 +6,9 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from urllib.parse import quote
+
+import sqlite_utils
 
 from datastream.errors import (
     DatastreamError,
@@ -22,8 +23,40 @@ from datastream.errors import (
 FileId = tuple[int, int]
 """Device and inode: another one at the same path is another database."""
 
+UNKNOWN = -1
+"""No schema has this number."""
 
-def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
+
+class Connection(sqlite3.Connection):
+    """A connection that knows for which schema its statements were compiled."""
+
+    compiled: Compiled
+
+
+class Compiled:
+    """The schema for which all statements of a connection were compiled.
+
+    SQLite compiles a cached statement again, unseen, when the schema changed. It asks the
+    authorizer each time; so a caller that compares `schema` afterwards finds out for free.
+    """
+
+    __slots__ = ("schema",)
+
+    def __init__(self) -> None:
+        self.schema = UNKNOWN
+
+    def authorize(self, *_: object) -> int:
+        """Allow everything; what is being compiled may be for another schema."""
+        self.schema = UNKNOWN
+        return sqlite3.SQLITE_OK
+
+
+def lenient(raw: bytes) -> str:
+    """Text as other programs wrote it, which need not be UTF-8: it must not break reading."""
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def connect(path: str, mode: str, timeout: float) -> Connection:
     """A connection without implicit transactions; `mode` is SQLite's ro, rw or rwc."""
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?mode={mode}",
@@ -31,14 +64,23 @@ def connect(path: Path, mode: str, timeout: float) -> sqlite3.Connection:
         timeout=timeout,
         isolation_level=None,
         check_same_thread=False,
+        factory=Connection,
     )
-    # Text written by other programs need not be UTF-8; it must not break everybody's reading.
-    connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
+    connection.text_factory = lenient
+    # Not a method of the connection: that would be a cycle, which keeps files open.
+    connection.compiled = compiled = Compiled()
+    connection.set_authorizer(compiled.authorize)
     return connection
 
 
+def inspected(connection: sqlite3.Connection) -> sqlite_utils.Database:
+    """`connection` for questions about the schema."""
+    # No plugins and no pragmas: this library's connection stays as it made it.
+    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
+
+
 def make_durable(connection: sqlite3.Connection, *, new: bool) -> None:
-    """WAL for a file of our own; whoever made the file decides for all others.
+    """Choose WAL for a new file; an existing one keeps its journal mode.
 
     In WAL mode NORMAL keeps every commit through a crash of any process; in the older modes
     only FULL does.
@@ -50,7 +92,7 @@ def make_durable(connection: sqlite3.Connection, *, new: bool) -> None:
 
 
 def data_version(connection: sqlite3.Connection) -> int:
-    """A number that moves when another connection, of whatever process, has committed."""
+    """A number that moves when another connection, of any process, has committed."""
     return int(connection.execute("PRAGMA data_version").fetchone()[0])
 
 
@@ -59,11 +101,11 @@ def schema_version(connection: sqlite3.Connection) -> int:
     return int(connection.execute("PRAGMA schema_version").fetchone()[0])
 
 
-def file_id(path: Path) -> FileId:
+def file_id(path: str) -> FileId:
     """Which file is at `path` now.
 
     Raises:
-        SourceUnavailable: none.
+        SourceUnavailable: no file at `path`.
     """
     try:
         # Before every access, so not through pathlib, which takes three times as long.
@@ -80,7 +122,7 @@ def moment(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     finally:
-        # A disk that fails has ended it already; its error is the one to see.
+        # A failing disk has ended it already; its error is the one to raise.
         if connection.in_transaction:
             connection.execute("COMMIT")
 
@@ -99,13 +141,26 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def explain(error: sqlite3.Error, where: str, key: str | None = None) -> DatastreamError:
+def is_busy(error: sqlite3.Error) -> bool:
+    """Whether another connection holds the lock."""
+    return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def is_about_sql(error: sqlite3.Error) -> bool:
+    """Whether a statement does not fit the schema, such as for a column that is gone."""
+    return _code(error) == sqlite3.SQLITE_ERROR
+
+
+def translated(error: sqlite3.Error, where: str, key: str | None = None) -> DatastreamError:
     """The error to raise instead: what failed, on what, what to do."""
-    # Extended codes carry the primary one in their low byte.
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    kind, advice = _MEANINGS.get(code, (DatastreamError, "see SQLite's message"))
+    kind, advice = _MEANINGS.get(_code(error), (DatastreamError, "see SQLite's message"))
     place = f"{where}, key {shown(key)}" if key is not None else where
     return kind(f"{place}: {error}; {advice}")
+
+
+def _code(error: sqlite3.Error) -> int:
+    # Extended codes carry the primary one in their low byte.
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
 
 _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {

@@ -14,6 +14,9 @@ from datastream.errors import DatastreamError
 ANCESTOR_COLUMNS = {"key": "TEXT", "value": "", "value_type": "TEXT", "updated_at": "TIMESTAMP"}
 """The table made on first use: the shape of the Go project's, so both can share a file."""
 
+LOG_FORMAT = "2"
+"""Part of the log's name; another format gets another name, and the old log is removed."""
+
 
 class Columns(NamedTuple):
     """Column names as asked for; "" for the optional two means "if there is one of that name"."""
@@ -48,6 +51,8 @@ class Layout(NamedTuple):
     can_write: bool
     can_log: bool
     """Triggers can tell every change."""
+    exact: bool = False
+    """A unique index compares the key column byte by byte."""
     rivals: tuple[Unique, ...] = ()
     """What else than the exact key makes ``OR REPLACE`` remove another row."""
     integer_keys: bool = False
@@ -63,23 +68,28 @@ class Layout(NamedTuple):
     @property
     def mark(self) -> str:
         """Names what is made for this layout; another choice of columns gets another mark."""
-        digest = blake2b("\0".join(self.columns).encode(), digest_size=4).hexdigest()
+        return self._mark(LOG_FORMAT, *self.columns)
+
+    @property
+    def former_marks(self) -> tuple[str, ...]:
+        """What `mark` was in earlier versions of this library, which made other logs."""
+        return (self._mark(*self.columns),)
+
+    def _mark(self, *parts: str) -> str:
+        digest = blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
         return f"_datastream_{self.table}_{digest}"
 
     def column(self, role: str) -> str:
         """A column by its field name in `Columns`, quoted."""
         return quote_identifier(getattr(self.columns, role))
 
-    def fields(self, table: str = "", *, value: str = "") -> str:
-        """The SELECT list that `_sqlite_rows.entry` reads."""
+    def fields(self, table: str = "") -> str:
+        """The SELECT list that `rows.entry` reads."""
         dot = f"{table}." if table else ""
-        optional = [
+        return ", ".join(
             dot + self.column(role) if getattr(self.columns, role) else "NULL"
-            for role in ("value_type", "updated_at")
-        ]
-        content = dot + self.column("value")
-        key = dot + self.column("key")
-        return ", ".join([key, value or content, f"typeof({content})", *optional])
+            for role in self.columns._fields
+        )
 
 
 def create_table(db: sqlite_utils.Database, name: str) -> None:
@@ -121,6 +131,7 @@ def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: st
         columns,
         can_write=True,
         can_log=not real.virtual_table_using and not _has_expression_index(real),
+        exact=exact in uniques,
         rivals=tuple(dict.fromkeys(rivals)),
         integer_keys=affinity in ("INTEGER", "NUMERIC"),
         verbatim=affinity == "TEXT"

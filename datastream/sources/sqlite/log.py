@@ -1,9 +1,12 @@
-"""The change log: triggers that note the key of every row touched, by whichever program.
+"""The change log: triggers that note the key of every row touched, by any program.
 
 The log says only *which* keys were touched and in what order; what they hold now is read from
 the table in the same statement. So a delete is a key without a row, nothing depends on any
 clock, and a transaction shows wholly or not at all. Touching a row without changing it costs a
 line in the log but is no news, because revisions are made from content.
+
+``created`` is 1 in a line of a key that had no row before. The first line of a key after some
+position says by it whether the key existed there.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlite_utils.db import quote_identifier
 
@@ -31,116 +34,113 @@ class Line(NamedTuple):
     mark: int
 
 
-class ChangeLog:
-    """The log of one table on one connection."""
+class Touched(NamedTuple):
+    """A key that was touched after some line."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: Layout) -> None:
-        self._db = connection
+    key: Any
+    created: bool
+    """It had no row at that line."""
+    row: Row
+    """What it holds now; its key is None if it has no row."""
+
+
+class ChangeLog:
+    """The SQL of the log of one table."""
+
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
         name = quote_identifier(layout.mark)
         key = layout.column("key")
         self._changes = (
-            f"SELECT l.seq, l.key, {layout.fields('t')} "
-            f"FROM (SELECT key, max(seq) AS seq FROM {name} WHERE seq > ? GROUP BY key) AS l "
+            f"SELECT l.key, l.created, {layout.fields('t')} "
+            "FROM (SELECT key, max(seq) AS seq, min(seq * 2 + created) & 1 AS created "
+            f"FROM {name} WHERE seq > ? GROUP BY key) AS l "
             # Twice: by the column's collation to use its index, then exactly.
             f"LEFT JOIN {layout.name} AS t ON t.{key} = l.key AND t.{key} = l.key COLLATE BINARY "
             "WHERE typeof(l.key) IN ('text', 'integer') ORDER BY l.seq"
         )
         self._line = f"SELECT seq, mark FROM {name} WHERE seq = ?"
         self._newest = f"SELECT seq, mark FROM {name} ORDER BY seq DESC LIMIT 1"
+        self._last = f"SELECT seq, mark FROM {name} ORDER BY seq DESC LIMIT ?"
         self._oldest = f"SELECT seq FROM {name} ORDER BY seq LIMIT 1"
         self._prune = f"DELETE FROM {name} WHERE seq <= (SELECT max(seq) FROM {name}) - {KEPT}"
-        self.epoch = ""
 
-    def attach(self) -> bool:
-        """Find what `install` made, and its epoch; False if it cannot be trusted.
+    def epoch(self, db: sqlite3.Connection) -> str:
+        """The epoch of what `install` made, "" if it cannot be trusted.
 
         After another program changed the schema it cannot: a trigger may have been missing for
         a while, and what happened then is not in the log.
         """
-        if not self._is_complete():
-            return False
-        row = self._db.execute(
+        if not self._is_complete(db):
+            return ""
+        row = db.execute(
             "SELECT epoch, schema FROM _datastream WHERE log = ?", (self._layout.mark,)
         ).fetchone()
-        self.epoch = row[0] if row else ""
-        return row is not None and row[1] == schema_version(self._db)
+        return row[0] if row and row[1] == schema_version(db) else ""
 
-    def install(self) -> None:
+    def install(self, db: sqlite3.Connection) -> None:
         """Make log and triggers where they are missing, and begin a new epoch."""
-        with transaction(self._db):
-            # Another process may have installed it while this one waited for the lock.
-            if not self.attach():
-                with self._schema_change():
-                    self._make()
-                self._begin_epoch()
-        self.prune()
+        with transaction(db):
+            # Another thread or process may have installed it while this one waited for the lock.
+            if not self.epoch(db):
+                with _schema_change(db):
+                    self._make(db)
+                self._begin_epoch(db)
+        self.prune(db)
 
-    def uninstall(self) -> None:
+    def uninstall(self, db: sqlite3.Connection) -> None:
         """Remove triggers and log; the table itself stays as it is."""
-        with transaction(self._db), self._schema_change():
-            self._drop_triggers()
-            self._db.execute(f"DROP TABLE IF EXISTS {quote_identifier(self._layout.mark)}")
-            self._db.execute("DELETE FROM _datastream WHERE log = ?", (self._layout.mark,))
-        if not self._db.execute("SELECT 1 FROM _datastream").fetchone():
-            self._db.execute("DROP TABLE _datastream")
+        with transaction(db), _schema_change(db):
+            _remove(db, self._layout.mark)
+        if not db.execute("SELECT 1 FROM _datastream").fetchone():
+            db.execute("DROP TABLE _datastream")
 
-    def _is_complete(self) -> bool:
-        sql = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
+    def changes(self, db: sqlite3.Connection, after: int) -> list[Touched]:
+        """Every key touched since a line, in the order in which each was touched last."""
+        return [Touched(r[0], bool(r[1]), r[2:]) for r in db.execute(self._changes, (after,))]
+
+    def last(self, db: sqlite3.Connection, count: int) -> list[tuple[int, int]]:
+        """The newest lines, newest first."""
+        return db.execute(self._last, (count,)).fetchall()
+
+    def newest(self, db: sqlite3.Connection) -> Line:
+        row = db.execute(self._newest).fetchone()
+        return Line(*row) if row else START
+
+    def has(self, db: sqlite3.Connection, line: Line) -> bool:
+        """Whether this very line is still there, or nothing was cut off if it is the start."""
+        if line == START:
+            oldest = db.execute(self._oldest).fetchone()
+            return oldest is None or oldest[0] == 1
+        return bool(db.execute(self._line, (line.seq,)).fetchone() == line)
+
+    def length(self, db: sqlite3.Connection) -> int:
+        oldest = db.execute(self._oldest).fetchone()
+        return self.newest(db).seq - int(oldest[0]) + 1 if oldest else 0
+
+    def prune(self, db: sqlite3.Connection) -> None:
+        db.execute(self._prune)
+
+    def _is_complete(self, db: sqlite3.Connection) -> bool:
+        sql = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
         return sql.issuperset(self._statements())
 
-    def _make(self) -> None:
-        if self._is_complete():
+    def _make(self, db: sqlite3.Connection) -> None:
+        if self._is_complete(db):
             return
-        self._drop_triggers()
+        _drop_triggers(db, self._layout.mark)
         for statement in self._statements():
             if statement.startswith("CREATE TABLE "):
                 statement = statement.replace("TABLE", "TABLE IF NOT EXISTS", 1)  # noqa: PLW2901
-            self._db.execute(statement)
+            db.execute(statement)
+        for mark in self._layout.former_marks:
+            _remove(db, mark)
 
-    def _begin_epoch(self) -> None:
-        self.epoch = secrets.token_hex(4)
-        self._db.execute(
+    def _begin_epoch(self, db: sqlite3.Connection) -> None:
+        db.execute(
             "INSERT OR REPLACE INTO _datastream (log, epoch, schema) VALUES (?, ?, ?)",
-            (self._layout.mark, self.epoch, schema_version(self._db)),
+            (self._layout.mark, secrets.token_hex(4), schema_version(db)),
         )
-
-    @contextmanager
-    def _schema_change(self) -> Iterator[None]:
-        """Keep the trust of the logs of other tables: this change is our own."""
-        before = schema_version(self._db)
-        yield
-        self._db.execute(
-            "UPDATE _datastream SET schema = ? WHERE schema = ?",
-            (schema_version(self._db), before),
-        )
-
-    def changes(self, after: int) -> list[tuple[int, str, Row]]:
-        """Sequence number, key and row (its key None if deleted) of each key touched since."""
-        return [(row[0], row[1], row[2:]) for row in self._db.execute(self._changes, (after,))]
-
-    def newest(self) -> Line:
-        row = self._db.execute(self._newest).fetchone()
-        return Line(*row) if row else START
-
-    def has(self, line: Line) -> bool:
-        """Whether this very line is still there, or nothing was cut off if it is the start."""
-        if line == START:
-            oldest = self._db.execute(self._oldest).fetchone()
-            return oldest is None or oldest[0] == 1
-        return bool(self._db.execute(self._line, (line.seq,)).fetchone() == line)
-
-    def length(self) -> int:
-        oldest = self._db.execute(self._oldest).fetchone()
-        return self.newest().seq - oldest[0] + 1 if oldest else 0
-
-    def prune(self) -> None:
-        self._db.execute(self._prune)
-
-    def _drop_triggers(self) -> None:
-        for event in self._triggers():
-            name = quote_identifier(f"{self._layout.mark}_{event}")
-            self._db.execute(f"DROP TRIGGER IF EXISTS {name}")
 
     def _statements(self) -> Iterator[str]:
         """Exactly as SQLite will have them in ``sqlite_master``."""
@@ -151,7 +151,7 @@ class ChangeLog:
             "(log TEXT PRIMARY KEY, epoch TEXT NOT NULL, schema INTEGER NOT NULL)"
         )
         mark = quote_identifier(self._layout.mark)
-        columns = "seq INTEGER PRIMARY KEY, key NOT NULL, mark DEFAULT (random())"
+        columns = "seq INTEGER PRIMARY KEY, key NOT NULL, created NOT NULL, mark DEFAULT (random())"
         yield f"CREATE TABLE {mark} ({columns})"
         for event, body in self._triggers().items():
             name = quote_identifier(f"{self._layout.mark}_{event}")
@@ -160,27 +160,55 @@ class ChangeLog:
     def _triggers(self) -> dict[str, str]:
         layout = self._layout
         table, key = layout.name, layout.column("key")
-        log = f"INSERT INTO {quote_identifier(layout.mark)} (key)"
+        log = f"INSERT INTO {quote_identifier(layout.mark)} (key, created)"
         after = {
-            "insert": f"AFTER INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
-            f"BEGIN {log} VALUES (NEW.{key}); END",
             "delete": f"AFTER DELETE ON {table} WHEN OLD.{key} IS NOT NULL "
-            f"BEGIN {log} VALUES (OLD.{key}); END",
+            f"BEGIN {log} VALUES (OLD.{key}, 0); END",
             "update": f"AFTER UPDATE ON {table} WHEN NEW.{key} IS NOT NULL AND "
-            f"({self._changed()}) BEGIN {log} VALUES (NEW.{key}); END",
+            f"({self._changed()}) BEGIN {log} VALUES (NEW.{key}, {_differs(key)}); END",
             "rename": f"AFTER UPDATE OF {key} ON {table} WHEN OLD.{key} IS NOT NULL AND "
-            f"{_differs(key)} BEGIN {log} VALUES (OLD.{key}); END",
+            f"{_differs(key)} BEGIN {log} VALUES (OLD.{key}, 0); END",
         }
-        return after | self._rival_triggers(log)
+        return after | self._insert_triggers(log) | self._rival_triggers(log)
+
+    def _insert_triggers(self, log: str) -> dict[str, str]:
+        """What notes new keys, and the row of the same key that OR REPLACE removes before.
+
+        SQLite fires no delete trigger for that one; without a line of its own, the insert that
+        replaces it looks like a creation.
+        """
+        table, key = self._layout.name, self._layout.column("key")
+        same = f"FROM {table} WHERE {key} = NEW.{key} COLLATE BINARY"
+        replaced = f"{log} SELECT {key}, 0 {same}"
+        rename = {
+            "replace_rename": f"BEFORE UPDATE OF {key} ON {table} WHEN {_differs(key)} "
+            f"BEGIN {replaced}; END"
+        }
+        if self._layout.verbatim:
+            # One line for both: the key is known before the insert, which costs less.
+            created = f"NOT EXISTS (SELECT 1 {same})"
+            return rename | {
+                "insert": f"BEFORE INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
+                f"BEGIN {log} VALUES (NEW.{key}, {created}); END"
+            }
+        insert = {
+            "insert": f"AFTER INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
+            f"BEGIN {log} VALUES (NEW.{key}, 1); END"
+        }
+        if not self._layout.exact:
+            # A rival covers it.
+            return insert
+        return (
+            insert | rename | {"replace_insert": f"BEFORE INSERT ON {table} BEGIN {replaced}; END"}
+        )
 
     def _rival_triggers(self, log: str) -> dict[str, str]:
         """Before OR REPLACE removes other rows, for which SQLite fires no delete trigger."""
         table, key = self._layout.name, self._layout.column("key")
         triggers = {}
         for number, unique in enumerate(self._layout.rivals):
-            body = (
-                f"{log} SELECT {key} FROM {table} WHERE {unique.same_row()} AND {key} IS NOT NULL"
-            )
+            same = unique.same_row()
+            body = f"{log} SELECT {key}, 0 FROM {table} WHERE {same} AND {key} IS NOT NULL"
             for event in ("INSERT", "UPDATE"):
                 triggers[f"rival{number}_{event.lower()}"] = (
                     f"BEFORE {event} ON {table} BEGIN {body}; END"
@@ -190,7 +218,7 @@ class ChangeLog:
     def _changed(self) -> str:
         columns = self._layout.columns
         value = self._layout.column("value")
-        # All that a revision is made from: whoever was told one may expect it.
+        # All that a revision is made from: a watcher may expect the one it was given.
         roles = [role for role in columns._fields if getattr(columns, role)]
         differs = [_differs(self._layout.column(role)) for role in roles]
         return " OR ".join([*differs, f"typeof(OLD.{value}) <> typeof(NEW.{value})"])
@@ -203,3 +231,27 @@ START = Line(0, 0)
 def _differs(column: str) -> str:
     # Not by the column's own collation, to which "a" and "A" may be the same.
     return f"OLD.{column} IS NOT NEW.{column} COLLATE BINARY"
+
+
+@contextmanager
+def _schema_change(db: sqlite3.Connection) -> Iterator[None]:
+    """Keep the logs of other tables trusted: this change is our own."""
+    before = schema_version(db)
+    yield
+    db.execute("UPDATE _datastream SET schema = ? WHERE schema = ?", (schema_version(db), before))
+
+
+def _remove(db: sqlite3.Connection, mark: str) -> None:
+    """Remove the log and the triggers of that name."""
+    _drop_triggers(db, mark)
+    db.execute(f"DROP TABLE IF EXISTS {quote_identifier(mark)}")
+    db.execute("DELETE FROM _datastream WHERE log = ?", (mark,))
+
+
+def _drop_triggers(db: sqlite3.Connection, mark: str) -> None:
+    names = db.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND substr(name, 1, ?) = ?",
+        (len(mark) + 1, f"{mark}_"),
+    ).fetchall()
+    for (name,) in names:
+        db.execute(f"DROP TRIGGER {quote_identifier(name)}")

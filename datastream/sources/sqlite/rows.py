@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from hashlib import blake2b
+from types import NoneType
 from typing import Any
 
 from datastream.codecs import check_type
-from datastream.entry import Entry
+from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 
 Row = tuple[Any, ...]
-"""``key, value, typeof(value), value_type, updated_at``: what `Layout.fields` selects."""
+"""``key, value, value_type, updated_at``: what `Layout.fields` selects."""
 Parameter = str | bytes | int | float
 
-_TYPES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "null": "json"}
+_TYPES: dict[type, str] = {int: "int", float: "float", str: "str", bytes: "bytes", NoneType: "json"}
+_TYPE_NAMES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "null": "json"}
 _TEXTUAL = frozenset(("int", "float", "bool", "str", "json"))
+_KNOWN = _TEXTUAL | {"bytes"}
 _MILLISECONDS = 1e11
 """Larger numbers in a time column count milliseconds: as seconds they would be after year 5000."""
 INTEGERS = range(-(1 << 63), 1 << 63)
@@ -25,11 +28,21 @@ INTEGERS = range(-(1 << 63), 1 << 63)
 
 def entry(row: Row) -> Entry:
     """The entry that one row is."""
-    key, value, kind, value_type, updated_at = row
-    name = _name(value_type)
-    data = _data(value, missing=b"" if name else b"null")
-    name = name or _TYPES[kind]
-    return Entry(str(key), data, name, parse_time(updated_at), revision(data, name, updated_at))
+    return entry_of(str(row[0]), row[1], row[2], row[3])
+
+
+def entry_of(key: str, value: Any, value_type: Any, updated_at: Any) -> Entry:
+    """The entry of `key`, made of the other columns of its row."""
+    declared = value_type if value_type in _KNOWN else _declared(value_type)
+    name = declared or _TYPES[type(value)]
+    data = value if type(value) is bytes else _data(value, missing=b"" if declared else b"null")
+    return Entry(key, data, name, parse_time(updated_at), revision(data, name, updated_at))
+
+
+def capability(row: tuple[Any, str, Any]) -> Capability:
+    """The capability of a row of ``key, typeof(value), value_type``."""
+    key, kind, value_type = row
+    return Capability(str(key), _declared(value_type) or _TYPE_NAMES[kind])
 
 
 def _data(value: Any, *, missing: bytes) -> bytes:
@@ -41,8 +54,8 @@ def _data(value: Any, *, missing: bytes) -> bytes:
     return missing if value is None else repr(value).encode()
 
 
-def _name(value_type: Any) -> str:
-    """A type as another program may have written it; "" if it can be none."""
+def _declared(value_type: Any) -> str:
+    """The content of a type column, "" where it is not a type."""
     if not isinstance(value_type, str):
         return ""
     try:
@@ -67,6 +80,8 @@ def parse_time(value: Any) -> datetime | None:
     try:
         if isinstance(value, str):
             time = datetime.fromisoformat(value)
+            if time.tzinfo is UTC:
+                return time
             return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
         if isinstance(value, int | float):
             seconds = value / 1000 if abs(value) > _MILLISECONDS else value
@@ -76,10 +91,15 @@ def parse_time(value: Any) -> datetime | None:
     return None
 
 
-def time_text(time: datetime | None) -> str:
-    """A time as stored: sortable as text, read by SQLite's date functions and by Go's driver."""
-    moment = datetime.now(UTC) if time is None else time.astimezone(UTC)
-    return moment.isoformat(" ", "microseconds")
+def time_of(given: datetime | None) -> datetime:
+    """The time of a write, in UTC: the given one or else now."""
+    return datetime.now(UTC) if given is None else given.astimezone(UTC)
+
+
+def time_text(time: datetime) -> str:
+    """A UTC time as stored: sorts as text, read by SQLite's date functions and by Go's driver."""
+    # With a time zone, isoformat() takes twice as long.
+    return f"{time.replace(tzinfo=None).isoformat(' ', 'microseconds')}+00:00"
 
 
 def check_integer(key: str) -> None:

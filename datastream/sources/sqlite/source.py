@@ -1,51 +1,48 @@
 """A table of an SQLite file, watched through every commit of every program.
 
-With a change log (`_sqlite_log`) where triggers may be made; on views and read-only files by
-comparing whole states whenever the file's ``data_version`` moves.
+With a change log (`log`) where triggers may be made; on views and read-only files by comparing
+whole states whenever the file's ``data_version`` moves.
+
+Threads share one `Attached`, which never changes and is replaced as a whole; each call borrows a
+connection. A call that finds another file or another schema looks it up anew and starts over.
 """
 
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TypeVar
-
-import sqlite_utils
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.errors import DatastreamError, InvalidKey, ReadOnly
+from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
 from datastream.selection import Selects, check_text
-from datastream.source import WRITING, Feature, Reading, Source, Write
-from datastream.sources.sqlite.connection import (
-    connect,
-    data_version,
-    explain,
-    file_id,
-    make_durable,
-    moment,
-    schema_version,
-)
-from datastream.sources.sqlite.layout import Columns, create_table, exists, find_layout
-from datastream.sources.sqlite.log import KEPT, ChangeLog, Line
-from datastream.sources.sqlite.rows import INTEGERS, entry
-from datastream.sources.sqlite.table import RowTable
+from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
+from datastream.sources.sqlite.attached import Attached
+from datastream.sources.sqlite.connection import file_id, is_about_sql, translated
+from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
+from datastream.sources.sqlite.file import Outdated
+from datastream.sources.sqlite.layout import Columns
+from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
+from datastream.sources.sqlite.position import parse, position
+from datastream.sources.sqlite.rows import entry
 from datastream.url import Location, configured
 
 LOOK_AT_FILE = 1.0
-"""Seconds between looks whether the path still leads to the same file."""
+"""Seconds, at most, between looks whether the path still leads to the same file."""
+MISSING = 1.0
+"""Seconds for which a file may be missing until `wait` says so."""
 PRUNE_EVERY = 10_000
 """Own writes, or changes read, after which the length of the log is looked at."""
+STATE_ATTEMPTS = 3
+"""How often a state is read before that is done with the connection that counts versions."""
 
 log = logging.getLogger("datastream")
-
-T = TypeVar("T")
 
 
 class SqliteSource(Source):
@@ -85,268 +82,262 @@ class SqliteSource(Source):
         timeout: float = 5.0,
         interval: float = 0.014,
     ) -> None:
-        self._path = Path(path)
-        self._table_name = table
-        self._columns = Columns(key, value, value_type, updated_at)
-        self._readonly = readonly
+        columns = Columns(key, value, value_type, updated_at)
+        asked = Asked(os.fspath(path), table, columns, readonly, triggers, timeout)
+        self._path = asked.path
+        self._where = asked.where
         self._triggers = triggers
-        self._timeout = timeout
         self._interval = interval
-        self._where = f"{self._path}, table {table!r}"
-        # Held while it is silent. An Event would cost the idle watcher a lock at every look.
-        self._alarm = threading.Lock()
-        self._alarm.acquire()
-        # `wait` looks at the file beside all else; SQLite crashes if its connection is closed then.
-        self._looking = threading.RLock()
-        self._lost = True
-        self._log: ChangeLog | None = None
+        # Held while there is no reason to wake. An Event would cost the idle poller a lock at
+        # every look.
+        self._asleep = threading.Lock()
+        self._asleep.acquire()
+        self._watched = False
+        self._look_at_file = 0.0
         self._writes = self._reads = 0
-        # Of states read without a log: who counts, and how many have been seen.
-        self._epoch = secrets.token_hex(4)
-        self._states = 0
-        self._state_version = -1
-        self._connections: list[sqlite3.Connection] = []
-        _check_names(self._where, str(path), table, *self._columns)
-        self._create(create is True or (create is None and table == "data"))
+        _check_names(self._where, self._path, table, *columns)
         try:
-            self._guarded(self._connect)
-        except BaseException:
-            self.close()
-            raise
-        self.features = self._features()
+            make_missing(asked, wanted=create or (create is None and table == "data"))
+            self._current = CurrentTable(asked, self._tell_health)
+        except sqlite3.Error as error:
+            raise translated(error, self._where) from error
+        attached = self._current.attached
+        self._seen: tuple[Attached, int | None] = (attached, self._version(attached))
+        self.features = self._features(attached)
+        self._can_write = Feature.WRITE in self.features
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._guarded(self._list)
+        found = self._current.call(self._list)
+        return [capability for capability in found if _is_legal(capability.key, self._where)]
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        return self._guarded(partial(self._read, selection, since))
+        return self._current.call(partial(self._read, selection, since))
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        if Feature.WRITE not in self.features:
+    def get(self, key: str) -> Entry | None:
+        attached = self._current.attached
+        if file_id(self._path) == attached.file.id:
+            try:
+                is_known, row = attached.one(key)
+            except Outdated:
+                is_known = False
+            except sqlite3.OperationalError as error:
+                # For a column that is gone, or text that is not UTF-8.
+                if not is_about_sql(error):
+                    raise
+                is_known = False
+            if is_known:
+                return None if row is None else attached.rows.found(key, row)
+        return self._current.call(partial(_get, key))
+
+    def write(self, writes: Sequence[Write]) -> Written:
+        if not self._can_write:
             raise ReadOnly(f"{self._where} can only be read; nothing was written")
-        stored = self._guarded(partial(self._write, writes), writes[0].key)
-        self._states += self._log is None
+        try:
+            written = self._write(writes, self._current.attached)
+        except Outdated:
+            written = self._current.call(partial(self._write, writes))
         self._writes += len(writes)
         if self._writes >= PRUNE_EVERY:
             self._prune()
-        return stored
+        return written
 
     def wait(self, timeout: float | None) -> None:
+        self._watched = True
         until = None if timeout is None else monotonic() + timeout
-        look = monotonic() + LOOK_AT_FILE
-        while not self._moved():
+        missing_since = None
+        while True:
             now = monotonic()
-            if now >= look:
-                # Nothing moves in a file that was replaced: the next reading finds the new one.
-                if file_id(self._path) != self._file:
+            try:
+                if self._moved():
                     return
-                look = now + LOOK_AT_FILE
+                missing_since = None
+            except SourceUnavailable:
+                # Perhaps it is being replaced.
+                missing_since = missing_since or now
+                if now - missing_since >= MISSING:
+                    raise
             left = self._interval if until is None else min(self._interval, until - now)
-            if left <= 0 or self._alarm.acquire(timeout=left):
+            if left <= 0 or self._asleep.acquire(timeout=left):
                 return
 
     def wake(self) -> None:
-        # Rung already: once is enough.
+        # Released already: once is enough.
         with suppress(RuntimeError):
-            self._alarm.release()
+            self._asleep.release()
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        if isinstance(error, sqlite3.Error):
+            return translated(error, self._where, key)
+        return error
+
+    def release(self) -> None:
+        self._watched = False
 
     def close(self) -> None:
-        with self._looking:
-            while self._connections:
-                self._connections.pop().close()
+        self._current.close()
+        self.wake()
 
     def uninstall(self) -> None:
         """Remove triggers and change log from the file; the table itself stays as it is.
 
         Meant for a source that is not watched any more: close it after this.
         """
-        # From here on without, or the next reading would install them anew.
-        changes, self._log, self._triggers = self._log, None, False
-        if changes is not None:
-            self._guarded(changes.uninstall)
-
-    # Opening.
-
-    def _create(self, wanted: bool) -> None:
-        new = not self._path.exists()
-        if new and (not wanted or self._readonly):
-            raise DatastreamError(
-                f"{self._where}: no such file; check the path, or put a first value to make it "
-                "(in code: create=True)"
-            )
-        if wanted and not self._readonly:
-            self._guarded(partial(self._create_table, new))
-
-    def _create_table(self, new: bool) -> None:
-        connection = connect(self._path, "rwc" if new else "rw", self._timeout)
+        self._triggers = False
         try:
-            db = _inspected(connection)
-            if not exists(db, self._table_name):
-                make_durable(connection, new=new)
-                create_table(db, self._table_name)
-        finally:
-            connection.close()
+            self._current.uninstall()
+        except sqlite3.Error as error:
+            raise translated(error, self._where) from error
 
-    def _connect(self) -> None:
-        """Open the file, look up the table, find or make the log."""
-        # Until all is done: what fails half way is tried again at the next access.
-        self._lost = True
-        self.close()
-        mode = "ro" if self._readonly else "rw"
-        self._file = file_id(self._path)
-        self._db = connect(self._path, mode, self._timeout)
-        self._connections.append(self._db)
-        # Looks while a writer holds the lock must come back at once and look again later.
-        with self._looking:
-            self._watcher = connect(self._path, mode, 0)
-            self._connections.append(self._watcher)
-            self._version = data_version(self._watcher)
-        if not self._readonly:
-            make_durable(self._db, new=False)
-        self._attach()
-        self._lost = False
+    def _features(self, attached: Attached) -> frozenset[Feature]:
+        can_write = attached.layout.can_write and not self._current.asked.readonly
+        writing = WRITING if can_write else frozenset[Feature]()
+        return writing | {Feature.TYPES} | ({Feature.LOG} if attached.log else set())
 
-    def _attach(self) -> None:
-        db = _inspected(self._db)
-        if not exists(db, self._table_name):
-            raise DatastreamError(
-                f"{self._where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
-                "name one with table=, or make it with create=True"
-            )
-        self._layout = find_layout(db, self._table_name, self._columns, self._where)
-        self._rows = RowTable(self._db, self._layout)
-        self._log = self._find_log()
-        self._schema = schema_version(self._db)
-        self._states += 1
-
-    def _find_log(self) -> ChangeLog | None:
-        if not (self._layout.can_log and self._triggers):
-            return None
-        changes = ChangeLog(self._db, self._layout)
-        if changes.attach():
-            return changes
-        try:
-            if not self._readonly:
-                changes.install()
-                return changes
-        except sqlite3.OperationalError as error:
-            # A file without write permission opens all the same, and can still be compared.
-            if not isinstance(explain(error, ""), ReadOnly):
-                raise
-            self._readonly = True
-        log.info("%s: no triggers, changes are found by comparing states", self._where)
-        return None
-
-    def _features(self) -> frozenset[Feature]:
-        writing = WRITING if not self._readonly and self._layout.can_write else frozenset()
-        log = {Feature.LOG} if self._log is not None else frozenset()
-        return writing | log | {Feature.TYPES}
+    def _tell_health(self, attached: Attached) -> None:
+        if attached.log is not None:
+            self.health = WELL
+            return
+        if not attached.layout.can_write:
+            reason = "views have no triggers"
+        elif not attached.layout.can_log:
+            reason = "triggers do not see every change of this table"
+        elif self._triggers:
+            reason = "the file is read-only and has no up-to-date change log"
+        else:
+            reason = "opened with triggers=False"
+        log.info("%s: compares whole states, as %s", self._where, reason)
+        self.health = Health(degraded=f"compares whole states: {reason}")
 
     # Reading and writing.
 
-    def _read(self, selection: Selects, since: str | None) -> Reading:
-        self._follow_file()
-        if self._log is None:
-            return self._read_state(selection, since)
+    def _list(self, attached: Attached) -> list[Capability]:
+        with attached.moment() as connection:
+            return attached.rows.capabilities(connection)
+
+    def _read(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
+        changes = attached.log
+        if changes is None:
+            return self._read_state(selection, since, attached)
         if since is not None:
-            reading = self._read_changes(self._log, since)
+            reading = self._read_changes(attached, changes, since)
             if reading is not None:
                 return reading
-        with moment(self._db):
-            position = _position(self._log.epoch, self._log.newest())
-            return Reading(self._legal(self._rows.entries(selection)), position, complete=True)
+        with attached.moment() as connection:
+            place = position(attached.epoch, *changes.newest(connection))
+            entries = attached.rows.entries(connection, selection)
+        return Reading(self._legal(entries), place, complete=True)
 
-    def _read_changes(self, changes: ChangeLog, since: str) -> Reading | None:
+    def _read_changes(self, attached: Attached, changes: ChangeLog, since: str) -> Reading | None:
         """What the log has after `since`; None if it does not reach back that far."""
-        epoch, after = _parse(since)
-        if after is None or epoch != changes.epoch:
+        epoch, after = parse(since)
+        if after is None or epoch != attached.epoch:
             return None
-        with moment(self._db):
-            if not changes.has(after):
+        with attached.moment() as connection:
+            if not changes.has(connection, after):
                 return None
-            newest = changes.newest()
-            found = changes.changes(after.seq) if newest != after else []
-        entries = [deleted(str(key)) if row[0] is None else entry(row) for _, key, row in found]
+            newest = changes.newest(connection)
+            found = changes.changes(connection, after.seq) if newest != after else []
         self._reads += len(found)
         if self._reads >= PRUNE_EVERY:
             self._prune()
-        return Reading(self._legal(entries), _position(epoch, newest), complete=False)
+        entries = [
+            deleted(str(touched.key)) if touched.row[0] is None else entry(touched.row)
+            for touched in found
+        ]
+        return Reading(
+            self._legal(entries),
+            position(epoch, *newest),
+            complete=False,
+            created=_created(found),
+        )
 
-    def _follow_file(self) -> None:
-        """Go on with the file that is at the path now, and with the schema it has now."""
-        if self._lost or file_id(self._path) != self._file:
-            self._connect()
-        elif schema_version(self._db) != self._schema:
-            self._attach()
-
-    def _read_state(self, selection: Selects, since: str | None) -> Reading:
-        # Looked up first: a commit that follows is read twice rather than never.
-        version = data_version(self._db)
-        if version != self._state_version:
-            self._state_version = version
-            self._states += 1
-        position = f"{self._epoch}:{self._states}"
-        if since == position:
-            return Reading((), position, False)
-        return Reading(self._legal(self._rows.entries(selection)), position, True)
+    def _read_state(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
+        file = attached.file
+        for _ in range(STATE_ATTEMPTS):
+            version = file.version()
+            if since == f"{file.epoch}:{version}":
+                return Reading((), since, False)
+            with attached.moment() as connection:
+                entries = attached.rows.entries(connection, selection)
+            if version == file.version():
+                break
+        else:
+            # Commits follow each other faster than other connections can read.
+            version, entries = file.read_with_version(partial(attached.state, selection))
+        return Reading(self._legal(entries), f"{file.epoch}:{version}", True)
 
     def _legal(self, entries: list[Entry]) -> list[Entry]:
         """Without the rows whose key no store can name."""
         return [entry for entry in entries if _is_legal(entry.key, self._where)]
 
-    def _list(self) -> list[Capability]:
-        self._follow_file()
-        return [found for found in self._rows.capabilities() if _is_legal(found.key, self._where)]
-
-    def _write(self, writes: Sequence[Write]) -> list[Entry]:
-        # A write to a file that was replaced would be acknowledged and lost.
-        if self._lost or file_id(self._path) != self._file:
-            self._connect()
-        return self._rows.write(writes)
+    def _write(self, writes: Sequence[Write], attached: Attached) -> Written:
+        file = attached.file
+        connection = file.take_writer()
+        try:
+            # Only now, as it may have waited: a write to a replaced file would be lost.
+            if file_id(self._path) != file.id:
+                raise Outdated(f"{self._path} was replaced meanwhile; retry")
+            return attached.write(connection, writes, with_position=self._watched)
+        finally:
+            file.give_writer(connection)
 
     def _prune(self) -> None:
         self._writes = self._reads = 0
+        attached = self._current.attached
+        if attached.log is None or self._current.asked.readonly:
+            return
         try:
-            if self._log is not None and not self._readonly and self._log.length() > 2 * KEPT:
-                self._log.prune()
-        except sqlite3.OperationalError as error:
-            # Housekeeping: whoever holds the lock now, the next attempt will find it free.
+            with attached.file.idle_writer() as connection:
+                if connection is not None and attached.log.length(connection) > 2 * KEPT:
+                    attached.log.prune(connection)
+        except (sqlite3.OperationalError, Outdated) as error:
+            # Housekeeping: the next attempt may find the lock free.
             log.debug("%s: log not cut: %s", self._where, error)
 
     # Watching the file.
 
     def _moved(self) -> bool:
+        """Whether the file was written or replaced.
+
+        Raises:
+            SourceUnavailable: there is no file.
+        """
+        attached = self._current.attached
+        now = monotonic()
+        # A rollback journal is why a replaced file must not be read: see `File.abandon`.
+        if now >= self._look_at_file or not attached.file.is_wal:
+            if file_id(self._path) != attached.file.id:
+                return True
+            self._look_at_file = now + LOOK_AT_FILE
         try:
-            with self._looking:
-                version = data_version(self._watcher)
-        except sqlite3.Error:
-            # A writer holds the file: its commit will show at the next look.
+            version = self._version(attached)
+        except Outdated:
+            # Replaced just now, by a call that found another file.
+            return True
+        if version is None:
             return False
-        moved = version != self._version
-        self._version = version
-        return moved
+        seen, self._seen = self._seen, (attached, version)
+        return seen[0] is not attached or seen[1] != version
 
-    def _guarded(self, action: Callable[[], T], key: str | None = None) -> T:
-        """The one place where SQLite's errors become ours."""
+    def _version(self, attached: Attached) -> int | None:
+        """`data_version` of the file; None while a writer holds it."""
         try:
-            return action()
-        except sqlite3.Error as error:
-            raise explain(error, self._where, key) from error
+            return attached.file.clock.version()
+        except sqlite3.Error:
+            # Its commit will show at the next look.
+            return None
 
 
-def _position(epoch: str, line: Line) -> str:
-    return f"{epoch}:{line.seq}:{line.mark}"
+def _created(found: Sequence[Touched]) -> frozenset[str]:
+    """The keys that held nothing at the position read from."""
+    # A column without type may hold 5 beside "5", which are one key.
+    existed = {str(touched.key) for touched in found if not touched.created}
+    return frozenset(str(touched.key) for touched in found if touched.created) - existed
 
 
-def _parse(position: str) -> tuple[str, Line | None]:
-    """Epoch and line of a position; no line if it is not one of ours."""
-    epoch, _, numbers = position.partition(":")
-    try:
-        seq, mark = map(int, numbers.split(":"))
-    except ValueError:
-        return epoch, None
-    fits = seq in INTEGERS and mark in INTEGERS
-    return epoch, Line(seq, mark) if fits else None
+def _get(key: str, attached: Attached) -> Entry | None:
+    with attached.moment() as connection:
+        return attached.rows.get(connection, key)
 
 
 def _check_names(where: str, *names: str) -> None:
@@ -358,7 +349,7 @@ def _check_names(where: str, *names: str) -> None:
     for number, name in enumerate(names):
         # The file's name may be any bytes, and the last two may be empty.
         if "\0" in name or (number and not _is_utf8(name)) or (not name and number < 4):
-            raise DatastreamError(f"{where!r}: {name!r} names no file, table or column")
+            raise DatastreamError(f"{where!r}: {name!r} cannot name a file, table or column")
 
 
 def _is_utf8(text: str) -> bool:
@@ -376,11 +367,6 @@ def _is_legal(key: str, where: str) -> bool:
         log.warning("%s: a row is left out: %s", where, error)
         return False
     return True
-
-
-def _inspected(connection: sqlite3.Connection) -> sqlite_utils.Database:
-    # No plugins and no pragmas: this library's connection stays as it made it.
-    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
 
 
 def open_sqlite(location: Location, **options: object) -> SqliteSource:

@@ -1,22 +1,25 @@
-"""Reading and writing the rows of one table: the SQL of a store, on one connection."""
+"""Reading and writing the rows of one table: the SQL of a store, for any connection."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects, literal_prefix
 from datastream.source import Write, check_expected
-from datastream.sources.sqlite.connection import transaction
 from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.rows import (
     Parameter,
+    Row,
+    capability,
     check_integer,
     entry,
+    entry_of,
     native_parameter,
-    parse_time,
     revision,
+    time_of,
     time_text,
     typed_parameter,
 )
@@ -24,27 +27,42 @@ from datastream.sources.sqlite.rows import (
 MOST_CONDITIONS = 400
 """Selections with more keys and prefixes than this are filtered after reading everything."""
 
+Parameters = tuple[Parameter, ...]
+
 
 class RowTable:
     """The rows of `layout` as entries."""
 
-    def __init__(self, connection: sqlite3.Connection, layout: Layout) -> None:
-        self._db = connection
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._now = ""
+        self._verbatim = layout.verbatim
+        self._integer_keys = layout.integer_keys
+        self._has_type = bool(layout.columns.value_type)
+        self._has_time = bool(layout.columns.updated_at)
         key = layout.column("key")
         # Keys of other types than these are left out: no text names them.
-        self._where = f"FROM {layout.name} WHERE typeof({key}) IN ('text', 'integer')"
-        self._select = f"SELECT {layout.fields()} {self._where}"
+        where = f"FROM {layout.name} WHERE typeof({key}) IN ('text', 'integer')"
+        self._select = f"SELECT {layout.fields()} {where}"
+        kind = layout.column("value_type") if layout.columns.value_type else "NULL"
+        # typeof() looks at the header of a row only, so large values are not read.
+        self._list = f"SELECT {key}, typeof({layout.column('value')}), {kind} {where}"
         # By the index first, then exactly; a number in a column without a type is no text.
         number = "CASE WHEN CAST(CAST(?1 AS INTEGER) AS TEXT) = ?1 THEN CAST(?1 AS INTEGER) END"
-        self._exactly = f"{key} IN (?1, {number}) AND {key} COLLATE BINARY IN (?1, {number})"
-        self._delete = f"DELETE FROM {layout.name} WHERE {self._exactly}"
-        self._insert, self._update, self._upsert = self._write_statements(key)
+        exactly = f"{key} IN (?1, {number}) AND {key} COLLATE BINARY IN (?1, {number})"
+        if layout.verbatim:
+            exactly = f"{key} = ?1 COLLATE BINARY"
+        self.one = f"{self._select} AND {exactly} LIMIT 1"
+        """SELECT of the row of one key, for `found`."""
+        if layout.verbatim:
+            # The key is known, and text: it need not be read.
+            _, _, fields = layout.fields().partition(", ")
+            self.one = f"SELECT NULL, {fields} FROM {layout.name} WHERE {exactly}"
+        self._delete = f"DELETE FROM {layout.name} WHERE {exactly}"
+        self._insert, self._update, self._upsert, self._change = self._write_statements(exactly)
 
-    def _write_statements(self, key: str) -> tuple[str, str, str]:
+    def _write_statements(self, exactly: str) -> tuple[str, str, str, str]:
         layout = self._layout
-        value = layout.column("value")
+        key, value = layout.column("key"), layout.column("value")
         roles = [r for r in ("value_type", "updated_at") if getattr(layout.columns, r)]
         names = [value, *(layout.column(role) for role in roles)]
         marks = [f"?{number}" for number in range(2, 2 + len(names))]
@@ -53,92 +71,126 @@ class RowTable:
             f"INSERT INTO {layout.name} ({', '.join([key, *names])}) "
             f"VALUES ({', '.join(['?1', *marks])})"
         )
-        update = f"UPDATE {layout.name} SET {assign} WHERE {self._exactly}"
+        update = f"UPDATE {layout.name} SET {assign} WHERE {exactly}"
         # Only for verbatim tables, which keep bytes and have a type beside them. Other programs
         # may have stored the same bytes as a BLOB or, with fewer digits, as a REAL.
         changed = (
-            f"CAST({value} AS BLOB) IS NOT CAST(?2 AS BLOB) OR typeof({value}) = 'real' "
-            f"OR {names[1]} IS NOT ?3 COLLATE BINARY"
+            f"(CAST({value} AS BLOB) IS NOT CAST(?2 AS BLOB) OR typeof({value}) = 'real' "
+            f"OR {names[1]} IS NOT ?3 COLLATE BINARY)"
             if layout.verbatim
             else "1"
         )
         upsert = f"{insert} ON CONFLICT ({key}) DO UPDATE SET {assign} WHERE {changed}"
-        return insert, update, upsert
+        return insert, update, upsert, f"{update} AND {changed}"
 
-    def capabilities(self) -> list[Capability]:
-        # typeof() looks at the header of a row only, so large values are not read.
-        fields = self._layout.fields(value="x''")
-        statement = f"SELECT {fields} {self._where}"
-        return [Capability(e.key, e.value_type) for e in self._entries(statement, ())]
+    def capabilities(self, db: sqlite3.Connection) -> list[Capability]:
+        return [capability(row) for row in db.execute(self._list)]
 
-    def entries(self, selection: Selects) -> list[Entry]:
+    def entries(self, db: sqlite3.Connection, selection: Selects) -> list[Entry]:
         condition, parameters = self._condition(selection)
-        return self._entries(f"{self._select}{condition}", parameters)
+        return [entry(row) for row in db.execute(f"{self._select}{condition}", parameters)]
 
-    def get(self, key: str) -> Entry | None:
-        found = self._entries(f"{self._select} AND {self._exactly}", (key,))
-        return next((entry for entry in found if entry.key == key), None)
+    def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
+        row = db.execute(self.one, (key,)).fetchone()
+        return None if row is None else self.found(key, row)
 
-    def write(self, writes: Sequence[Write]) -> list[Entry]:
-        self._now = time_text(None)
-        rows = [self._parameters(write) for write in writes]
-        plain = self._layout.verbatim and all(
-            write.expect is None and write.value is not None for write in writes
-        )
-        if plain and len(writes) == 1:
-            if self._db.execute(self._upsert, rows[0]).rowcount:
-                return [self._stored(writes[0], rows[0])]
-            plain = False
-        with transaction(self._db):
-            if plain and self._db.executemany(self._upsert, rows).rowcount == len(rows):
-                return [self._stored(w, row) for w, row in zip(writes, rows, strict=True)]
-            # Some changed nothing, or may not: each has to be looked at.
-            return [self._apply(w, row) for w, row in zip(writes, rows, strict=True)]
+    def found(self, key: str, row: Row) -> Entry | None:
+        """The entry of a row that `one` selected."""
+        name, value, value_type, updated_at = row
+        # An integer column finds 5 for "05", too.
+        if name is not None and str(name) != key:
+            return None
+        return entry_of(key, value, value_type, updated_at)
 
-    def _stored(self, write: Write, row: Sequence[Parameter]) -> Entry:
+    def change(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry] | None:
+        """Put one value in place of another one, in one statement.
+
+        None: that was not it; nothing is written.
+        """
+        write = writes[0]
+        if not self._verbatim or write.expect is not None or write.value is None:
+            return None
+        if len(writes) > 1:
+            return None
+        time = time_of(write.updated_at)
+        row = self._parameters(write, time_text(time))
+        return [self._stored(write, row, time)] if db.execute(self._change, row).rowcount else None
+
+    def write(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry]:
+        """Make `writes`, within a transaction of the caller's."""
+        # One time for all that is written together.
+        now = time_of(None)
+        text = time_text(now)
+        whole = []
+        for write in writes:
+            if write.updated_at is None:
+                whole.append((write, self._parameters(write, text), now))
+            else:
+                time = time_of(write.updated_at)
+                whole.append((write, self._parameters(write, time_text(time)), time))
+        if len(writes) > 1 and self._verbatim and all(map(_is_plain, writes)):
+            db.execute("SAVEPOINT datastream")
+            if db.executemany(self._upsert, [row for _, row, _ in whole]).rowcount == len(whole):
+                db.execute("RELEASE datastream")
+                return [self._stored(*each) for each in whole]
+            # Some changed nothing: each has to be looked at.
+            db.execute("ROLLBACK TO datastream")
+            db.execute("RELEASE datastream")
+        if self._verbatim:
+            return [self._apply_verbatim(db, *each) for each in whole]
+        return [self._apply(db, write, row) for write, row, _ in whole]
+
+    def _stored(self, write: Write, row: Parameters, time: datetime) -> Entry:
         """The entry of a row in a verbatim table, without reading it back."""
         value, name = write.value or b"", write.value_type
-        time = row[3] if self._layout.columns.updated_at else None
-        return Entry(write.key, value, name, parse_time(time), revision(value, name, time))
+        if not self._has_time:
+            return Entry(write.key, value, name, None, revision(value, name, None))
+        return Entry(write.key, value, name, time, revision(value, name, row[3]))
 
-    def _apply(self, write: Write, row: Sequence[Parameter]) -> Entry:
-        current = self.get(write.key)
+    def _apply_verbatim(
+        self, db: sqlite3.Connection, write: Write, row: Parameters, time: datetime
+    ) -> Entry:
+        if _is_plain(write) and db.execute(self._change, row).rowcount:
+            return self._stored(write, row, time)
+        current = self.get(db, write.key)
         check_expected(write, current.revision if current else None)
         if write.value is None:
-            self._db.execute(self._delete, (write.key,))
+            db.execute(self._delete, row)
             return deleted(write.key, write.updated_at)
-        self._db.execute("SAVEPOINT datastream")
-        self._db.execute(self._insert if current is None else self._update, row)
-        stored = self.get(write.key)
+        if current is not None and (current[1], current[2]) == (write.value, write.value_type):
+            return current
+        db.execute(self._insert if current is None else self._update, row)
+        return self._stored(write, row, time)
+
+    def _apply(self, db: sqlite3.Connection, write: Write, row: Parameters) -> Entry:
+        current = self.get(db, write.key)
+        check_expected(write, current.revision if current else None)
+        if write.value is None:
+            db.execute(self._delete, row)
+            return deleted(write.key, write.updated_at)
+        db.execute("SAVEPOINT datastream")
+        db.execute(self._insert if current is None else self._update, row)
+        stored = self.get(db, write.key)
         if current is not None and _same(stored, current):
-            # Told by what the table made of it: columns convert, triggers change.
-            self._db.execute("ROLLBACK TO datastream")
+            # Judged by what the table made of it: columns convert, triggers change.
+            db.execute("ROLLBACK TO datastream")
             stored = current
-        self._db.execute("RELEASE datastream")
+        db.execute("RELEASE datastream")
         return stored or deleted(write.key)
 
-    def _parameters(self, write: Write) -> tuple[Parameter, ...]:
-        columns = self._layout.columns
-        if self._layout.integer_keys:
+    def _parameters(self, write: Write, time: str) -> Parameters:
+        """Key, value, type and time as the statements take them."""
+        if self._integer_keys:
             check_integer(write.key)
         if write.value is None:
             return (write.key,)
-        if columns.value_type:
-            row: tuple[Parameter, ...] = (
-                write.key,
-                typed_parameter(write.value, write.value_type),
-                write.value_type,
-            )
+        row: Parameters
+        if self._has_type:
+            value = typed_parameter(write.value, write.value_type)
+            row = (write.key, value, write.value_type)
         else:
             row = (write.key, native_parameter(write.key, write.value, write.value_type))
-        if not columns.updated_at:
-            return row
-        # One time for all that is written together.
-        time = self._now if write.updated_at is None else time_text(write.updated_at)
-        return (*row, time)
-
-    def _entries(self, statement: str, parameters: Sequence[str]) -> list[Entry]:
-        return [entry(row) for row in self._db.execute(statement, parameters)]
+        return (*row, time) if self._has_time else row
 
     def _condition(self, selection: Selects) -> tuple[str, list[str]]:
         """SQL that is true for at least the selected keys, and its parameters."""
@@ -159,6 +211,11 @@ class RowTable:
             # A prefix ends in a slash; "0" is the character after it.
             parameters += [start, start[:-1] + "0"]
         return f" AND ({' OR '.join(terms)})", parameters
+
+
+def _is_plain(write: Write) -> bool:
+    """A put that replaces whatever is there."""
+    return write.expect is None and write.value is not None
 
 
 def _same(one: Entry | None, other: Entry) -> bool:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -92,13 +92,14 @@ class Child:
 class Follower:
     """What a subscriber knows: the decoded value of every key, as told by `watch`."""
 
-    def __init__(self, store: Store, *keys: str) -> None:
+    def __init__(self, store: Store, *keys: str, match: str | Iterable[str] = ()) -> None:
         self._changed = threading.Condition()
         self.state: dict[str, Any] = {}
         self.entries: list[Entry] = []
         self.problems: list[str] = []
         self.completed = threading.Event()
-        self.subscription = store.watch(*keys).subscribe(self._take, on_completed=self._complete)
+        watch = store.watch(*keys, match=match)
+        self.subscription = watch.subscribe(self._take, on_completed=self._complete)
 
     def _take(self, entry: Entry) -> None:
         with self._changed:

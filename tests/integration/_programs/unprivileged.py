@@ -37,7 +37,7 @@ with datastream.open(sys.argv[1]) as store:
             if question == "state":
                 answer = json.dumps(dict(state), sort_keys=True)
             elif question == "status":
-                store.poke()
+                store.refresh()
                 answer = str(statuses[-1].state)
             elif question == "get":
                 answer = store[rest[0]]

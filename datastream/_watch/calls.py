@@ -1,0 +1,164 @@
+"""Calls of a Source: beside each other, with its errors translated, and none that hangs unseen."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import ParamSpec, TypeVar
+
+from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
+from datastream.source import Source
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+HANGS_AFTER = 20.0
+"""Seconds after which a call that has not returned makes the status STALE."""
+LOCK_TIMEOUT = 30.0
+"""Seconds that a call waits for another one, of a Source that is not thread-safe."""
+
+CLOSED = "this store was closed; open it again to go on"
+FORKED = "this store was opened before fork; open it anew in the child process"
+
+
+class Calls:
+    """Makes the calls of one Source.
+
+    Args:
+        source: what is called.
+        name: of the store, for error texts.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._turns = None if source.thread_safe else FairLock()
+        # When each call that runs counts as hanging, by thread.
+        self._due: dict[int, float] = {}
+        self._ended = threading.Condition()
+        self._closing = False
+        self.closed = ""
+        """Why no call is made any more; "" while they are."""
+
+    def __call__(
+        self, key: str | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call `function` of the source; `key` is what it is about, for the error text."""
+        if self.closed:
+            raise StoreClosed(self.closed)
+        thread = threading.get_ident()
+        self._due[thread] = monotonic() + HANGS_AFTER
+        try:
+            if self._turns is None:
+                return function(*args, **kwargs)
+            with self._turns.held(self._name):
+                return function(*args, **kwargs)
+        except Exception as error:
+            translated = self.translate(error, key)
+            if translated is error:
+                raise
+            raise translated from error
+        finally:
+            del self._due[thread]
+            if self._closing:
+                self._notify()
+
+    def wait(self, timeout: float) -> None:
+        """`Source.wait`, which may take that long."""
+        thread = threading.get_ident()
+        self._due[thread] = monotonic() + timeout + HANGS_AFTER
+        try:
+            self._source.wait(timeout)
+        except Exception as error:
+            translated = self.translate(error, None)
+            if translated is error:
+                raise
+            raise translated from error
+        finally:
+            del self._due[thread]
+            if self._closing:
+                self._notify()
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        """What leaves the store for an error of the source."""
+        if isinstance(error, DatastreamError):
+            return error
+        if self.closed:
+            return StoreClosed(self.closed)
+        translated = self._source.translate(error, key)
+        if isinstance(translated, DatastreamError | ImportError):
+            return translated
+        return Unexpected(
+            f"{self._name}: unexpected {type(error).__name__}: {error}; this is a bug in the "
+            "source, please report it with its traceback"
+        )
+
+    def hangs(self) -> bool:
+        """Whether a call is overdue."""
+        now = monotonic()
+        return any(due < now for due in list(self._due.values()))
+
+    def await_end(self, timeout: float) -> bool:
+        """After closing: wait until no call runs, but those of this thread."""
+        self._closing = True
+        me = threading.get_ident()
+        with self._ended:
+            return self._ended.wait_for(lambda: not (self._due.keys() - {me}), timeout)
+
+    def _notify(self) -> None:
+        with self._ended:
+            self._ended.notify_all()
+
+
+class FairLock:
+    """A lock that is given in the order in which it was asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Hold it; `name` is the store's, for the error text.
+
+        Raises:
+            SourceUnavailable: those before did not return in time.
+        """
+        self._acquire(name)
+        try:
+            yield
+        finally:
+            self._release()
+
+    def _acquire(self, name: str) -> None:
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return
+            turn = threading.Event()
+            self._waiting.append(turn)
+        if turn.wait(LOCK_TIMEOUT):
+            return
+        with self._lock:
+            if turn.is_set():
+                return
+            self._waiting.remove(turn)
+        raise SourceUnavailable(
+            f"{name}: an earlier call has not returned for {LOCK_TIMEOUT:g} s, and this source "
+            "takes one at a time; try again"
+        )
+
+    def _release(self) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+
+class Unexpected(DatastreamError):
+    """A Source raised what it does not declare."""

@@ -1,0 +1,527 @@
+"""Between one Source and any number of readers, writers and watchers: nobody waits for another.
+
+Reads and writes go to the Source beside each other. What it tells goes through the `Publisher`,
+by position; locks are held for memory work only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from functools import partial
+from time import monotonic
+from typing import ParamSpec, TypeVar, cast
+
+from datastream._watch import reaper
+from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
+from datastream._watch.poller import Poller
+from datastream._watch.publisher import (
+    CONFIRM_AFTER,
+    Outcome,
+    Publisher,
+    Step,
+    Ticket,
+    Vanished,
+)
+from datastream._watch.status import StatusHolder
+from datastream._watch.subscription import Join, Since, Sink, Subscription, had_of
+from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.errors import (
+    DatastreamError,
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    ReadOnly,
+    RevisionConflict,
+    SourceUnavailable,
+    StoreClosed,
+    Unsupported,
+)
+from datastream.selection import Selection, Selects
+from datastream.source import Feature, Reading, Source, Write, Written
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds `close` gives calls that run, and as many the source itself."""
+SETTLE = 0.2
+"""Seconds an eventually consistent source has to show what is known to be there."""
+JOINS = 20
+"""Attempts to bring a newcomer to the position of all others."""
+
+HANG = "hang"
+ANSWERS = (KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unsupported)
+"""Errors that are an answer of a backend which works."""
+
+
+class Core:
+    """The machinery of one store.
+
+    Args:
+        source: owned from here on: `close` closes it.
+        name: of the store.
+        status: takes how calls go.
+    """
+
+    def __init__(self, source: Source, name: str, status: StatusHolder) -> None:
+        self._source = source
+        self._status = status
+        self._calls = Calls(source, name)
+        self._instant = source.instant and source.thread_safe
+        features = source.features
+        self._publisher = Publisher(
+            atomic=Feature.ATOMIC in features, consistent=not source.eventually_consistent
+        )
+        self._poller = Poller(
+            f"datastream poll {name}",
+            poll=self._poll,
+            wait=self._wait,
+            wake=source.wake,
+            failed=self._poll_failed,
+            rest=self._rest,
+        )
+        # Writes acknowledged: what was written while a first subscription joined is read again.
+        self._writes = 0
+        # Those that could not join because the backend was away.
+        self._late: deque[Subscription] = deque()
+        self._close_lock = threading.Lock()
+        self._closing = False
+        self._closed = threading.Event()
+        self._stopped = threading.Event()
+        self.is_forked = False
+        reaper.watch(self)
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._calls.closed)
+
+    def check_open(self) -> None:
+        if self._calls.closed:
+            raise StoreClosed(self._calls.closed)
+
+    # Reading.
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of one key."""
+        if self._instant and self._status.well:
+            self.check_open()
+            return self._source.get(key)
+        return self.call(key, self._source.get, key)
+
+    def capabilities(self) -> Sequence[Capability]:
+        return self.call(None, self._source.capabilities)
+
+    def snapshot(self, selection: Selection) -> Batch:
+        """The state of the selected keys."""
+        reading = self.read_state(selection)
+        if reading.load is not None:
+            entries = self.call(None, reading.load, reading.entries)
+            # What has gone while it was loaded is no part of a state.
+            reading = reading._replace(entries=[e for e in entries if e.operation is Operation.PUT])
+        return Batch(tuple(reading.entries), reading.position, initial=True)
+
+    def read_state(self, selection: Selection) -> Reading:
+        """The selected keys, perhaps without their values; see `Reading.load`."""
+        return self._reporting(self._read_state, selection)
+
+    def _read_state(self, selection: Selection) -> Reading:
+        reading = self._read(selection, None)
+        if not reading.entries and self._publisher.knows_any(selection):
+            # Watchers know better: the poll finds out, and believes it only after a second look.
+            self._catch_up_twice()
+            reading = self._read(selection, None)
+        return reading
+
+    def _catch_up_twice(self) -> None:
+        """Catch up; if all is gone at once, look again before that is an error."""
+        try:
+            self._catch_up()
+        except Vanished:
+            self._stopped.wait(CONFIRM_AFTER)
+            try:
+                self._catch_up()
+            except Vanished as error:
+                raise SourceUnavailable(str(error)) from error
+
+    def load(self, reading: Reading, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """The values of entries of `reading`; a DELETE for what has gone meanwhile."""
+        if reading.load is None:
+            return entries
+        return self.call(None, reading.load, entries)
+
+    def call(
+        self, key: str | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call the source; how that goes is the status."""
+        return self._reporting(self._calls, key, function, *args, **kwargs)
+
+    def _reporting(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            answer = function(*args, **kwargs)
+        except StoreClosed:
+            raise
+        except DatastreamError as error:
+            self._call_failed(error)
+            raise
+        self._call_succeeded()
+        return answer
+
+    def iterate(self, key: str | None, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+        """What an iterator of the source gives, its errors translated; `start` makes it."""
+        end = object()
+        items = self._calls(key, start)
+        try:
+            while (item := self._calls(key, next, items, end)) is not end:
+                yield cast(T, item)
+        finally:
+            getattr(items, "close", lambda: None)()
+
+    def ask_past(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the source about its past: how that goes is no state of the store."""
+        return self._calls(None, function, *args, **kwargs)
+
+    def is_folder(self, key: str) -> bool:
+        """Whether `key` holds nothing while keys lie below it."""
+        if self._source.eventually_consistent or self._publisher.knows(key):
+            return False
+        below = Selection(prefixes=frozenset((f"{key}/",)))
+        return (
+            bool(self._read(below, None).entries)
+            and self._calls(key, self._source.get, key) is None
+        )
+
+    # Writing.
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        """Write, and offer the changes to the watchers of this store."""
+        self.check_open()
+        if not self._source.eventually_consistent:
+            return self._write(writes)
+        with self._publisher.remembering():
+            return self._write(writes)
+
+    def _write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        publisher = self._publisher
+        version = publisher.version
+        key = writes[0].key
+        if self._instant and self._status.well:
+            answer = self._source.write(writes)
+        else:
+            answer = self.call(key, self._source.write, writes)
+        self._writes += 1
+        written = answer if isinstance(answer, Written) else Written(answer)
+        if publisher.position is None or (
+            written.position and publisher.publish_written(written, version)
+        ):
+            return written.entries
+        removed = [write.key for write in writes if write.value is None]
+        with publisher.deleted(removed) if removed else nullcontext():
+            self._publish_by_reading(written.entries)
+        return written.entries
+
+    def _publish_by_reading(self, stored: Sequence[Entry]) -> None:
+        if not self._publisher.concerns(stored):
+            return
+        if self._source.eventually_consistent:
+            self._acknowledged(partial(self._settle, stored))
+        else:
+            self._acknowledged(self._catch_up)
+
+    def _acknowledged(self, publish: Callable[[], object]) -> None:
+        """Publish what is written and acknowledged: that it cannot be read now is a status."""
+        try:
+            publish()
+        except Exception as error:  # noqa: BLE001
+            self._poll_failed(error)
+            self._poller.wake()
+
+    # Watching.
+
+    def subscribe(
+        self,
+        selection: Selection,
+        sink: Sink,
+        since: Since = None,
+        *,
+        keeps_transient: bool = False,
+    ) -> Subscription:
+        """Offer `sink` the initial batch, then every change; later, if the backend is away."""
+        self.check_open()
+        subscription = Subscription(selection, sink, since, keeps_transient=keeps_transient)
+        writes = self._writes
+        try:
+            self._join(subscription)
+            self._call_succeeded()
+        except SourceUnavailable as error:
+            self._call_failed(error)
+            self._late.append(subscription)
+        except BaseException:
+            self.unsubscribe(subscription)
+            raise
+        self._poller.start()
+        if self._writes != writes:
+            self._acknowledged(self._catch_up)
+        if self._calls.closed:
+            # The store was closed meanwhile, and may not have seen this one.
+            self.unsubscribe(subscription)
+            sink.end()
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """End a subscription: memory work only."""
+        if self.is_forked:
+            # A thread of the parent may have held a lock.
+            return
+        with suppress(ValueError):
+            self._late.remove(subscription)
+        self._publisher.leave(subscription)
+        if not self._publisher.routes and not self._late:
+            self._poller.stop()
+
+    def refresh(self) -> None:
+        """Look at the backend now."""
+        self.check_open()
+        self._poller.wake()
+
+    def _join(self, subscription: Subscription) -> None:
+        since = subscription.since
+        publisher = self._publisher
+        if isinstance(since, str) and publisher.position is not None:
+            # So that what is published from here on is later than the cursor.
+            self._begin_stream_anew()
+            self._catch_up()
+        publisher.register(subscription)
+        try:
+            for _ in range(JOINS):
+                if self._join_once(subscription):
+                    return
+        except BaseException:
+            publisher.leave(subscription)
+            subscription.left = False
+            raise
+        publisher.leave(subscription)
+        subscription.left = False
+        raise SourceUnavailable("the backend changes faster than it can be read; retrying")
+
+    def _join_once(self, subscription: Subscription) -> bool:
+        """Read the state and join with it; False if it has to be read again."""
+        publisher = self._publisher
+        join = self._state_of(subscription)
+        number = 0
+        for _ in range(JOINS):
+            step = publisher.join(subscription, join, number)
+            if step is Step.DONE:
+                return True
+            if step is Step.BEGIN_AGAIN:
+                return False
+            if step is Step.LOAD:
+                number = 0 if self._calls(None, join.load) else number
+            else:
+                number = self._catch_up()
+        return False
+
+    def _state_of(self, subscription: Subscription) -> Join:
+        """What a joining subscriber has to be given, as of its own read."""
+        selection, since = subscription.selection, subscription.since
+        join = Join(selection, since)
+        if join.cursor is None or not self._publisher.is_covered(subscription):
+            self._begin(subscription, join)
+        if join.cursor is not None:
+            try:
+                reading = self._read(selection, join.cursor)
+            finally:
+                # A `wait` concerns what was last read with a position: everybody's again.
+                self._source.wake()
+            self._begin_stream_anew()
+            join.resume(reading, keep_transient=subscription.keeps_transient)
+        if not join.state and (join.reset or had_of(selection, since)):
+            self._confirm_gone(subscription, join)
+        return join
+
+    def _begin(self, subscription: Subscription, join: Join) -> None:
+        reading = self._read(subscription.selection, None)
+        self._begin_stream_anew()
+        join.begin(reading)
+
+    def _begin_stream_anew(self) -> None:
+        """Before a catch-up: have an eventually consistent source show all that it has shown.
+
+        Its stream may lag behind what a newcomer has read, also for keys that came and went
+        meanwhile. A new one begins with the whole difference from the publisher's position.
+        """
+        if self._source.eventually_consistent and self._publisher.position is not None:
+            self._source.release()
+
+    def _confirm_gone(self, subscription: Subscription, join: Join) -> None:
+        """A reader that had something is told that all is gone after a second look only."""
+        self._stopped.wait(CONFIRM_AFTER)
+        join.begin(self._read(subscription.selection, None))
+
+    def _settle(self, entries: Sequence[Entry]) -> None:
+        """Have an eventually consistent source show `entries`, or what has replaced them."""
+        self._poller.wake()
+        if self._publisher.await_published(entries, SETTLE):
+            return
+        # What it opens anew shows at least what was acknowledged before.
+        self._source.release()
+        self._catch_up()
+
+    # Polling.
+
+    def _poll(self) -> None:
+        has_read = self._catch_up() > 0 or bool(self._late)
+        for _ in range(len(self._late)):
+            self._join_late()
+        if has_read:
+            self._status.succeeded(self._source.health, poll=True)
+
+    def _join_late(self) -> None:
+        try:
+            subscription = self._late[0]
+        except IndexError:
+            return
+        try:
+            self._join(subscription)
+        except SourceUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # What `subscribe` would have raised. It must not keep the others waiting for ever.
+            subscription.sink.end(error)
+        with suppress(ValueError):
+            self._late.remove(subscription)
+            return
+        # It left while it joined.
+        self._publisher.leave(subscription)
+
+    def _catch_up(self) -> int:
+        """Publish what is new since the publisher's position; the number of the read."""
+        first = 0
+        while (ticket := self._publisher.ticket()) is not None:
+            first = first or ticket.number
+            reading = self._read(ticket.union, ticket.position)
+            if self._published(ticket, reading):
+                return ticket.number
+            if self._publisher.has_published_since(first):
+                return first
+        return first
+
+    def _published(self, ticket: Ticket, reading: Reading) -> bool:
+        values: dict[str, Entry] = {}
+        while True:
+            outcome = self._publisher.publish(ticket, reading, values)
+            if isinstance(outcome, Outcome):
+                return outcome is Outcome.PUBLISHED
+            loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
+            values |= {entry.key: entry for entry in loaded}
+
+    def _read(self, selection: Selects, since: str | None) -> Reading:
+        reading = self._calls(None, self._source.read, selection, since)
+        if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
+            matches = selection.matches
+            entries = [entry for entry in reading.entries if matches(entry.key)]
+            if len(entries) < len(reading.entries):
+                return reading._replace(entries=entries)
+        return reading
+
+    def _wait(self, timeout: float) -> None:
+        health = self._source.health
+        self._calls.wait(timeout)
+        if self._source.health is not health or not self._status.well:
+            self._status.succeeded(self._source.health, poll=True)
+
+    def _rest(self) -> None:
+        """Nobody watches any more."""
+        if not self.closed:
+            with suppress(DatastreamError):
+                self._calls(None, self._source.release)
+
+    # How it stands.
+
+    def _call_succeeded(self) -> None:
+        status = self._status
+        if not status.well or self._source.health is not status.health:
+            is_over = status.lasting == HANG and not self._calls.hangs()
+            status.succeeded(self._source.health, poll=is_over)
+            if self._poller.retries:
+                self._poller.retry_soon()
+
+    def _call_failed(self, error: DatastreamError) -> None:
+        # While anybody watches, one refused question is no state of the store.
+        if isinstance(error, SourceUnavailable) or (
+            self._publisher.position is None and not isinstance(error, ANSWERS)
+        ):
+            self._status.failed(error)
+
+    def _poll_failed(self, error: Exception) -> None:
+        if self.closed:
+            return
+        lasting = isinstance(error, Vanished) or not isinstance(error, SourceUnavailable)
+        self._status.failed(error, lasting="poll" if lasting else "")
+
+    def check_hangs(self) -> None:
+        """Say so if a call has not returned for long."""
+        if self._calls.hangs() and not self.closed:
+            error = SourceUnavailable(
+                f"a call of the backend has not returned for {HANGS_AFTER:g} s; it is waited for"
+            )
+            self._status.failed(error, lasting=HANG)
+
+    # The end.
+
+    def forked(self) -> None:
+        """In a child process: nothing of this may be used, nor freed, as it is the parent's."""
+        self.is_forked = True
+        self._calls.closed = FORKED
+        self._status.forked()
+
+    def close(self) -> None:
+        """Stop polling, end every subscription and close the source, within bounded time."""
+        if self.is_forked:
+            return
+        with self._close_lock:
+            first, self._closing = not self._closing, True
+        if not first:
+            self._closed.wait(2 * CLOSE_TIMEOUT)
+            return
+        self._calls.closed = CLOSED
+        try:
+            self._end()
+        finally:
+            reaper.unwatch(self)
+            self._closed.set()
+
+    def _end(self) -> None:
+        self._stopped.set()
+        self._poller.stop()
+        until = monotonic() + CLOSE_TIMEOUT
+        self._poller.join(CLOSE_TIMEOUT)
+        self._calls.await_end(max(0.0, until - monotonic()))
+        for sink in self._publisher.close():
+            sink.end()
+        while self._late:
+            self._late.popleft().sink.end()
+        self._close_source()
+
+    def _close_source(self) -> None:
+        if self._source.instant:
+            self._source.close()
+            return
+        # On a thread of its own: it may hang as calls do.
+        failed: list[Exception] = []
+        thread = threading.Thread(
+            target=partial(_close, self._source, failed), name="datastream close", daemon=True
+        )
+        thread.start()
+        thread.join(CLOSE_TIMEOUT)
+        if failed:
+            raise failed[0]
+
+
+def _close(source: Source, failed: list[Exception]) -> None:
+    try:
+        source.close()
+    except Exception as error:  # noqa: BLE001
+        failed.append(error)

@@ -1,0 +1,531 @@
+"""Decides what is news to whom, and offers it: memory only, no I/O, no thread of its own.
+
+The publisher stands at a position of the backend, the same for all joined subscriptions, and
+knows the revision of every key they select. A reading is published only if it starts from that
+position; else somebody was faster, and the caller reads again. So order needs no lock around I/O.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum, auto
+from time import monotonic
+from typing import NamedTuple
+
+from datastream._watch.diff import is_news
+from datastream._watch.routing import Route, Routes
+from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
+from datastream.entry import Entry, Operation, deleted
+from datastream.errors import SourceUnavailable
+from datastream.selection import Selection, Selects
+from datastream.source import Reading, Written
+
+CONFIRM_AFTER = 1.0
+"""Seconds between two looks after which it is believed that all watched keys are gone."""
+REMEMBERED = 10_000
+"""Keys, beyond the watched ones, of which it is remembered when they were last published."""
+
+NO_VALUES: Mapping[str, Entry] = {}
+NO_KEYS: frozenset[str] = frozenset()
+
+
+class Ticket(NamedTuple):
+    """Where the publisher stood when a read began."""
+
+    position: str
+    version: int
+    number: int
+    """Of the read: those that begin later have a higher one."""
+    union: Selects
+    """What all subscriptions select together; what the read is to ask for."""
+
+
+class Outcome(Enum):
+    """What became of a reading."""
+
+    PUBLISHED = auto()
+    OUTRUN = auto()
+    """The publisher has moved since the read began."""
+
+
+class Step(Enum):
+    """What a joining subscription has to do next."""
+
+    DONE = auto()
+    BEGIN_AGAIN = auto()
+    """Read the state again: polling began while it was read."""
+    CATCH_UP = auto()
+    """Have what happened since the read published."""
+    LOAD = auto()
+    """Load values."""
+
+
+class Publisher:
+    """Position, known revisions and subscriptions of one store.
+
+    Args:
+        atomic: the backend writes several keys together, so that no part of a reading may be
+            published without the rest.
+        consistent: a read shows all that another one has shown before.
+    """
+
+    def __init__(self, *, atomic: bool, consistent: bool) -> None:
+        self.lock = threading.Lock()
+        self.routes = Routes()
+        self.position: str | None = None
+        """None while nobody has joined."""
+        self._atomic = atomic
+        self._consistent = consistent
+        # The state published is just that of `position`: no write, and no part of a reading, was
+        # published on top of it.
+        self._at_position = True
+        self._known: dict[str, str] = {}
+        self._version = 0
+        # When each key was last published; before `_floor`, that is not remembered.
+        self._touched: dict[str, int] = {}
+        self._floor = 0
+        self._reads = 0
+        self._grown_at = 0
+        self._covered = 0
+        self._joining = 0
+        self._vanished_at: float | None = None
+        self._own_deletes: Counter[str] = Counter()
+        # What was published since the first of those that wait for their writes began to.
+        self._published = threading.Condition(self.lock)
+        self._awaiting = 0
+        self._recent: set[tuple[str, str]] = set()
+        self.closed = False
+
+    # Reads and what they bring.
+
+    def ticket(self) -> Ticket | None:
+        """To be taken before a read; None if nobody has joined."""
+        with self.lock:
+            if self.position is None:
+                return None
+            self._reads += 1
+            return Ticket(self.position, self._version, self._reads, self.routes.union)
+
+    @property
+    def version(self) -> int:
+        """Counts what was published."""
+        return self._version
+
+    def has_published_since(self, number: int) -> bool:
+        """Whether a reading was published whose read began after that with `number`."""
+        with self.lock:
+            return self._covered > number or self.position is None
+
+    def publish(
+        self, ticket: Ticket, reading: Reading, values: Mapping[str, Entry] = NO_VALUES
+    ) -> Outcome | list[Entry]:
+        """Offer everybody what is news to them in a reading.
+
+        Args:
+            ticket: taken before the read.
+            values: entries of it that were loaded.
+
+        Returns:
+            The outcome; or the entries that have to be loaded before, where the reading comes
+            without values: call again with those.
+
+        Raises:
+            SourceUnavailable: all watched keys are gone, and no second look has confirmed it.
+        """
+        with self.lock:
+            if self.position is None:
+                return Outcome.PUBLISHED
+            moved = self.position != ticket.position or self._version != ticket.version
+            if moved and not self._may_skip(ticket, reading):
+                return Outcome.OUTRUN
+            skipped = self._touched_since(ticket.version) if moved else NO_KEYS
+            # What newcomers select was not asked for: it is no part of this reading.
+            has_grown = ticket.number <= self._grown_at
+            if has_grown and self.routes.excluding:
+                return Outcome.OUTRUN
+            covers = _covers(ticket.union) if has_grown else None
+            if covers is not None:
+                entries = [entry for entry in reading.entries if covers(entry.key)]
+                reading = reading._replace(entries=entries)
+            news = self._news(reading, values, skipped, covers)
+            if reading.load is not None:
+                missing = [e for e in news if e.operation is Operation.PUT and e.key not in values]
+                if missing:
+                    return missing
+            # One that did not ask for a newcomer's keys does not move the position, and tells it
+            # nothing; every other one has to be applied, whenever it began.
+            self._buffer(Published(reading, values, skipped), ticket.number if has_grown else None)
+            # What was left out has to be read again: by the next poll, from where all are.
+            self._at_position = not (moved or has_grown)
+            if self._at_position:
+                self.position = reading.position
+            self._vanished_at = None
+            self._covered = max(self._covered, ticket.number)
+            self._deliver(news, reading)
+            return Outcome.PUBLISHED
+
+    def publish_written(self, written: Written, version: int) -> bool:
+        """Offer everybody what was written here, without another read.
+
+        Args:
+            version: of the publisher, before the write began.
+
+        Returns:
+            False if something else may have happened meanwhile: the caller reads.
+        """
+        with self.lock:
+            if self.position is None:
+                return True
+            if written.since is None:
+                touched = self._touched
+                if version < self._floor or any(
+                    touched.get(entry.key, 0) > version for entry in written.entries
+                ):
+                    return False
+                self._at_position = False
+            elif written.since != self.position:
+                return False
+            if self._joining:
+                known = self._known
+                created = frozenset(e.key for e in written.entries if e.key not in known)
+                reading = Reading(written.entries, written.position, False, created=created)
+                self._buffer(Published(reading, NO_VALUES), None)
+            self.position = written.position
+            known = self._known
+            news = [entry for entry in written.entries if is_news(known, entry)]
+            self._deliver(news, written)
+            return True
+
+    def concerns(self, entries: Iterable[Entry]) -> bool:
+        """Whether anybody watches one of these keys."""
+        with self.lock:
+            return any(self.routes.matches(entry.key) for entry in entries)
+
+    @contextmanager
+    def deleted(self, keys: Sequence[str]) -> Iterator[None]:
+        """From the acknowledgement of own deletes until they are published.
+
+        That nothing else is left raises no suspicion meanwhile.
+        """
+        with self.lock:
+            self._own_deletes.update(keys)
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._own_deletes.subtract(keys)
+                self._own_deletes = +self._own_deletes
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Around a write and `await_published`: what is published meanwhile is remembered."""
+        with self.lock:
+            self._awaiting += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._awaiting -= 1
+                if not self._awaiting:
+                    self._recent.clear()
+
+    def await_published(self, entries: Iterable[Entry], timeout: float) -> bool:
+        """Wait until these were published, those among them that anybody watches."""
+        with self.lock:
+            wanted = [e for e in entries if self._is_watched(e.key)]
+            return self._published.wait_for(lambda: all(map(self._is_shown, wanted)), timeout)
+
+    def _is_shown(self, entry: Entry) -> bool:
+        return (entry.key, entry.revision) in self._recent or not is_news(self._known, entry)
+
+    def knows(self, key: str) -> bool:
+        """Whether `key` is known to hold something."""
+        return key in self._known
+
+    def knows_any(self, selection: Selection) -> bool:
+        """Whether one of the selected keys is known to hold something."""
+        with self.lock:
+            matches = selection.matches
+            return any(matches(key) for key in self._known)
+
+    # Subscriptions come and go.
+
+    def register(self, subscription: Subscription) -> None:
+        """Begin to join: from here on, what is published is buffered for it."""
+        with self.lock:
+            self._register(subscription)
+
+    def _register(self, subscription: Subscription) -> None:
+        if subscription.route is None:
+            if subscription.selection not in self.routes:
+                self._grown_at = self._reads
+            subscription.route = self.routes.add(subscription.selection)
+            subscription.route.joining.append(subscription)
+            self._joining += 1
+        subscription.buffer = []
+        subscription.registered = self._reads
+        subscription.was_idle = self.position is None
+
+    def is_covered(self, subscription: Subscription) -> bool:
+        """Whether others have joined for the same selection, so that its keys are known."""
+        route = subscription.route
+        return route is not None and bool(route.subscriptions)
+
+    def join(self, subscription: Subscription, join: Join, number: int) -> Step:
+        """Let it join, if its state can be brought to the common position.
+
+        Args:
+            number: of a read that began after the state of `join` was read; 0 if there was none.
+        """
+        with self.lock:
+            route, buffer = subscription.route, subscription.buffer
+            if subscription.left or route is None or buffer is None:
+                return Step.DONE
+            step = self._reach(subscription, route, join, number)
+            if step is Step.BEGIN_AGAIN:
+                self._register(subscription)
+            if step is not Step.DONE:
+                return step
+            if join.needs_values():
+                return Step.LOAD
+            if self.position is None:
+                self._known.clear()
+                self.position = join.position
+                self._at_position = True
+            if join.has_state:
+                self._learn_uncovered(join.revisions())
+                if not (self._atomic and self._consistent):
+                    subscription.given = self._differing(subscription.selection, join.revisions())
+            self._joined(subscription, route)
+            subscription.sink.offer(join.batch(self.position))
+            return Step.DONE
+
+    def leave(self, subscription: Subscription) -> bool:
+        """End a subscription, joined or joining; True if it was the last one."""
+        with self.lock:
+            if subscription.left:
+                return False
+            subscription.left = True
+            route, subscription.route = subscription.route, None
+            if route is None:
+                return False
+            if subscription.buffer is not None:
+                route.joining.remove(subscription)
+                self._joining -= 1
+                subscription.buffer = None
+            else:
+                route.subscriptions.remove(subscription)
+            self._drop_unused(route)
+            return not self.routes
+
+    def close(self) -> list[Sink]:
+        """Publish nothing any more; the sinks, to be ended."""
+        with self.lock:
+            self.closed = True
+            sinks = [s.sink for route in self.routes.all() for s in route.subscriptions]
+            sinks += [s.sink for route in self.routes.all() for s in route.joining]
+            self._rest()
+            return sinks
+
+    # Under the lock.
+
+    def _news(
+        self,
+        reading: Reading,
+        values: Mapping[str, Entry],
+        skipped: frozenset[str],
+        covers: Callable[[str], bool] | None,
+    ) -> list[Entry]:
+        known = self._known
+        entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
+        if not reading.complete:
+            return [entry for entry in entries if is_news(known, entry)]
+        covered = [
+            e for e in entries if known.get(e.key) != e.revision or e.operation is Operation.DELETE
+        ]
+        self._confirm(reading)
+        present = {entry.key for entry in entries}
+        gone = [
+            deleted(key)
+            for key in known
+            if key not in present and key not in skipped and (covers is None or covers(key))
+        ]
+        return gone + [
+            entry
+            for entry in covered
+            if entry.key not in skipped and is_news(known, entry) and self._is_watched(entry.key)
+        ]
+
+    def _is_watched(self, key: str) -> bool:
+        return any(route.subscriptions for route in self.routes.of(key))
+
+    def _confirm(self, reading: Reading) -> None:
+        """Believe that all is gone only when a second look, a real time later, says so too."""
+        known = self._known
+        if not known or reading.entries:
+            self._vanished_at = None
+            return
+        if known.keys() <= self._own_deletes.keys():
+            return
+        now = monotonic()
+        if self._vanished_at is None:
+            self._vanished_at = now
+        if now - self._vanished_at < CONFIRM_AFTER:
+            raise Vanished(
+                f"all {len(known)} watched keys vanished at once; the store looks again before "
+                "it believes that"
+            )
+
+    def _touched_since(self, version: int) -> frozenset[str]:
+        if version < self._floor:
+            return frozenset(self._known)
+        return frozenset(key for key, at in self._touched.items() if at > version)
+
+    def _buffer(self, published: Published, number: int | None) -> None:
+        """Keep a reading for those that join; with `number`, of those that registered before."""
+        if not self._joining:
+            return
+        for route in self.routes.all():
+            for subscription in route.joining:
+                was_asked = number is None or subscription.registered < number
+                if subscription.buffer is not None and was_asked:
+                    subscription.buffer.append(published)
+
+    def _deliver(self, news: list[Entry], about: Reading | Written) -> None:
+        """Know and offer `news`; `about` tells of the commit that brought them."""
+        self._version += 1
+        if not news:
+            return
+        position = self.position or ""
+        for route, part in self.routes.split(news).items():
+            if route.subscriptions:
+                before = self._learn(part)
+                batch = as_batch(part, position, about)
+                for subscription in route.subscriptions:
+                    if subscription.given:
+                        _offer_unseen(subscription, part, position, about)
+                    else:
+                        subscription.sink.offer(batch, before)
+        if len(self._touched) > len(self._known) + REMEMBERED:
+            self._touched.clear()
+            self._floor = self._version
+        if self._awaiting:
+            self._recent.update((entry.key, entry.revision) for entry in news)
+            self._published.notify_all()
+
+    def _learn(self, entries: list[Entry]) -> list[str | None]:
+        """Know `entries`; the revisions that were known before."""
+        before = []
+        known, touched, version = self._known, self._touched, self._version
+        for entry in entries:
+            key = entry.key
+            touched[key] = version
+            if entry.operation is Operation.DELETE:
+                before.append(known.pop(key, None))
+            else:
+                before.append(known.get(key))
+                known[key] = entry.revision
+        return before
+
+    def _reach(self, subscription: Subscription, route: Route, join: Join, number: int) -> Step:
+        """Bring `join` to the common position, if what lies between is known."""
+        if not join.has_state and not route.subscriptions:
+            return Step.BEGIN_AGAIN
+        is_sure = self._consistent and self._at_position
+        if self.position is None or (is_sure and join.position == self.position):
+            # No change lies between: whatever was buffered, the state shows it already.
+            return Step.DONE
+        if subscription.was_idle:
+            return Step.BEGIN_AGAIN
+        if not 0 < number <= self._covered:
+            return Step.CATCH_UP
+        buffer, subscription.buffer = subscription.buffer or [], []
+        return Step.DONE if join.apply(buffer) else Step.BEGIN_AGAIN
+
+    def _may_skip(self, ticket: Ticket, reading: Reading) -> bool:
+        """Whether a reading that was outrun, by writes only, may be published without their keys.
+
+        Else a backend that takes long to list would never be heard while this store writes.
+        """
+        return reading.complete and not self._atomic and self._covered < ticket.number
+
+    def _learn_uncovered(self, revisions: Mapping[str, str]) -> None:
+        """Know the keys that nobody watched; what others watch is known, or comes to all."""
+        known = self._known
+        for key, revision in revisions.items():
+            if key not in known and not self._is_watched(key):
+                known[key] = revision
+
+    def _differing(
+        self, selection: Selection, revisions: Mapping[str, str]
+    ) -> dict[str, str | None]:
+        """What a newcomer is given that was not published yet, such as keys being written."""
+        known = self._known
+        given: dict[str, str | None] = {
+            key: revision for key, revision in revisions.items() if known.get(key) != revision
+        }
+        if len(known) > len(revisions) - len(given):
+            matches = selection.matches
+            given |= {key: None for key in known if key not in revisions and matches(key)}
+        return given
+
+    def _joined(self, subscription: Subscription, route: Route) -> None:
+        subscription.buffer = None
+        route.joining.remove(subscription)
+        route.subscriptions.append(subscription)
+        self._joining -= 1
+
+    def _drop_unused(self, route: Route) -> None:
+        if route.subscriptions:
+            return
+        if not route.joining:
+            self.routes.remove(route)
+        if not any(other.subscriptions for other in self.routes.all()):
+            self._rest()
+            return
+        selection = route.selection
+        exact = not (selection.prefixes or selection.patterns or selection.everything)
+        for key in selection.keys if exact else list(self._known):
+            if not self._is_watched(key):
+                self._known.pop(key, None)
+                self._touched.pop(key, None)
+
+    def _rest(self) -> None:
+        """Nobody has joined: stand nowhere."""
+        self.position = None
+        self._known.clear()
+        self._touched.clear()
+        self._floor = self._version
+        self._vanished_at = None
+        for route in self.routes.all():
+            for subscription in route.joining:
+                # What is published from the next position on is not all it has missed.
+                subscription.was_idle = True
+
+
+def _offer_unseen(
+    subscription: Subscription, entries: list[Entry], position: str, about: Reading | Written
+) -> None:
+    """Offer what is news to one that was given something else than was published before."""
+    given = subscription.given
+    unseen = []
+    for entry in entries:
+        is_delete = entry.operation is Operation.DELETE
+        if entry.key in given and given.pop(entry.key) == (None if is_delete else entry.revision):
+            continue
+        unseen.append(entry)
+    if unseen:
+        # Without the revisions before: that it may drop what changes nothing costs more here.
+        subscription.sink.offer(as_batch(unseen, position, about), None)
+
+
+def _covers(union: Selects) -> Callable[[str], bool]:
+    """What a union selected when the ticket was taken; its own `matches` is that of now."""
+    return Selection(union.keys, union.prefixes, union.patterns).matches
+
+
+class Vanished(SourceUnavailable):
+    """All watched keys are gone, and no second look has confirmed it yet."""

@@ -1,0 +1,172 @@
+"""Holds the status of a store, logs its changes and offers them to subscribers."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from functools import partial
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import Disposable
+
+from datastream._watch.calls import Unexpected
+from datastream._watch.dispatcher import Dispatcher
+from datastream._watch.subscriber import Subscriber
+from datastream.errors import SourceUnavailable, printable
+from datastream.source import WELL, Health
+from datastream.status import State, Status
+
+KEPT = 100
+"""Statuses kept for a subscriber that does not take them; the newest is never dropped."""
+
+log = logging.getLogger("datastream")
+
+
+class StatusObservable(Observable[Status]):
+    """The current `Status` first, then each change; completes when the store is closed."""
+
+    def __init__(self, holder: StatusHolder) -> None:
+        super().__init__(holder.subscribe_observer)
+        self._holder = holder
+
+    @property
+    def current(self) -> Status:
+        """The status now: a memory read."""
+        return self._holder.current
+
+
+class StatusHolder:
+    """The status of one store.
+
+    Args:
+        name: of the store, for the log.
+        dispatcher: calls the subscribers.
+    """
+
+    def __init__(self, name: str, dispatcher: Dispatcher) -> None:
+        self._name = name
+        self._dispatcher = dispatcher
+        self._lock = threading.Lock()
+        self._subscribers: tuple[Subscriber[Status], ...] = ()
+        self._is_forked = False
+        self.lasting = ""
+        """Why the success of other calls than polls does not make it READY, if it does not."""
+        self.current = Status(State.CONNECTING, datetime.now(UTC))
+        self.health = WELL
+        self.well = False
+        """READY with the health last seen: nothing to report after a success."""
+
+    def succeeded(self, health: Health, *, poll: bool = False) -> None:
+        """Take in that a call went well.
+
+        Args:
+            health: of the source, now.
+            poll: it was a poll; other calls do not answer for what prevents those.
+        """
+        with self._lock:
+            if self.lasting and not poll:
+                return
+            self.lasting = ""
+            self.health = health
+            error = health.error
+            if error is not None:
+                self._become(_state_of(error), error, health.degraded)
+            else:
+                self._become(State.READY, None, health.degraded)
+
+    def failed(self, error: Exception, *, lasting: str = "") -> None:
+        """Take in that a call went wrong.
+
+        Args:
+            lasting: why the success of another call does not end it: only polls answer for it.
+        """
+        with self._lock:
+            self.lasting = lasting or self.lasting
+            self._become(_state_of(error), error, self.health.degraded)
+
+    def forked(self) -> None:
+        """In a child process, where another thread of the parent may have held the lock."""
+        self._is_forked = True
+        self._lock = threading.Lock()
+        self._subscribers = ()
+        self.well = False
+        self.current = Status(State.CLOSED, datetime.now(UTC))
+
+    def close(self) -> None:
+        with self._lock:
+            self._become(State.CLOSED, None, "")
+            for subscriber in self._subscribers:
+                subscriber.end()
+
+    def subscribe_observer(
+        self, observer: ObserverBase[Status], scheduler: SchedulerBase | None = None
+    ) -> DisposableBase:
+        with self._lock:
+            subscriber = Subscriber(
+                observer, _alone, _Kept(self.current), self._dispatcher, f"status of {self._name}"
+            )
+            subscriber.on_close = lambda: self._remove(subscriber)
+            self._subscribers += (subscriber,)
+            if self.current.state is State.CLOSED:
+                subscriber.end()
+        subscriber.start()
+        return Disposable(partial(self._dispose, subscriber))
+
+    def _dispose(self, subscriber: Subscriber[Status]) -> None:
+        # In a child process, a thread of the parent may have held a lock.
+        if not self._is_forked:
+            subscriber.close()
+
+    def _become(self, state: State, error: Exception | None, degraded: str) -> None:
+        before = self.current
+        self.well = state is State.READY
+        same = (before.state, str(before.error), before.degraded) == (state, str(error), degraded)
+        if same or before.state is State.CLOSED:
+            return
+        self.current = Status(state, datetime.now(UTC), error, degraded)
+        _log_change(self._name, self.current)
+        for subscriber in self._subscribers:
+            subscriber.offer(self.current)
+
+    def _remove(self, subscriber: Subscriber[Status]) -> None:
+        with self._lock:
+            self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+
+
+class _Kept:
+    """The statuses a subscriber has not taken yet."""
+
+    def __init__(self, first: Status) -> None:
+        self._queue = deque([first], maxlen=KEPT)
+
+    def put(self, status: Status, before: object = None, /) -> None:
+        self._queue.append(status)
+
+    def take(self) -> Status | None:
+        return self._queue.popleft() if self._queue else None
+
+    def clear(self) -> None:
+        self._queue.clear()
+
+
+def _alone(status: Status) -> tuple[Status]:
+    return (status,)
+
+
+def _state_of(error: Exception) -> State:
+    return State.STALE if isinstance(error, SourceUnavailable) else State.FAILED
+
+
+def _log_change(name: str, status: Status) -> None:
+    """One line for each change; what only the library's own bugs bring, with its traceback."""
+    name = printable(name)
+    if status.error is not None:
+        trace = status.error if isinstance(status.error, Unexpected) else None
+        text = printable(str(status.error))
+        log.warning("%s: %s: %s", name, status.state, text, exc_info=trace)
+    elif status.state is State.READY:
+        degraded = f", {printable(status.degraded)}" if status.degraded else ""
+        log.info("%s: READY%s", name, degraded)

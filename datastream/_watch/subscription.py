@@ -1,0 +1,245 @@
+"""One subscription: what it selects, where its batches go, and how it joins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from datastream._watch import diff
+from datastream._watch.routing import Route
+from datastream.entry import Batch, Entry, Operation, deleted
+from datastream.selection import Selection
+from datastream.source import Reading, Written
+
+Since = str | Mapping[str, str] | None
+"""Where to resume: a cursor, or the revision of each key one has."""
+
+Load = Callable[[Sequence[Entry]], Sequence[Entry]]
+
+
+class Sink(Protocol):
+    """Where the publisher puts a subscription's batches; called under its lock, never blocks."""
+
+    def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
+        """Take a batch; `before` has the revision of each of its keys before it, if known."""
+        ...
+
+    def end(self, error: Exception | None = None) -> None:
+        """No batch follows: the store was closed, or with `error` the watch cannot begin."""
+
+
+class Subscription:
+    """One subscription of a publisher.
+
+    Args:
+        selection: which keys.
+        sink: takes the batches.
+        since: where it resumes; None begins with the whole state.
+        keeps_transient: it wants the DELETEs of keys too that were created after `since`.
+    """
+
+    __slots__ = (
+        "buffer", "given", "keeps_transient", "left", "registered", "route", "selection", "since",
+        "sink", "was_idle",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        selection: Selection,
+        sink: Sink,
+        since: Since = None,
+        *,
+        keeps_transient: bool = False,
+    ) -> None:
+        self.selection = selection
+        self.sink = sink
+        self.since = since or None
+        self.route: Route | None = None
+        self.given: dict[str, str | None] = {}
+        """Revisions it was given first where they differ from those published then."""
+        self.buffer: list[Published] | None = None
+        """What was published since it registered; None once it has joined."""
+        self.keeps_transient = keeps_transient
+        self.registered = 0
+        """The number of the last read that began before it registered."""
+        self.was_idle = False
+        """Nothing was polled when it registered, so that `buffer` may begin too late."""
+        self.left = False
+
+
+class Published:
+    """A reading as a joining subscription has to apply it.
+
+    Args:
+        reading: as read, not yet reduced to what was news to others.
+        values: those of its entries that were loaded.
+        skipped: keys that were left out of it, because a write was published meanwhile.
+    """
+
+    __slots__ = ("reading", "skipped", "values")
+
+    def __init__(
+        self,
+        reading: Reading,
+        values: Mapping[str, Entry],
+        skipped: frozenset[str] = frozenset(),
+    ) -> None:
+        self.reading = reading
+        self.values = values
+        self.skipped = skipped
+
+
+class Join:
+    """What one joining subscription will be given first: its own read, brought up to date.
+
+    Args:
+        selection: which keys.
+        since: where the subscriber resumes.
+    """
+
+    def __init__(self, selection: Selection, since: Since) -> None:
+        self._selection = selection
+        self._had = had_of(selection, since)
+        self.cursor = since if isinstance(since, str) else None
+        self.reset = False
+        self.position = ""
+        self.state: dict[str, Entry] = {}
+        """Every selected key; not maintained where the publisher knows them already."""
+        self.has_state = False
+        # The last DELETE of each key; what loads the values that are not there yet.
+        self._gone: dict[str, Entry] = {}
+        self._stubs: dict[str, Load] = {}
+        # For a cursor: keys that changed since it, and the revisions before anything followed.
+        self._resumed: set[str] = set()
+        self._created: frozenset[str] = frozenset()
+        self._keeps_exact = False
+        self._origin: dict[str, str] = {}
+
+    def begin(self, reading: Reading) -> None:
+        """Take in the complete state."""
+        self.position = reading.position
+        self.has_state = True
+        self._apply(Published(reading, {}))
+
+    def resume(self, reading: Reading, *, keep_transient: bool = False) -> None:
+        """Take in what changed since the cursor, or the state if the cursor is not honoured."""
+        if reading.complete:
+            self.reset, self.cursor = True, None
+            self.begin(reading)
+            return
+        self.position = reading.position
+        self._apply(Published(reading, {}))
+        matches = self._selection.matches
+        self._resumed = {entry.key for entry in reading.entries if matches(entry.key)}
+        self._keeps_exact = not keep_transient
+        if self._keeps_exact:
+            self._created = reading.created
+        self._origin = self.revisions()
+
+    def apply(self, published: Iterable[Published]) -> bool:
+        """Take in what was published since the subscription registered, in that order.
+
+        Returns:
+            False if that needs the state, which was not read.
+        """
+        for one in published:
+            if one.reading.complete and not self.has_state:
+                return False
+            self._apply(one)
+            if self._keeps_exact:
+                # Later than the cursor, so what held nothing then held nothing at the cursor.
+                self._created |= one.reading.created - self._resumed
+        return True
+
+    def load(self) -> bool:
+        """Load the values still needed; True if a value has changed since it was listed."""
+        missing = [entry for entry in self._news() if entry.key in self._stubs]
+        moved = False
+        while missing:
+            load = self._stubs[missing[0].key]
+            same = [entry for entry in missing if self._stubs[entry.key] is load]
+            missing = [entry for entry in missing if self._stubs[entry.key] is not load]
+            for entry in load(same):
+                moved |= entry.revision != self.state[entry.key].revision
+                self._put(entry)
+        return moved
+
+    def needs_values(self) -> bool:
+        return bool(self._stubs) and any(entry.key in self._stubs for entry in self._news())
+
+    def batch(self, cursor: str) -> Batch:
+        """The first batch."""
+        return Batch(tuple(self._news()), cursor, initial=True, reset=self.reset)
+
+    def revisions(self) -> dict[str, str]:
+        """The revision of every selected key, at the position reached."""
+        return {key: entry.revision for key, entry in self.state.items()}
+
+    def _news(self) -> list[Entry]:
+        if self._had is not None:
+            return diff.difference(self._had, list(self.state.values()))
+        if self.cursor is None:
+            return list(self.state.values())
+        # What was created after the cursor and is gone again, the subscriber never had.
+        never_had = self._created - self.state.keys()
+        if not self.has_state:
+            gone = [entry for key, entry in self._gone.items() if key not in never_had]
+            return [*gone, *self.state.values()]
+        changes = diff.difference(self._origin, list(self.state.values()))
+        later = [entry for entry in changes if entry.key not in self._resumed]
+        return [self._now(key) for key in self._resumed - never_had] + later
+
+    def _now(self, key: str) -> Entry:
+        return self.state.get(key) or self._gone.get(key) or deleted(key)
+
+    def _apply(self, published: Published) -> None:
+        reading, skipped = published.reading, published.skipped
+        matches = self._selection.matches
+        entries = [e for e in reading.entries if matches(e.key) and e.key not in skipped]
+        if reading.complete:
+            present = {entry.key for entry in entries}
+            for key in [k for k in self.state if k not in present and k not in skipped]:
+                self._put(deleted(key))
+        for entry in entries:
+            self._take(published.values.get(entry.key, entry), reading, published.values)
+
+    def _take(self, entry: Entry, reading: Reading, values: Mapping[str, Entry]) -> None:
+        key = entry.key
+        is_put = entry.operation is Operation.PUT
+        is_stub = is_put and reading.load is not None and key not in values
+        current = self.state.get(key)
+        if is_stub and current is not None and current.revision == entry.revision:
+            # The same state, and the one that is there may have its value.
+            return
+        self._put(entry)
+        if is_stub and reading.load is not None:
+            self._stubs[key] = reading.load
+
+    def _put(self, entry: Entry) -> None:
+        self._stubs.pop(entry.key, None)
+        if entry.operation is Operation.DELETE:
+            self.state.pop(entry.key, None)
+            self._gone[entry.key] = entry
+        else:
+            self._gone.pop(entry.key, None)
+            self.state[entry.key] = entry
+
+
+def had_of(selection: Selection, since: Since) -> dict[str, str] | None:
+    """What a subscriber has that resumes by revisions, of the keys it selects."""
+    if since is None or isinstance(since, str):
+        return None
+    return {key: revision for key, revision in since.items() if selection.matches(key)}
+
+
+def as_batch(entries: Sequence[Entry], cursor: str, about: Reading | Written) -> Batch:
+    """A batch of `entries`, with what `about` tells of the one commit it stands for."""
+    if about.author or about.message or about.point:
+        return Batch(
+            tuple(entries),
+            cursor,
+            author=about.author,
+            message=about.message,
+            point=about.point,
+        )
+    return Batch.of_changes(tuple(entries), cursor)

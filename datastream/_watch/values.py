@@ -1,0 +1,67 @@
+"""Watches of decoded values: what was, what is; a value that does not decode changes nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from datastream.entry import Batch, Change, Entry, Operation
+from datastream.errors import printable
+
+log = logging.getLogger("datastream")
+
+
+class ValueChanges:
+    """Turns the batches of one subscription into changes of values.
+
+    Args:
+        convert: makes of a decoded value what the subscriber wants; whatever it raises leaves
+            the last good value in place.
+        what: is watched, for the log.
+        initial: the first state is news too.
+    """
+
+    def __init__(self, convert: Callable[[Any], Any] | None, what: str, *, initial: bool) -> None:
+        self._convert = convert
+        self._what = what
+        self._initial = initial
+        self._values: dict[str, Any] = {}
+
+    def __call__(self, batch: Batch) -> Iterator[Change]:
+        if batch.reset:
+            present = {entry.key for entry in batch.entries}
+            for key in [key for key in self._values if key not in present]:
+                yield from self._change(_removed(key))
+        for entry in batch.entries:
+            for change in self._change(entry):
+                if self._initial or not batch.initial:
+                    yield change
+
+    def _change(self, entry: Entry) -> Iterator[Change]:
+        key = entry.key
+        old = self._values.get(key)
+        if entry.operation is Operation.DELETE:
+            if key in self._values:
+                del self._values[key]
+                yield Change(key, old, None, entry)
+            return
+        try:
+            new = entry.decode()
+            if self._convert is not None:
+                new = self._convert(new)
+        except Exception as error:  # noqa: BLE001
+            log.warning(
+                "%s: %s at revision %s is left out, its last good value stands: %s",
+                printable(self._what),
+                printable(repr(key)),
+                printable(repr(entry.revision)),
+                printable(str(error)),
+            )
+            return
+        self._values[key] = new
+        yield Change(key, old, new, entry)
+
+
+def _removed(key: str) -> Entry:
+    return Entry(key, b"", "", None, "", Operation.DELETE)

@@ -1,0 +1,30 @@
+"""The library's texts in the words of the command line: its advice is Python."""
+
+from __future__ import annotations
+
+import re
+
+_QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+_RULES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r" \(in code: [^()]*\)", ""),
+        (r"\blist\(store\) gives its keys", "datastream ls URL lists its keys"),
+        (r"; read entry\.value for the raw bytes", ""),
+        (r"\bor bytes with a value_type\b", "or another --type"),
+        (r"\bvalue_type\b(?!=)", "type"),
+        (r"\bmatch=", "--match "),
+        (r"\b([a-z_]+)=True\b", r"\1=true in the URL"),
+        (r"\b([a-z_]+)=False\b", r"\1=false in the URL"),
+        (r"\b(history|at|replay)\(\)", r"\1"),
+    )
+]
+
+
+def in_our_words(text: str) -> str:
+    """`text` as it helps someone at a command line; what is quoted in it stays as it is."""
+    for pattern, replacement in _RULES:
+        parts = _QUOTED.split(text)
+        parts[::2] = (pattern.sub(replacement, part) for part in parts[::2])
+        text = "".join(parts)
+    return text

@@ -1,0 +1,192 @@
+"""One look at a backend that is listed: pure in what it remembers, so that looks may overlap.
+
+A look lists names with a signature each, something that changes when the content may have. Only
+what is selected, and not known from an earlier look under the same signature, is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+from time import monotonic
+from typing import NamedTuple
+
+from datastream.entry import Entry, Operation
+from datastream.selection import Selects, literal_prefix
+
+COARSE_SECONDS = 2.0
+"""Longest step of the clocks behind `Coarse` signatures."""
+_MASK = (1 << 64) - 1
+
+
+class Listed(NamedTuple):
+    """One name of a listing."""
+
+    key: str
+    signature: Hashable
+    """Changes when the content may have; None where nothing tells, so that it has to be read."""
+    revision: str = ""
+    """Where the listing itself tells it; else it is the fingerprint of the content."""
+    updated_at: datetime | None = None
+    """Where only the listing tells it."""
+
+
+class Coarse(tuple[Hashable, ...]):
+    """A signature by a clock so coarse that two contents in a row may share it.
+
+    A content is known by it once it was read `COARSE_SECONDS` after the signature was first seen:
+    whatever is written later has another one.
+    """
+
+
+class Seen(NamedTuple):
+    """A content that was read."""
+
+    signature: Hashable
+    revision: str
+    first: float = 0.0
+    """When the signature was first seen, by the monotonic clock."""
+    sure: bool = True
+    """No other content can have the same signature."""
+
+    def knows(self, item: Listed) -> bool:
+        """Whether `item` still has this content, so that it need not be read."""
+        return self.sure and item.signature is not None and self.signature == item.signature
+
+
+class Look(NamedTuple):
+    """What one look has found."""
+
+    entries: list[Entry]
+    """The state of the selection; those that were not read without value and type."""
+    loaded: Mapping[str, Entry]
+    """Those that were read."""
+    seen: Mapping[str, Seen]
+    """What is known now of the contents of the selection; empty where listings tell revisions."""
+    total: int
+    """Equal for two looks at one part of the tree only if nothing selected differs."""
+    is_all: bool
+    """Everything that was listed is selected."""
+
+    @property
+    def digest(self) -> str:
+        """`total` as the text of a position."""
+        return digest_of(self.total)
+
+
+Known = Callable[[str], Seen | None]
+"""What an earlier look has seen of a key."""
+Read = Callable[[Sequence[str]], Sequence[Entry]]
+"""What keys hold, in their order; a DELETE for what is not there any more."""
+
+
+def look(
+    part: str, listing: Iterable[Listed], selection: Selects, known: Known, read: Read
+) -> Look:
+    """Turn a listing into the state of `selection`.
+
+    Args:
+        part: the name of the part of the tree that `listing` is of.
+        listing: every name in that part, selected or not.
+        selection: which of them are wanted.
+        known: contents that need not be read again.
+        read: reads contents.
+    """
+    began = monotonic()
+    total = hash(part)
+    wanted: list[Listed] = []
+    is_all = True
+    for item in listing:
+        if selection.matches(item.key):
+            wanted.append(item)
+        else:
+            is_all = False
+            # So that the position means the same to those who select more.
+            total += hash_of(item.key, item.revision or item.signature)
+    seen: dict[str, Seen] = {}
+    new = _split(wanted, known, seen)
+    loaded = _loaded(new, read)
+    for item in new:
+        entry = loaded[item.key]
+        if entry.operation is Operation.PUT:
+            seen[item.key] = _seen(item, entry, known(item.key), began)
+    entries = [loaded.get(item.key) or _stub(item, seen) for item in wanted]
+    present = [entry for entry in entries if entry.operation is Operation.PUT]
+    total += sum(hash_of(entry.key, entry.revision) for entry in present)
+    return Look(present, loaded, seen, total, is_all)
+
+
+def hash_of(key: str, revision: Hashable) -> int:
+    """What one key adds to `Look.total`."""
+    return hash((key, revision))
+
+
+def digest_of(total: int) -> str:
+    """A total as the text of a position."""
+    return f"{total & _MASK:016x}"
+
+
+def is_unread(entry: Entry) -> bool:
+    """Whether it stands for a content that is there and could not be read now."""
+    return entry.operation is Operation.PUT and not entry.value_type
+
+
+def fill(loaded: Mapping[str, Entry], read: Read, entries: Sequence[Entry]) -> list[Entry]:
+    """`entries` with values and types; those not `loaded` already are read."""
+    missing = [entry for entry in entries if entry.key not in loaded]
+    found = read([entry.key for entry in missing]) if missing else ()
+    pairs = zip(missing, found, strict=True)
+    new = {stub.key: dated(entry, stub.updated_at) for stub, entry in pairs}
+    return [new.get(entry.key) or loaded[entry.key] for entry in entries]
+
+
+def dated(entry: Entry, at: datetime | None) -> Entry:
+    """`entry` with the time that its listing told, unless it has one."""
+    return entry if entry.updated_at or at is None else entry._replace(updated_at=at)
+
+
+def common_scope(selection: Selects) -> str:
+    """The longest start that all keys of `selection` share."""
+    starts = [*selection.keys, *selection.prefixes, *map(literal_prefix, selection.patterns)]
+    if not starts:
+        return ""
+    first, last = min(starts), max(starts)
+    pairs = enumerate(zip(first, last, strict=False))
+    end = next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+    return first[:end]
+
+
+def _split(wanted: Sequence[Listed], known: Known, seen: dict[str, Seen]) -> list[Listed]:
+    """Note what is known in `seen`; returns what has to be read."""
+    new = []
+    for item in wanted:
+        if item.revision:
+            continue
+        before = known(item.key)
+        if before is not None and before.knows(item):
+            seen[item.key] = before
+        else:
+            new.append(item)
+    return new
+
+
+def _loaded(items: Sequence[Listed], read: Read) -> dict[str, Entry]:
+    found = read([item.key for item in items]) if items else ()
+    pairs = zip(items, found, strict=True)
+    return {item.key: dated(entry, item.updated_at) for item, entry in pairs}
+
+
+def _seen(item: Listed, entry: Entry, before: Seen | None, began: float) -> Seen:
+    signature = item.signature
+    if signature is None or is_unread(entry):
+        return Seen(None, entry.revision, began, sure=False)
+    if not isinstance(signature, Coarse):
+        return Seen(signature, entry.revision, began)
+    same = before is not None and before.signature == signature
+    first = before.first if before is not None and same else began
+    return Seen(signature, entry.revision, first, sure=began - first >= COARSE_SECONDS)
+
+
+def _stub(item: Listed, seen: Mapping[str, Seen]) -> Entry:
+    revision = item.revision or seen[item.key].revision
+    return Entry(item.key, b"", "", item.updated_at, revision)

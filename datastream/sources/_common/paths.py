@@ -1,0 +1,23 @@
+"""Paths in URLs of local things: ``scheme:PATH`` and ``scheme:///ABSOLUTE/PATH``."""
+
+from __future__ import annotations
+
+from datastream.errors import DatastreamError
+from datastream.url import Location
+
+
+def local_path(location: Location, example: str, what: str = "path") -> str:
+    """The path that a URL names.
+
+    Args:
+        location: the URL.
+        example: what to write instead of a URL that names none, for the error text.
+        what: what the path leads to, for the error text.
+
+    Raises:
+        DatastreamError: it names no path, or a host.
+    """
+    path = location.path.removeprefix("//") if location.path.startswith("///") else location.path
+    if not path or path.startswith("//"):
+        raise DatastreamError(f"{location.shown!r} names no {what}; write {example}")
+    return path

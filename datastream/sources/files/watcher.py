@@ -1,0 +1,169 @@
+"""When to look again below a directory, and where."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from time import monotonic
+
+from datastream.sources._common.wake import WakeEvent, jittered
+from datastream.sources.files.notify import TreeNotifications
+from datastream.sources.files.tree import Place, Tree
+
+LOOK_AT_ROOT = 0.5
+"""Seconds between looks whether the path still leads to the same directory."""
+LOOK_AGAIN = 2.0
+"""Seconds from a look at the whole directory that a notification led to until the next one:
+inotify misses files created before the new directory's watch exists."""
+FAILS_AGAIN, REST = 10.0, 60.0
+"""Notifications that fail twice within so many seconds are given up for so many."""
+
+
+class Watcher:
+    """Collects notifications, and polls where there are none.
+
+    One thread arms it and takes what was collected, and waits between; any may do the rest.
+
+    Args:
+        tree: what to watch.
+        wake: ends waits early.
+        interval: seconds between looks without notifications.
+        polling: never ask for notifications.
+    """
+
+    def __init__(self, tree: Tree, wake: WakeEvent, *, interval: float, polling: bool) -> None:
+        self.degraded = ""
+        """Why it polls although it was not told to."""
+        self._tree = tree
+        self._wake = wake
+        self._interval = interval
+        self._polling = polling
+        self._lock = threading.Lock()
+        self._notifications: TreeNotifications | None = None
+        self._place: Place | None = None
+        # Paths that changed since they were last taken; None where all has to be looked at.
+        self._changed: deque[set[str] | None] = deque([None])
+        self._lost = False
+        self._folders = 0
+        self._failed_at = self._rests_until = float("-inf")
+        self._again_at: float | None = None
+
+    # Looks.
+
+    def arm(self, place: Place) -> None:
+        """Collect notifications from now on, before anything is looked at."""
+        notifications = self._notifications
+        is_same = place == self._place and not (self._lost or self._tree.opened)
+        if is_same and notifications is not None and not notifications.failure:
+            return
+        self._lost = self._tree.opened = False
+        self.disarm()
+        self._place = place
+        self.look_at_all()
+        if self._polling or monotonic() < self._rests_until:
+            return
+        try:
+            self._replace(TreeNotifications(place.root))
+        except FileNotFoundError:
+            # It is away, which the look that follows says better.
+            self._lost = True
+        except OSError as error:
+            self._fall_back(error.strerror or str(error))
+
+    def take(self) -> tuple[set[str] | None, bool]:
+        """The paths that changed since the last call, and whether there were any notifications.
+
+        None instead of paths if everything has to be looked at.
+        """
+        changed: set[str] | None = None if self._notifications is None else set()
+        notified = False
+        while self._changed:
+            more = self._changed.popleft()
+            notified |= bool(more)
+            changed = None if changed is None or more is None else changed | more
+        return changed, notified
+
+    def look_at_all(self) -> None:
+        """Have the next look look at everything."""
+        self._changed.append(None)
+
+    def looked_at_all(self, seconds: float, *, notified: bool) -> None:
+        """After a look at the whole, which took so long: are the new directories watched too?"""
+        notifications = self._notifications
+        if notified:
+            self._again_at = self._again_at or monotonic() + max(LOOK_AGAIN, 20 * seconds)
+        if notifications is None or notifications.failure:
+            return
+        if self._tree.opened:
+            # The next look arms anew, and the wait before it must not miss that directory.
+            self._wake.set()
+        elif self._folders != (folders := len(self._tree.folders)):
+            self._folders = folders
+            try:
+                notifications.check()
+            except OSError as error:
+                self.disarm()
+                self._wake.set()
+                self._fall_back(error.strerror or str(error))
+
+    def lose(self) -> None:
+        """The directory was away: when it is back its watch is gone, even if it is the same one."""
+        self._lost = True
+
+    # Waiting.
+
+    def wait(self, timeout: float | None) -> None:
+        """See `Source.wait`."""
+        notifications = self._notifications
+        if notifications is None:
+            pause = jittered(self._interval)
+            return self._wake.wait(pause if timeout is None else min(timeout, pause))
+        until = None if timeout is None else monotonic() + timeout
+        while True:
+            left = LOOK_AT_ROOT if until is None else min(LOOK_AT_ROOT, until - monotonic())
+            changed = notifications.wait(self._wake, max(left, 0))
+            if notifications.failure:
+                return self._fail(notifications)
+            if self.degraded and monotonic() - self._failed_at > FAILS_AGAIN:
+                self.degraded = ""
+            if changed:
+                return self._changed.append(changed)
+            # A wait that was woken, or was in vain, means everything.
+            if changed is None or left < LOOK_AT_ROOT or self._is_due():
+                return self.look_at_all()
+
+    def disarm(self) -> None:
+        """Collect no more notifications."""
+        self._replace(None)
+
+    def _replace(self, notifications: TreeNotifications | None) -> None:
+        with self._lock:
+            old, self._notifications = self._notifications, notifications
+        if old is not None:
+            old.close()
+
+    def _is_due(self) -> bool:
+        if self._again_at is not None and monotonic() > self._again_at:
+            self._again_at = None
+            return True
+        return self._place is None or not self._tree.is_at(self._place)
+
+    def _fail(self, notifications: TreeNotifications) -> None:
+        """Begin anew, but not again and again: a look may be what makes them fail."""
+        self.look_at_all()
+        if notifications.failure == "closed":
+            return
+        now = monotonic()
+        if now - self._failed_at < FAILS_AGAIN:
+            self._rests_until = now + REST
+            self._fall_back(notifications.failure)
+        self._failed_at = now
+
+    def _fall_back(self, reason: str) -> None:
+        self.degraded = f"polling every {self._interval:g} s: {self._tree.path} is not watched"
+        self._tree.warn(
+            "",
+            f"{self._tree.path} is not watched ({reason}), so it is polled every "
+            f"{self._interval:g} s instead; raise fs.inotify.max_user_watches or "
+            "max_user_instances, or give polling=True",
+        )

@@ -1,0 +1,129 @@
+"""Calls of the server: on a session of the pool, with the catalogue that all threads share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+import psycopg
+
+from datastream.errors import InvalidKey, InvalidValue
+from datastream.sources.postgres.catalogue import Catalogue
+from datastream.sources.postgres.connection import Connection, Session
+from datastream.sources.postgres.errors import Altered, ConnectionLost, passing
+from datastream.sources.postgres.flight import SingleFlight
+from datastream.sources.postgres.pool import PATIENCE, Pool, Use
+
+ATTEMPTS = 3
+"""How often a call is made whose connection was lost, or whose table was altered."""
+_CERTAIN = (
+    # There is no such table, log or column any more, or a prepared statement finds other types.
+    psycopg.ProgrammingError,
+    psycopg.NotSupportedError,
+    # A pooler sent it to a session that has not prepared it.
+    psycopg.errors.InvalidSqlStatementName,
+)
+"""Errors that always call for another look at the catalogue, on a new connection."""
+T = TypeVar("T")
+Action = Callable[[Connection, Catalogue], T]
+
+
+class Access:
+    """Runs actions with the current catalogue, and looks that up again when it is outdated.
+
+    Args:
+        look_up: makes a catalogue; its second argument is whether to make a missing log.
+        publish: called with each new catalogue before it is used. It may refuse it.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        look_up: Callable[[Session, bool], Catalogue],
+        publish: Callable[[Catalogue], None],
+    ) -> None:
+        self._pool = pool
+        self._look_up = look_up
+        self._publish = publish
+        self._looking_up: SingleFlight[Catalogue] = SingleFlight()
+        self.catalogue: Catalogue | None = None
+        """None before the first look-up."""
+
+    @property
+    def known(self) -> Catalogue:
+        """The current catalogue."""
+        if self.catalogue is None:
+            raise AssertionError("the constructor of the source looks it up")
+        return self.catalogue
+
+    def renew(self, outdated: Catalogue | None, *, install: bool = False) -> Catalogue:
+        """A newer catalogue than `outdated`: one that another thread made, or one looked up."""
+
+        def newer() -> Catalogue:
+            if self.catalogue is not None and self.catalogue is not outdated:
+                return self.catalogue
+            # Their statements are prepared for the table as it was.
+            self._pool.clear()
+            found = self._looked_up(install)
+            self._publish(found)
+            self.catalogue = found
+            return found
+
+        return self._looking_up.run(newer, PATIENCE)
+
+    def _looked_up(self, install: bool) -> Catalogue:
+        for _ in range(ATTEMPTS - 1):
+            # It may be altered between two of the questions that are asked.
+            with suppress(Altered), self._pool.lend(Use.LOOK_UP) as session:
+                return self._look_up(session, install)
+        with self._pool.lend(Use.LOOK_UP) as session:
+            return self._look_up(session, install)
+
+    def install_if_due(self) -> None:
+        """Make the log that could not be made when the table was looked up."""
+        catalogue = self.known
+        if catalogue.is_install_due:
+            with passing():
+                self.renew(catalogue, install=True)
+
+    def call(self, use: Use, action: Action[T]) -> T:
+        """Run `action`; again if its connection was lost or the catalogue is outdated."""
+        with passing():
+            return self._call(use, action)
+
+    def _call(self, use: Use, action: Action[T]) -> T:
+        for _ in range(ATTEMPTS - 1):
+            catalogue = self.known
+            try:
+                return self._attempt(use, action, catalogue)
+            except ConnectionLost:
+                pass
+            except Altered:
+                self.renew(catalogue)
+        try:
+            return self._attempt(use, action, self.known)
+        except (ConnectionLost, Altered) as error:
+            raise error.__cause__ or error from None
+
+    def _attempt(self, use: Use, action: Action[T], catalogue: Catalogue) -> T:
+        with self._pool.lend(use) as session:
+            if session.started != catalogue.started:
+                raise Altered
+            try:
+                return action(session.db, catalogue)
+            except (psycopg.Error, InvalidKey, InvalidValue) as error:
+                if session.is_lost:
+                    raise ConnectionLost from error
+                if _is_outdated(error, session.db, catalogue):
+                    raise Altered from error
+                raise
+
+
+def _is_outdated(error: Exception, db: Connection, catalogue: Catalogue) -> bool:
+    """Whether the call failed because the table is not what it was."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return False
+    if isinstance(error, _CERTAIN):
+        return True
+    return not isinstance(error, psycopg.OperationalError) and not catalogue.is_current(db)

@@ -1,0 +1,220 @@
+"""What was looked up in the server's catalogue, and the log that is made on that occasion.
+
+A `Catalogue` is immutable and holds no connection: every thread uses the same one with a session
+of its own, until a statement finds that the table is another one; then it is looked up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import NamedTuple
+
+import psycopg
+
+from datastream.sources._common.columns import Columns
+from datastream.sources.postgres.changes import ChangedRows, Installed, look_up
+from datastream.sources.postgres.connection import Connection, Session
+from datastream.sources.postgres.errors import Altered
+from datastream.sources.postgres.history import History
+from datastream.sources.postgres.layout import Layout, find_layout
+from datastream.sources.postgres.listener import hears
+from datastream.sources.postgres.log import install_statements, marks, run, uninstall_statements
+from datastream.sources.postgres.marks import catalogue_marks
+from datastream.sources.postgres.options import POLL
+from datastream.sources.postgres.states import ComparedRows
+from datastream.sources.postgres.table import RowTable
+from datastream.sources.postgres.writer import RowWriter
+
+PROBE = 1.0
+"""Seconds a notification has to pass through a pooler."""
+INSTALL_AGAIN = 60.0
+"""Seconds until triggers are tried again that others' writes have prevented."""
+_REMEDY = "have its owner run: datastream postgres install URL"
+
+
+class Wishes(NamedTuple):
+    """What was asked for: the options of a `PostgresSource`."""
+
+    table: str
+    schema: str
+    columns: Columns
+    mode: str
+    triggers: bool
+    kept: tuple[int, float] | None
+    """Rows and days of history."""
+
+    def history(self, layout: Layout) -> History | None:
+        return History(layout, *self.kept) if self.kept else None
+
+
+class Log(NamedTuple):
+    """The change log of a table, or why there is none."""
+
+    installed: Installed | None
+    obstacle: str = ""
+    """Why nothing is installed, or cannot be used."""
+    install_at: float | None = None
+    """When it is to be made, on the clock of `monotonic`: the table was just being written, or
+    the call that looked it up had no time for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """A relation, what is installed for it, and the SQL for both."""
+
+    started: str
+    """`Session.started` of the server on which it was looked up."""
+    layout: Layout
+    table: RowTable
+    writer: RowWriter | None
+    """None where the relation can only be read."""
+    log: Log
+    rows: ChangedRows | ComparedRows
+    marks: object
+
+    @property
+    def channel(self) -> str:
+        """What to listen to; "" where nothing notifies."""
+        return self.layout.mark if self.log.installed is not None else ""
+
+    @property
+    def is_install_due(self) -> bool:
+        return self.log.install_at is not None and monotonic() >= self.log.install_at
+
+    def is_current(self, db: Connection) -> bool:
+        """Whether table and triggers are as they were found."""
+        return _marks(db, self.layout.oid) == self.marks
+
+
+class Inspector:
+    """Looks up what `wishes` ask for.
+
+    Args:
+        connect: makes further connections, to find out whether a pooler passes notifications.
+    """
+
+    def __init__(self, wishes: Wishes, where: str, connect: Callable[[], Session]) -> None:
+        self._wishes = wishes
+        self._where = where
+        self._connect = connect
+
+    def look_up(self, session: Session, trusted: int | None, *, install: bool) -> Catalogue:
+        """The catalogue of now.
+
+        Args:
+            trusted: the table that had triggers when it was last looked up. Gone meanwhile, they
+                were removed on purpose.
+            install: make the log if it is missing, which may take seconds.
+
+        Raises:
+            DatastreamError: there is no such relation, or a column is missing.
+            Altered: it was altered in this very moment.
+        """
+        db, wishes = session.db, self._wishes
+        layout = find_layout(db, wishes.schema, wishes.table, wishes.columns, self._where)
+        table = RowTable(layout, self._where)
+        log = self._find_log(session, layout, trusted, install=install)
+        rows = (
+            ComparedRows(db, layout, table)
+            if log.installed is None
+            else ChangedRows(layout, table, _server(db), log.installed)
+        )
+        found = _marks(db, layout.oid)
+        if str(found).partition("/")[0] != layout.fingerprint:
+            raise Altered
+        writer = RowWriter(layout, table, self._where) if layout.can_write else None
+        return Catalogue(session.started, layout, table, writer, log, rows, found)
+
+    def _find_log(
+        self, session: Session, layout: Layout, trusted: int | None, *, install: bool
+    ) -> Log:
+        obstacle = self._obstacle(session.db, layout)
+        if obstacle:
+            return Log(None, obstacle)
+        if session.is_pooled and not install:
+            return Log(None, install_at=monotonic())
+        if session.is_pooled and not hears(self._connect, layout.mark, session.db, PROBE):
+            return Log(
+                None, "notifications do not pass the pooler (PgBouncer in transaction mode?)"
+            )
+        return self._find_triggers(session.db, layout, trusted, install=install)
+
+    def _obstacle(self, db: Connection, layout: Layout) -> str:
+        """Why a log would be of no use."""
+        if self._wishes.mode == POLL:
+            return "mode=poll"
+        if layout.obstacle:
+            return layout.obstacle
+        if db.execute("SELECT pg_is_in_recovery()").fetchone() == (True,):
+            return "the server is a replica"
+        return ""
+
+    def _find_triggers(
+        self, db: Connection, layout: Layout, trusted: int | None, *, install: bool
+    ) -> Log:
+        found = look_up(db, layout)
+        wanted = self._wishes.history(layout)
+        if _fits(found, wanted):
+            return Log(found)
+        if not (self._wishes.triggers and layout.owns):
+            reason = "triggers=False" if layout.owns else f"it is another role's; {_REMEDY}"
+            return Log(found, "" if found else f"it has no triggers of ours ({reason})")
+        if found is None and trusted == layout.oid:
+            return Log(None, "its triggers were removed; to have them again, open it anew")
+        if not install:
+            return Log(found, install_at=monotonic())
+        return _try_install(db, layout, found, wanted)
+
+
+def _try_install(
+    db: Connection, layout: Layout, found: Installed | None, wanted: History | None
+) -> Log:
+    def statements() -> list[str]:
+        # Another process may have made the same while this one waited for its turn.
+        return [] if _fits(look_up(db, layout), wanted) else replace_statements(db, layout, wanted)
+
+    try:
+        run(db, layout, statements)
+    except psycopg.errors.LockNotAvailable:
+        reason = "it is being written; triggers are tried again"
+        return Log(found, "" if found else reason, monotonic() + INSTALL_AGAIN)
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
+        reason = f"triggers cannot be made: {error.diag.message_primary}; {_REMEDY}"
+        return Log(found, "" if found else reason)
+    found = look_up(db, layout)
+    return Log(found, "" if found else "its triggers were removed as soon as they were made")
+
+
+def replace_statements(db: Connection, layout: Layout, history: History | None) -> list[str]:
+    """All that makes the log; what is there already is replaced."""
+    present = [mark for mark in marks(db, layout) if mark == layout.mark]
+    return [*uninstall_statements(layout, present), *install_statements(layout, history)]
+
+
+def remove_statements(db: Connection, layout: Layout) -> list[str]:
+    """All that removes what is installed for this table."""
+    return uninstall_statements(layout, marks(db, layout))
+
+
+def _fits(found: Installed | None, wanted: History | None) -> bool:
+    return found is not None and (wanted is None or wanted.form == found.history)
+
+
+def _marks(db: Connection, oid: int) -> object:
+    row = db.execute(f"SELECT {catalogue_marks(oid)}".encode()).fetchone()
+    return row and row[0]
+
+
+def _server(db: Connection) -> str:
+    """This server and the branch of its history that it is on."""
+    try:
+        row = db.execute(
+            "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) "
+            "FROM pg_control_system()"
+        ).fetchone()
+    except psycopg.Error:
+        # Some providers refuse it. A restart then counts as another history, which is safe.
+        row = db.execute("SELECT pg_postmaster_start_time()::text").fetchone()
+    return str(row)

@@ -1,0 +1,228 @@
+"""The table that is at a path now: looked up again when the file or its schema was changed."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import NamedTuple, TypeVar
+
+from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
+from datastream.sources.sqlite.attached import Attached
+from datastream.sources.sqlite.connection import (
+    Connection,
+    connect,
+    file_id,
+    inspected,
+    make_durable,
+    schema_version,
+    translated,
+)
+from datastream.sources.sqlite.file import File, Outdated
+from datastream.sources.sqlite.layout import Columns, create_table, exists, find_layout
+from datastream.sources.sqlite.log import ChangeLog
+
+ATTEMPTS = 20
+"""How often a call starts over because the schema or the file was changed meanwhile."""
+
+T = TypeVar("T")
+
+
+class Asked(NamedTuple):
+    """What a source was told to open."""
+
+    path: str
+    table: str
+    columns: Columns
+    readonly: bool
+    triggers: bool
+    timeout: float
+
+    @property
+    def where(self) -> str:
+        """File and table, for messages."""
+        return f"{self.path}, table {self.table!r}"
+
+
+class CurrentTable:
+    """Keeps what was looked up, and replaces it as a whole when it is outdated.
+
+    Threads that find it outdated at the same time each look it up, so that none waits for
+    another; the first to be done decides, the others take what it found.
+
+    Args:
+        asked: what to look for.
+        on_change: called with each new finding, the first one included.
+    """
+
+    def __init__(self, asked: Asked, on_change: Callable[[Attached], None]) -> None:
+        self.asked = asked
+        self._on_change = on_change
+        # Guards the assignments of `attached` and `_closed`.
+        self._lock = threading.Lock()
+        self._closed = False
+        # All that are not closed, also those of threads that look something up.
+        self._files: set[File] = set()
+        self.attached = self._look_up(None)
+        on_change(self.attached)
+
+    def get(self) -> Attached:
+        """What is attached, of the file that is at the path now.
+
+        Raises:
+            SourceUnavailable: no file at the path.
+            StoreClosed: the source was closed.
+        """
+        attached = self.attached
+        if file_id(self.asked.path) != attached.file.id:
+            return self._replace(attached)
+        return attached
+
+    def call(self, function: Callable[[Attached], T]) -> T:
+        """The result of `function` for the file and the schema that are there now.
+
+        Args:
+            function: raises `Outdated` to be called again.
+        """
+        for _ in range(ATTEMPTS):
+            seen = self.attached
+            try:
+                return function(self.get())
+            except Outdated:
+                # Outdated once more: the next attempt finds out.
+                with suppress(Outdated):
+                    self._replace(seen)
+        raise SourceUnavailable(
+            f"{self.asked.where}: file or schema changed {ATTEMPTS} times during a call; retry"
+        )
+
+    def uninstall(self) -> None:
+        """Remove the log, and go on without."""
+        # First, or the next call would install it anew.
+        self.asked = self.asked._replace(triggers=False)
+        attached = self.get()
+        if attached.log is not None:
+            with attached.file.writer() as connection:
+                attached.log.uninstall(connection)
+        self._replace(attached)
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use as soon as it is not."""
+        with self._lock:
+            self._closed = True
+        for file in list(self._files):
+            self._close(file)
+
+    def _replace(self, outdated: Attached) -> Attached:
+        if self._closed:
+            raise StoreClosed(f"{self.asked.where} was closed; open another store")
+        if self.attached is not outdated:
+            return self.attached
+        self._abandon_replaced()
+        new = self._look_up(outdated.file)
+        with self._lock:
+            taken = not self._closed and self.attached is outdated
+            if taken:
+                self.attached = new
+        if taken:
+            self._on_change(new)
+        elif new.file is not self.attached.file or self._closed:
+            self._close(new.file)
+        return self.attached
+
+    def _abandon_replaced(self) -> None:
+        current = file_id(self.asked.path)
+        for file in list(self._files):
+            if file.id != current:
+                file.abandon()
+                self._files.discard(file)
+
+    def _close(self, file: File) -> None:
+        file.close()
+        self._files.discard(file)
+
+    def _look_up(self, known: File | None) -> Attached:
+        """What is at the path now, with a log where there can be one."""
+        file, asked = known, self.asked
+        if file is None or file.is_closed:
+            file = File(asked.path, "ro" if asked.readonly else "rw", asked.timeout)
+            self._files.add(file)
+        try:
+            return self._look_up_in(file)
+        except BaseException:
+            if file is not known:
+                self._close(file)
+            raise
+
+    def _look_up_in(self, file: File) -> Attached:
+        for _ in range(ATTEMPTS):
+            asked = self.asked
+            with file.reader() as connection:
+                attached = _found(connection, file, asked)
+            wanted = attached.layout.can_log and asked.triggers and not asked.readonly
+            if attached.log is not None or not wanted or not self._install(attached):
+                return attached
+        raise SourceUnavailable(
+            f"{self.asked.where}: another program keeps changing the schema; retry"
+        )
+
+    def _install(self, attached: Attached) -> bool:
+        """Make the log; False where the file cannot be written."""
+        try:
+            with attached.file.writer() as connection:
+                ChangeLog(attached.layout).install(connection)
+        except sqlite3.OperationalError as error:
+            # A file without write permission opens all the same, and can still be compared.
+            if not isinstance(translated(error, ""), ReadOnly):
+                raise
+            self.asked = self.asked._replace(readonly=True)
+            return False
+        return True
+
+
+def make_missing(asked: Asked, *, wanted: bool) -> None:
+    """Make file and table where they are missing and wanted.
+
+    Raises:
+        DatastreamError: the file is missing and not wanted.
+        sqlite3.Error: it cannot be made.
+    """
+    try:
+        file_id(asked.path)
+        new = False
+    except SourceUnavailable:
+        new = True
+    if new and (not wanted or asked.readonly):
+        raise DatastreamError(
+            f"{asked.where}: no such file; check the path, or put a first value to make it "
+            "(in code: create=True)"
+        )
+    if not wanted or asked.readonly:
+        return
+    connection = connect(asked.path, "rwc" if new else "rw", asked.timeout)
+    try:
+        db = inspected(connection)
+        if not exists(db, asked.table):
+            make_durable(connection, new=new)
+            create_table(db, asked.table)
+    finally:
+        connection.close()
+
+
+def _found(connection: Connection, file: File, asked: Asked) -> Attached:
+    """Look up the table, within one read transaction.
+
+    Raises:
+        DatastreamError: there is no such table, or it cannot be a store.
+    """
+    db = inspected(connection)
+    if not exists(db, asked.table):
+        raise DatastreamError(
+            f"{asked.where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
+            "name one with table=, or make it with create=True"
+        )
+    layout = find_layout(db, asked.table, asked.columns, asked.where)
+    has_log = layout.can_log and asked.triggers
+    epoch = ChangeLog(layout).epoch(connection) if has_log else ""
+    return Attached(file, layout, schema_version(connection), epoch)

@@ -1,0 +1,222 @@
+"""Writes ``docs/api.md`` from the docstrings: ``python docs/build_api.py``."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import datastream_grpc
+
+import datastream
+import datastream.errors
+import datastream.source
+import datastream.testing
+import datastream.url
+from datastream import selection
+from datastream._async import AsyncTwins
+from datastream._mapping import StoreMapping
+
+PAGE = Path(__file__).with_name("api.md")
+WIDTH = 96
+SECTIONS = "Args|Returns|Raises|Yields"
+HEAD = """\
+# API reference
+
+Made from the docstrings by `docs/build_api.py`; do not edit. [How it works](design.md) has the
+words, [the promises](promises.md) what holds for all of it.
+"""
+MAPPING = (
+    "get",
+    "keys",
+    "values",
+    "items",
+    "copy",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+    "clear",
+)
+NOT_CALLED = (datastream_grpc.Server, datastream.testing.Conformance)
+WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
+SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
+
+
+def page() -> str:
+    """The whole reference."""
+    store, names = datastream.Store, datastream.__all__
+    errors = [name for name in names if _is_error(getattr(datastream, name))]
+    values = [n for n in names if n not in (*errors, "Store", "open")]
+    parts = [
+        HEAD,
+        "## datastream",
+        *_function("datastream.open", datastream.open),
+        *_class("Store", store, _own_methods(store)),
+        "#### Reading and writing like a dict",
+        _prose(StoreMapping),
+        *_methods("store", StoreMapping, MAPPING),
+        "#### From asyncio",
+        _prose(AsyncTwins),
+        _signatures("await store", AsyncTwins, _own_methods(AsyncTwins)),
+        "### Values, changes, status",
+        *(part for name in values for part in _class(name, getattr(datastream, name), (), "####")),
+        "### Errors",
+        _module_text(datastream.errors),
+        "## datastream.source",
+        _module_text(datastream.source),
+        *(part for name in SOURCE for part in _member(datastream.source, name)),
+        *_function("check_expected", datastream.source.check_expected),
+        "## datastream.testing",
+        _module_text(datastream.testing),
+        *(p for name in datastream.testing.__all__ for p in _member(datastream.testing, name)),
+        "## datastream.selection and datastream.url",
+        *_function("selection.escape", selection.escape),
+        *_function("url.parse", datastream.url.parse),
+        *_class("url.Location", datastream.url.Location, ()),
+        *_function("url.configured", datastream.url.configured),
+        "## datastream_grpc",
+        *_function("serve", datastream_grpc.serve),
+        *_class("Server", datastream_grpc.Server, _own_methods(datastream_grpc.Server)),
+    ]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _member(module: ModuleType, name: str) -> Iterator[str]:
+    member = getattr(module, name)
+    if not inspect.isclass(member):
+        return
+    methods = () if member in WITHOUT_METHODS else _own_methods(member)
+    yield from _class(name, member, methods)
+
+
+def _class(name: str, cls: type, methods: tuple[str, ...], level: str = "###") -> Iterator[str]:
+    yield f"{level} {name}"
+    is_protocol = getattr(cls, "_is_protocol", False)
+    if "__init__" in vars(cls) and not is_protocol and cls not in NOT_CALLED:
+        signature = _signature(vars(cls)["__init__"]).removesuffix(" -> None")
+        yield _code(f"{name.rpartition('.')[2]}{signature}")
+    yield _prose(cls)
+    yield _attributes(cls)
+    yield from _methods(name.lower() if name == "Store" else "", cls, methods)
+
+
+def _methods(prefix: str, cls: type, names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        member = inspect.getattr_static(cls, name)
+        dotted = f"{prefix}.{name}" if prefix else name
+        if isinstance(member, property):
+            yield f"#### `{dotted}`"
+            yield _prose(member)
+        else:
+            yield from _function(dotted, getattr(cls, name), "####")
+
+
+def _function(name: str, function: Callable[..., Any], level: str = "###") -> Iterator[str]:
+    yield f"{level} `{name}`"
+    yield _code(f"{name}{_signature(function)}")
+    yield _prose(function)
+
+
+def _signatures(prefix: str, cls: type, names: tuple[str, ...]) -> str:
+    lines = []
+    for name in names:
+        short = "async for … in store" if inspect.isasyncgenfunction(getattr(cls, name)) else prefix
+        lines.append(_wrapped(f"{short}.{name}{_signature(getattr(cls, name))}"))
+    return "```py\n" + "\n".join(lines) + "\n```"
+
+
+def _own_methods(cls: type) -> tuple[str, ...]:
+    """Public methods and properties in the order in which the class defines them."""
+    return tuple(
+        name
+        for name, member in vars(cls).items()
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property))
+    )
+
+
+def _signature(function: Callable[..., Any]) -> str:
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    text = str(signature.replace(parameters=parameters))
+    # Annotations are strings, which are shown with their quotes.
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
+    return re.sub(r"<object object at \w+>", "…", text)
+
+
+def _code(line: str) -> str:
+    return f"```py\n{_wrapped(line)}\n```"
+
+
+def _wrapped(line: str) -> str:
+    """A long signature with a line for each parameter."""
+    if len(line) <= WIDTH:
+        return line
+    head, _, rest = line.partition("(")
+    inner, _, result = rest.rpartition(")")
+    parameters = re.split(r", (?=[*\w]+(?:: |, |$)|/|\*,)", inner)
+    return f"{head}(\n" + "".join(f"    {p},\n" for p in parameters) + f"){result}"
+
+
+def _prose(thing: Any) -> str:
+    """A docstring with its sections as lists."""
+    text = inspect.cleandoc(thing.__doc__ or "")
+    return re.sub(
+        rf"^({SECTIONS}):\n((?:    .*\n?|\n(?=    ))+)", _section, text, flags=re.MULTILINE
+    )
+
+
+def _section(found: re.Match[str]) -> str:
+    body = textwrap.dedent(found[2])
+    items = re.split(r"\n(?=\S)", body.strip())
+    shown = (" ".join(item.split()) for item in items)
+    if found[1] in ("Returns", "Yields"):
+        return f"*{found[1]}:* {' '.join(shown)}\n"
+    lines = (re.sub(r"^([^:]+):", r"`\1`:", item) for item in shown)
+    return f"*{found[1]}:*\n\n" + "\n".join(f"* {line}" for line in lines) + "\n"
+
+
+def _attributes(cls: type) -> str:
+    """The fields of a class with the strings below them."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(tree, ast.ClassDef)  # noqa: S101
+    fields: dict[str, str] = {}
+    last = ""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign | ast.Assign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            last = ast.unparse(target)
+            if not last.startswith("_"):
+                fields[last] = ""
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and last in fields:
+            fields[last] = " ".join(str(node.value.value).split())
+        else:
+            last = ""
+    return "\n".join(
+        f"* `{name}`: {text}" if text else f"* `{name}`" for name, text in fields.items()
+    )
+
+
+def _module_text(module: ModuleType) -> str:
+    text = inspect.cleandoc(module.__doc__ or "")
+    # What reStructuredText indents after "::" is a block.
+    return re.sub(
+        r"(^|\n)::\n\n((?:    .*\n|\n)+?)(?=\S|\Z)",
+        lambda m: f"{m[1]}```py\n{textwrap.dedent(m[2]).strip()}\n```\n\n",
+        text + "\n",
+    )
+
+
+def _is_error(thing: object) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, Exception)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    sys.stdout.write(f"{PAGE} written\n")

@@ -1,0 +1,422 @@
+"""The publisher and joining, without threads: who is offered what, and what is read again."""
+
+import pytest
+
+from datastream import Batch, Entry, Operation, Selection
+from datastream._watch import publisher as module
+from datastream._watch.publisher import Outcome, Publisher, Step, Vanished
+from datastream._watch.subscription import Join, Subscription
+from datastream.entry import deleted
+from datastream.source import Reading, Written
+
+ALL = Selection()
+
+
+class Sink:
+    """Keeps what it is offered."""
+
+    def __init__(self):
+        self.batches = []
+        self.before = []
+        self.error = self
+
+    def offer(self, batch, before=None):
+        self.batches.append(batch)
+        self.before.append(before)
+
+    def end(self, error=None):
+        self.error = error
+
+    @property
+    def news(self):
+        """Key and revision of each entry; None for a DELETE."""
+        return [
+            [(e.key, None if e.operation is Operation.DELETE else e.revision) for e in batch]
+            for batch in self.batches
+        ]
+
+
+def put(key, revision, value=b"v"):
+    return Entry(key, value, "bytes", None, revision)
+
+
+def state(position, **revisions):
+    return Reading([put(key, revision) for key, revision in revisions.items()], position, True)
+
+
+def changes(position, *entries, **revisions):
+    found = [put(key, revision) for key, revision in revisions.items()]
+    return Reading([*entries, *found], position, False)
+
+
+def stubs(position, load, **revisions):
+    entries = [Entry(key, b"", "", None, rev) for key, rev in revisions.items()]
+    return Reading(entries, position, True, load)
+
+
+@pytest.fixture
+def publisher():
+    return Publisher(atomic=True, consistent=True)
+
+
+@pytest.fixture
+def listed():
+    return Publisher(atomic=False, consistent=True)
+
+
+def register(publisher, selection=ALL, since=None):
+    subscription = Subscription(selection, Sink(), since)
+    publisher.register(subscription)
+    return subscription
+
+
+def begin(subscription, reading):
+    join = Join(subscription.selection, subscription.since)
+    join.begin(reading)
+    return join
+
+
+def joined(publisher, reading, selection=ALL, since=None):
+    subscription = register(publisher, selection, since)
+    assert publisher.join(subscription, begin(subscription, reading), 0) is Step.DONE
+    return subscription
+
+
+def test_the_first_to_join_sets_the_position(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.position == "p1"
+    assert one.sink.batches == [Batch((put("a", "1"),), "p1", initial=True)]
+
+
+def test_a_reading_is_news_once(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.publish(publisher.ticket(), changes("p2", a="2")) is Outcome.PUBLISHED
+    assert publisher.publish(publisher.ticket(), changes("p3", a="2")) is Outcome.PUBLISHED
+    assert one.sink.news[1:] == [[("a", "2")]]
+    assert publisher.position == "p3"
+
+
+def test_a_delete_of_an_unknown_key_is_no_news_and_twice_neither(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    publisher.publish(publisher.ticket(), changes("p2", deleted("never"), deleted("a")))
+    publisher.publish(publisher.ticket(), changes("p3", deleted("a")))
+    assert one.sink.news[1:] == [[("a", None)]]
+
+
+def test_only_selected_keys_arrive(publisher):
+    one = joined(publisher, state("p1"), Selection.of("fx/"))
+    publisher.publish(publisher.ticket(), changes("p2", **{"fx/a": "1", "b": "1"}))
+    assert one.sink.news[1:] == [[("fx/a", "1")]]
+
+
+def test_a_reading_that_was_outrun_is_not_published(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    slow = publisher.ticket()
+    publisher.publish(publisher.ticket(), changes("p2", a="3"))
+    assert publisher.publish(slow, changes("p1b", a="2")) is Outcome.OUTRUN
+    assert one.sink.news[1:] == [[("a", "3")]]
+
+
+def test_a_write_is_published_from_its_own_position(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.publish_written(Written([put("a", "2")], "p2", "p1"), publisher.version)
+    assert (publisher.position, one.sink.news[1:]) == ("p2", [[("a", "2")]])
+
+
+def test_a_write_from_another_position_has_to_be_read(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert not publisher.publish_written(Written([put("a", "3")], "p3", "p2"), publisher.version)
+    assert one.sink.news[1:] == []
+
+
+def test_a_write_from_any_position_must_not_go_back(listed):
+    one = joined(listed, state("p1", a="1"))
+    version = listed.version
+    listed.publish(listed.ticket(), state("p2", a="3"))
+    assert not listed.publish_written(Written([put("a", "2")], "w1"), version)
+    assert listed.publish_written(Written([put("b", "1")], "w2"), version)
+    assert one.sink.news[1:] == [[("a", "3")], [("b", "1")]]
+
+
+def test_a_slow_listing_is_published_without_what_was_written_meanwhile(listed):
+    one = joined(listed, state("p1", a="1", b="1"))
+    slow = listed.ticket()
+    listed.publish_written(Written([put("a", "3")], "w1"), listed.version)
+    assert listed.publish(slow, state("p2", a="1", b="2")) is Outcome.PUBLISHED
+    assert one.sink.news[1:] == [[("a", "3")], [("b", "2")]]
+    assert listed.position == "w1", "what was left out has to be read again"
+
+
+def test_a_listing_older_than_a_published_one_is_dropped(listed):
+    one = joined(listed, state("p1", a="1"))
+    old, new = listed.ticket(), listed.ticket()
+    listed.publish(new, state("p2", a="2"))
+    assert listed.publish(old, state("p1", a="1")) is Outcome.OUTRUN
+    assert one.sink.news[1:] == [[("a", "2")]]
+
+
+def test_values_are_loaded_for_news_only(listed):
+    one = joined(listed, state("p1", a="1", b="1"))
+    reading = stubs("p2", None, a="1", b="2")._replace(load=lambda entries: entries)
+    ticket = listed.ticket()
+    missing = listed.publish(ticket, reading)
+    assert [entry.key for entry in missing] == ["b"]
+    value = put("b", "2", b"loaded")
+    assert listed.publish(ticket, reading, {"b": value}) is Outcome.PUBLISHED
+    assert one.sink.batches[1].entries == (value,)
+
+
+def test_all_gone_is_believed_after_a_second_look_a_real_time_later(publisher, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    one = joined(publisher, state("p1", a="1", b="1"))
+    for moment in (0.0, 0.0, module.CONFIRM_AFTER * 0.9):
+        now[0] = moment
+        with pytest.raises(Vanished, match="2 watched keys"):
+            publisher.publish(publisher.ticket(), state("p2"))
+    now[0] = module.CONFIRM_AFTER
+    publisher.publish(publisher.ticket(), state("p2"))
+    assert one.sink.news[1:] == [[("a", None), ("b", None)]]
+
+
+def test_an_answer_that_is_not_empty_ends_the_suspicion(publisher, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    joined(publisher, state("p1", a="1"))
+    with pytest.raises(Vanished):
+        publisher.publish(publisher.ticket(), state("p2"))
+    publisher.publish(publisher.ticket(), state("p3", a="1"))
+    now[0] = 10.0
+    with pytest.raises(Vanished):
+        publisher.publish(publisher.ticket(), state("p4"))
+
+
+def test_own_deletes_raise_no_suspicion_but_hide_no_other(publisher):
+    one = joined(publisher, state("p1", a="1", b="1"))
+    with publisher.deleted(["a"]), pytest.raises(Vanished):
+        publisher.publish(publisher.ticket(), state("p2"))
+    with publisher.deleted(["a", "b"]):
+        publisher.publish(publisher.ticket(), state("p2"))
+    assert one.sink.news[1:] == [[("a", None), ("b", None)]]
+
+
+def test_a_log_that_says_so_is_believed_at_once(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    publisher.publish(publisher.ticket(), changes("p2", deleted("a")))
+    assert one.sink.news[1:] == [[("a", None)]]
+
+
+# Joining.
+
+
+def test_a_newcomer_is_told_of_a_delete_that_nobody_else_could_know(publisher):
+    """The key came and went between two polls; only the newcomer's own read has seen it."""
+    joined(publisher, state("p1"))
+    two = register(publisher)
+    join = begin(two, state("p2", k="1"))
+    assert publisher.join(two, join, 0) is Step.CATCH_UP
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p3", deleted("k")))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[]]
+
+
+def test_a_newcomer_is_not_told_twice(publisher):
+    one = joined(publisher, state("p1", k="1"))
+    two = register(publisher)
+    join = begin(two, state("p2", k="2"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p2", k="2"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    publisher.publish(publisher.ticket(), changes("p3", k="2"))
+    assert one.sink.news == [[("k", "1")], [("k", "2")]]
+    assert two.sink.news == [[("k", "2")]]
+
+
+def test_a_newcomer_at_the_common_position_needs_no_other_read(publisher):
+    joined(publisher, state("p1", k="1"))
+    two = register(publisher, Selection.of("k"))
+    assert publisher.join(two, begin(two, state("p1", k="1")), 0) is Step.DONE
+
+
+def test_a_catch_up_that_began_before_the_state_was_read_does_not_do(publisher):
+    joined(publisher, state("p1", k="1"))
+    early = publisher.ticket()
+    two = register(publisher)
+    join = begin(two, state("p3", k="3"))
+    publisher.publish(early, changes("p2", k="2"))
+    late = publisher.ticket()
+    assert publisher.join(two, join, late.number) is Step.CATCH_UP
+    publisher.publish(late, changes("p3", k="3"))
+    assert publisher.join(two, join, late.number) is Step.DONE
+    assert two.sink.news == [[("k", "3")]]
+
+
+def test_a_read_that_began_before_a_newcomer_came_counts_for_it_too(publisher):
+    joined(publisher, state("p1", k="1"))
+    slow = publisher.ticket()
+    two = register(publisher)
+    join = begin(two, state("p2", k="1"))
+    publisher.publish(slow, changes("p3", k="3"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p4"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("k", "3")]]
+
+
+def test_two_who_join_an_idle_publisher_do_not_miss_what_lies_between_their_reads(publisher):
+    one, two = register(publisher), register(publisher)
+    early = begin(two, state("p1", k="1"))
+    assert publisher.join(one, begin(one, state("p2", k="2")), 0) is Step.DONE
+    assert publisher.join(two, early, 0) is Step.BEGIN_AGAIN
+    assert publisher.join(two, begin(two, state("p2", k="2")), 0) is Step.DONE
+    assert two.sink.news == [[("k", "2")]]
+
+
+def test_keys_of_a_newcomer_are_not_gone_because_a_reading_did_not_ask_for_them(listed):
+    joined(listed, state("p1", a="1"), Selection.of("a"))
+    ticket = listed.ticket()
+    two = register(listed, Selection.of("b"))
+    assert listed.join(two, begin(two, state("p1", b="1")), 0) is Step.DONE
+    assert listed.publish(ticket, state("p2", a="2")) is Outcome.PUBLISHED
+    assert two.sink.news == [[("b", "1")]]
+    assert listed.position == "p1", "what the newcomer missed has to be read again"
+
+
+def test_since_revisions_sends_only_what_differs_in_the_end(publisher):
+    joined(publisher, state("p1", a="1", b="1"))
+    two = register(publisher, since={"a": "1", "b": "0", "gone": "1"})
+    join = begin(two, state("p2", a="2", b="1"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p3", a="1"))
+    publisher.join(two, join, ticket.number)
+    assert two.sink.news == [[("gone", None), ("b", "1")]]
+
+
+def test_since_a_cursor_sends_what_changed_after_it(publisher):
+    two = register(publisher, since="p0")
+    join = begin(two, state("p2", a="2", same="1"))
+    join.resume(changes("p2", deleted("gone"), a="2"))
+    assert publisher.join(two, join, 0) is Step.DONE
+    assert sorted(two.sink.news[0], key=str) == [("a", "2"), ("gone", None)]
+    assert not two.sink.batches[0].reset
+
+
+def test_what_came_and_went_after_the_cursor_is_not_sent(publisher):
+    two = register(publisher, since="p0")
+    join = begin(two, state("p2", a="2"))
+    reading = changes("p2", deleted("transient"), a="2")
+    join.resume(reading._replace(created=frozenset(["transient"])))
+    publisher.join(two, join, 0)
+    assert two.sink.news == [[("a", "2")]]
+
+
+def test_a_cursor_that_is_not_honoured_resets(publisher):
+    two = register(publisher, since="another epoch")
+    join = begin(two, state("p1", a="1"))
+    join.resume(state("p1", a="1"))
+    publisher.join(two, join, 0)
+    assert two.sink.batches == [Batch((put("a", "1"),), "p1", initial=True, reset=True)]
+
+
+def test_a_resume_where_others_know_the_state_needs_no_read_of_it(publisher):
+    joined(publisher, state("p1", a="1", b="1"))
+    two = register(publisher, since="p0")
+    assert publisher.is_covered(two)
+    join = Join(ALL, "p0")
+    join.resume(changes("p1", a="1"))
+    assert publisher.join(two, join, 0) is Step.DONE
+    publisher.publish(publisher.ticket(), changes("p2", b="2"))
+    assert two.sink.news == [[("a", "1")], [("b", "2")]]
+
+
+def test_a_newcomer_loads_what_it_needs_and_nothing_it_had(listed):
+    two = register(listed, since={"a": "1"})
+    asked = []
+
+    def load(entries):
+        asked.append([entry.key for entry in entries])
+        return [put(entry.key, entry.revision, b"loaded") for entry in entries]
+
+    join = begin(two, stubs("p1", load, a="1", b="1"))
+    assert listed.join(two, join, 0) is Step.LOAD
+    assert not join.load()
+    assert listed.join(two, join, 0) is Step.DONE
+    assert asked == [["b"]]
+    assert two.sink.batches[0].entries == (put("b", "1", b"loaded"),)
+
+
+def test_a_value_that_moved_on_while_it_was_loaded_needs_another_look(listed):
+    two = register(listed)
+    join = begin(two, stubs("p1", lambda entries: [put("a", "2")], a="1"))
+    assert listed.join(two, join, 0) is Step.LOAD
+    assert join.load()
+
+
+def test_a_newcomer_that_was_given_more_than_was_published_is_not_told_again(listed):
+    """Its catch-up left out a key that was being written: it knows better than the others."""
+    one = joined(listed, state("p1", k="1", x="1"))
+    two = register(listed)
+    join = begin(two, state("p2", x="2"))
+    ticket = listed.ticket()
+    listed.publish_written(Written([put("k", "2")], "w1"), listed.version)
+    listed.publish_written(Written([put("x", "2")], "w2"), listed.version)
+    two.buffer.clear()
+    assert listed.publish(ticket, state("p2", x="2")) is Outcome.PUBLISHED
+    assert listed.join(two, join, ticket.number) is Step.DONE
+    listed.publish(listed.ticket(), state("p3", x="3"))
+    assert one.sink.news[-1] == [("k", None), ("x", "3")]
+    assert two.sink.news == [[("x", "2")], [("x", "3")]]
+
+
+def test_a_batch_comes_with_the_revisions_before_it(publisher):
+    one = joined(publisher, state("p1", a="1", b="1"))
+    publisher.publish(publisher.ticket(), changes("p2", deleted("b"), a="2", c="1"))
+    assert one.sink.before == [None, ["1", "1", None]]
+
+
+# Leaving.
+
+
+def test_the_last_to_leave_lets_the_publisher_rest(publisher):
+    one, two = joined(publisher, state("p1", a="1")), joined(publisher, state("p1", a="1"))
+    assert not publisher.leave(one)
+    assert publisher.leave(two)
+    assert publisher.position is None
+    assert publisher.ticket() is None
+    assert not publisher.leave(two)
+
+
+def test_keys_that_nobody_watches_any_more_are_forgotten(publisher):
+    one = joined(publisher, state("p1", a="1"), Selection.of("a"))
+    joined(publisher, state("p1", b="1"), Selection.of("b"))
+    publisher.leave(one)
+    again = joined(publisher, state("p1", a="2"), Selection.of("a"))
+    publisher.publish(publisher.ticket(), changes("p2", a="2"))
+    assert again.sink.news == [[("a", "2")]]
+
+
+def test_one_who_leaves_while_joining_gets_nothing(publisher):
+    one = register(publisher)
+    join = begin(one, state("p1", a="1"))
+    publisher.leave(one)
+    assert publisher.join(one, join, 0) is Step.DONE
+    assert one.sink.batches == []
+    assert publisher.position is None
+
+
+def test_a_joining_subscription_outlives_the_last_joined_one(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    two = register(publisher)
+    join = begin(two, state("p2", a="2"))
+    publisher.leave(one)
+    three = register(publisher)
+    assert publisher.join(three, begin(three, state("p3", a="3")), 0) is Step.DONE
+    assert publisher.join(two, join, 0) is Step.BEGIN_AGAIN
+
+
+def test_closing_gives_all_sinks_and_publishes_nothing_more(publisher):
+    one, two = joined(publisher, state("p1")), register(publisher)
+    assert publisher.close() == [one.sink, two.sink]
+    assert publisher.publish_written(Written([put("a", "1")], "p2", "p1"), 0)
+    assert one.sink.news == [[]]

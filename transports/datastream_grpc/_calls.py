@@ -1,0 +1,161 @@
+"""The calls of one server, ours or the ancestor's, as what a Source answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import TypeVar
+
+import grpc
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message as WireMessage
+
+from datastream import Capability, Entry, SourceUnavailable, Unsupported
+from datastream.source import Reading, Write
+from datastream_grpc import _convert
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._servicer import SERVICE
+from datastream_grpc._status import is_unnamed
+from datastream_grpc._stream import Message, Wanted, entries_of, reading_of
+
+LEGACY = "legacy:"
+"""Marks positions in the streams of servers that have no cursors."""
+
+M = TypeVar("M", bound=WireMessage)
+
+
+class Calls:
+    """Calls over one channel, from any thread, beside each other.
+
+    Args:
+        channel: owned: `close` closes it.
+        where: the server, for error texts.
+        timeout: seconds for one call.
+    """
+
+    def __init__(self, channel: grpc.Channel, where: str, timeout: float) -> None:
+        self.where = where
+        self.timeout = timeout
+        self._channel = channel
+        self._sync = self._unary("Sync", pb.DataRequest, pb.DataResponse)
+        self._push = self._unary("PushUpdate", pb.Data, Empty)
+        self._write = self._unary("Write", pb.WriteRequest, pb.WriteResponse)
+        self._list = self._unary(
+            "ListCapabilities", pb.ListCapabilitiesRequest, pb.ListCapabilitiesResponse
+        )
+        self.subscribe = channel.unary_stream(
+            f"/{SERVICE}/Subscribe",
+            request_serializer=pb.DataRequest.SerializeToString,
+            response_deserializer=pb.DataResponse.FromString,
+        )
+        self._legacy_positions = count(1)
+
+    def capabilities(self) -> Sequence[Capability]:
+        """Every key with its type."""
+        response = self._list(pb.ListCapabilitiesRequest(), timeout=self.timeout)
+        return [Capability(c.key, c.value_type) for c in response.capabilities]
+
+    def entry(self, key: str) -> Entry | None:
+        """The entry of one key."""
+        try:
+            response = self._sync(pb.DataRequest(keys=(key,)), timeout=self.timeout)
+        except grpc.RpcError as error:
+            if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
+                return None
+            raise
+        return _convert.to_entry(response.data[key]) if key in response.data else None
+
+    def state(self, wanted: Wanted) -> Reading:
+        """The complete state."""
+        try:
+            response = self._sync(wanted.request(), timeout=self.timeout)
+        except grpc.RpcError as error:
+            if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
+                raise
+            response = self._state_by_key(wanted)
+        return Reading(entries_of(response), self.position(response.cursor), complete=True)
+
+    def once(self, wanted: Wanted, since: str) -> Reading:
+        """What changed after `since`, by a call that ends with its first message."""
+        if since.startswith(LEGACY):
+            return self.state(wanted)
+        request = wanted.request(deletes=True, since=since, once=True)
+        call = self.subscribe(request, timeout=self.timeout)
+        try:
+            received = _first(_convert.from_messages(call))
+            if not received.cursor:
+                # An ancestor's server, which knows neither `since` nor `once`.
+                return self.state(wanted)
+            # A server of ours ends the call by itself.
+            with suppress(grpc.RpcError):
+                next(call, None)
+        finally:
+            call.cancel()
+        return reading_of([Message(entries_of(received), received.cursor, received.reset)])
+
+    def write(self, writes: Sequence[Write]) -> list[Entry]:
+        """Write all of them; the entries as stored."""
+        request = pb.WriteRequest(writes=[_convert.to_item(write) for write in writes])
+        try:
+            response = self._write(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
+                return [self._push_alone(writes)]
+            raise
+        return [_convert.to_entry(data) for data in response.entries]
+
+    def position(self, cursor: str) -> str:
+        """The position for the cursor of a message, which an ancestor's server does not send."""
+        # Its positions only tell apart what was received from what was not.
+        return cursor or f"{LEGACY}{next(self._legacy_positions)}"
+
+    def silence(self) -> SourceUnavailable:
+        """What to raise when the server does not answer in time."""
+        return SourceUnavailable(
+            f"{self.where}: no answer within {self.timeout:g} s; is the server overloaded?"
+        )
+
+    def close(self) -> None:
+        """Cancel every call that runs."""
+        self._channel.close()
+
+    def _state_by_key(self, wanted: Wanted) -> pb.DataResponse:
+        """For those of the ancestor's servers that fail a whole call for one missing key."""
+        state = pb.DataResponse()
+        for key in (*wanted.keys, *wanted.prefixes):
+            try:
+                state.MergeFrom(self._sync(pb.DataRequest(keys=(key,)), timeout=self.timeout))
+            except grpc.RpcError as error:
+                if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
+                    raise
+        return state
+
+    def _push_alone(self, writes: Sequence[Write]) -> Entry:
+        """A plain put, all that the ancestor's servers know of writing."""
+        write = writes[0]
+        if len(writes) > 1 or write.value is None or write.expect is not None:
+            raise Unsupported(
+                f"{self.where} only takes single puts without expect: it is a server of the "
+                "older protocol"
+            )
+        data = _convert.to_item(write).data
+        if write.updated_at is None:
+            # Its servers store what they are sent, and take a missing time for 1970.
+            data.updated_at.GetCurrentTime()
+        self._push(data, timeout=self.timeout)
+        return _convert.to_entry(data)
+
+    def _unary(self, name: str, request: type[WireMessage], response: type[M]) -> Callable[..., M]:
+        method: Callable[..., M] = self._channel.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        return method
+
+
+def _first(messages: Iterable[pb.DataResponse]) -> pb.DataResponse:
+    for message in messages:
+        return message
+    raise EOFError("the server ended the stream before it answered")

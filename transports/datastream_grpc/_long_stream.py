@@ -1,0 +1,155 @@
+"""The one long stream of a source: opened, read from, replaced and released by any thread."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+
+from datastream import SourceUnavailable
+from datastream.source import Reading
+from datastream_grpc._calls import LEGACY, Calls
+from datastream_grpc._status import translated
+from datastream_grpc._stream import Message, Stream, Wanted
+
+JOIN = 2.0
+"""Seconds `close` waits for the thread of the cancelled stream."""
+
+
+class LongStream:
+    """Follows a union of selections by one `Stream`, which is replaced when the union changes.
+
+    Args:
+        calls: of the server.
+    """
+
+    def __init__(self, calls: Calls) -> None:
+        self.news = threading.Event()
+        """Set when something arrived, and whenever there is no stream to wait for any more."""
+        self._calls = calls
+        # Guards the three below, for memory work only.
+        self._lock = threading.Lock()
+        self._stream: Stream | None = None
+        self._opening: Stream | None = None
+        self._releases = 0
+        # Held by the one reader that opens a stream: the others would open the same again.
+        self._opener = threading.Lock()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a stream that has not ended."""
+        stream = self._stream
+        return stream is not None and stream.error is None
+
+    def after(self, wanted: Wanted, since: str) -> Reading:
+        """What changed after `since`, from the stream, which is opened if it has to be."""
+        began = monotonic()
+        reading = self._arrived(wanted, since, began)
+        if reading is not None:
+            return reading
+        if not self._opener.acquire(timeout=self._calls.timeout):
+            raise self._calls.silence()
+        try:
+            # The thread that held the lock has opened a stream, perhaps the one needed here.
+            return self._arrived(wanted, since, began) or self._open(wanted, since)
+        finally:
+            self._opener.release()
+
+    def release(self) -> None:
+        """End the stream. One that is opened from here on shows all acknowledged before."""
+        with self._lock:
+            self._releases += 1
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.cancel()
+        # Who waits for the stream would miss what happens until there is another.
+        self.news.set()
+
+    def close(self) -> None:
+        """End the stream and every other call, within bounded time."""
+        with self._lock:
+            self._releases += 1
+            streams = [self._stream, self._opening]
+            self._stream = self._opening = None
+        running = [stream for stream in streams if stream is not None]
+        for stream in running:
+            stream.cancel()
+        # Cancels every other call that still runs.
+        self._calls.close()
+        self.news.set()
+        for stream in running:
+            stream.join(JOIN)
+
+    def _arrived(self, wanted: Wanted, since: str, began: float) -> Reading | None:
+        """What arrived after `since`; None if the stream is another, or there is none."""
+        with self._lock:
+            stream = self._stream
+        if stream is None or not self._fits(stream, wanted, began):
+            return None
+        reading = stream.after(since)
+        if reading is None and stream.is_past(since):
+            # A faster reader is ahead. It goes on with this stream.
+            return self._calls.once(wanted, since)
+        return reading
+
+    @staticmethod
+    def _fits(stream: Stream, wanted: Wanted, began: float) -> bool:
+        """Whether `stream` shows what a read that began then may expect of one opened for it.
+
+        One for more was opened for a union that has grown meanwhile, or has shrunk since.
+        """
+        return stream.wanted == wanted or (stream.opened > began and stream.wanted.covers(wanted))
+
+    def _open(self, wanted: Wanted, since: str) -> Reading:
+        """Subscribe anew, from `since` where the server knows cursors."""
+        self._raise_if_refused()
+        releases = self._releases
+        state = None
+        if since.startswith(LEGACY):
+            # An ancestor's server may send nothing until there is something to send, so the
+            # state is asked for. Before: its streams begin with what is there then, so nothing
+            # is missed, and a stream that lags behind the answer would make keys go back.
+            reading = self._calls.state(wanted)
+            if not reading.position.startswith(LEGACY):
+                # A server of ours took its place: the next read goes on from its cursor.
+                return reading
+            state = Message(reading.entries, reading.position, reset=True)
+        stream = Stream(
+            self._calls.subscribe,
+            wanted,
+            since,
+            position=self._calls.position,
+            news=self.news,
+            state=state,
+        )
+        self._begin(stream, releases)
+        return stream.kept()
+
+    def _begin(self, stream: Stream, releases: int) -> None:
+        """Take `stream` for the one to read once its first message is there."""
+        self._opening = stream
+        try:
+            if not stream.begin(self._calls.timeout):
+                raise stream.error or self._calls.silence()
+        except BaseException:
+            stream.cancel()
+            raise
+        finally:
+            self._opening = None
+        with self._lock:
+            if releases == self._releases:
+                replaced, self._stream = self._stream, stream
+            else:
+                # Opened before `release`: it may show less than was acknowledged before that.
+                replaced = stream
+        if replaced is not None:
+            replaced.cancel()
+
+    def _raise_if_refused(self) -> None:
+        """After a stream that the server ended at once, let the store pause before the next."""
+        with self._lock:
+            stream = self._stream
+            if stream is None or not stream.refused or stream.error is None:
+                return
+            self._stream = None
+        error = translated(stream.error, self._calls.where)
+        raise SourceUnavailable(f"{self._calls.where} ended the stream: {error}") from error
