@@ -159,9 +159,9 @@ class Publisher:
             # nothing; every other one has to be applied, whenever it began.
             self._buffer(Published(reading, values, skipped), ticket.number if has_grown else None)
             # What was left out has to be read again: by the next poll, from where all are.
-            self._at_position = not (moved or has_grown)
-            if self._at_position:
+            if not (moved or has_grown):
                 self.position = reading.position
+            self._at_position = not (moved or has_grown or _has_moved_on(reading, values))
             self._vanished_at = None
             self._covered = max(self._covered, ticket.number)
             self._deliver(news, reading)
@@ -520,6 +520,14 @@ def _offer_unseen(
     if unseen:
         # Without the revisions before: that it may drop what changes nothing costs more here.
         subscription.sink.offer(as_batch(unseen, position, about), None)
+
+
+def _has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:
+    """Whether a value was loaded that is newer than what was listed."""
+    return bool(values) and any(
+        entry.key in values and values[entry.key].revision != entry.revision
+        for entry in reading.entries
+    )
 
 
 def _covers(union: Selects) -> Callable[[str], bool]:

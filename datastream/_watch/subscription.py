@@ -162,6 +162,9 @@ class Join:
             for entry in load(same):
                 moved |= entry.revision != self.state[entry.key].revision
                 self._put(entry)
+        if moved:
+            # Not the state of that position any more.
+            self.position = ""
         return moved
 
     def needs_values(self) -> bool:

@@ -124,6 +124,58 @@ def test_a_reader_that_was_outrun_neither_misses_anything_nor_replaces_the_strea
         assert [request.once for request in server.streams] == [False, True, True]
 
 
+def test_a_message_that_leaves_the_cursor_where_it_was_is_given():
+    """A server that has published a part of what lies before its next position."""
+
+    def gives(request, number):
+        yield begins(1)
+        part = message(2)
+        part.cursor = "e:1"
+        yield part
+        yield message(3, key="later")
+
+    with ExitStack() as stack:
+        server = stack.enter_context(Double(gives))
+        source = opened(stack, server.address)
+        both = {"k": b"2", "later": b"3"}
+        eventually(lambda: values(source.read(Union(), "e:1")) == both, "both")
+        assert values(source.read(Union(), "e:1")) == both
+        assert not source.read(Union(), "e:3").entries
+        assert len(server.streams) == 1
+
+
+def test_a_stream_that_ended_where_it_began_is_opened_anew():
+    def gives(request, number):
+        yield begins(0)
+        if number == 1:
+            threading.Event().wait(0.3)
+            return "end"
+        yield message(1)
+
+    with ExitStack() as stack:
+        server = stack.enter_context(Double(gives))
+        source = opened(stack, server.address)
+        assert values(news(source, Union(), "e:0")) == {"k": b"1"}
+        assert len(server.streams) == 2
+
+
+def test_a_stream_that_is_not_read_keeps_the_newest_of_each_key():
+    def gives(request, number):
+        yield begins(0)
+        for number in range(1, 2_501):
+            yield message(number, key=f"k{number % 3}")
+
+    with ExitStack() as stack:
+        server = stack.enter_context(Double(gives))
+        source = opened(stack, server.address)
+        union, newest = Union(), {"k0": b"2499", "k1": b"2500", "k2": b"2498"}
+        source.read(union, "e:0")
+        eventually(lambda: values(source.read(union, "e:0")) == newest, "the newest")
+        assert len(source._stream._stream._messages) <= 1_000
+        assert source.read(union, "e:0").position == "e:2500"
+        assert not source.read(union, "e:2500").entries
+
+
 def test_a_resume_leaves_the_stream_alone(served, source):
     union = Union()
     start = source.read(EVERYTHING, None).position

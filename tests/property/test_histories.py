@@ -68,23 +68,27 @@ MANNERS = {
     "remote, faults": {"remote": True, "faults": True},
     "remote, apart, faults": {"remote": True, "faults": True, "shared": False},
 }
-SHORT = ("", "remote, faults")
+QUICK = [
+    *((backend, "") for backend in ("memory", "listed, loaded", "sqlite", "git", "files", "s3")),
+    *((backend, "remote, faults") for backend in ("listed", "sqlite", "postgres")),
+]
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture
 def backend(request):
     with backends.closing(BACKENDS[request.param](request)) as backend:
         yield backend
 
 
-@pytest.mark.parametrize("manner", SHORT)
+@pytest.mark.parametrize(("backend", "manner"), QUICK, indirect=["backend"])
 @pytest.mark.timeout(180)
 def test_a_short_history_keeps_every_promise(backend, manner):
     History(backend, **MANNERS[manner], seconds=1.2).run()
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.parametrize("manner", MANNERS)
 @pytest.mark.timeout(400)
 def test_a_long_history_keeps_every_promise(backend, manner):
-    History(backend, **MANNERS[manner], rounds=6, seconds=8).run()
+    History(backend, **MANNERS[manner], rounds=2, seconds=3).run()

@@ -375,6 +375,29 @@ def test_a_batch_comes_with_the_revisions_before_it(publisher):
     assert one.sink.before == [None, ["1", "1", None]]
 
 
+def test_a_position_whose_values_moved_on_while_they_were_loaded_equals_no_other(listed):
+    """The newcomer's read lists the same, and holds the older value."""
+    one = joined(listed, state("p1", a="1"))
+    reading = stubs("p2", lambda entries: entries, a="2")
+    listed.publish(listed.ticket(), reading, {"a": put("a", "3")})
+    two = register(listed)
+    join = begin(two, state("p2", a="2"))
+    assert listed.join(two, join, 0) is Step.CATCH_UP
+    ticket = listed.ticket()
+    listed.publish(ticket, state("p3", a="3"))
+    assert listed.join(two, join, ticket.number) is Step.DONE
+    assert (one.sink.news[-1], two.sink.news[-1]) == ([("a", "3")], [("a", "3")])
+
+
+def test_a_newcomer_whose_value_moved_on_is_at_no_position(listed):
+    joined(listed, state("p1", a="1"))
+    two = register(listed)
+    join = begin(two, stubs("p1", lambda entries: [deleted("a")], a="1"))
+    assert listed.join(two, join, 0) is Step.LOAD
+    assert join.load()
+    assert listed.join(two, join, 0) is Step.CATCH_UP
+
+
 # Leaving.
 
 

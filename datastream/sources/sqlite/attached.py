@@ -31,13 +31,17 @@ class Attached:
         layout: its table.
         schema: the number of the schema in which `layout` and `epoch` were found.
         epoch: that of the table's log; "" if there is none to be trusted.
+        is_wal: the file has a write-ahead log.
     """
 
-    def __init__(self, file: File, layout: Layout, schema: int, epoch: str) -> None:
+    def __init__(
+        self, file: File, layout: Layout, schema: int, epoch: str, *, is_wal: bool
+    ) -> None:
         self.file = file
         self.layout = layout
         self.schema = schema
         self.epoch = epoch
+        self.is_wal = is_wal
         self.rows = RowTable(layout)
         self._one = self.rows.one
         self.log = ChangeLog(layout) if epoch else None

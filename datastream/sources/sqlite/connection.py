@@ -31,6 +31,8 @@ class Connection(sqlite3.Connection):
     """A connection that knows for which schema its statements were compiled."""
 
     compiled: Compiled
+    is_durable = False
+    """`make_durable` was called."""
 
 
 class Compiled:
@@ -79,7 +81,7 @@ def inspected(connection: sqlite3.Connection) -> sqlite_utils.Database:
     return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
 
 
-def make_durable(connection: sqlite3.Connection, *, new: bool) -> None:
+def make_durable(connection: Connection, *, new: bool) -> None:
     """Choose WAL for a new file; an existing one keeps its journal mode.
 
     In WAL mode NORMAL keeps every commit through a crash of any process; in the older modes
@@ -87,8 +89,14 @@ def make_durable(connection: sqlite3.Connection, *, new: bool) -> None:
     """
     if new:
         connection.execute("PRAGMA journal_mode=wal")
-    mode = connection.execute("PRAGMA journal_mode").fetchone()[0]
-    connection.execute(f"PRAGMA synchronous={'NORMAL' if mode == 'wal' else 'FULL'}")
+    synchronous = "NORMAL" if is_wal(connection) else "FULL"
+    connection.execute(f"PRAGMA synchronous={synchronous}")
+    connection.is_durable = True
+
+
+def is_wal(connection: Connection) -> bool:
+    """Whether the file has a write-ahead log, and no rollback journal."""
+    return bool(connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal")
 
 
 def data_version(connection: sqlite3.Connection) -> int:

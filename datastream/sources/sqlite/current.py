@@ -15,6 +15,7 @@ from datastream.sources.sqlite.connection import (
     connect,
     file_id,
     inspected,
+    is_wal,
     make_durable,
     schema_version,
     translated,
@@ -225,4 +226,4 @@ def _found(connection: Connection, file: File, asked: Asked) -> Attached:
     layout = find_layout(db, asked.table, asked.columns, asked.where)
     has_log = layout.can_log and asked.triggers
     epoch = ChangeLog(layout).epoch(connection) if has_log else ""
-    return Attached(file, layout, schema_version(connection), epoch)
+    return Attached(file, layout, schema_version(connection), epoch, is_wal=is_wal(connection))

@@ -62,14 +62,9 @@ class File:
         self._writing = threading.Lock()
         self.readers = Pool(self._open_reader, READERS)
         """For a single SELECT; else use `reader`."""
-        self._writers = Pool(self._open_writer, 1)
+        self._writers = Pool(partial(self._open, timeout), 1)
         # Must not wait for a writer: its commit shows at the next look.
         self.clock = Clock(self._open(0))
-        try:
-            self.is_wal = self._patiently(self.clock.is_wal)
-        except BaseException:
-            self.clock.close()
-            raise
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
@@ -97,10 +92,17 @@ class File:
                 "retry, or raise timeout="
             )
         try:
-            return self._writers.take()
+            connection = self._writers.take()
         except BaseException:
             self._writing.release()
             raise
+        try:
+            if not connection.is_durable and self._mode != "ro":
+                make_durable(connection, new=False)
+        except BaseException:
+            self.give_writer(connection)
+            raise
+        return connection
 
     def give_writer(self, connection: Connection) -> None:
         try:
@@ -182,16 +184,6 @@ class File:
         connection = self._open(self._timeout)
         # Twice as fast, but fails where text is not UTF-8; `reader` copes with that.
         connection.text_factory = str
-        return connection
-
-    def _open_writer(self) -> Connection:
-        connection = self._open(self._timeout)
-        try:
-            if self._mode != "ro":
-                make_durable(connection, new=False)
-        except BaseException:
-            connection.close()
-            raise
         return connection
 
 
@@ -293,10 +285,6 @@ class Clock:
         finally:
             if self._closed:
                 self.close()
-
-    def is_wal(self) -> bool:
-        """Whether the file has a write-ahead log and no rollback journal."""
-        return str(self._connection.execute("PRAGMA journal_mode").fetchone()[0]) == "wal"
 
     @property
     def is_used(self) -> bool:

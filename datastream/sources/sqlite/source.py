@@ -305,7 +305,7 @@ class SqliteSource(Source):
         attached = self._current.attached
         now = monotonic()
         # A rollback journal is why a replaced file must not be read: see `File.abandon`.
-        if now >= self._look_at_file or not attached.file.is_wal:
+        if now >= self._look_at_file or not attached.is_wal:
             if file_id(self._path) != attached.file.id:
                 return True
             self._look_at_file = now + LOOK_AT_FILE

@@ -25,6 +25,7 @@ class Backend:
     may_reset = False
     """There is no log: a cursor may be answered with the full state."""
     exact_resumes = True
+    content_revisions = False
     """Its log tells whether a key that is gone was there at a cursor."""
     pace = 1.0
     """How many times slower than memory its writers are meant to be."""
@@ -167,6 +168,7 @@ class Listed(Backend):
     may_reset = True
 
     def __init__(self, *, by_content=False, safe=True, loads=False, tells=False):
+        self.content_revisions = by_content
         self.table = Table()
         # What a write tells is published before what others did before it.
         self.moments = not (loads or tells)
@@ -350,6 +352,8 @@ CREATE TRIGGER audit_each AFTER INSERT OR UPDATE OR DELETE ON data
 class Git(Backend):
     """The git program; its log is the truth."""
 
+    content_revisions = True
+
     audited = True
     pace = 6.0
 
@@ -429,6 +433,8 @@ def _changes(part: bytes):
 class Files(Backend):
     """Plain writes: a temporary file, renamed; the writer's journal is the truth."""
 
+    content_revisions = True
+
     moments = False
     may_reset = True
     pace = 1.5
@@ -474,6 +480,8 @@ class Files(Backend):
 
 class S3(Backend):
     """boto3 on moto's server; the writer's journal is the truth."""
+
+    content_revisions = True
 
     moments = False
     may_reset = True

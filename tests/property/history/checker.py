@@ -113,6 +113,9 @@ class Truth:
     may_reset: bool = True
     """The backend has no log: a cursor may be answered with the full state."""
     exact_resumes: bool = True
+    content_revisions: bool = False
+    """A key that comes back to an earlier value has its earlier revision again. What it held at a
+    cursor is then given once more, if it went and came back while the resume was joining."""
     """What follows a cursor names no key that was not there, and is not there any more."""
 
     def final(self) -> dict[str, bytes]:
@@ -205,6 +208,8 @@ def _unique(truth: Truth, one: Received) -> Iterator[tuple[str, str]]:
                     yield "unique", f"DELETE of {key!r}, which it did not have, in batch {number}"
                     return
             elif has.get(key) == entry.revision:
+                if number == 0 and one.since == "cursor" and truth.content_revisions:
+                    continue
                 where = "resumed with" if number == 0 else "given before"
                 yield "unique", f"{key!r} {entry.revision!r} {where}, again in batch {number}"
                 return
