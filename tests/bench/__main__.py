@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 from rich.console import Console
 
+from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
 from tests.bench.git_files import git_files, git_watch
@@ -17,17 +18,34 @@ from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
+from tests.bench.matching import hostile_pattern, put_patterns
 from tests.bench.memory import memory
 from tests.bench.postgres import postgres, postgres_idle
+from tests.bench.reads import get_in_threads, get_memory
+from tests.bench.responsive import endless_news, slow_polls
 from tests.bench.s3 import s3
-from tests.bench.sqlite_puts import put_many_sqlite, put_sqlite
+from tests.bench.sqlite_rows import (
+    get_sqlite,
+    put_many_sqlite,
+    put_sqlite,
+    put_watched_sqlite,
+)
 from tests.bench.sqlite_watch import watch_sqlite
-from tests.bench.table import as_json, print_table
+from tests.bench.table import as_json, as_markdown, print_table
 
 MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
+    "get-memory": get_memory,
+    "get-sqlite": get_sqlite,
+    "get-threads": get_in_threads,
+    "slow-polls": slow_polls,
+    "endless-news": endless_news,
+    "event-loop": event_loop,
     "put-memory": put_memory,
     "put-memory-crowd": put_memory_crowd,
+    "put-patterns": put_patterns,
+    "hostile-pattern": hostile_pattern,
     "put-sqlite": put_sqlite,
+    "put-watched-sqlite": put_watched_sqlite,
     "put-many-sqlite": put_many_sqlite,
     "watch-sqlite": watch_sqlite,
     "snapshot-files": snapshot_files,
@@ -50,7 +68,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
 @click.option("--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Repeatable.")
 @click.option("--quick", is_flag=True, help="A smoke test: fewer and shorter rounds.")
 @click.option("--json", "json_", is_flag=True, help="JSON instead of a table.")
-def main(only: tuple[str, ...], quick: bool, json_: bool) -> None:
+@click.option("--markdown", is_flag=True, help="The table of docs/performance.md.")
+def main(only: tuple[str, ...], quick: bool, json_: bool, markdown: bool) -> None:
     """Measure datastream, each figure beside its floor."""
     # Ended from outside, children and temporary files go too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -65,6 +84,8 @@ def main(only: tuple[str, ...], quick: bool, json_: bool) -> None:
             figures += MEASUREMENTS[name](QUICK if quick else THOROUGH)
     if json_:
         print(as_json(figures))
+    elif markdown:
+        print(as_markdown(figures))
     else:
         print_table(figures, Console())
 

@@ -1,9 +1,11 @@
-"""How long values took that carry the time they left at."""
+"""Values that carry the time they left at: writing them, and how long each took to arrive."""
 
 from __future__ import annotations
 
+import random
 import threading
 import time
+from collections.abc import Callable
 
 TIMEOUT = 20.0
 """Seconds to wait for the newest value to arrive."""
@@ -40,3 +42,22 @@ class Arrivals:
                 raise TimeoutError("the newest value never arrived")
             took, self._took = self._took, []
         return took
+
+
+def write_stamps(
+    write: Callable[[bytes], object], times: int, pause: float
+) -> tuple[int, list[float]]:
+    """Write the time `times` times, about `pause` seconds apart.
+
+    Returns:
+        The last stamp, and the seconds that each write took.
+    """
+    stamp, took = 0, []
+    for _ in range(times):
+        # At random, so as not to keep step with the watcher's looks at the backend.
+        time.sleep(pause * random.uniform(0.5, 1.5))
+        begin = time.perf_counter()
+        stamp = time.time_ns()
+        write(b"%d" % stamp)
+        took.append(time.perf_counter() - begin)
+    return stamp, took

@@ -12,7 +12,8 @@ from tempfile import TemporaryDirectory
 
 import datastream
 from tests.bench.child import Child
-from tests.bench.figures import Effort, Figure, percentile, take_turns
+from tests.bench.figures import Effort, Figure, take_turns
+from tests.bench.watching import idle_cpu, latencies
 
 FOLDERS, EACH = 100, 100
 CONTENT = b"x" * 64
@@ -21,8 +22,8 @@ CHANGES, PAUSE = 300, 0.06
 """How often the file is replaced, and seconds between."""
 IDLE = 5.0
 PUTS = 100
-WANTED_P99, WANTED_CPU = 50.0, 1.0
-"""Milliseconds; percent of a core."""
+WANTED = {50: 50.0, 99: 50.0}
+"""Milliseconds by percentile."""
 RACY = 0.1
 """Seconds after which a time stamp tells that a file has not changed since."""
 
@@ -54,35 +55,17 @@ def snapshot_files(effort: Effort) -> Iterator[Figure]:
 
 def watch_files(effort: Effort) -> Iterator[Figure]:
     """A writer in one process, a watcher of all 10,000 files in another."""
-    with many_files() as folder, Child("files_watcher", str(folder), KEY) as watcher:
+    with many_files() as folder, Child("watcher", f"file:{folder}", KEY) as watcher:
         watcher.ask("forget")
         with Child("files_writer", str(folder / KEY)) as writer:
-            newest, took = writer.ask("replace", effort.of(CHANGES), PAUSE)
+            newest, took = writer.ask("write", effort.of(CHANGES), PAUSE)
         seen = watcher.ask("until", newest)
         # The look at the whole that follows the last change is not what idling costs.
         time.sleep(4)
-        before, start = float(watcher.ask("cpu")), time.perf_counter()
-        time.sleep(IDLE * effort.share)
-        used = float(watcher.ask("cpu")) - before
-        cpu = 100 * used / (time.perf_counter() - start)
-    for percent in (50, 99):
-        ours = percentile(seen, percent) * 1000
-        yield Figure(
-            name=f"file replaced by another process until seen, p{percent}",
-            unit="ms",
-            ours=ours,
-            floor=percentile(took, percent) * 1000,
-            wanted=f"≤ {WANTED_P99:g} ms",
-            ok=ours <= WANTED_P99,
-            note=f"saw {len(seen)} of {len(took)}; the floor is writing and renaming",
-        )
-    yield Figure(
-        name="the same watcher when idle",
-        unit="% core",
-        ours=cpu,
-        wanted=f"≤ {WANTED_CPU:g} %",
-        ok=cpu <= WANTED_CPU,
-    )
+        idle = idle_cpu("the same watcher of files when idle", watcher, IDLE * effort.share)
+    name = "file replaced by another process until seen"
+    yield from latencies(name, seen, took, WANTED, "writing and renaming")
+    yield idle
 
 
 def put_files(effort: Effort) -> Iterator[Figure]:

@@ -21,7 +21,8 @@ from dulwich.repo import Repo
 import datastream
 from datastream import Store
 from tests.bench.child import Child
-from tests.bench.figures import Effort, Figure, Rounds, noted, percentile, take_turns
+from tests.bench.figures import Effort, Figure, Rounds, noted, take_turns
+from tests.bench.watching import idle_cpu, latencies
 
 FILES, FOLDERS = 50_000, 500
 PUTS = 50
@@ -31,6 +32,8 @@ COMMITS = 200
 PAUSE = 0.03
 """Seconds between commits."""
 IDLE = 5.0
+WANTED = {50: 25.0, 99: 50.0}
+"""Milliseconds by percentile."""
 MAIN = Ref(b"refs/heads/main")
 WHO = b"Bench <bench@example.org>"
 
@@ -53,33 +56,15 @@ def git_watch(effort: Effort) -> Iterator[Figure]:
     """Commits of another process in a local repository, until a watcher was called."""
     if shutil.which("git") is None:
         return
-    with repository(100) as path, Child("git_watcher", str(path)) as watcher:
+    with repository(100) as path, Child("watcher", f"git:{path}", "key", "key") as watcher:
         watcher.ask("forget")
         with Child("git_writer", str(path)) as writer:
-            newest, took = writer.ask("commit", effort.of(COMMITS), PAUSE)
+            newest, took = writer.ask("write", effort.of(COMMITS), PAUSE)
         seen = watcher.ask("until", newest)
-        before, start = float(watcher.ask("cpu")), time.perf_counter()
-        time.sleep(IDLE * effort.share)
-        used = float(watcher.ask("cpu")) - before
-        cpu = 100 * used / (time.perf_counter() - start)
-    for percent, wanted in ((50, 25.0), (99, 50.0)):
-        ours = percentile(seen, percent) * 1000
-        yield Figure(
-            name=f"other process's commit seen on git:, p{percent}",
-            unit="ms",
-            ours=ours,
-            floor=percentile(took, percent) * 1000,
-            wanted=f"≤ {wanted:g} ms",
-            ok=ours <= wanted,
-            note=f"saw {len(seen)} of {len(took)}; the floor is the commit itself",
-        )
-    yield Figure(
-        name="the same git watcher when idle",
-        unit="% core",
-        ours=cpu,
-        wanted="≤ 1 %",
-        ok=cpu <= 1.0,
-    )
+        idle = idle_cpu("the same git watcher when idle", watcher, IDLE * effort.share)
+    name = "other process's commit seen on git:"
+    yield from latencies(name, seen, took, WANTED, "the commit itself")
+    yield idle
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def _snapshot(
 def _latency(effort: Effort, url: str) -> Figure:
     commits = effort.of(COMMITS)
     with (
-        Child("postgres_watcher", url) as watcher,
+        Child("watcher", url, "stamp", "stamp") as watcher,
         Child("postgres_listener", url) as listener,
         Child("postgres_writer", url) as writer,
     ):
@@ -165,7 +165,7 @@ def _latency(effort: Effort, url: str) -> Figure:
 
         def p50(how: str, reader: Child) -> Callable[[], float]:
             def measure() -> float:
-                newest = writer.ask(how, commits, PAUSE)
+                newest, _ = writer.ask(how, commits, PAUSE)
                 return median(reader.ask("until", newest)) * 1000
 
             return measure

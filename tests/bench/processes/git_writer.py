@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import random
 import sys
 import time
 from contextlib import closing
+from functools import partial
 
 from dulwich.objects import Blob, Commit, Tree
 from dulwich.repo import Repo
 
+from tests.bench.arrivals import write_stamps
 from tests.bench.child import answer_requests
 from tests.bench.git_files import MAIN, WHO
 
@@ -17,19 +18,7 @@ from tests.bench.git_files import MAIN, WHO
 def main(path: str) -> None:
     """Serve until stdin ends."""
     with closing(Repo(path)) as repo:
-
-        def commit(times: int, pause: float) -> tuple[int, list[float]]:
-            """Make commits, about `pause` seconds apart; the last stamp, and what each took."""
-            stamp, took = 0, []
-            for _ in range(times):
-                time.sleep(pause * random.uniform(0.5, 1.5))
-                begin = time.perf_counter()
-                stamp = time.time_ns()
-                _commit(repo, b"%d" % stamp)
-                took.append(time.perf_counter() - begin)
-            return stamp, took
-
-        answer_requests({"commit": commit})
+        answer_requests({"write": partial(write_stamps, partial(_commit, repo))})
 
 
 def _commit(repo: Repo, value: bytes) -> None:

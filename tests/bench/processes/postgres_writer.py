@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import sys
-import time
+from functools import partial
 
 import psycopg
 
+from tests.bench.arrivals import write_stamps
 from tests.bench.child import answer_requests
 
 UPSERT = (
@@ -21,20 +21,14 @@ def main(url: str) -> None:
     """Serve until stdin ends."""
     connection = psycopg.connect(url, autocommit=True)
 
-    def stamped(statement: str, parameters: int, rows: int, pause: float) -> int:
-        stamp = 0
-        for _ in range(rows):
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            stamp = time.time_ns()
-            values = (b"%d" % stamp, str(stamp))[:parameters]
-            connection.execute(statement.encode(), values)
-        return stamp
+    def commit(value: bytes) -> None:
+        connection.execute(UPSERT.format("data").encode(), (value,))
+
+    def notify(value: bytes) -> None:
+        connection.execute(NOTIFY.encode(), (value, value.decode()))
 
     answer_requests(
-        {
-            "commit": lambda rows, pause: stamped(UPSERT.format("data"), 1, rows, pause),
-            "notify": lambda rows, pause: stamped(NOTIFY, 2, rows, pause),
-        }
+        {"commit": partial(write_stamps, commit), "notify": partial(write_stamps, notify)}
     )
 
 

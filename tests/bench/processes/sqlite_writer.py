@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import random
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
+from tests.bench.arrivals import write_stamps
 from tests.bench.child import answer_requests
-from tests.bench.sqlite_puts import UPSERT, connect
+from tests.bench.sqlite_rows import UPSERT, connect
 
 
 def main(path: str) -> None:
     """Serve until stdin ends."""
     connection = connect(Path(path))
 
-    def commit(rows: int, pause: float) -> tuple[int, list[float]]:
-        """Commit `rows` stamps, about `pause` seconds apart; the last, and what each took."""
-        stamp, took = 0, []
-        for _ in range(rows):
-            # At random, so as not to keep step with the watcher's looks at the file.
-            time.sleep(pause * random.uniform(0.5, 1.5))
-            begin = time.perf_counter()
-            stamp = time.time_ns()
-            connection.execute(UPSERT, ("key", b"%d" % stamp, "bytes", None))
-            took.append(time.perf_counter() - begin)
-        return stamp, took
+    def commit(value: bytes) -> None:
+        connection.execute(UPSERT, ("key", value, "bytes", None))
 
-    answer_requests({"commit": commit})
+    answer_requests({"write": partial(write_stamps, commit)})
 
 
 if __name__ == "__main__":
