@@ -16,17 +16,12 @@ from typing import ParamSpec, TypeVar, cast
 
 from datastream._watch import reaper
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
+from datastream._watch.feed import Feed
+from datastream._watch.joining import Joiner
 from datastream._watch.poller import Poller
-from datastream._watch.publisher import (
-    CONFIRM_AFTER,
-    Outcome,
-    Publisher,
-    Step,
-    Ticket,
-    Vanished,
-)
+from datastream._watch.publisher import Publisher, Vanished
 from datastream._watch.status import StatusHolder
-from datastream._watch.subscription import Join, Since, Sink, Subscription, had_of
+from datastream._watch.subscription import Since, Sink, Subscription
 from datastream.entry import Batch, Capability, Entry, Operation
 from datastream.errors import (
     DatastreamError,
@@ -39,7 +34,7 @@ from datastream.errors import (
     StoreClosed,
     Unsupported,
 )
-from datastream.selection import Selection, Selects
+from datastream.selection import Selection
 from datastream.source import Feature, Reading, Source, Write, Written
 
 T = TypeVar("T")
@@ -47,10 +42,6 @@ P = ParamSpec("P")
 
 CLOSE_TIMEOUT = 2.0
 """Seconds `close` gives calls that run, and as many the source itself."""
-SETTLE = 0.2
-"""Seconds an eventually consistent source has to show what is known to be there."""
-JOINS = 20
-"""Attempts to bring a newcomer to the position of all others."""
 
 HANG = "hang"
 ANSWERS = (KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unsupported)
@@ -75,6 +66,9 @@ class Core:
         self._publisher = Publisher(
             atomic=Feature.ATOMIC in features, consistent=not source.eventually_consistent
         )
+        self._stopped = threading.Event()
+        self._feed = Feed(source, self._calls, self._publisher, self._stopped)
+        self._joiner = Joiner(source, self._calls, self._publisher, self._feed)
         self._poller = Poller(
             f"datastream poll {name}",
             poll=self._poll,
@@ -90,7 +84,6 @@ class Core:
         self._close_lock = threading.Lock()
         self._closing = False
         self._closed = threading.Event()
-        self._stopped = threading.Event()
         self.is_forked = False
         reaper.watch(self)
 
@@ -128,23 +121,12 @@ class Core:
         return self._reporting(self._read_state, selection)
 
     def _read_state(self, selection: Selection) -> Reading:
-        reading = self._read(selection, None)
+        reading = self._feed.read(selection, None)
         if not reading.entries and self._publisher.knows_any(selection):
             # Watchers know better: the poll finds out, and believes it only after a second look.
-            self._catch_up_twice()
-            reading = self._read(selection, None)
+            self._feed.catch_up_twice()
+            reading = self._feed.read(selection, None)
         return reading
-
-    def _catch_up_twice(self) -> None:
-        """Catch up; if all is gone at once, look again before that is an error."""
-        try:
-            self._catch_up()
-        except Vanished:
-            self._stopped.wait(CONFIRM_AFTER)
-            try:
-                self._catch_up()
-            except Vanished as error:
-                raise SourceUnavailable(str(error)) from error
 
     def load(self, reading: Reading, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The values of entries of `reading`; a DELETE for what has gone meanwhile."""
@@ -189,7 +171,7 @@ class Core:
             return False
         below = Selection(prefixes=frozenset((f"{key}/",)))
         return (
-            bool(self._read(below, None).entries)
+            bool(self._feed.read(below, None).entries)
             and self._calls(key, self._source.get, key) is None
         )
 
@@ -226,9 +208,10 @@ class Core:
         if not self._publisher.concerns(stored):
             return
         if self._source.eventually_consistent:
-            self._acknowledged(partial(self._settle, stored))
+            self._poller.wake()
+            self._acknowledged(partial(self._feed.settle, stored))
         else:
-            self._acknowledged(self._catch_up)
+            self._acknowledged(self._feed.catch_up)
 
     def _acknowledged(self, publish: Callable[[], object]) -> None:
         """Publish what is written and acknowledged: that it cannot be read now is a status."""
@@ -253,7 +236,7 @@ class Core:
         subscription = Subscription(selection, sink, since, keeps_transient=keeps_transient)
         writes = self._writes
         try:
-            self._join(subscription)
+            self._joiner.join(subscription)
             self._call_succeeded()
         except SourceUnavailable as error:
             self._call_failed(error)
@@ -263,7 +246,7 @@ class Core:
             raise
         self._poller.start()
         if self._writes != writes:
-            self._acknowledged(self._catch_up)
+            self._acknowledged(self._feed.catch_up)
         if self._calls.closed:
             # The store was closed meanwhile, and may not have seen this one.
             self.unsubscribe(subscription)
@@ -286,93 +269,10 @@ class Core:
         self.check_open()
         self._poller.wake()
 
-    def _join(self, subscription: Subscription) -> None:
-        since = subscription.since
-        publisher = self._publisher
-        if isinstance(since, str) and publisher.position is not None:
-            # So that what is published from here on is later than the cursor.
-            self._begin_stream_anew()
-            self._catch_up()
-        publisher.register(subscription)
-        try:
-            for _ in range(JOINS):
-                if self._join_once(subscription):
-                    return
-        except BaseException:
-            publisher.leave(subscription)
-            subscription.left = False
-            raise
-        publisher.leave(subscription)
-        subscription.left = False
-        raise SourceUnavailable("the backend changes faster than it can be read; retrying")
-
-    def _join_once(self, subscription: Subscription) -> bool:
-        """Read the state and join with it; False if it has to be read again."""
-        publisher = self._publisher
-        join = self._state_of(subscription)
-        number = 0
-        for _ in range(JOINS):
-            step = publisher.join(subscription, join, number)
-            if step is Step.DONE:
-                return True
-            if step is Step.BEGIN_AGAIN:
-                return False
-            if step is Step.LOAD:
-                number = 0 if self._calls(None, join.load) else number
-            else:
-                number = self._catch_up()
-        return False
-
-    def _state_of(self, subscription: Subscription) -> Join:
-        """What a joining subscriber has to be given, as of its own read."""
-        selection, since = subscription.selection, subscription.since
-        join = Join(selection, since)
-        if join.cursor is None or not self._publisher.is_covered(subscription):
-            self._begin(subscription, join)
-        if join.cursor is not None:
-            try:
-                reading = self._read(selection, join.cursor)
-            finally:
-                # A `wait` concerns what was last read with a position: everybody's again.
-                self._source.wake()
-            self._begin_stream_anew()
-            join.resume(reading, keep_transient=subscription.keeps_transient)
-        if not join.state and (join.reset or had_of(selection, since)):
-            self._confirm_gone(subscription, join)
-        return join
-
-    def _begin(self, subscription: Subscription, join: Join) -> None:
-        reading = self._read(subscription.selection, None)
-        self._begin_stream_anew()
-        join.begin(reading)
-
-    def _begin_stream_anew(self) -> None:
-        """Before a catch-up: have an eventually consistent source show all that it has shown.
-
-        Its stream may lag behind what a newcomer has read, also for keys that came and went
-        meanwhile. A new one begins with the whole difference from the publisher's position.
-        """
-        if self._source.eventually_consistent and self._publisher.position is not None:
-            self._source.release()
-
-    def _confirm_gone(self, subscription: Subscription, join: Join) -> None:
-        """A reader that had something is told that all is gone after a second look only."""
-        self._stopped.wait(CONFIRM_AFTER)
-        join.begin(self._read(subscription.selection, None))
-
-    def _settle(self, entries: Sequence[Entry]) -> None:
-        """Have an eventually consistent source show `entries`, or what has replaced them."""
-        self._poller.wake()
-        if self._publisher.await_published(entries, SETTLE):
-            return
-        # What it opens anew shows at least what was acknowledged before.
-        self._source.release()
-        self._catch_up()
-
     # Polling.
 
     def _poll(self) -> None:
-        has_read = self._catch_up() > 0 or bool(self._late)
+        has_read = self._feed.catch_up() > 0 or bool(self._late)
         for _ in range(len(self._late)):
             self._join_late()
         if has_read:
@@ -384,7 +284,7 @@ class Core:
         except IndexError:
             return
         try:
-            self._join(subscription)
+            self._joiner.join(subscription)
         except SourceUnavailable:
             raise
         except Exception as error:  # noqa: BLE001
@@ -395,36 +295,6 @@ class Core:
             return
         # It left while it joined.
         self._publisher.leave(subscription)
-
-    def _catch_up(self) -> int:
-        """Publish what is new since the publisher's position; the number of the read."""
-        first = 0
-        while (ticket := self._publisher.ticket()) is not None:
-            first = first or ticket.number
-            reading = self._read(ticket.union, ticket.position)
-            if self._published(ticket, reading):
-                return ticket.number
-            if self._publisher.has_published_since(first):
-                return first
-        return first
-
-    def _published(self, ticket: Ticket, reading: Reading) -> bool:
-        values: dict[str, Entry] = {}
-        while True:
-            outcome = self._publisher.publish(ticket, reading, values)
-            if isinstance(outcome, Outcome):
-                return outcome is Outcome.PUBLISHED
-            loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
-            values |= {entry.key: entry for entry in loaded}
-
-    def _read(self, selection: Selects, since: str | None) -> Reading:
-        reading = self._calls(None, self._source.read, selection, since)
-        if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
-            matches = selection.matches
-            entries = [entry for entry in reading.entries if matches(entry.key)]
-            if len(entries) < len(reading.entries):
-                return reading._replace(entries=entries)
-        return reading
 
     def _wait(self, timeout: float) -> None:
         health = self._source.health

@@ -1,0 +1,103 @@
+"""Reads of a Source and what becomes of them: where the I/O and the publisher meet."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from datastream._watch.calls import Calls
+from datastream._watch.publisher import (
+    CONFIRM_AFTER,
+    Outcome,
+    Publisher,
+    Ticket,
+    Vanished,
+)
+from datastream.entry import Entry
+from datastream.errors import SourceUnavailable
+from datastream.selection import Selection, Selects
+from datastream.source import Reading, Source
+
+SETTLE = 0.2
+"""Seconds an eventually consistent source has to show what is known to be there."""
+
+
+class Feed:
+    """Reads `source` and publishes, from any thread.
+
+    Args:
+        source: what is read.
+        calls: make its calls.
+        publisher: takes the readings.
+        stopped: set when the store closes; ends every pause.
+    """
+
+    def __init__(
+        self, source: Source, calls: Calls, publisher: Publisher, stopped: threading.Event
+    ) -> None:
+        self._source = source
+        self._calls = calls
+        self._publisher = publisher
+        self._stopped = stopped
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        reading = self._calls(None, self._source.read, selection, since)
+        if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
+            matches = selection.matches
+            entries = [entry for entry in reading.entries if matches(entry.key)]
+            if len(entries) < len(reading.entries):
+                return reading._replace(entries=entries)
+        return reading
+
+    def catch_up(self) -> int:
+        """Publish what is new since the publisher's position; the number of the read."""
+        first = 0
+        while (ticket := self._publisher.ticket()) is not None:
+            first = first or ticket.number
+            reading = self.read(ticket.union, ticket.position)
+            if self._published(ticket, reading):
+                return ticket.number
+            if self._publisher.has_published_since(first):
+                return first
+        return first
+
+    def _published(self, ticket: Ticket, reading: Reading) -> bool:
+        values: dict[str, Entry] = {}
+        while True:
+            outcome = self._publisher.publish(ticket, reading, values)
+            if isinstance(outcome, Outcome):
+                return outcome is Outcome.PUBLISHED
+            loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
+            values |= {entry.key: entry for entry in loaded}
+
+    def catch_up_twice(self) -> None:
+        """Catch up; if all is gone at once, look again before that is an error."""
+        try:
+            self.catch_up()
+        except Vanished:
+            self.pause()
+            try:
+                self.catch_up()
+            except Vanished as error:
+                raise SourceUnavailable(str(error)) from error
+
+    def begin_anew(self) -> None:
+        """Before a catch-up: have an eventually consistent source show all that it has shown.
+
+        Its stream may lag behind what a newcomer has read, also for keys that came and went
+        meanwhile. A new one begins with the whole difference from the publisher's position.
+        """
+        if self._source.eventually_consistent and self._publisher.position is not None:
+            self._source.release()
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """Have an eventually consistent source show `entries`, or what has replaced them."""
+        if self._publisher.await_published(entries, SETTLE):
+            return
+        # What it opens anew shows at least what was acknowledged before.
+        self._source.release()
+        self.catch_up()
+
+    def pause(self) -> None:
+        """Let a real time pass between two looks."""
+        self._stopped.wait(CONFIRM_AFTER)

@@ -1,0 +1,98 @@
+"""How a subscription joins: register, read the state, catch up, and apply both."""
+
+from __future__ import annotations
+
+from datastream._watch.calls import Calls
+from datastream._watch.feed import Feed
+from datastream._watch.publisher import Publisher, Step
+from datastream._watch.subscription import Join, Subscription, had_of
+from datastream.errors import SourceUnavailable
+from datastream.source import Source
+
+JOINS = 20
+"""Attempts to bring a newcomer to the position of all others."""
+
+
+class Joiner:
+    """Lets subscriptions join a publisher.
+
+    Args:
+        source, calls, publisher: of the store.
+        feed: reads and publishes.
+    """
+
+    def __init__(self, source: Source, calls: Calls, publisher: Publisher, feed: Feed) -> None:
+        self._source = source
+        self._calls = calls
+        self._publisher = publisher
+        self._feed = feed
+
+    def join(self, subscription: Subscription) -> None:
+        """Read what it has to be given, and offer it that.
+
+        Raises:
+            SourceUnavailable: the backend is away; it has not joined, and may do so later.
+        """
+        since = subscription.since
+        publisher = self._publisher
+        if isinstance(since, str) and publisher.position is not None:
+            # So that what is published from here on is later than the cursor.
+            self._feed.begin_anew()
+            self._feed.catch_up()
+        publisher.register(subscription)
+        try:
+            for _ in range(JOINS):
+                if self._join_once(subscription):
+                    return
+        except BaseException:
+            publisher.leave(subscription)
+            subscription.left = False
+            raise
+        publisher.leave(subscription)
+        subscription.left = False
+        raise SourceUnavailable("the backend changes faster than it can be read; retrying")
+
+    def _join_once(self, subscription: Subscription) -> bool:
+        """Read the state and join with it; False if it has to be read again."""
+        publisher = self._publisher
+        join = self._state_of(subscription)
+        number = 0
+        for _ in range(JOINS):
+            step = publisher.join(subscription, join, number)
+            if step is Step.DONE:
+                return True
+            if step is Step.BEGIN_AGAIN:
+                return False
+            if step is Step.LOAD:
+                number = 0 if self._calls(None, join.load) else number
+            else:
+                number = self._feed.catch_up()
+        return False
+
+    def _state_of(self, subscription: Subscription) -> Join:
+        """What a joining subscriber has to be given, as of its own read."""
+        selection, since = subscription.selection, subscription.since
+        join = Join(selection, since)
+        if join.cursor is None or not self._publisher.is_covered(subscription):
+            self._begin(subscription, join)
+        if join.cursor is not None:
+            try:
+                reading = self._feed.read(selection, join.cursor)
+            finally:
+                # A `wait` concerns what was last read with a position: everybody's again.
+                self._source.wake()
+            self._feed.begin_anew()
+            join.resume(reading, keep_transient=subscription.keeps_transient)
+        if not join.state and (join.reset or had_of(selection, since)):
+            self._confirm_gone(subscription, join)
+        return join
+
+    def _begin(self, subscription: Subscription, join: Join) -> None:
+        reading = self._feed.read(subscription.selection, None)
+        self._feed.begin_anew()
+        join.begin(reading)
+
+    def _confirm_gone(self, subscription: Subscription, join: Join) -> None:
+        """A reader that had something is told that all is gone after a second look only."""
+        self._feed.pause()
+        join.begin(self._feed.read(subscription.selection, None))

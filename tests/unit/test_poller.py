@@ -1,0 +1,102 @@
+"""The poller: one thread while it is wanted, and never two."""
+
+import threading
+
+import pytest
+
+from datastream._watch import poller as module
+from datastream._watch.poller import Poller
+from datastream.testing import TIMEOUT
+from datastream.testing._tools import eventually
+
+
+class Parts:
+    """What a poller is made of, counted."""
+
+    def __init__(self):
+        self.polls = 0
+        self.failure = None
+        self.failed = []
+        self.rested = threading.Event()
+        self.awake = threading.Event()
+        self.waiting = threading.Event()
+        self.threads = set()
+        self.poller = Poller(
+            "poll under test",
+            poll=self.poll,
+            wait=self.wait,
+            wake=self.awake.set,
+            failed=self.failed.append,
+            rest=self.rested.set,
+        )
+
+    def poll(self):
+        self.polls += 1
+        self.threads.add(threading.get_ident())
+        if self.failure is not None:
+            raise self.failure
+
+    def wait(self, timeout):
+        self.waiting.set()
+        assert self.awake.wait(TIMEOUT)
+        self.awake.clear()
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    monkeypatch.setattr(module, "RETRY_FIRST", 0.001)
+    monkeypatch.setattr(module, "RETRY_MOST", 0.002)
+    parts = Parts()
+    yield parts
+    parts.poller.stop()
+    assert parts.poller.join(TIMEOUT)
+
+
+def test_it_polls_waits_and_polls_again_when_woken(parts):
+    parts.poller.start()
+    assert parts.waiting.wait(TIMEOUT)
+    assert parts.polls == 1
+    parts.poller.wake()
+    eventually(lambda: parts.polls == 2, "a poll after the wake event")
+
+
+def test_stopping_rests_the_source_and_ends_the_thread(parts):
+    parts.poller.start()
+    assert parts.waiting.wait(TIMEOUT)
+    parts.poller.stop()
+    assert parts.rested.wait(TIMEOUT)
+    assert parts.poller.join(TIMEOUT)
+
+
+def test_a_start_before_the_end_goes_on_with_the_same_thread(parts):
+    parts.poller.start()
+    assert parts.waiting.wait(TIMEOUT)
+    for _ in range(100):
+        parts.poller.stop()
+        parts.poller.start()
+    eventually(lambda: parts.polls > 1, "it polls on")
+    assert threading.active_count() >= 1
+    named = [t for t in threading.enumerate() if t.name == "poll under test"]
+    assert len(named) == 1
+
+
+def test_it_retries_until_it_succeeds_and_reports_each_failure(parts):
+    parts.failure = RuntimeError("away")
+    parts.poller.start()
+    eventually(lambda: len(parts.failed) >= 3, "three attempts")
+    assert parts.poller.retries
+    parts.failure = None
+    assert parts.waiting.wait(TIMEOUT)
+    assert not parts.poller.retries
+
+
+def test_a_success_elsewhere_ends_the_first_pause_only(parts, monkeypatch):
+    monkeypatch.setattr(module, "RETRY_FIRST", 1000.0)
+    monkeypatch.setattr(module, "RETRY_MOST", 1000.0)
+    parts.failure = RuntimeError("away")
+    parts.poller.start()
+    eventually(lambda: len(parts.failed) == 1, "the first attempt")
+    parts.poller.retry_soon()
+    eventually(lambda: len(parts.failed) == 2, "the second attempt")
+    parts.poller.retry_soon()
+    assert len(parts.failed) == 2
