@@ -102,7 +102,15 @@ class Core:
         if self._instant and self._status.well:
             self.check_open()
             return self._source.get(key)
-        return self.call(key, self._source.get, key)
+        try:
+            entry = self._calls.get(key)
+        except StoreClosed:
+            raise
+        except DatastreamError as error:
+            self._call_failed(error)
+            raise
+        self._call_succeeded()
+        return entry
 
     def capabilities(self) -> Sequence[Capability]:
         return self.call(None, self._source.capabilities)
