@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -155,7 +154,8 @@ class _Opening:
 
     async def run(self, threads: Threads) -> Subscription:
         try:
-            return await threads.call(self._open)
+            # Never on the loop: a large state takes a while, also where no I/O does.
+            return await threads.run(self._open)
         except asyncio.CancelledError:
             # The thread goes on; whichever of the two is later undoes it.
             self._give_up()
@@ -207,7 +207,7 @@ class AsyncWatch(Generic[T]):
         self._yield_at = 0.0
         self._inbox: Inbox | None = None
         self._unsubscribe: Subscription | None = None
-        self._ready: deque[T] = deque()
+        self._ready: Iterator[T] = iter(())
         self._closed = False
 
     def __aiter__(self) -> Self:
@@ -219,16 +219,17 @@ class AsyncWatch(Generic[T]):
             if self._yield_at:
                 await asyncio.sleep(0)
             self._yield_at = monotonic() + SLICE
-        while not self._ready:
+        while True:
+            for item in self._ready:
+                return item
             if self._closed:
                 raise StopAsyncIteration
             await self._fill()
-        return self._ready.popleft()
 
     async def _fill(self) -> None:
         found = (await self.inbox()).poll()
         if isinstance(found, Batch):
-            self._ready.extend(self._unpack(found))
+            self._ready = iter(self._unpack(found))
             if self._every and not found.initial:
                 await asyncio.sleep(self._every)
         elif found is None:
@@ -248,7 +249,7 @@ class AsyncWatch(Generic[T]):
 
     async def aclose(self) -> None:
         """Unsubscribe; the iterator ends."""
-        self._ready.clear()
+        self._ready = iter(())
         self._leave()
 
     async def __aenter__(self) -> Self:

@@ -161,7 +161,11 @@ class Store(AsyncTwins, StoreWatches, StoreMapping):
                 neither message nor author.
         """
         data, name = codecs.encode(value, value_type, key=key)
-        return self.write(Write(key, data, name, expect, updated_at, message, author))[0]
+        write = Write(key, data, name, expect, updated_at, message, author)
+        _check_write(write)
+        writes = (write,)
+        self._check_features(writes)
+        return self._core.write(writes)[0]
 
     def put_many(
         self,

@@ -39,7 +39,7 @@ class ConflatingBuffer:
         self._bytes = 0
         self._newest: dict[str, Entry] | None = None
         # The revision of each conflated key that was delivered, or waits in the queue.
-        self._before: dict[str, str | None] = {}
+        self._before: dict[str, str | None] | None = None
         self._cursor = ""
 
     def __bool__(self) -> bool:
@@ -68,24 +68,15 @@ class ConflatingBuffer:
             return batch
         if self._newest is None:
             return None
-        news = tuple(entry for entry in self._newest.values() if self._is_news(entry))
-        cursor = self._cursor
+        news, cursor = tuple(self._newest.values()), self._cursor
         # A subscriber that has caught up gets every batch again.
-        self._newest = None
-        self._before = {}
+        self._newest = self._before = None
         self._entries = self._bytes = 0
         return Batch(news, cursor) if news else None
 
     def clear(self) -> None:
-        self._queue = self._newest = None
-        self._before = {}
+        self._queue = self._newest = self._before = None
         self._entries = self._bytes = 0
-
-    def _is_news(self, entry: Entry) -> bool:
-        if entry.key not in self._before:
-            return True
-        before = self._before[entry.key]
-        return before != (None if entry.operation is Operation.DELETE else entry.revision)
 
     def _fits(self, batch: Batch) -> bool:
         self._count(batch)
@@ -106,33 +97,23 @@ class ConflatingBuffer:
 
     def _conflate(self, batch: Batch, before: Before) -> None:
         """Merge into one batch: whole batches only, so what belongs together stays together."""
-        if self._newest is None:
-            self._newest = {}
-            self._conflate_queued(self._newest)
-        self._add(self._newest, batch, before)
+        if self._newest is None or self._before is None:
+            self._newest, self._before = {}, {}
+            self._conflate_queued(self._newest, self._before)
+        _add(self._newest, self._before, batch, before)
         self._cursor = batch.cursor
 
-    def _conflate_queued(self, newest: dict[str, Entry]) -> None:
+    def _conflate_queued(self, newest: dict[str, Entry], had: dict[str, str | None]) -> None:
         # The initial batch stays as it is: it is marked, and its size is bounded by the state.
         queue = self._queue
         if not queue:
             return
         initial = queue.popleft() if queue[0][0].initial else None
         for batch, before in queue:
-            self._add(newest, batch, before)
+            _add(newest, had, batch, before)
         queue.clear()
         if initial is not None:
             queue.append(initial)
-
-    def _add(self, newest: dict[str, Entry], batch: Batch, before: Before) -> None:
-        if before is not None:
-            for entry, revision in zip(batch.entries, before, strict=True):
-                if entry.key not in newest:
-                    self._before[entry.key] = revision
-        for entry in batch.entries:
-            # Moved to the end: the order is that of the newest change.
-            newest.pop(entry.key, None)
-            newest[entry.key] = entry
 
 
 class NewestBuffer(ConflatingBuffer):
@@ -185,3 +166,19 @@ def buffer_for(conflate: Conflate, what: str) -> ConflatingBuffer:
     if conflate == "always":
         return NewestBuffer()
     return CompleteBuffer(what) if conflate == "never" else ConflatingBuffer()
+
+
+def _add(
+    newest: dict[str, Entry], had: dict[str, str | None], batch: Batch, before: Before
+) -> None:
+    """Conflate `batch` into `newest`; `had` has the revision of each key that was given last."""
+    if before is not None:
+        for entry, revision in zip(batch.entries, before, strict=True):
+            had.setdefault(entry.key, revision)
+    for entry in batch.entries:
+        key = entry.key
+        # Moved to the end: the order is that of the newest change.
+        newest.pop(key, None)
+        now = None if entry.operation is Operation.DELETE else entry.revision
+        if key not in had or had[key] != now:
+            newest[key] = entry

@@ -63,7 +63,7 @@ class Calls:
                 raise
             raise translated from error
         finally:
-            del self._due[thread]
+            self._due.pop(thread, None)
             if self._closing:
                 self._notify()
 
@@ -83,7 +83,7 @@ class Calls:
                 raise
             raise translated from error
         finally:
-            del self._due[thread]
+            self._due.pop(thread, None)
             if self._closing:
                 self._notify()
 
@@ -99,7 +99,7 @@ class Calls:
                 raise
             raise translated from error
         finally:
-            del self._due[thread]
+            self._due.pop(thread, None)
             if self._closing:
                 self._notify()
 

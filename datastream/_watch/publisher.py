@@ -510,7 +510,7 @@ def _offer_unseen(
     subscription: Subscription, entries: list[Entry], position: str, about: Reading | Written
 ) -> None:
     """Offer what is news to one that was given something else than was published before."""
-    given = subscription.given
+    given = subscription.given or {}
     unseen = []
     for entry in entries:
         is_delete = entry.operation is Operation.DELETE

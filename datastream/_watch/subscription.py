@@ -55,7 +55,7 @@ class Subscription:
         self.sink = sink
         self.since = since or None
         self.route: Route | None = None
-        self.given: dict[str, str | None] = {}
+        self.given: dict[str, str | None] | None = None
         """Revisions it was given first where they differ from those published then."""
         self.buffer: list[Published] | None = None
         """What was published since it registered; None once it has joined."""
@@ -118,8 +118,14 @@ class Join:
     def begin(self, reading: Reading) -> None:
         """Take in the complete state."""
         self.position = reading.position
+        if self.has_state or self.state or self._gone:
+            self._apply(Published(reading, {}))
+        else:
+            # Read for this very selection: most of the time of a join with many keys is this.
+            self.state = {entry.key: entry for entry in reading.entries}
+            if reading.load is not None:
+                self._stubs = dict.fromkeys(self.state, reading.load)
         self.has_state = True
-        self._apply(Published(reading, {}))
 
     def resume(self, reading: Reading, *, keep_transient: bool = False) -> None:
         """Take in what changed since the cursor, or the state if the cursor is not honoured."""
