@@ -144,7 +144,9 @@ class Publisher:
             skipped = self._touched_since(ticket.version) if moved else NO_KEYS
             # What newcomers select was not asked for: it is no part of this reading.
             has_grown = ticket.number <= self._grown_at
-            if has_grown and self.routes.excluding:
+            if has_grown and (self.routes.excluding or not reading.complete):
+                # What a log tells is read again for little; published in part, its changes would
+                # go out under a cursor from which they come once more.
                 return Outcome.OUTRUN
             covers = _covers(ticket.union) if has_grown else None
             if covers is not None:
