@@ -116,6 +116,9 @@ class Threads:
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call that may block, also if those of the source do not."""
+        if self.instant:
+            # It has no other use for threads, so none is kept.
+            return await self.run_once(partial(function, *args, **kwargs))
         with self._lock:
             if not self._closed and self._executor is None:
                 self._executor = ThreadPoolExecutor(MAX_THREADS, "datastream-call")
@@ -129,9 +132,12 @@ class Threads:
     @staticmethod
     async def run_once(function: Callable[[], T]) -> T:
         """Make one blocking call on a thread of its own."""
-        with ThreadPoolExecutor(1, "datastream-close") as executor:
-            future = asyncio.get_running_loop().run_in_executor(executor, function)
-            return await asyncio.shield(future)
+        executor = ThreadPoolExecutor(1, "datastream-once")
+        try:
+            run = partial(copy_context().run, function)
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+        finally:
+            executor.shutdown(wait=False)
 
     def close(self) -> None:
         """Start no call any more; those that run are left to end."""

@@ -13,7 +13,7 @@ from datastream._glob import Matcher, escape
 from datastream.errors import InvalidKey, shown
 
 __all__ = ["Selection", "Selects", "check_key", "check_text", "compile_pattern", "escape"]
-__all__ += ["MAX_KEYS", "MAX_KEY_BYTES", "MAX_PATTERNS", "literal_prefix"]
+__all__ += ["MAX_KEYS", "MAX_KEY_BYTES", "MAX_PATTERNS", "literal_prefix", "starts"]
 
 MAX_KEY_BYTES = 16_384
 """Longest key, prefix or pattern in UTF-8; a backend may take less."""
@@ -164,6 +164,11 @@ def literal_prefix(pattern: str) -> str:
     """The start that every key matching `pattern` has, cut at the last slash."""
     first = _glob.parse(pattern)[0]
     return first[: first.rfind("/") + 1] if isinstance(first, str) else ""
+
+
+def starts(selection: Selects) -> set[str]:
+    """What the keys of its prefixes and patterns begin with: one of these, "" for anything."""
+    return {*selection.prefixes, *map(literal_prefix, selection.patterns)}
 
 
 def _check_selected(key: str) -> None:

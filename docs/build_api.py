@@ -22,6 +22,7 @@ import datastream.url
 from datastream import selection
 from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
+from datastream._watches import StoreWatches
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -59,6 +60,9 @@ def page() -> str:
         "## datastream",
         *_function("datastream.open", datastream.open),
         *_class("Store", store, _own_methods(store)),
+        "#### Watching",
+        _prose(StoreWatches),
+        *_methods("store", StoreWatches, _own_methods(StoreWatches)),
         "#### Reading and writing like a dict",
         _prose(StoreMapping),
         *_methods("store", StoreMapping, MAPPING),

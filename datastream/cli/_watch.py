@@ -61,7 +61,13 @@ def _end_at_ctrl_c() -> None:
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
+    global _interrupted  # noqa: PLW0603
+    _interrupted = True
     raise KeyboardInterrupt
+
+
+_interrupted = False
+"""Ctrl-C was pressed. Where the interpreter ignores exceptions, it would be forgotten."""
 
 
 async def _follow(
@@ -69,6 +75,8 @@ async def _follow(
 ) -> None:
     async with store.awatch(*keys, match=match) as entries:
         async for entry in entries:
+            if _interrupted:
+                raise KeyboardInterrupt
             show(entry)
 
 

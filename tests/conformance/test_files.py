@@ -38,6 +38,7 @@ class TestFilesReadOnly(Conformance):
         return FilesHarness(tmp_path, readonly=True)
 
 
+@pytest.mark.chaos
 class TestFilesOverGrpc(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):

@@ -35,6 +35,7 @@ class TestFilesystemReadOnly(Conformance):
         return FsspecHarness(readonly=True)
 
 
+@pytest.mark.chaos
 class TestFilesystemOverGrpc(Conformance):
     @pytest.fixture
     def harness(self):

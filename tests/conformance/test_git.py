@@ -37,6 +37,7 @@ class TestGitCheckedOut(Conformance):
         assert repository.git("status", "--porcelain") == ""
 
 
+@pytest.mark.chaos
 class TestGitOverGrpc(Conformance):
     @pytest.fixture
     def harness(self, repository):

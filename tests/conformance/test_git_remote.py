@@ -22,6 +22,7 @@ class RemoteHarness(Harness):
         return RemoteGitSource(self.url, **self.options)
 
 
+@pytest.mark.chaos
 class TestGitRemoteFile(Conformance):
     @pytest.fixture
     def harness(self, repository):

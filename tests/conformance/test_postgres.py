@@ -61,6 +61,7 @@ class TestPostgresForeignTable(Conformance):
         return harness
 
 
+@pytest.mark.chaos
 class TestPostgresBehindGrpc(Conformance):
     @pytest.fixture
     def harness(self, postgres):

@@ -35,6 +35,7 @@ class TestS3(Conformance):
         return S3Harness(url, "apps/one")
 
 
+@pytest.mark.chaos
 class TestS3OverGrpc(Conformance):
     @pytest.fixture
     def harness(self, url):

@@ -2,17 +2,34 @@
 
 import logging
 import secrets
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, wraps
 
 import boto3
 from botocore.config import Config
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.s3.models import s3_backends
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"key": "test", "secret": "test"}
+
+
+def one_at_a_time(method):
+    """moto looks at the condition of a put and then stores it: two at once may both pass."""
+    lock = threading.Lock()
+
+    @wraps(method)
+    def locked(*args, **kwargs):
+        with lock:
+            return method(*args, **kwargs)
+
+    return locked
+
+
+S3Response.put_object = one_at_a_time(S3Response.put_object)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import NamedTuple
 
 from datastream.entry import Entry, Operation
-from datastream.selection import Selects, literal_prefix
+from datastream.selection import Selects, starts
 
 COARSE_SECONDS = 2.0
 """Longest step of the clocks behind `Coarse` signatures."""
@@ -147,10 +147,10 @@ def dated(entry: Entry, at: datetime | None) -> Entry:
 
 def common_scope(selection: Selects) -> str:
     """The longest start that all keys of `selection` share."""
-    starts = [*selection.keys, *selection.prefixes, *map(literal_prefix, selection.patterns)]
-    if not starts:
+    begins = [*selection.keys, *starts(selection)]
+    if not begins:
         return ""
-    first, last = min(starts), max(starts)
+    first, last = min(begins), max(begins)
     pairs = enumerate(zip(first, last, strict=False))
     end = next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
     return first[:end]

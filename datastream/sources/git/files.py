@@ -8,7 +8,7 @@ from datetime import datetime
 from dulwich.objects import ObjectID
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.selection import Selects, literal_prefix
+from datastream.selection import Selects, starts
 from datastream.source import Reading
 from datastream.sources._common.file_types import type_of, type_of_name
 from datastream.sources.git.keys import MAX_PATH, key_of, path_of
@@ -104,10 +104,10 @@ class Files:
 
     def _files(self, selection: Selects, root: ObjectID | None) -> Iterator[tuple[str, ObjectID]]:
         items, matches = self.objects.items, selection.matches
-        starts = _shortest({*selection.prefixes, *map(literal_prefix, selection.patterns)})
-        if not (selection.keys or starts):
-            starts = [""]
-        for start in starts:
+        begins = _shortest(starts(selection))
+        if not (selection.keys or begins):
+            begins = [""]
+        for start in begins:
             path = path_of(start)
             for below, item in walk(items, subtree(items, root, path[:-1]), path):
                 key = key_of(below)
@@ -117,7 +117,7 @@ class Files:
             found = lookup(items, root, path_of(key))
             # A key with an unneeded escape has no file.
             real = found is not None and is_file(found[0]) and key_of(path_of(key)) == key
-            if found is not None and real and not key.startswith(tuple(starts)):
+            if found is not None and real and not key.startswith(tuple(begins)):
                 yield key, found[1]
 
 

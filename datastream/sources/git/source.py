@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from datastream.errors import DatastreamError
 from datastream.source import Health
+from datastream.sources._common.paths import local_path
 from datastream.sources._common.wake import jittered
 from datastream.sources.git.branch import LocalBranch
 from datastream.sources.git.branch_source import BranchSource, folder_of
@@ -90,9 +90,5 @@ def open_git(location: Location, **options: object) -> BranchSource:
     if location.scheme != "git":
         remote = partial(RemoteGitSource, f"{location.scheme}:{location.path}")
         return configured(remote, location, options)
-    path = location.path.removeprefix("//") if location.path.startswith("///") else location.path
-    if not path or path.startswith("//"):
-        raise DatastreamError(
-            f"{location.shown!r} names no folder; write git:PATH, or git+https://… for a remote"
-        )
+    path = local_path(location, "git:PATH, or git+https://… for a remote", "folder")
     return configured(partial(GitSource, path), location, options)

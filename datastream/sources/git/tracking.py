@@ -81,8 +81,10 @@ class RemoteBranch:
         Raises:
             Damaged: the clone has lost it.
         """
+        # Before the look: another thread may see the first commit right after it.
+        was_alive = self._alive
         commit = self._place().commit
-        if commit is None and self._alive:
+        if commit is None and was_alive:
             raise self._lost()
         if commit is not None:
             self._alive = True

@@ -8,7 +8,7 @@ from typing import Any
 
 from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey
-from datastream.selection import Selects, check_text, literal_prefix
+from datastream.selection import Selects, check_text, starts
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
@@ -114,18 +114,18 @@ class RowTable:
 
     def condition(self, selection: Selects, first: int) -> Condition:
         """What is true for at least the selected keys, parameters numbered from `first`."""
-        starts = {*selection.prefixes, *map(literal_prefix, selection.patterns)}
-        everything = not (selection.keys or starts) or "" in starts
-        if everything or len(selection.keys) + len(starts) > MOST_CONDITIONS:
+        begins = starts(selection)
+        everything = not (selection.keys or begins) or "" in begins
+        if everything or len(selection.keys) + len(begins) > MOST_CONDITIONS:
             return self._present, []
         column = self._layout.key
         keys = sorted(key for key in selection.keys if fits_key(key, column))
-        if not starts:
+        if not begins:
             return f"{self._key} = ANY(${first}::{column.type}[])", [keys]
         return (
             f"({self._key} = ANY(${first}::{column.type}[]) "
             f"OR {self._key}::text ^@ ANY(${first + 1}::text[]))",
-            [keys, sorted(starts)],
+            [keys, sorted(begins)],
         )
 
     def _is_legal(self, key: str) -> bool:

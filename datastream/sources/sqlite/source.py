@@ -23,6 +23,7 @@ from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
 from datastream.selection import Selects, check_text
 from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
+from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
 from datastream.sources.sqlite.connection import file_id, is_about_sql, translated
 from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
@@ -371,9 +372,8 @@ def _is_legal(key: str, where: str) -> bool:
 
 def open_sqlite(location: Location, **options: object) -> SqliteSource:
     """The Source of ``sqlite:PATH`` and ``sqlite:///ABSOLUTE/PATH``."""
-    path = location.path.removeprefix("//") if location.path.startswith("///") else location.path
-    if not path or path.startswith("//") or path == ":memory:":
-        raise DatastreamError(
-            f"{location.shown!r} names no file; write sqlite:settings.db, or memory: for none"
-        )
+    example = "sqlite:settings.db, or memory: for none"
+    path = local_path(location, example, "file")
+    if path == ":memory:":
+        raise DatastreamError(f"{location.shown!r} names no file; write {example}")
     return configured(partial(SqliteSource, path), location, options)

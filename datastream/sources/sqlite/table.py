@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.selection import Selects, literal_prefix
+from datastream.selection import Selects, starts
 from datastream.source import Write, check_expected
 from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.rows import (
@@ -194,9 +194,9 @@ class RowTable:
 
     def _condition(self, selection: Selects) -> tuple[str, list[str]]:
         """SQL that is true for at least the selected keys, and its parameters."""
-        starts = {*selection.prefixes, *map(literal_prefix, selection.patterns)}
-        everything = not (selection.keys or starts) or "" in starts
-        if everything or len(selection.keys) + len(starts) > MOST_CONDITIONS:
+        begins = starts(selection)
+        everything = not (selection.keys or begins) or "" in begins
+        if everything or len(selection.keys) + len(begins) > MOST_CONDITIONS:
             return "", []
         key = self._layout.column("key")
         terms, parameters = [], []
@@ -206,7 +206,7 @@ class RowTable:
             if exact.removeprefix("-").isdigit():
                 terms.append(f"{key} = CAST(? AS INTEGER)")
                 parameters.append(exact)
-        for start in starts:
+        for start in begins:
             terms.append(f"({key} COLLATE BINARY >= ? AND {key} COLLATE BINARY < ?)")
             # A prefix ends in a slash; "0" is the character after it.
             parameters += [start, start[:-1] + "0"]
