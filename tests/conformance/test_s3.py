@@ -14,6 +14,10 @@ def url():
         yield url
 
 
+# The test server takes some 15 ms for each request, and eight clients count on one key.
+pytestmark = pytest.mark.timeout(240)
+
+
 class S3Harness(Harness):
     """A bucket of its own on a shared server."""
 

@@ -307,7 +307,7 @@ def test_nobody_answers():
 
 
 def test_a_statement_that_takes_too_long(postgres, db):
-    options = "-csearch_path={} -cstatement_timeout=100".format(
+    options = "-csearch_path={} -cstatement_timeout=1000".format(
         db.execute("SELECT current_schema").fetchone()[0]
     )
     with datastream.open(postgres, options=options) as store:

@@ -1,10 +1,12 @@
 """Random histories of every source, local and remote, with and without faults.
 
 A failure names its seed; ``DATASTREAM_HISTORY_SEED=… pytest -n 0 …::test[…]`` runs it again, and
-``DATASTREAM_HISTORY_SECONDS=60`` longer. Threads are scheduled by the system: a seed repeats what
+``DATASTREAM_HISTORY_SECONDS=60`` longer. ``DATASTREAM_HISTORY_ALL=1 pytest -m chaos`` searches in
+all manners, faults included. Threads are scheduled by the system: a seed repeats what
 was done, not when.
 """
 
+import os
 from functools import partial
 
 import pytest
@@ -74,6 +76,12 @@ QUICK = [
 ]
 
 
+LONG = [
+    *((backend, manner) for backend in BACKENDS for manner in ("", "apart")),
+    *((backend, "remote") for backend in ("memory", "sqlite", "git", "files")),
+]
+
+
 @pytest.fixture
 def backend(request):
     with backends.closing(BACKENDS[request.param](request)) as backend:
@@ -87,8 +95,16 @@ def test_a_short_history_keeps_every_promise(backend, manner):
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
-@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize(("backend", "manner"), LONG, indirect=["backend"])
 @pytest.mark.timeout(400)
 def test_a_long_history_keeps_every_promise(backend, manner):
     History(backend, **MANNERS[manner], rounds=2, seconds=3).run()
+
+
+@pytest.mark.skipif(not os.environ.get("DATASTREAM_HISTORY_ALL"), reason="a search: hours of it")
+@pytest.mark.chaos
+@pytest.mark.parametrize("backend", BACKENDS, indirect=True)
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.timeout(400)
+def test_any_history_keeps_every_promise(backend, manner):
+    History(backend, **MANNERS[manner]).run()
