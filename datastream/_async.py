@@ -1,5 +1,8 @@
 """The async twins of a store's blocking calls."""
 
+# `self` is a Store: what each of them calls is there.
+# pyright: reportGeneralTypeIssues=false
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence

@@ -36,8 +36,11 @@ class Union(NamedTuple):
     keys: frozenset[str]
     prefixes: frozenset[str]
     patterns: frozenset[str]
-    matches: Callable[[str], bool]
-    """Whether a route selects the key now."""
+    selects: Callable[[str], bool]
+
+    def matches(self, key: str) -> bool:
+        """Whether a route selects the key now."""
+        return self.selects(key)
 
 
 class Routes:

@@ -95,6 +95,7 @@ class Tree:
         if not stat.S_ISDIR(info.st_mode):
             raise SourceUnavailable(f"{self.path} is no directory any more")
         # Looked up once more before it is believed: another thread may know of a later mount.
+        lost: set[str] | frozenset[str] = frozenset()
         for _ in range(2):
             place = Place(root, info.st_dev, info.st_ino, self._mounted(root))
             lost = self._lost_mounts(place)

@@ -116,6 +116,7 @@ class SqliteSource(Source):
 
     def get(self, key: str) -> Entry | None:
         attached = self._current.attached
+        row = None
         if file_id(self._path) == attached.file.id:
             try:
                 is_known, row = attached.one(key)
@@ -256,7 +257,7 @@ class SqliteSource(Source):
         file = attached.file
         for _ in range(STATE_ATTEMPTS):
             version = file.version()
-            if since == f"{file.epoch}:{version}":
+            if since is not None and since == f"{file.epoch}:{version}":
                 return Reading((), since, False)
             with attached.moment() as connection:
                 entries = attached.rows.entries(connection, selection)
