@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from datastream.entry import Entry
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
@@ -57,15 +57,10 @@ class Calls:
                 return function(*args, **kwargs)
             with self._turns.held(self._name):
                 return function(*args, **kwargs)
-        except Exception as error:
-            translated = self.translate(error, key)
-            if translated is error:
-                raise
-            raise translated from error
+        except Exception as error:  # noqa: BLE001
+            self._fail(error, key)
         finally:
-            self._due.pop(thread, None)
-            if self._closing:
-                self._notify()
+            self._returned(thread)
 
     def get(self, key: str) -> Entry | None:
         """`Source.get`: the call that is made most, without what the others need."""
@@ -77,15 +72,10 @@ class Calls:
         self._due[thread] = monotonic() + HANGS_AFTER
         try:
             return self._source.get(key)
-        except Exception as error:
-            translated = self.translate(error, key)
-            if translated is error:
-                raise
-            raise translated from error
+        except Exception as error:  # noqa: BLE001
+            self._fail(error, key)
         finally:
-            self._due.pop(thread, None)
-            if self._closing:
-                self._notify()
+            self._returned(thread)
 
     def wait(self, timeout: float) -> None:
         """`Source.wait`, which may take that long."""
@@ -93,15 +83,10 @@ class Calls:
         self._due[thread] = monotonic() + timeout + HANGS_AFTER
         try:
             self._source.wait(timeout)
-        except Exception as error:
-            translated = self.translate(error, None)
-            if translated is error:
-                raise
-            raise translated from error
+        except Exception as error:  # noqa: BLE001
+            self._fail(error, None)
         finally:
-            self._due.pop(thread, None)
-            if self._closing:
-                self._notify()
+            self._returned(thread)
 
     def translate(self, error: Exception, key: str | None) -> Exception:
         """What leaves the store for an error of the source."""
@@ -129,9 +114,17 @@ class Calls:
         with self._ended:
             return self._ended.wait_for(lambda: not (self._due.keys() - {me}), timeout)
 
-    def _notify(self) -> None:
-        with self._ended:
-            self._ended.notify_all()
+    def _fail(self, error: Exception, key: str | None) -> NoReturn:
+        translated = self.translate(error, key)
+        if translated is error:
+            raise error
+        raise translated from error
+
+    def _returned(self, thread: int) -> None:
+        self._due.pop(thread, None)
+        if self._closing:
+            with self._ended:
+                self._ended.notify_all()
 
 
 class FairLock:

@@ -75,9 +75,6 @@ class Poller:
         if self._failures == 1:
             self._hurry.set()
 
-    def is_current_thread(self) -> bool:
-        return self._thread is threading.current_thread()
-
     def join(self, timeout: float) -> bool:
         """Wait until the thread has ended; False if it has not."""
         thread = self._thread
