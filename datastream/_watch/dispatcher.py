@@ -40,7 +40,10 @@ class Dispatcher:
         self._queue: deque[Job] = deque()
         self._later: list[tuple[float, int, Job]] = []
         self._count = count()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        # Of its own: the one whom a notification of work wakes is then always a worker.
+        self._drained = threading.Condition(self._lock)
         self._threads: set[threading.Thread] = set()
         self._waiting = 0
         # Delivering just now: the worker in front, and since when.
@@ -63,7 +66,7 @@ class Dispatcher:
         with self._changed:
             self._hurry()
             mine = 1 if threading.current_thread() in self._threads else 0
-            return self._changed.wait_for(
+            return self._drained.wait_for(
                 lambda: not self._queue and self._running <= mine, timeout
             )
 
@@ -83,9 +86,9 @@ class Dispatcher:
             self._changed.notify()
         else:
             thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            thread.start()
             self._threads.add(thread)
             self._waiting += 1
-            thread.start()
 
     def _work(self) -> None:
         this = threading.current_thread()
@@ -106,7 +109,7 @@ class Dispatcher:
             if more:
                 self._queue.append(job)
             elif not self._queue:
-                self._changed.notify_all()
+                self._drained.notify_all()
 
     def _next(self, this: threading.Thread) -> Job | None:
         with self._changed:

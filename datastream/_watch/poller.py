@@ -54,8 +54,10 @@ class Poller:
             self._wanted = True
             if self._thread is not None:
                 return
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            thread.start()
+            # Not before: `join` is for a thread that has started.
+            self._thread = thread
 
     def stop(self) -> None:
         """End the thread, soon; a `start` before it has ended lets it go on."""

@@ -47,10 +47,11 @@ def watch(watched: Watched) -> None:
     with _process.started:
         _process.watched.add(watched)
         if _process.thread is None:
-            _process.thread = threading.Thread(
+            thread = threading.Thread(
                 target=_run, args=(_process,), name="datastream-reaper", daemon=True
             )
-            _process.thread.start()
+            thread.start()
+            _process.thread = thread
 
 
 def unwatch(watched: Watched) -> None:

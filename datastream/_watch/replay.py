@@ -155,8 +155,9 @@ class Replays:
         """Begin one; disposing of what this returns ends it."""
         replay = Replay(script, observer, self._forget)
         with self._lock:
+            # Started before anybody can end it, and known before it can end itself.
+            replay.start()
             self._running.add(replay)
-        replay.start()
         return replay
 
     def close(self, timeout: float) -> None:

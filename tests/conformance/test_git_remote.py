@@ -24,11 +24,6 @@ class RemoteHarness(Harness):
 
 @pytest.mark.chaos
 class TestGitRemoteFile(Conformance):
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-    @pytest.mark.xfail(strict=False, reason="rare: a clone of an empty remote is made anew in use")
-    def test_03_no_gap(self, store, writers):
-        super().test_03_no_gap(store, writers)
-
     @pytest.fixture
     def harness(self, repository):
         return RemoteHarness(f"file://{repository.path}")

@@ -69,7 +69,8 @@ def test_a_subscriber_that_comes_while_a_store_closes_ends(count):
             except datastream.StoreClosed:
                 event.set()
 
-        together(store.close, *[lambda event=event: subscribe(event) for event in ended])
+        calls = [lambda event=event: subscribe(event) for event in ended]
+        assert together(store.close, *calls) == [None] * 4
         for event in ended:
             assert event.wait(TIMEOUT), "neither refused nor completed"
 
@@ -89,7 +90,8 @@ def test_a_status_subscriber_ends_on_the_current_status(count):
             def subscribe(states, store=store):
                 store.status.subscribe(lambda status: states.append(status.state))
 
-            together(fail, *[lambda states=states: subscribe(states) for states in seen])
+            calls = [lambda states=states: subscribe(states) for states in seen]
+            assert together(fail, *calls) == [None] * 5
             assert store.flush(TIMEOUT)
             assert store.status.current.state is State.STALE
             for states in seen:
@@ -106,7 +108,7 @@ def test_status_subscribers_complete_on_closed(count):
         def subscribe(store=store, states=states, completed=completed):
             store.status.subscribe(lambda s: states.append(s.state), on_completed=completed.set)
 
-        together(subscribe, store.close)
+        assert together(subscribe, store.close) == [None] * 2
         assert completed.wait(TIMEOUT)
         assert states[-1] is State.CLOSED
 
@@ -125,7 +127,7 @@ def test_puts_by_many_are_all_told_in_their_order(count):
             for number in range(count):
                 store[key] = number
 
-        together(*[lambda key=key: put(key) for key in "abcd"])
+        assert together(*[lambda key=key: put(key) for key in "abcd"]) == [None] * 4
         assert store.flush(TIMEOUT)
         for key in "abcd":
             told = seen[key]

@@ -18,6 +18,8 @@ from datastream import (
     Store,
 )
 from datastream.sources.git import RemoteGitSource
+from datastream.sources.git.objects import Objects
+from datastream.sources.git.tracking import RemoteBranch
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
@@ -436,7 +438,65 @@ def test_a_clone_that_breaks_while_it_is_used_is_made_again(url, bare, tmp_path,
         store["a"] = 2
         bare.import_commit({"b/c": "3"})
         recorder.wait_state({"a": b"2", "b/c": b"3"})
-    assert "cloning anew" in caplog.text
+    assert "opening the clone anew" in caplog.text
+
+
+def test_a_clone_that_gets_its_first_commit_just_now_is_left_in_place(
+    url, bare, tmp_path, monkeypatch
+):
+    """Whoever opens it sees objects, and no ref yet."""
+    moved, inode = RemoteBranch._move, []
+
+    def move(branch, before, commit):
+        (clone,) = clones(tmp_path)
+        inode.append(clone.stat().st_ino)
+        monkeypatch.setattr(RemoteBranch, "_move", moved)
+        with opened(url) as other:
+            assert other["a"] == 1
+        inode.append(clone.stat().st_ino)
+        return moved(branch, before, commit)
+
+    with opened(url) as store:
+        monkeypatch.setattr(RemoteBranch, "_move", move)
+        store["a"] = 1
+        store["b"] = 2
+        assert dict(store) == {"a": 1, "b": 2}
+    assert inode[0] == inode[1]
+    assert bare.files("main") == {b"a": b"1", b"b": b"2"}
+
+
+def test_a_put_goes_on_when_another_process_makes_the_clone_anew(url, bare, tmp_path, monkeypatch):
+    bare.import_commit({"a": "1"})
+    add = Objects.add
+
+    def pulled_away(objects, items):
+        monkeypatch.setattr(Objects, "add", add)
+        (clone,) = clones(tmp_path)
+        clone.rename(tmp_path / "away")
+        try:
+            return add(objects, items)
+        finally:
+            shutil.copytree(tmp_path / "away", clone)
+
+    with opened(url) as store:
+        monkeypatch.setattr(Objects, "add", pulled_away)
+        store["b"] = 2
+        assert dict(store) == {"a": 1, "b": 2}
+    assert bare.files("main") == {b"a": b"1", b"b": b"2"}
+
+
+def test_a_clone_whose_ref_was_lost_is_not_empty_while_the_remote_is_away(
+    url, bare, server, tmp_path
+):
+    bare.import_commit({"a": "1"})
+    with opened(url):
+        pass
+    (clone,) = clones(tmp_path)
+    shutil.rmtree(clone / "refs/datastream")
+    server.close()
+    with pytest.raises(SourceUnavailable):
+        opened(url)
+    assert clone.is_dir(), "the objects are not fetched again for that"
 
 
 def test_the_lock_of_a_killed_process_is_removed_from_a_clone(url, bare, tmp_path):

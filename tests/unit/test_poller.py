@@ -100,3 +100,14 @@ def test_a_success_elsewhere_ends_the_first_pause_only(parts, monkeypatch):
     eventually(lambda: len(parts.failed) == 2, "the second attempt")
     parts.poller.retry_soon()
     assert len(parts.failed) == 2
+
+
+def test_a_store_may_close_while_its_poller_starts(parts, monkeypatch):
+    class Slow(threading.Thread):
+        def start(self):
+            assert parts.poller.join(TIMEOUT)
+            super().start()
+
+    monkeypatch.setattr(module.threading, "Thread", Slow)
+    parts.poller.start()
+    assert parts.waiting.wait(TIMEOUT)

@@ -34,11 +34,12 @@ class LoopThread:
     def acquire(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = _new_loop()
-                self._thread = threading.Thread(
-                    target=_run, args=(self._loop,), name="datastream-grpc", daemon=True
+                loop = _new_loop()
+                thread = threading.Thread(
+                    target=_run, args=(loop,), name="datastream-grpc", daemon=True
                 )
-                self._thread.start()
+                thread.start()
+                self._loop, self._thread = loop, thread
             self._users += 1
             return self._loop
 

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from dulwich.refs import Ref
@@ -50,13 +50,19 @@ def open_clone(folder: Path, fill: Fill, *, broken: int = 0) -> Repo:
     """The clone in `folder`; made, or made anew, if there is no sound one.
 
     Args:
-        fill: fetches into a new, empty repository.
+        fill: fetches into a repository that does not know yet where the remote's branch is.
         broken: inode of a folder that is known not to be sound.
     """
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with _held(folder.with_name(f"{folder.name}.lock")):
-        if folder.exists() and inode(folder) != broken and _is_sound(folder):
-            return open_repo(folder)
+        if folder.exists() and inode(folder) != broken:
+            if _lacks_tip(folder):
+                # A process that uses it is about to note the first commit, or the ref was lost:
+                # the remote knows. Made anew, it would vanish under who uses it.
+                with closing(open_repo(folder)) as repo:
+                    fill(repo)
+            if _is_sound(folder):
+                return open_repo(folder)
         _remove(folder)
         new = folder.with_name(f"{folder.name}.new-{secrets.token_hex(6)}")
         try:
@@ -90,6 +96,13 @@ def _make(folder: Path, fill: Fill) -> None:
         repo.close()
 
 
+def _lacks_tip(folder: Path) -> bool:
+    """Whether it holds objects, and no ref to say what they are."""
+    with suppress(Exception), closing(open_repo(folder)) as repo:
+        return repo.refs.follow(TIP)[1] is None and next(iter(repo.object_store), None) is not None
+    return False
+
+
 def _is_sound(folder: Path) -> bool:
     """Whether it opens, and has the commit it says it is at."""
     try:
@@ -98,9 +111,6 @@ def _is_sound(folder: Path) -> bool:
         try:
             with local_errors(str(folder)):
                 commit = repo.refs.follow(TIP)[1]
-                if commit is None:
-                    # That is the clone of an empty repository, or one that lost its ref.
-                    return next(iter(repo.object_store), None) is None
                 objects.items(objects.state(commit).tree)
         finally:
             objects.close()

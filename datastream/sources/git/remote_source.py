@@ -24,7 +24,7 @@ from datastream.sources.git.commit import signature
 from datastream.sources.git.errors import Damaged
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
-from datastream.sources.git.objects import Objects
+from datastream.sources.git.objects import Missing, NoRepository, Objects
 from datastream.sources.git.past import Past
 from datastream.sources.git.refs import branch_ref
 from datastream.sources.git.remote import Progress, Remote
@@ -200,16 +200,21 @@ class RemoteGitSource(BranchSource):
             return action()
         except Exception as error:
             ours = self.translate(error, None)
-            if not isinstance(ours, Damaged):
+            if not isinstance(ours, Damaged) and not self._is_moved_away(error):
                 raise
             self._renew(generation, ours)
             return action()
 
-    def _renew(self, generation: int, error: Damaged) -> None:
+    def _is_moved_away(self, error: Exception) -> bool:
+        """Whether the clone itself is not where it was: somebody makes it anew."""
+        gone = isinstance(error, FileNotFoundError | Missing | NoRepository)
+        return gone and self._remote_branch.replaced
+
+    def _renew(self, generation: int, error: Exception) -> None:
         with self._renewing:
             # Unless another call has done it already.
             if self._handles.generation == generation:
-                log.warning("cloning anew: %s", error)
+                log.warning("opening the clone anew: %s", error)
                 self._handles.renew(self._files(self._remote_branch.open()))
 
     def _past(self, point: str | datetime | None) -> Past:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from pathlib import Path
 
 import tenacity
@@ -15,8 +16,8 @@ from datastream.errors import DatastreamError, SourceUnavailable, shown
 from datastream.sources.git.branch import Moved, RefWatch
 from datastream.sources.git.clone import TIP, folder_for, free_stale_lock, inode, open_clone
 from datastream.sources.git.commit import NewCommit
-from datastream.sources.git.errors import Damaged, local_errors
-from datastream.sources.git.objects import Objects, State, open_repo, reopen_repo
+from datastream.sources.git.errors import Damaged
+from datastream.sources.git.objects import Objects, State, reopen_repo
 from datastream.sources.git.refs import HEADS, Place, Refs
 from datastream.sources.git.remote import Head, Progress, Remote
 
@@ -63,6 +64,11 @@ class RemoteBranch:
     def handle(self) -> Repo:
         """Another handle on the clone."""
         return reopen_repo(self._folder)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another process, or thread, has made the clone anew, or is about to."""
+        return inode(self._folder) != self._inode
 
     @property
     def asked(self) -> bool:
@@ -138,12 +144,13 @@ class RemoteBranch:
             Moved: somebody else pushed meanwhile; the clone has it now.
         """
         ref, commit = (self._head or self.look()).ref, new.commit.id
+        # First, so that all that can fail once it is pushed is to note it.
+        objects.add(new.objects)
         try:
             self._remote.push(Head(ref, base.commit), commit, new.objects)
         except Moved:
             self.look()
             raise
-        objects.add(new.objects)
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.
         self._pushed = base.commit, commit
         try:
@@ -180,15 +187,11 @@ class RemoteBranch:
 
     def _follow(self, head: Head, before: ObjectID | None) -> bool:
         """Fetch what is missing; whether the clone's ref could be moved to it."""
-        with local_errors(str(self._folder)):
-            repo = open_repo(self._folder)
-            try:
-                commit = head.commit
-                if commit is None or commit not in repo.object_store:
-                    commit = self._remote.fetch(repo, head, None)
-                return self._move(before, commit)
-            finally:
-                repo.close()
+        with closing(reopen_repo(self._folder)) as repo:
+            commit = head.commit
+            if commit is None or commit not in repo.object_store:
+                commit = self._remote.fetch(repo, head, None)
+            return self._move(before, commit)
 
     def _move(self, before: ObjectID | None, commit: ObjectID) -> bool:
         """Move the clone's ref; False if it is not at `before` any more."""
