@@ -55,6 +55,9 @@ class LocalBranch:
             raise self._deleted(ref)
         return commit
 
+    def catch_up(self) -> None:
+        """No-op: `tip` reads the branch itself."""
+
     def check_unborn(self) -> None:
         """Check that the branch is new, since a commit that was on a branch here is known.
 

@@ -44,6 +44,7 @@ class Branch(Protocol):
     """What a store follows and moves."""
 
     def tip(self) -> ObjectID | None: ...
+    def catch_up(self) -> None: ...
     def check_unborn(self) -> None: ...
     def confirm(self, base: State) -> None: ...
     def publish(self, objects: Objects, base: State, new: NewCommit) -> None: ...
@@ -127,6 +128,8 @@ class BranchSource(Source):
             stop=tenacity.stop_any(
                 tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(PATIENCE)
             ),
+            # After the wait: what was seen before it is old by now, if others write all the time.
+            before=lambda state: None if state.attempt_number == 1 else self._branch.catch_up(),
             reraise=True,
         )
         with self._writing:

@@ -96,6 +96,10 @@ class RemoteBranch:
             self._alive = True
         return commit
 
+    def catch_up(self) -> None:
+        """Have `tip` show where the remote's branch is."""
+        self.look()
+
     def check_unborn(self) -> None:
         """Refuse to take the branch for unborn: the clone has a commit that was on it.
 
@@ -141,16 +145,12 @@ class RemoteBranch:
         """Push a commit, made on top of `base`.
 
         Raises:
-            Moved: somebody else pushed meanwhile; the clone has it now.
+            Moved: somebody else pushed meanwhile.
         """
         ref, commit = (self._head or self.look()).ref, new.commit.id
         # First, so that all that can fail once it is pushed is to note it.
         objects.add(new.objects)
-        try:
-            self._remote.push(Head(ref, base.commit), commit, new.objects)
-        except Moved:
-            self.look()
-            raise
+        self._remote.push(Head(ref, base.commit), commit, new.objects)
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.
         self._pushed = base.commit, commit
         try:

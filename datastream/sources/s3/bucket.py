@@ -194,7 +194,7 @@ class Bucket:
             if code not in EMPTY:
                 raise
             # There is no first byte of an object of none.
-            answer = await self._call("get_object", Key=name)
+            return await self._get(name, **{k: v for k, v in more.items() if k != "Range"})
         async with answer["Body"] as body:
             data = await body.read()
         if len(data) != answer["ContentLength"]:

@@ -6,13 +6,14 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import md5
+from typing import Any
 
 from datastream.entry import Entry, deleted
 from datastream.errors import Unsupported, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources._common.file_types import check_round_trip
 from datastream.sources.s3.bucket import Bucket, Head, sent_at
-from datastream.sources.s3.errors import code_of, explain
+from datastream.sources.s3.errors import MISSING, code_of, explain
 
 PROBE = ".datastream-"
 """Start of the last part of a name under which is tried what the server can do."""
@@ -79,13 +80,8 @@ class Writer:
         name = self._prefix + write.key
         if head is not None and await self._holds(name, head, write.value):
             return Entry(write.key, write.value, value_type, head.updated_at, head.etag)
-        answer = await self._bucket.request(
-            "put_object",
-            Key=name,
-            Body=write.value,
-            ContentType=_CONTENT_TYPES.get(value_type, value_type),
-            **_condition(write),
-        )
+        kind = _CONTENT_TYPES.get(value_type, value_type)
+        answer = await self._change("put_object", write, Body=write.value, ContentType=kind)
         etag = answer["ETag"]
         # The answer does not tell the time that listings and reads will show.
         there = await self._bucket.head(name)
@@ -95,9 +91,22 @@ class Writer:
 
     async def _delete(self, write: Write, head: Head | None) -> Entry:
         if head is not None:
-            name = self._prefix + write.key
-            await self._bucket.request("delete_object", Key=name, **_condition(write))
+            await self._change("delete_object", write)
         return deleted(write.key)
+
+    async def _change(self, method: str, write: Write, **more: object) -> Mapping[str, Any]:
+        """A request under the condition of `write`."""
+        name = self._prefix + write.key
+        try:
+            answer: Mapping[str, Any] = await self._bucket.request(
+                method, Key=name, **more, **_condition(write)
+            )
+        except FileNotFoundError as error:
+            if code_of(error) in MISSING:
+                # It is gone since the look, which a server answers before it looks at conditions.
+                check_expected(write, None)
+            raise
+        return answer
 
     async def _holds(self, name: str, head: Head, value: bytes) -> bool:
         """Whether the object has this content already."""

@@ -276,6 +276,25 @@ def test_what_comes_between_the_look_and_the_write_wins(make, proxy, raw, action
     assert raw.keys() == ["a"]
 
 
+@pytest.mark.parametrize("value", [b"ours", None], ids=["replace", "delete"])
+def test_what_is_deleted_between_the_look_and_the_write_is_a_conflict(make, proxy, raw, value):
+    store = make()
+    revision = store.put("a", "old").revision
+    for number in range(3):
+        store.put("warm", number, expect=store.entry("warm").revision if number else "")
+    store.delete("warm", expect=store.entry("warm").revision)
+
+    def overtake(handler, ask):
+        raw.delete("a")
+        handler.answer(ask())
+
+    rule = proxy.spoil("put" if value else "delete", overtake, when=lambda r: r.key == "a")
+    with pytest.raises(RevisionConflict):
+        store.write(Write("a", value, "str", revision))
+    assert rule["hits"] == 1
+    assert raw.keys() == []
+
+
 def test_a_conflict_of_two_at_once_is_a_conflict(make, proxy):
     """AWS answers so if another conditional write is under way."""
     store = make()
