@@ -88,6 +88,11 @@ class Conformance(SourceContract):
         """All who may write: the store under test itself, if it can, and the other one."""
         return [store, elsewhere] if Feature.WRITE in store.features else [elsewhere]
 
+    @pytest.fixture
+    def rounds(self, harness: Harness) -> Callable[[int], int]:
+        """How many writes to make instead of so many."""
+        return lambda most: max(min(10, most), round(most * harness.effort))
+
     def test_01_filtered(self, store: Store, writers: list[Store]) -> None:
         recorders = {
             "keys": (Recorder(store, "a", "fx/USD"), {"a", "fx/USD"}),
@@ -122,13 +127,15 @@ class Conformance(SourceContract):
         empty.wait(lambda r: len(r.state) == 2)
         assert not any(batch.initial for batch in empty.batches[1:])
 
-    def test_03_no_gap(self, store: Store, writers: list[Store]) -> None:
-        rounds = 60
+    def test_03_no_gap(
+        self, store: Store, writers: list[Store], rounds: Callable[[int], int]
+    ) -> None:
+        count = rounds(60)
         recorders: list[Recorder] = []
         done = threading.Event()
 
         def write() -> None:
-            for number in range(rounds):
+            for number in range(count):
                 writers[number % len(writers)].put(f"k{number % 5}", number)
             done.set()
 
@@ -137,7 +144,7 @@ class Conformance(SourceContract):
         while not done.is_set() and len(recorders) < 200:
             recorders.append(Recorder(store))
         thread.join(TIMEOUT)
-        final = {f"k{n % 5}": str(n).encode() for n in range(rounds - 5, rounds)}
+        final = {f"k{n % 5}": str(n).encode() for n in range(count - 5, count)}
         for recorder in recorders:
             recorder.wait_state(final)
 
@@ -168,27 +175,33 @@ class Conformance(SourceContract):
             last[entry.key] = mark
         assert [entry.key for entry in recorder.entries].count("b") == 1
 
-    def test_05_ordered(self, store: Store, writers: list[Store]) -> None:
+    def test_05_ordered(
+        self, store: Store, writers: list[Store], rounds: Callable[[int], int]
+    ) -> None:
+        times = rounds(50)
         recorders = [Recorder(store), Recorder(store, "k0", "k1", "k2", "k3")]
 
         def count(writer: Store, key: str) -> Callable[[], list[Entry]]:
-            return lambda: [writer.put(key, n) for n in range(50)]
+            return lambda: [writer.put(key, n) for n in range(times)]
 
         together(*(count(writers[n % len(writers)], f"k{n}") for n in range(4)))
         for recorder in recorders:
-            recorder.wait_state({f"k{n}": b"49" for n in range(4)})
+            recorder.wait_state({f"k{n}": str(times - 1).encode() for n in range(4)})
             for key in ("k0", "k1", "k2", "k3"):
                 values = [int(entry.value) for entry in recorder.entries if entry.key == key]
                 assert values == sorted(values), f"{key} went back"
 
-    def test_06_atomic(self, store: Store, writers: list[Store]) -> None:
+    def test_06_atomic(
+        self, store: Store, writers: list[Store], rounds: Callable[[int], int]
+    ) -> None:
         if Feature.ATOMIC not in writers[-1].features:
             pytest.skip("this backend declares that it cannot write several keys together")
         recorders = [Recorder(store), Recorder(store, "a", "b")]
-        for number in range(40):
+        count = rounds(40)
+        for number in range(count):
             writers[number % len(writers)].put_many({"a": number, "b": number, "c": number})
         for recorder in recorders:
-            recorder.wait(lambda r: r.state.get("b") == b"39")
+            recorder.wait(lambda r: r.state.get("b") == str(count - 1).encode())
             for state in recorder.states:
                 assert state.get("a") == state.get("b"), "a batch was torn"
 
@@ -214,7 +227,10 @@ class Conformance(SourceContract):
             writer.clear()
             recorder.wait_state({})
 
-    def test_08_converges(self, store: Store, writers: list[Store]) -> None:
+    def test_08_converges(
+        self, store: Store, writers: list[Store], rounds: Callable[[int], int]
+    ) -> None:
+        count = rounds(300)
         release, blocked = threading.Event(), threading.Event()
         taken: list[Entry] = []
 
@@ -225,10 +241,10 @@ class Conformance(SourceContract):
 
         recorder = Recorder(store)
         store.watch("k/").subscribe(slow)
-        for number in range(300):
+        for number in range(count):
             writers[number % len(writers)].put(f"k/{number % 10}", number)
         assert blocked.wait(TIMEOUT)
-        expected = {f"k/{n % 10}": str(n).encode() for n in range(290, 300)}
+        expected = {f"k/{n % 10}": str(n).encode() for n in range(count - 10, count)}
         recorder.wait_state(expected)
         release.set()
         assert store.flush(TIMEOUT)
@@ -349,7 +365,9 @@ class Conformance(SourceContract):
             assert store.flush(TIMEOUT)
             assert recorder.entries[-1] == stored == store.entry("x")
 
-    def test_13_compare_and_set(self, store: Store, writers: list[Store]) -> None:
+    def test_13_compare_and_set(
+        self, store: Store, writers: list[Store], rounds: Callable[[int], int]
+    ) -> None:
         if Feature.COMPARE_AND_SET not in writers[-1].features:
             with pytest.raises(Unsupported):
                 writers[-1].put("k", 1, expect="")
@@ -360,8 +378,9 @@ class Conformance(SourceContract):
         assert sum(isinstance(result, Entry) for result in created) == 1
         assert all(isinstance(r, Entry | RevisionConflict) for r in created), created
         writers[0].put("count", 0)
-        together(*(lambda w=w: _count(w, 5) for _ in range(4) for w in writers))
-        assert store["count"] == 20 * len(writers)
+        times = rounds(20) // 4
+        together(*(lambda w=w: _count(w, times) for _ in range(4) for w in writers))
+        assert store["count"] == 4 * times * len(writers)
         stale = writers[0].entry("count").revision
         writers[0].put("count", -1)
         with pytest.raises(RevisionConflict):

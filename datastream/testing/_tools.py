@@ -21,6 +21,9 @@ TIMEOUT = 20.0
 class Harness:
     """Gives the suite a backend, empty at first; override `source`, and `close` if needed."""
 
+    effort: float = 1.0
+    """The share of writes that the long tests make; less for a backend that takes long."""
+
     def source(self) -> Source:
         """A Source of its own on the backend, as another process would have one."""
         raise NotImplementedError

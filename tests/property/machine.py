@@ -11,6 +11,7 @@ from hypothesis.stateful import (
     initialize,
     invariant,
     rule,
+    run_state_machine_as_test,
 )
 
 from datastream import KeyNotFound, RevisionConflict, Selection, Store
@@ -184,18 +185,28 @@ class Served:
         super().teardown()
 
 
-def settings_for(examples, steps):
-    return settings(
-        max_examples=examples,
-        stateful_step_count=steps,
-        deadline=None,
-        print_blob=True,
-        suppress_health_check=list(HealthCheck),
+def searched(*cases):
+    """Parametrize a test that calls `search`; each case is a machine, examples and steps.
+
+    A plain run searches through a few examples, the long runs through all.
+    """
+    few = [pytest.param(m, max(2, n // 6), steps, id=m.__name__) for m, n, steps in cases]
+    all_ = [
+        pytest.param(m, n, steps, id=f"{m.__name__}-all", marks=pytest.mark.chaos)
+        for m, n, steps in cases
+    ]
+    return pytest.mark.parametrize(("machine", "examples", "steps"), [*few, *all_])
+
+
+def search(machine, examples, steps):
+    """Look for a history that breaks a promise."""
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
     )
-
-
-def case_of(machine, examples, steps):
-    """The machine as a test case for pytest."""
-    case = machine.TestCase
-    case.settings = settings_for(examples, steps)
-    return case

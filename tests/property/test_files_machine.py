@@ -7,12 +7,13 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from datastream import Store
 from datastream.sources.files import FilesSource
-from tests.property.machine import Served, StoreMachine, case_of, keys, values
+from tests.property.machine import Served, StoreMachine, search, searched, keys, values
 
 WAYS = ("in place", "rename", "link", "append", "new directory", "symbolic link")
 
@@ -83,5 +84,7 @@ class ServedFilesMachine(Served, FilesMachine):
     pass
 
 
-TestFiles = case_of(FilesMachine, 40, 25)
-TestFilesServed = case_of(ServedFilesMachine, 25, 25)
+@searched((FilesMachine, 40, 25), (ServedFilesMachine, 25, 25))
+@pytest.mark.timeout(300)
+def test_random_histories(machine, examples, steps):
+    search(machine, examples, steps)

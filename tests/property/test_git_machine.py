@@ -9,7 +9,7 @@ import pytest
 from datastream import Store
 from datastream.sources.git import GitSource, RemoteGitSource
 from datastream.testing import Recorder
-from tests.property.machine import Served, StoreMachine, case_of
+from tests.property.machine import Served, StoreMachine, search, searched
 from tests.repositories import ENVIRONMENT, GIT, Repository
 
 if GIT is None:
@@ -80,7 +80,7 @@ def git_environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-TestGitBare = case_of(GitMachine, 15, 20)
-TestGitCheckedOut = case_of(CheckedOutMachine, 8, 15)
-TestGitRemote = case_of(RemoteMachine, 6, 15)
-TestGitOverGrpc = case_of(GrpcMachine, 8, 20)
+@searched((GitMachine, 15, 20), (CheckedOutMachine, 8, 15), (RemoteMachine, 6, 15), (GrpcMachine, 8, 20))
+@pytest.mark.timeout(300)
+def test_random_histories(machine, examples, steps):
+    search(machine, examples, steps)

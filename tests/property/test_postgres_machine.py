@@ -5,11 +5,10 @@ from typing import ClassVar
 import psycopg
 import pytest
 from datastream_grpc import GrpcSource, serve
-from hypothesis.stateful import run_state_machine_as_test
 
 from datastream import Store
 from datastream.sources.postgres import PostgresSource
-from tests.property.machine import StoreMachine, settings_for
+from tests.property.machine import StoreMachine, search, searched
 from tests.servers.postgres import fresh_schema
 
 
@@ -60,9 +59,8 @@ class ServedMachine(PostgresMachine):
         super().teardown()
 
 
-@pytest.mark.parametrize(
-    ("machine", "examples"), [(PostgresMachine, 30), (PolledMachine, 12), (ServedMachine, 12)]
-)
-def test_random_histories(machine, examples, postgres_server):
+@searched((PostgresMachine, 30, 25), (PolledMachine, 12, 25), (ServedMachine, 12, 25))
+@pytest.mark.timeout(300)
+def test_random_histories(machine, examples, steps, postgres_server):
     machine.server = postgres_server
-    run_state_machine_as_test(machine, settings=settings_for(examples, 25))
+    search(machine, examples, steps)

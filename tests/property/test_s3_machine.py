@@ -4,12 +4,8 @@ import pytest
 
 from datastream import Store
 from datastream.sources.s3 import S3Source
-from tests.property.machine import Served, StoreMachine, case_of
+from tests.property.machine import Served, StoreMachine, search, searched
 from tests.servers.s3 import CREDENTIALS, client, new_bucket, s3_server
-
-# A server in Python, in this process, answers when it can.
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def server():
@@ -43,5 +39,7 @@ class GrpcMachine(Served, S3Machine):
     pass
 
 
-TestS3 = case_of(S3Machine, 6, 15)
-TestS3OverGrpc = case_of(GrpcMachine, 4, 15)
+@searched((S3Machine, 6, 15), (GrpcMachine, 4, 15))
+@pytest.mark.timeout(300)
+def test_random_histories(machine, examples, steps):
+    search(machine, examples, steps)

@@ -6,10 +6,12 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
+import pytest
+
 from datastream import Store
 from datastream.sources.memory import MemorySource
 from datastream.sources.sqlite import SqliteSource
-from tests.property.machine import Served, StoreMachine, case_of
+from tests.property.machine import Served, StoreMachine, search, searched
 
 
 class MemoryMachine(StoreMachine):
@@ -51,6 +53,7 @@ class GrpcMachine(Served, SqliteMachine):
     pass
 
 
-TestMemory = case_of(MemoryMachine, 150, 30)
-TestSqlite = case_of(SqliteMachine, 80, 30)
-TestGrpc = case_of(GrpcMachine, 50, 30)
+@searched((MemoryMachine, 150, 30), (SqliteMachine, 80, 30), (GrpcMachine, 50, 30))
+@pytest.mark.timeout(300)
+def test_random_histories(machine, examples, steps):
+    search(machine, examples, steps)

@@ -201,7 +201,7 @@ def test_a_value_that_would_read_back_as_another_is_refused(make, s3, bucket):
 
 
 def test_a_look_is_one_listing_and_what_is_watched_and_changed(make, proxy, put, bucket):
-    fill(bucket, {f"k/{number:04d}": b"1" for number in range(2500)})
+    fill(bucket, {f"k/{number:04d}": b"1" for number in range(300)})
     store = make(endpoint_url=proxy.url, interval=60)
     recorder = Recorder(store, match="k/00*")
     recorder.wait(lambda r: len(r.state) == 100)
@@ -228,7 +228,8 @@ def test_a_look_is_one_listing_and_what_is_watched_and_changed(make, proxy, put,
 
 
 def test_an_unchanged_look_is_as_many_requests_as_pages(proxy, bucket, stack):
-    fill(bucket, {f"k/{number:04d}.txt": b"1" for number in range(2500)})
+    # The server gives a thousand at a time, and takes a second for that.
+    fill(bucket, {f"k/{number:04d}.txt": b"1" for number in range(1001)})
     source = S3Source(bucket, endpoint_url=proxy.url, interval=60, **CREDENTIALS)
     spy = Spy(source)
     store = stack.enter_context(Store(spy))
@@ -240,7 +241,7 @@ def test_an_unchanged_look_is_as_many_requests_as_pages(proxy, bucket, stack):
     store.refresh()
     eventually(lambda: spy.reads > reads and spy.waiting.is_set(), "it is at rest again")
     assert spy.reads == reads + 1
-    assert proxy.counts == {"list": 3}
+    assert proxy.counts == {"list": 2}
 
 
 def test_types_are_known_by_their_etags(make, proxy, put):
