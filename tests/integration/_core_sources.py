@@ -159,9 +159,9 @@ class Call:
         except Exception as error:
             self.error = error
 
-    def ends(self, what="the call"):
+    def ends(self, what="the call", within=TIMEOUT):
         """Its result; fails if it does not return."""
-        self.thread.join(TIMEOUT)
+        self.thread.join(within)
         assert not self.thread.is_alive(), f"{what} waits for somebody else's I/O"
         if self.error is not None:
             raise self.error
@@ -178,8 +178,12 @@ def opened(source, store):
         source.release_all()
 
 
-def together(*actions):
-    """Run the actions in threads at once; their results, an exception where one was raised."""
+def together(*actions, within=TIMEOUT):
+    """Run the actions in threads at once; their results, an exception where one was raised.
+
+    Args:
+        within: seconds; more for actions that have much to do.
+    """
     start = threading.Barrier(len(actions))
 
     def run(action):
@@ -190,4 +194,4 @@ def together(*actions):
             return error
 
     calls = [Call(run, action) for action in actions]
-    return [call.ends() for call in calls]
+    return [call.ends(within=within) for call in calls]

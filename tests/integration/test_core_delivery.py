@@ -10,6 +10,9 @@ from datastream.sources.memory import MemorySource
 from tests.integration._core_sources import together
 from tests.integration._programs.tools import TIMEOUT
 
+LONG = 500.0
+"""Seconds for all rounds."""
+
 
 @pytest.fixture(autouse=True)
 def quick_switches():
@@ -59,7 +62,7 @@ def test_subscribing_beside_writers_loses_no_delivery(rounds):
                 finally:
                     stop.set()
 
-            assert together(write, watch) == [None, None]
+            assert together(write, watch, within=LONG) == [None, None]
     finally:
         threading.excepthook = before
     assert failed == []

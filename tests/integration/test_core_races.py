@@ -15,6 +15,9 @@ from datastream.sources.memory import MemorySource
 from tests.integration._core_sources import Call, Gated, together
 from tests.integration._programs.tools import TIMEOUT, eventually
 
+LONG = 500.0
+"""Seconds for all rounds of one call."""
+
 
 @pytest.fixture(autouse=True)
 def quick_switches():
@@ -127,7 +130,8 @@ def test_puts_by_many_are_all_told_in_their_order(count):
             for number in range(count):
                 store[key] = number
 
-        assert together(*[lambda key=key: put(key) for key in "abcd"]) == [None] * 4
+        calls = [lambda key=key: put(key) for key in "abcd"]
+        assert together(*calls, within=LONG) == [None] * 4
         assert store.flush(TIMEOUT)
         for key in "abcd":
             told = seen[key]

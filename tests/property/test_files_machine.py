@@ -13,7 +13,7 @@ from hypothesis.stateful import rule
 
 from datastream import Store
 from datastream.sources.files import FilesSource
-from tests.property.machine import Served, StoreMachine, search, searched, keys, values
+from tests.property.machine import Served, StoreMachine, keys, search, searched, values
 
 WAYS = ("in place", "rename", "link", "append", "new directory", "symbolic link")
 

@@ -80,7 +80,9 @@ def git_environment(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-@searched((GitMachine, 15, 20), (CheckedOutMachine, 8, 15), (RemoteMachine, 6, 15), (GrpcMachine, 8, 20))
+@searched(
+    (GitMachine, 15, 20), (CheckedOutMachine, 8, 15), (RemoteMachine, 6, 15), (GrpcMachine, 8, 20)
+)
 @pytest.mark.timeout(300)
 def test_random_histories(machine, examples, steps):
     search(machine, examples, steps)

@@ -7,6 +7,7 @@ from datastream.sources.s3 import S3Source
 from tests.property.machine import Served, StoreMachine, search, searched
 from tests.servers.s3 import CREDENTIALS, client, new_bucket, s3_server
 
+
 @pytest.fixture(scope="module", autouse=True)
 def server():
     with s3_server() as url:
