@@ -341,7 +341,7 @@ def test_compare_and_set_sees_what_git_did(repository):
 
 
 def test_a_lock_left_behind_is_named(bare, monkeypatch):
-    monkeypatch.setattr("datastream.sources.git.branch_source.ATTEMPTS", 3)
+    monkeypatch.setattr("datastream.sources.git.branch_source.LOCK_PATIENCE", 0.2)
     with opened(bare) as store:
         store["a"] = 1
         lock = bare.path / "refs/heads/main.lock"

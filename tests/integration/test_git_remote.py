@@ -17,9 +17,8 @@ from datastream import (
     State,
     Store,
 )
-from datastream.sources.git import RemoteGitSource
+from datastream.sources.git import RemoteGitSource, tracking
 from datastream.sources.git.objects import Objects
-from datastream.sources.git.tracking import RemoteBranch
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
@@ -445,19 +444,19 @@ def test_a_clone_that_gets_its_first_commit_just_now_is_left_in_place(
     url, bare, tmp_path, monkeypatch
 ):
     """Whoever opens it sees objects, and no ref yet."""
-    moved, inode = RemoteBranch._move, []
+    moved, inode = tracking._move, []
 
-    def move(branch, before, commit):
+    def move(repo, before, commit):
         (clone,) = clones(tmp_path)
         inode.append(clone.stat().st_ino)
-        monkeypatch.setattr(RemoteBranch, "_move", moved)
+        monkeypatch.setattr(tracking, "_move", moved)
         with opened(url) as other:
             assert other["a"] == 1
         inode.append(clone.stat().st_ino)
-        return moved(branch, before, commit)
+        return moved(repo, before, commit)
 
     with opened(url) as store:
-        monkeypatch.setattr(RemoteBranch, "_move", move)
+        monkeypatch.setattr(tracking, "_move", move)
         store["a"] = 1
         store["b"] = 2
         assert dict(store) == {"a": 1, "b": 2}

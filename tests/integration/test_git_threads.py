@@ -19,7 +19,7 @@ from datastream.errors import (
 )
 from datastream.selection import Selection
 from datastream.source import Feature, Write
-from datastream.sources.git import GitSource, RemoteGitSource
+from datastream.sources.git import GitSource, RemoteGitSource, tracking
 from datastream.sources.git import objects as git_objects
 from datastream.sources.git.branch import LocalBranch
 from datastream.sources.git.handles import KEPT, KEPT_PACKS, Handles
@@ -591,7 +591,11 @@ def test_what_was_pushed_is_read_although_the_clone_could_not_note_it(bare, monk
     source = RemoteGitSource(f"file://{bare.path}", interval=3600)
     first = put(source, a=1)
     branch = source._remote_branch
-    monkeypatch.setattr(branch, "_move", lambda *_: (_ for _ in ()).throw(SourceUnavailable("x")))
+
+    def fails(*_):
+        raise SourceUnavailable("x")
+
+    monkeypatch.setattr(tracking, "_move", fails)
     second = put(source, a=2)
     assert source.read(ALL, first.position).position == second.position
     assert source.read(ALL, second.position).entries == []

@@ -58,6 +58,9 @@ class LocalBranch:
     def catch_up(self) -> None:
         """No-op: `tip` reads the branch itself."""
 
+    def give_way(self) -> None:
+        """No-op: the file system lets everybody through."""
+
     def check_unborn(self) -> None:
         """Check that the branch is new, since a commit that was on a branch here is known.
 

@@ -29,11 +29,11 @@ from datastream.sources.git.keys import MAX_DEPTH, check_path, path_of
 from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State, time_of
 from datastream.sources.git.tree import Change, rewritten
 
-ATTEMPTS = 200
-"""How often a write is done anew because somebody else was quicker."""
-PATIENCE = 20.0
-"""Seconds for all of that: a lock that a killed process left must not hold up a store."""
-SLOWEST_RETRY = 0.5
+PATIENCE = 60.0
+"""Seconds for which a write is done anew because somebody else was quicker."""
+LOCK_PATIENCE = 20.0
+"""Seconds that a lock is waited for: one that a killed process left must not hold up a store."""
+SLOWEST_RETRY = 0.25
 """Seconds, at most, between two attempts."""
 LOOKS = 4
 """How often the repository is searched for a commit before it counts as missing."""
@@ -45,6 +45,7 @@ class Branch(Protocol):
 
     def tip(self) -> ObjectID | None: ...
     def catch_up(self) -> None: ...
+    def give_way(self) -> None: ...
     def check_unborn(self) -> None: ...
     def confirm(self, base: State) -> None: ...
     def publish(self, objects: Objects, base: State, new: NewCommit) -> None: ...
@@ -125,14 +126,13 @@ class BranchSource(Source):
             retry=tenacity.retry_if_exception_type((Moved, FileLocked)),
             # At random, so that writers who met once do not meet again.
             wait=tenacity.wait_random_exponential(0.002, SLOWEST_RETRY),
-            stop=tenacity.stop_any(
-                tenacity.stop_after_attempt(ATTEMPTS), tenacity.stop_after_delay(PATIENCE)
-            ),
+            stop=_is_enough,
             # After the wait: what was seen before it is old by now, if others write all the time.
             before=lambda state: None if state.attempt_number == 1 else self._branch.catch_up(),
             reraise=True,
         )
         with self._writing:
+            self._branch.give_way()
             return retrying(self._attempt, planned, signature)
 
     def history(self, key: str) -> Iterator[Revision]:
@@ -234,6 +234,11 @@ class BranchSource(Source):
         new = NewCommit(commit, [*blobs, *trees, commit], news)
         self._branch.publish(files.objects, state, new)
         return commit, root
+
+
+def _is_enough(state: tenacity.RetryCallState) -> bool:
+    is_locked = state.outcome is not None and isinstance(state.outcome.exception(), FileLocked)
+    return tenacity.stop_after_delay(LOCK_PATIENCE if is_locked else PATIENCE)(state)
 
 
 def _change(files: Files, item: _Planned, state: State) -> Change:

@@ -99,8 +99,13 @@ def _make(folder: Path, fill: Fill) -> None:
 def _lacks_tip(folder: Path) -> bool:
     """Whether it holds objects, and no ref to say what they are."""
     with suppress(Exception), closing(open_repo(folder)) as repo:
-        return repo.refs.follow(TIP)[1] is None and next(iter(repo.object_store), None) is not None
+        return _is_unborn(repo) and next(iter(repo.object_store), None) is not None
     return False
+
+
+def _is_unborn(repo: Repo) -> bool:
+    """Whether there is no ref; one that is empty or cut is a broken one."""
+    return repo.refs.follow(TIP)[1] is None and not Path(repo.controldir(), TIP.decode()).exists()
 
 
 def _is_sound(folder: Path) -> bool:
@@ -111,6 +116,8 @@ def _is_sound(folder: Path) -> bool:
         try:
             with local_errors(str(folder)):
                 commit = repo.refs.follow(TIP)[1]
+                if commit is None:
+                    return _is_unborn(repo)
                 objects.items(objects.state(commit).tree)
         finally:
             objects.close()

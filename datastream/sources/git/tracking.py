@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from datastream.sources.git.errors import Damaged
 from datastream.sources.git.objects import Objects, State, reopen_repo
 from datastream.sources.git.refs import HEADS, Place, Refs
 from datastream.sources.git.remote import Head, Progress, Remote
+from datastream.sources.git.turns import Turns
 
 log = logging.getLogger("datastream")
 
@@ -47,6 +49,7 @@ class RemoteBranch:
         self._pushed: tuple[ObjectID | None, ObjectID] | None = None
         self._refs = Refs(self._folder, self._folder, TIP, remote.where)
         self._alive = False
+        self._turns = Turns()
         self.watch = RefWatch(self._folder, self._folder, self._place)
 
     def open(self) -> Repo:
@@ -100,6 +103,11 @@ class RemoteBranch:
         """Have `tip` show where the remote's branch is."""
         self.look()
 
+    def give_way(self) -> None:
+        """Let other stores push, if this one has done so for long."""
+        if (seconds := self._turns.due()) > 0:
+            time.sleep(seconds)
+
     def check_unborn(self) -> None:
         """Refuse to take the branch for unborn: the clone has a commit that was on it.
 
@@ -150,11 +158,12 @@ class RemoteBranch:
         ref, commit = (self._head or self.look()).ref, new.commit.id
         # First, so that all that can fail once it is pushed is to note it.
         objects.add(new.objects)
-        self._remote.push(Head(ref, base.commit), commit, new.objects)
+        with self._turns.push():
+            self._remote.push(Head(ref, base.commit), commit, new.objects)
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.
         self._pushed = base.commit, commit
         try:
-            if self._move(base.commit, commit):
+            if _move(objects.repo, base.commit, commit):
                 self._pushed = None
             else:
                 self.look()
@@ -180,8 +189,8 @@ class RemoteBranch:
     def _fill(self, repo: Repo) -> None:
         head = self._head = self._remote.head(self._name)
         if head.commit is not None:
-            commit = self._remote.fetch(repo, head, self._progress)
-            repo.refs.set_if_equals(TIP, None, commit)
+            # If another process has noted one meanwhile, that is at least as new.
+            _move(repo, None, self._remote.fetch(repo, head, self._progress))
         elif self._name and self._remote.head("").commit is not None:
             raise DatastreamError(f"{self._remote.where} has no branch {shown(self._name)}")
 
@@ -191,17 +200,19 @@ class RemoteBranch:
             commit = head.commit
             if commit is None or commit not in repo.object_store:
                 commit = self._remote.fetch(repo, head, None)
-            return self._move(before, commit)
+            return _move(repo, before, commit)
 
-    def _move(self, before: ObjectID | None, commit: ObjectID) -> bool:
-        """Move the clone's ref; False if it is not at `before` any more."""
-        free_stale_lock(self._folder)
-        refs = DiskRefsContainer(self._folder)
-        retrying = tenacity.Retrying(
-            # It is held while a file is synced to the disk.
-            retry=tenacity.retry_if_exception_type(FileLocked),
-            wait=tenacity.wait_random(0.001, 0.02),
-            stop=tenacity.stop_after_delay(LOCK_TIMEOUT),
-            reraise=True,
-        )
-        return retrying(refs.set_if_equals, TIP, before or ZERO_SHA, commit)
+
+def _move(repo: Repo, before: ObjectID | None, commit: ObjectID) -> bool:
+    """Move a clone's ref; False if it is not at `before` any more."""
+    folder = Path(repo.controldir())
+    free_stale_lock(folder)
+    refs = DiskRefsContainer(folder)
+    retrying = tenacity.Retrying(
+        # It is held while a file is synced to the disk.
+        retry=tenacity.retry_if_exception_type(FileLocked),
+        wait=tenacity.wait_random(0.001, 0.02),
+        stop=tenacity.stop_after_delay(LOCK_TIMEOUT),
+        reraise=True,
+    )
+    return retrying(refs.set_if_equals, TIP, before or ZERO_SHA, commit)
