@@ -77,8 +77,9 @@ class Core:
             failed=self._poll_failed,
             rest=self._rest,
         )
-        # Writes acknowledged: what was written while a first subscription joined is read again.
-        self._writes = 0
+        # Another object after each write: what was written while a first subscription joined is
+        # read again. A number could be counted up by two threads at once, and miss one.
+        self._last_write = object()
         # Those that could not join because the backend was away.
         self._late: deque[Subscription] = deque()
         self._close_lock = threading.Lock()
@@ -201,7 +202,7 @@ class Core:
             answer = self._source.write(writes)
         else:
             answer = self.call(key, self._source.write, writes)
-        self._writes += 1
+        self._last_write = object()
         written = answer if isinstance(answer, Written) else Written(answer)
         if publisher.position is None or (
             written.position and publisher.publish_written(written, version)
@@ -242,7 +243,7 @@ class Core:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
         self.check_open()
         subscription = Subscription(selection, sink, since, keeps_transient=keeps_transient)
-        writes = self._writes
+        last_write = self._last_write
         try:
             self._joiner.join(subscription)
             self._call_succeeded()
@@ -253,7 +254,7 @@ class Core:
             self.unsubscribe(subscription)
             raise
         self._poller.start()
-        if self._writes != writes:
+        if self._last_write is not last_write:
             self._acknowledged(self._feed.catch_up)
         if self._calls.closed:
             # The store was closed meanwhile, and may not have seen this one.

@@ -401,16 +401,18 @@ class Publisher:
         self._version += 1
         if not news:
             return
-        position = self.position or ""
-        for route, part in self.routes.split(news).items():
-            if route.subscriptions:
-                before = self._learn(part)
-                batch = as_batch(part, position, about)
-                for subscription in route.subscriptions:
-                    if subscription.given:
-                        _offer_unseen(subscription, part, position, about)
-                    else:
-                        subscription.sink.offer(batch, before)
+        position, known = self.position or "", self._known
+        watched = [(r, part) for r, part in self.routes.split(news).items() if r.subscriptions]
+        # Of all before any is learned: several may select the same key.
+        before = [[known.get(entry.key) for entry in part] for _, part in watched]
+        for (route, part), had in zip(watched, before, strict=True):
+            self._learn(part)
+            batch = as_batch(part, position, about)
+            for subscription in route.subscriptions:
+                if subscription.given:
+                    _offer_unseen(subscription, part, position, about)
+                else:
+                    subscription.sink.offer(batch, had)
         if len(self._touched) > len(self._known) + REMEMBERED:
             self._touched.clear()
             self._floor = self._version
@@ -418,19 +420,16 @@ class Publisher:
             self._recent.update((entry.key, entry.revision) for entry in news)
             self._published.notify_all()
 
-    def _learn(self, entries: list[Entry]) -> list[str | None]:
-        """Know `entries`; the revisions that were known before."""
-        before = []
+    def _learn(self, entries: list[Entry]) -> None:
+        """Know `entries`."""
         known, touched, version = self._known, self._touched, self._version
         for entry in entries:
             key = entry.key
             touched[key] = version
             if entry.operation is Operation.DELETE:
-                before.append(known.pop(key, None))
+                known.pop(key, None)
             else:
-                before.append(known.get(key))
                 known[key] = entry.revision
-        return before
 
     def _reach(self, subscription: Subscription, route: Route, join: Join, number: int) -> Step:
         """Bring `join` to the common position, if what lies between is known."""

@@ -307,3 +307,32 @@ def test_conflate_always_gives_the_newest(store):
     eventually(lambda: seen[-1] == 1_999, "the newest is given")
     assert seen == sorted(set(seen))
     assert len(seen) < 1_000
+
+
+@pytest.mark.parametrize("conflate", ["slow", "always"])
+def test_conflation_leaves_nothing_out_while_others_watch_the_same_keys(
+    store, conflate, monkeypatch
+):
+    monkeypatch.setattr(buffer, "KEPT_ENTRIES", 10)
+    go, entered, seen = threading.Event(), threading.Event(), {}
+    go.set()
+
+    def slow(entry):
+        seen[entry.key] = None if entry.operation is Operation.DELETE else entry.decode()
+        entered.set()
+        go.wait(TIMEOUT)
+
+    store.put_many({"a": 0, "b": 0, "c": 0})
+    for keys in (("a",), (), ("a", "b")):
+        store.watch(*keys).subscribe(lambda entry: None)
+    store.watch("a", "b", "c", conflate=conflate).subscribe(slow)
+    go.clear()
+    entered.clear()
+    store.put_many({"a": -1, "b": -1})
+    assert entered.wait(TIMEOUT)
+    for number in range(50):
+        store.put_many({"a": number, "b": number})
+    del store["b"]
+    go.set()
+    assert store.flush(TIMEOUT)
+    assert seen == {"a": 49, "b": None, "c": 0}

@@ -369,6 +369,14 @@ def test_a_newcomer_that_was_given_more_than_was_published_is_not_told_again(lis
     assert two.sink.news == [[("x", "2")], [("x", "3")]]
 
 
+def test_everybody_who_selects_a_key_is_told_the_revision_before(publisher):
+    many = [joined(publisher, state("p1", a="1"), s) for s in (ALL, Selection.of("a"), ALL)]
+    publisher.publish_written(Written([put("a", "2")], "p2", "p1"), publisher.version)
+    publisher.publish(publisher.ticket(), changes("p3", deleted("a")))
+    for one in many:
+        assert one.sink.before[1:] == [["1"], ["2"]]
+
+
 def test_a_batch_comes_with_the_revisions_before_it(publisher):
     one = joined(publisher, state("p1", a="1", b="1"))
     publisher.publish(publisher.ticket(), changes("p2", deleted("b"), a="2", c="1"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 PUT, DELETE = "PUT", "DELETE"
@@ -43,9 +44,14 @@ class Asked(NamedTuple):
     def matches(self, key: str) -> bool:
         if not self.keys and not self.match:
             return True
-        if any(key.startswith(k) if k.endswith("/") else key == k for k in self.keys):
-            return True
-        return any(glob_matches(glob, key) for glob in self.match)
+        return _matches(self, key)
+
+
+@lru_cache(maxsize=1 << 17)
+def _matches(asked: Asked, key: str) -> bool:
+    if any(key.startswith(k) if k.endswith("/") else key == k for k in asked.keys):
+        return True
+    return any(glob_matches(glob, key) for glob in asked.match)
 
 
 def glob_matches(glob: str, text: str) -> bool:
