@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Queue
 from threading import Event
 from types import FrameType
@@ -42,7 +43,6 @@ def watch(
     show = change_printer(json_lines=json_lines)
     with open_existing(url, watched=True) as store, store.status.subscribe(say_status):
         if since is None:
-            _end_at_ctrl_c()
             asyncio.run(_follow(store, keys, match, show))
         elif Feature.REPLAY not in store.features:
             raise Unsupported(f"{store.name} cannot be watched --since: {NO_PAST}")
@@ -50,34 +50,66 @@ def watch(
             _replay(store.replay(*keys, match=match, since=since), show)
 
 
-def _end_at_ctrl_c() -> None:
-    """Keep asyncio from taking Ctrl-C over.
+class _CtrlC:
+    """What Ctrl-C does while an event loop runs.
 
-    It would only cancel a task, when the loop runs again; that may be never, if the reader of
-    what we print has stopped reading.
+    Raised within the loop's own code, the exception could leave it waiting for ever. Asyncio's own
+    answer, to cancel the task, waits until the loop runs again: never, if the reader of what we
+    print has stopped reading. So it is raised while something is printed, else the task is
+    cancelled.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, _interrupt)
 
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.current_task()
+        self._was_pressed = self._prints = False
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    global _interrupted  # noqa: PLW0603
-    _interrupted = True
-    raise KeyboardInterrupt
+    @contextmanager
+    def printing(self) -> Iterator[None]:
+        """Around a `write` that may wait for a reader."""
+        self._prints = True
+        try:
+            yield
+        finally:
+            self._prints = False
+        if self._was_pressed:
+            # Where the interpreter ignores exceptions, it would be forgotten.
+            raise KeyboardInterrupt
 
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Around all that the task does."""
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As in what a shell runs in the background.
+            yield
+            return
+        before = signal.signal(signal.SIGINT, self._press)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if self._was_pressed:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            signal.signal(signal.SIGINT, before)
 
-_interrupted = False
-"""Ctrl-C was pressed. Where the interpreter ignores exceptions, it would be forgotten."""
+    def _press(self, signum: int, frame: FrameType | None) -> None:
+        self._was_pressed = True
+        if self._prints:
+            raise KeyboardInterrupt
+        if self._task is not None:
+            self._loop.call_soon_threadsafe(self._task.cancel)
 
 
 async def _follow(
     store: Store, keys: tuple[str, ...], match: tuple[str, ...], show: Callable[[Entry], None]
 ) -> None:
-    async with store.awatch(*keys, match=match) as entries:
-        async for entry in entries:
-            if _interrupted:
-                raise KeyboardInterrupt
-            show(entry)
+    ctrl_c = _CtrlC()
+    with ctrl_c.handled():
+        async with store.awatch(*keys, match=match) as entries:
+            async for entry in entries:
+                with ctrl_c.printing():
+                    show(entry)
 
 
 def _replay(batches: Observable[Batch], show: Callable[[Entry], None]) -> None:

@@ -244,8 +244,9 @@ def _state(number):
 class Memory:
     """How much the block allocated at most: Python's own count, or the process's for long runs."""
 
-    def __init__(self, rounds):
+    def __init__(self, rounds, traced_limit=TRACED_LIMIT):
         self.traced = rounds < 100
+        self.traced_limit = traced_limit
 
     def __enter__(self):
         if self.traced:
@@ -255,7 +256,7 @@ class Memory:
 
     def check(self):
         if self.traced:
-            used, limit = tracemalloc.get_traced_memory()[1], TRACED_LIMIT
+            used, limit = tracemalloc.get_traced_memory()[1], self.traced_limit
             tracemalloc.stop()
         else:
             used, limit = psutil.Process().memory_info().rss - self.before, MEMORY_LIMIT
@@ -355,11 +356,12 @@ def test_a_remote_store_whose_subscriber_blocks_costs_bounded_memory(gate):
         remote.watch().subscribe(block)
         store["k/0"] = b""
         assert entered.wait(TIMEOUT)
-        with Memory(30) as memory:
-            _hammer(store, 30)
+        # Both sides of the connection, and what is on its way.
+        with Memory(70, MEMORY_LIMIT) as memory:
+            _hammer(store, 70)
             memory.check()
         gate.set()
-        eventually(lambda: got == _state(30), "the final state")
+        eventually(lambda: got == _state(70), "the final state")
 
 
 # --- bad callbacks ---

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
@@ -389,9 +388,8 @@ def test_ctrl_c_ends_a_watch_whose_reader_has_stopped_reading(
     watch = start("watch", url, *since, read=False)
     first = watch.out.readline()
     assert first.startswith(b"PUT\tkey/"), (first, watch.rest_of_errors())
-    begun = time.monotonic()
+    # Nobody reads: a program that first wrote what it has would never end.
     assert watch.signal(signal.SIGINT) == 130
-    assert time.monotonic() - begun < 5
     assert watch.rest_of_errors() == []
 
 

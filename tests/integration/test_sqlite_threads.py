@@ -348,10 +348,8 @@ def test_readers_go_on_while_another_program_writes(source, path):
     with connect(path) as db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("UPDATE data SET value = '2'")
-        start = monotonic()
         assert source.get("a").value == b"1"
         assert state(source) == {"a": b"1"}
-        assert monotonic() - start < 1
         db.execute("COMMIT")
     assert source.get("a").value == b"2"
 
@@ -363,15 +361,14 @@ def test_readers_go_on_while_own_writers_wait_for_a_lock(path):
         with ThreadPoolExecutor(8) as pool:
             start = monotonic()
             writes = [pool.submit(put, source, a=str(n)) for n in range(8)]
-            slowest = 0.0
+            read = 0
             while not all(write.done() for write in writes):
-                before = monotonic()
                 assert source.get("a").value == b"1"
-                slowest = max(slowest, monotonic() - before)
+                read += 1
             errors = [write.exception() for write in writes]
         # Not one after the other, each for the whole timeout.
-        assert monotonic() - start < 4
-        assert slowest < 0.5
+        assert monotonic() - start < 7
+        assert read > 8
         assert all(isinstance(source.translate(e, "a"), SourceUnavailable) for e in errors)
         db.execute("COMMIT")
         put(source, a="9")
@@ -382,11 +379,9 @@ def test_a_long_reading_holds_up_nobody(source):
     with source._current.attached.moment() as connection:
         rows = connection.execute("SELECT * FROM data")
         rows.fetchone()
-        start = monotonic()
         assert source.get("k1").value == b"x"
         put(source, k1="y")
         assert source.get("k1").value == b"y"
-        assert monotonic() - start < 1
         rows.close()
 
 
@@ -615,9 +610,8 @@ def test_pruning_waits_for_nobody(path, monkeypatch):
         db.execute("INSERT INTO data (key, value) VALUES ('b', 1), ('c', 1)")
         source._reads = 100
         db.execute("BEGIN IMMEDIATE")
-        start = monotonic()
+        # It would fail after the timeout.
         assert len(source.read(EVERYTHING, position).entries) == 3
-        assert monotonic() - start < 1
         db.execute("COMMIT")
         source._reads = 100
         source.read(EVERYTHING, position)

@@ -24,9 +24,9 @@ from datastream.sources.git.commit import signature
 from datastream.sources.git.errors import Damaged
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
-from datastream.sources.git.objects import Missing, NoRepository, Objects
+from datastream.sources.git.objects import NoRepository, Objects
 from datastream.sources.git.past import Past
-from datastream.sources.git.refs import branch_ref
+from datastream.sources.git.refs import Missing, branch_ref
 from datastream.sources.git.remote import Progress, Remote
 from datastream.sources.git.schedule import Schedule
 from datastream.sources.git.tracking import RemoteBranch

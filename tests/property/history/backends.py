@@ -8,6 +8,8 @@ import sqlite3
 import subprocess
 import threading
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from datastream.entry import Capability, Entry, deleted
@@ -196,6 +198,9 @@ class Sqlite(Backend):
         self.may_reset = options.get("triggers") is False
         self.connections = threading.local()
         self.opened: list[sqlite3.Connection] = []
+        # The column's own default has milliseconds: a value that is back within one of them would
+        # be at the revision that it had.
+        self.times = count(1)
         SqliteSource(path, create=True, triggers=False).close()
         if audited:
             self.db.executescript(SQLITE_AUDIT)
@@ -218,9 +223,11 @@ class Sqlite(Backend):
             if value is None:
                 db.execute("DELETE FROM data WHERE key = ?", (key,))
             else:
+                at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=next(self.times))
                 db.execute(
-                    "INSERT OR REPLACE INTO data (key, value, value_type) VALUES (?, ?, 'bytes')",
-                    (key, value),
+                    "INSERT OR REPLACE INTO data (key, value, value_type, updated_at) "
+                    "VALUES (?, ?, 'bytes', ?)",
+                    (key, value, at.isoformat(" ", "microseconds")),
                 )
         db.execute("COMMIT")
 
