@@ -13,7 +13,14 @@ from typing import Any, NamedTuple, Self, TypeVar
 from datastream import codecs
 from datastream._watch.core import Core
 from datastream.entry import Entry, Operation
-from datastream.errors import InvalidKey, InvalidValue, KeyNotFound, RevisionConflict, printable
+from datastream.errors import (
+    InvalidKey,
+    InvalidValue,
+    KeyNotFound,
+    RevisionConflict,
+    printable,
+    shown,
+)
 from datastream.selection import Selection, check_key
 from datastream.source import Feature, Reading, Write
 
@@ -54,8 +61,14 @@ class StoreMapping(MutableMapping[str, Any]):
             entry = _passing.take(self, key, sys._getframe(1))
             if entry is not None:
                 return self._decoded(entry)
-        entry = self.entry(key)
-        return codecs.decode(entry.value, entry.value_type, key=key)
+        check_key(key)
+        found = self._core.get_value(key)
+        if found is None:
+            raise self._missing(key)
+        return codecs.decode(*found, key=key)
+
+    def _missing(self, key: str) -> KeyNotFound:
+        return KeyNotFound(f"{self.name} holds nothing at {shown(key)}; list(store) gives its keys")
 
     def __setitem__(self, key: str, value: Any) -> None:
         self.put(key, value)

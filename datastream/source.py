@@ -187,6 +187,11 @@ class Source(ABC):
             found = list(reading.load(found))
         return found[0] if found and found[0].operation is Operation.PUT else None
 
+    def get_value(self, key: str) -> tuple[bytes, str] | None:
+        """Value and type of one key: what `get` finds, of which ``store[key]`` needs no more."""
+        entry = self.get(key)
+        return None if entry is None else (entry.value, entry.value_type)
+
     @abstractmethod
     def wait(self, timeout: float | None) -> None:
         """Block until something *may* have changed since the last `read`, at most `timeout` s.

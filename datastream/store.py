@@ -28,7 +28,6 @@ from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
     InvalidKey,
     InvalidValue,
-    KeyNotFound,
     ReadOnly,
     Unsupported,
     shown,
@@ -101,9 +100,7 @@ class Store(AsyncTwins, StoreWatches, StoreMapping):
         check_key(key)
         entry = self._core.get(key)
         if entry is None:
-            raise KeyNotFound(
-                f"{self.name} holds nothing at {shown(key)}; list(store) gives its keys"
-            )
+            raise self._missing(key)
         return entry
 
     def snapshot(

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import NoReturn, ParamSpec, TypeVar
 
-from datastream.entry import Entry
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.source import Source
 
@@ -62,16 +61,16 @@ class Calls:
         finally:
             self._returned(thread)
 
-    def get(self, key: str) -> Entry | None:
-        """`Source.get`: the call that is made most, without what the others need."""
+    def one(self, find: Callable[[str], T], key: str) -> T:
+        """`find` of one key: the call that is made most, without what the others need."""
         if self._turns is not None:
-            return self(key, self._source.get, key)
+            return self(key, find, key)
         if self.closed:
             raise StoreClosed(self.closed)
         thread = threading.get_ident()
         self._due[thread] = monotonic() + HANGS_AFTER
         try:
-            return self._source.get(key)
+            return find(key)
         except Exception as error:  # noqa: BLE001
             self._fail(error, key)
         finally:

@@ -100,18 +100,25 @@ class Core:
 
     def get(self, key: str) -> Entry | None:
         """The entry of one key."""
+        return self._one(self._source.get, key)
+
+    def get_value(self, key: str) -> tuple[bytes, str] | None:
+        """Value and type of one key."""
+        return self._one(self._source.get_value, key)
+
+    def _one(self, find: Callable[[str], T], key: str) -> T:
         if self._instant and self._status.well:
             self.check_open()
-            return self._source.get(key)
+            return find(key)
         try:
-            entry = self._calls.get(key)
+            found = self._calls.one(find, key)
         except StoreClosed:
             raise
         except DatastreamError as error:
             self._call_failed(error)
             raise
         self._call_succeeded()
-        return entry
+        return found
 
     def capabilities(self) -> Sequence[Capability]:
         return self.call(None, self._source.capabilities)

@@ -43,7 +43,6 @@ class Attached:
         self.epoch = epoch
         self.is_wal = is_wal
         self.rows = RowTable(layout)
-        self._one = self.rows.one
         self.log = ChangeLog(layout) if epoch else None
 
     @contextmanager
@@ -64,7 +63,7 @@ class Attached:
         readers = self.file.readers
         connection = readers.take()
         try:
-            row = connection.execute(self._one, (key,)).fetchone()
+            row = self.rows.row(connection, key)
             return connection.compiled.schema == self.schema, row
         finally:
             readers.give(connection)

@@ -115,12 +115,26 @@ def file_id(path: str) -> FileId:
     Raises:
         SourceUnavailable: no file at `path`.
     """
+    stat = _stat(path)
+    return stat.st_dev, stat.st_ino
+
+
+def is_file(path: str, known: FileId) -> bool:
+    """Whether the file at `path` is still that one.
+
+    Raises:
+        SourceUnavailable: no file at `path`.
+    """
+    stat = _stat(path)
+    return stat.st_ino == known[1] and stat.st_dev == known[0]
+
+
+def _stat(path: str) -> os.stat_result:
     try:
         # Before every access, so not through pathlib, which takes three times as long.
-        stat = os.stat(path)  # noqa: PTH116
+        return os.stat(path)  # noqa: PTH116
     except OSError as error:
         raise SourceUnavailable(f"{path} is not there: {error.strerror}; bring it back") from error
-    return stat.st_dev, stat.st_ino
 
 
 @contextmanager

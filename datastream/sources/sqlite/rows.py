@@ -33,10 +33,15 @@ def entry(row: Row) -> Entry:
 
 def entry_of(key: str, value: Any, value_type: Any, updated_at: Any) -> Entry:
     """The entry of `key`, made of the other columns of its row."""
-    declared = value_type if value_type in _KNOWN else _declared(value_type)
-    name = declared or _TYPES[type(value)]
-    data = value if type(value) is bytes else _data(value, missing=b"" if declared else b"null")
+    data, name = value_of(value, value_type)
     return Entry(key, data, name, parse_time(updated_at), revision(data, name, updated_at))
+
+
+def value_of(value: Any, value_type: Any) -> tuple[bytes, str]:
+    """The value as bytes, and its type."""
+    declared = value_type if value_type in _KNOWN else _declared(value_type)
+    data = value if type(value) is bytes else _data(value, missing=b"" if declared else b"null")
+    return data, declared or _TYPES[type(value)]
 
 
 def capability(row: tuple[Any, str, Any]) -> Capability:

@@ -25,13 +25,13 @@ from datastream.selection import Selects, check_text
 from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
-from datastream.sources.sqlite.connection import file_id, is_about_sql, translated
+from datastream.sources.sqlite.connection import is_about_sql, is_file, translated
 from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
 from datastream.sources.sqlite.file import Outdated
 from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
-from datastream.sources.sqlite.rows import entry
+from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
 from datastream.url import Location, configured
 
 LOOK_AT_FILE = 1.0
@@ -115,21 +115,28 @@ class SqliteSource(Source):
         return self._current.call(partial(self._read, selection, since))
 
     def get(self, key: str) -> Entry | None:
+        row = self._find(key)
+        return None if row is None else entry_of(key, *row[1:])
+
+    def get_value(self, key: str) -> tuple[bytes, str] | None:
+        row = self._find(key)
+        return None if row is None else value_of(row[1], row[2])
+
+    def _find(self, key: str) -> Row | None:
+        """The row of one key."""
         attached = self._current.attached
-        row = None
-        if file_id(self._path) == attached.file.id:
+        if is_file(self._path, attached.file.id):
             try:
                 is_known, row = attached.one(key)
+                if is_known:
+                    return row
             except Outdated:
-                is_known = False
+                pass
             except sqlite3.OperationalError as error:
                 # For a column that is gone, or text that is not UTF-8.
                 if not is_about_sql(error):
                     raise
-                is_known = False
-            if is_known:
-                return None if row is None else attached.rows.found(key, row)
-        return self._current.call(partial(_get, key))
+        return self._current.call(partial(_row, key))
 
     def write(self, writes: Sequence[Write]) -> Written:
         if not self._can_write:
@@ -277,7 +284,7 @@ class SqliteSource(Source):
         connection = file.take_writer()
         try:
             # Only now, as it may have waited: a write to a replaced file would be lost.
-            if file_id(self._path) != file.id:
+            if not is_file(self._path, file.id):
                 raise Outdated(f"{self._path} was replaced meanwhile; retry")
             return attached.write(connection, writes, with_position=self._watched)
         finally:
@@ -308,7 +315,7 @@ class SqliteSource(Source):
         now = monotonic()
         # A rollback journal is why a replaced file must not be read: see `File.abandon`.
         if now >= self._look_at_file or not attached.is_wal:
-            if file_id(self._path) != attached.file.id:
+            if not is_file(self._path, attached.file.id):
                 return True
             self._look_at_file = now + LOOK_AT_FILE
         try:
@@ -337,9 +344,9 @@ def _created(found: Sequence[Touched]) -> frozenset[str]:
     return frozenset(str(touched.key) for touched in found if touched.created) - existed
 
 
-def _get(key: str, attached: Attached) -> Entry | None:
+def _row(key: str, attached: Attached) -> Row | None:
     with attached.moment() as connection:
-        return attached.rows.get(connection, key)
+        return attached.rows.row(connection, key)
 
 
 def _check_names(where: str, *names: str) -> None:

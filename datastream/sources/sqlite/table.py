@@ -91,16 +91,16 @@ class RowTable:
         return [entry(row) for row in db.execute(f"{self._select}{condition}", parameters)]
 
     def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
-        row = db.execute(self.one, (key,)).fetchone()
-        return None if row is None else self.found(key, row)
+        row = self.row(db, key)
+        return None if row is None else entry_of(key, *row[1:])
 
-    def found(self, key: str, row: Row) -> Entry | None:
-        """The entry of a row that `one` selected."""
-        name, value, value_type, updated_at = row
+    def row(self, db: sqlite3.Connection, key: str) -> Row | None:
+        """The row of one key."""
+        row: Row | None = db.execute(self.one, (key,)).fetchone()
         # An integer column finds 5 for "05", too.
-        if name is not None and str(name) != key:
+        if row is not None and row[0] is not None and str(row[0]) != key:
             return None
-        return entry_of(key, value, value_type, updated_at)
+        return row
 
     def change(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry] | None:
         """Put one value in place of another one, in one statement.
