@@ -402,17 +402,20 @@ class Publisher:
         if not news:
             return
         position, known = self.position or "", self._known
-        watched = [(r, part) for r, part in self.routes.split(news).items() if r.subscriptions]
-        # Of all before any is learned: several may select the same key.
-        before = [[known.get(entry.key) for entry in part] for _, part in watched]
-        for (route, part), had in zip(watched, before, strict=True):
-            self._learn(part)
-            batch = as_batch(part, position, about)
-            for subscription in route.subscriptions:
-                if subscription.given:
-                    _offer_unseen(subscription, part, position, about)
-                else:
-                    subscription.sink.offer(batch, had)
+        parts = self.routes.split(news)
+        for route, part in parts.items():
+            if route.subscriptions:
+                before = [known.get(entry.key) for entry in part]
+                batch = as_batch(part, position, about)
+                for subscription in route.subscriptions:
+                    if subscription.given:
+                        _offer_unseen(subscription, part, position, about)
+                    else:
+                        subscription.sink.offer(batch, before)
+        # Not before all have been told: several may select the same key.
+        for route, part in parts.items():
+            if route.subscriptions:
+                self._learn(part)
         if len(self._touched) > len(self._known) + REMEMBERED:
             self._touched.clear()
             self._floor = self._version
