@@ -1,7 +1,7 @@
 """An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
 from datastream._registry import open
-from datastream.entry import Batch, Capability, Change, Entry, Operation, Revision
+from datastream.entry import Batch, Capability, Change, ChangeBatch, Entry, Operation, Revision
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -18,11 +18,13 @@ from datastream.selection import Selection
 from datastream.source import Feature, Write
 from datastream.status import State, Status
 from datastream.store import Store
+from datastream.view import View, ViewSnapshot
 
 __all__ = [
     "Batch",
     "Capability",
     "Change",
+    "ChangeBatch",
     "DatastreamError",
     "Denied",
     "Entry",
@@ -41,6 +43,8 @@ __all__ = [
     "Store",
     "StoreClosed",
     "Unsupported",
+    "View",
+    "ViewSnapshot",
     "Write",
     "open",
 ]

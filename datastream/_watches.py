@@ -117,7 +117,7 @@ class StoreWatches:
         selection = Selection.of(*keys, match=match, exclude=exclude)
 
         def unpack() -> ValueChanges:
-            return ValueChanges(as_, _described(selection), initial=initial)
+            return ValueChanges(as_, described(selection), initial=initial)
 
         return self._observable(selection, None, unpack, Pace.of(conflate, every), fresh=True)
 
@@ -169,7 +169,7 @@ class StoreWatches:
     ) -> AsyncWatch[Change]:
         """`watch_values` for ``async for``."""
         selection = Selection.of(*keys, match=match, exclude=exclude)
-        unpack = ValueChanges(as_, _described(selection), initial=initial)
+        unpack = ValueChanges(as_, described(selection), initial=initial)
         return self._async_watch(selection, None, unpack, Pace.of(conflate, every))
 
     def _observable(
@@ -204,7 +204,7 @@ class StoreWatches:
         unpack: Unpack,
         pace: Pace,
     ) -> DisposableBase:
-        what = f"{self.name}, {_described(selection)}"
+        what = f"{self.name}, {described(selection)}"
         subscriber: Subscriber[Batch] = Subscriber(
             observer,
             unpack,
@@ -235,7 +235,7 @@ class StoreWatches:
         *,
         transient: bool = False,
     ) -> AsyncWatch[T]:
-        what = f"{self.name}, {_described(selection)}"
+        what = f"{self.name}, {described(selection)}"
 
         def subscribe(inbox: Sink) -> Callable[[], None]:
             # Naming the store keeps it open as long as the iterator is.
@@ -299,13 +299,13 @@ class Pace(NamedTuple):
         return cls(conflate, every)
 
 
-def _described(selection: Selection) -> str:
+def described(selection: Selection, call: str = "watch") -> str:
     """A selection in the words of the call that made it."""
     names = [shown(key) for key in sorted((*selection.keys, *selection.prefixes))]
     names += [f"match={shown(pattern)}" for pattern in sorted(selection.patterns)]
     names += [f"exclude={shown(pattern)}" for pattern in sorted(selection.exclude)]
     more = [f"and {len(names) - FEW} more"] if len(names) > FEW else []
-    return f"watch({', '.join([*names[:FEW], *more])})"
+    return f"{call}({', '.join([*names[:FEW], *more])})"
 
 
 def _entries(batch: Batch, *, initial: bool) -> Iterable[Entry]:

@@ -11,11 +11,11 @@ from contextvars import copy_context
 from functools import partial
 from time import monotonic
 from types import TracebackType
-from typing import Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
 from datastream._watch import reaper
 from datastream._watch.buffer import ConflatingBuffer
-from datastream.entry import Batch
+from datastream._watch.subscriber import Buffer
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -33,16 +33,16 @@ class Inbox:
         buffer: keeps what the coroutine has not taken yet.
     """
 
-    def __init__(self, buffer: ConflatingBuffer | None = None) -> None:
+    def __init__(self, buffer: Buffer[Any] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._lock = threading.Lock()
-        self._buffer = ConflatingBuffer() if buffer is None else buffer
+        self._buffer: Buffer[Any] = ConflatingBuffer() if buffer is None else buffer
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         self._error: Exception | None = None
 
-    def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
+    def offer(self, batch: Any, before: Sequence[str | None] | None = None, /) -> None:
         with self._lock:
             if self._ended:
                 return
@@ -58,7 +58,7 @@ class Inbox:
                 self._ended, self._error = True, error
             self._wake()
 
-    def poll(self) -> Batch | asyncio.Future[None] | None:
+    def poll(self) -> Any | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""
         with self._lock:
             batch = self._buffer.take()
@@ -211,9 +211,9 @@ class AsyncWatch(Generic[T]):
     def __init__(
         self,
         subscribe: Callable[[Inbox], Subscription],
-        unpack: Callable[[Batch], Iterable[T]],
+        unpack: Callable[[Any], Iterable[T]],
         threads: Threads,
-        buffer: Callable[[], ConflatingBuffer] = ConflatingBuffer,
+        buffer: Callable[[], Buffer[Any]] = ConflatingBuffer,
         every: float = 0.0,
     ) -> None:
         self._subscribe = subscribe
@@ -245,15 +245,15 @@ class AsyncWatch(Generic[T]):
 
     async def _fill(self) -> None:
         found = (await self.inbox()).poll()
-        if isinstance(found, Batch):
+        if found is None:
+            await self.aclose()
+        elif isinstance(found, asyncio.Future):
+            await found
+            self._yield_at = monotonic() + SLICE
+        else:
             self._ready = _given(self._unpack(found))
             if self._every and not found.initial:
                 await asyncio.sleep(self._every)
-        elif found is None:
-            await self.aclose()
-        else:
-            await found
-            self._yield_at = monotonic() + SLICE
 
     async def inbox(self) -> Inbox:
         """What the iterator polls, for a server that counts microseconds; subscribes first."""

@@ -50,12 +50,34 @@ def decode(value: bytes, value_type: str, *, key: str = "") -> Any:
         ImportError: ``application/yaml`` without PyYAML.
     """
     try:
-        return _decoder(value_type)(value)
+        return decoder(value_type)(value)
     except (ValueError, RecursionError) as error:
         raise InvalidValue(
             f"the {len(value)} bytes at {shown(key)} are no {value_type!r}: {error}; "
             "read entry.value for the raw bytes"
         ) from error
+
+
+def decoder(value_type: str) -> Callable[[bytes], Any]:
+    """What `decode` calls for this type; raises what it finds, such as ValueError."""
+    return _DECODERS.get(value_type) or _DECODERS[_family(value_type)]
+
+
+def decode_all(values: list[bytes], value_type: str) -> list[Any] | None:
+    """What `decode` gives for each value; None if one does not decode, or might not.
+
+    Several times quicker than one by one for numbers and text.
+    """
+    try:
+        if value_type not in ("int", "float"):
+            return list(map(decoder(value_type), values))
+        together = b"".join(values)
+        if b"_" in together or not together.isascii():
+            return None
+        numbers = list(map(int if value_type == "int" else float, values))
+        return None if math.inf in numbers or -math.inf in numbers else numbers
+    except (ValueError, RecursionError, ImportError):
+        return None
 
 
 def check_type(value_type: str, *, key: str = "") -> None:
@@ -102,10 +124,6 @@ def _family(value_type: str) -> str:
     if media in ("application/toml", "application/yaml", "application/x-yaml"):
         return media.rpartition("/")[2].removeprefix("x-")
     return "str" if media.startswith("text/") else "bytes"
-
-
-def _decoder(value_type: str) -> Callable[[bytes], Any]:
-    return _DECODERS.get(value_type) or _DECODERS[_family(value_type)]
 
 
 def _exactly(kind: type) -> Callable[[Any], bytes]:

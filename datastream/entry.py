@@ -115,6 +115,41 @@ class Change(NamedTuple):
     """The new state as the backend stored it; a DELETE where the key was removed."""
 
 
+@dataclass(frozen=True)
+class ChangeBatch:
+    """What changed together in a view. Its length is the number of its changes."""
+
+    changes: tuple[Change, ...] = ()
+    """Each key at most once."""
+    cursor: str = ""
+    """Place of the view after it."""
+    initial: bool = False
+    """The first state from the backend: what it changed in an empty view, or one from a cache."""
+    author: str = ""
+    """Who made the change, where the backend knows, and it was one change."""
+    message: str = ""
+    """Why, likewise."""
+    point: str = ""
+    """What `Store.at` takes to see the store as it was after this change, likewise."""
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def __iter__(self) -> Iterator[Change]:
+        return iter(self.changes)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+class Rejected(NamedTuple):
+    """A value that a view or a binding did not take; the last good one stands."""
+
+    key: str
+    revision: str
+    reason: str
+
+
 class Revision(NamedTuple):
     """One revision in the past of a key, with what its backend knows of how it came about."""
 

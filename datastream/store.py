@@ -17,12 +17,14 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
+from datastream._view.feed import Feeds
+from datastream._views import StoreViews
 from datastream._watch import reaper
 from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.replay import Replays, Script, live_part
 from datastream._watch.status import StatusHolder, StatusObservable
-from datastream._watches import Pace, StoreWatches
+from datastream._watches import Pace
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
@@ -52,7 +54,7 @@ FLUSH_TIMEOUT = 1.0
 log = logging.getLogger("datastream")
 
 
-class Store(AsyncTwins, StoreWatches, StoreMapping):
+class Store(AsyncTwins, StoreViews, StoreMapping):
     """An observable key-value store over one backend.
 
     Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
@@ -78,6 +80,7 @@ class Store(AsyncTwins, StoreWatches, StoreMapping):
         self._status = StatusHolder(self.name, self._dispatcher)
         self._core = Core(source, self.name, self._status)
         self._replays = Replays()
+        self._feeds = Feeds()
         closing = partial(
             _close, self._core, self._dispatcher, self._status, self._replays, self.threads
         )

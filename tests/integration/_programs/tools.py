@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from reactivex import Observable
+
 from datastream import Entry, Operation, State, Status, Store
 
 TIMEOUT = 30.0
@@ -153,6 +155,25 @@ class Statuses:
             if not self._changed.wait_for(lambda: self.seen[-1].state in states, timeout):
                 raise AssertionError(f"never {states}: {self.seen}")
             return self.seen[-1]
+
+
+class Collected:
+    """All that an Observable gives."""
+
+    def __init__(self, observable: Observable[Any]) -> None:
+        self._changed = threading.Condition()
+        self.got: list[Any] = []
+        self.subscription = observable.subscribe(self._take)
+
+    def _take(self, item: Any) -> None:
+        with self._changed:
+            self.got.append(item)
+            self._changed.notify_all()
+
+    def wait(self, condition: Callable[[list[Any]], object], what: str) -> None:
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.got and condition(self.got), TIMEOUT):
+                raise AssertionError(f"never happened: {what}; got {self.got[-3:]}")
 
 
 def eventually(condition: Callable[[], object], what: str, timeout: float = TIMEOUT) -> None:

@@ -1,0 +1,141 @@
+"""What a store keeps in memory for its users: views and bindings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+from reactivex.abc import DisposableBase, ObserverBase
+
+from datastream._view.cache import CacheFile
+from datastream._view.feed import Feed, Feeds
+from datastream._view.state import ViewState
+from datastream._view.write_behind import WriteBehind
+from datastream._watches import Pace, StoreWatches, described
+from datastream.entry import Batch, Rejected
+from datastream.errors import printable
+from datastream.selection import Selection
+from datastream.view import View
+
+if TYPE_CHECKING:
+    from datastream.store import Store
+
+V = TypeVar("V")
+
+log = logging.getLogger("datastream")
+
+
+class StoreViews(StoreWatches):
+    """The part of a `Store` that is kept in memory."""
+
+    _feeds: Feeds
+
+    @overload
+    def view(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        as_: None = None,
+        cache: str | PathLike[str] | None = None,
+        wait: float = 0.0,
+    ) -> View[Any]: ...
+    @overload
+    def view(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        as_: Callable[[Any], V],
+        cache: str | PathLike[str] | None = None,
+        wait: float = 0.0,
+    ) -> View[V]: ...
+    def view(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        as_: Callable[[Any], Any] | None = None,
+        cache: str | PathLike[str] | None = None,
+        wait: float = 0.0,
+    ) -> View[Any]:
+        """The selected values in memory, kept current; see `View`.
+
+        With a backend that answers, the state is there on return. Views with the same arguments
+        share one subscription and their values.
+
+        Args:
+            keys, match, exclude: as for `watch`.
+            as_: makes of a decoded value what you want, such as ``float`` or the
+                ``validate_python`` of a pydantic ``TypeAdapter``. A value that it refuses
+                leaves the last good one in place, see `View.rejected`.
+            cache: a file in which the last good state is kept, written within some seconds and
+                readable by you alone. A start with the backend away begins with it, STALE; else
+                only what differs is read. Processes may share it.
+            wait: seconds that a read waits for the first state; 0 raises at once.
+
+        Raises:
+            InvalidKey, StoreClosed, Denied: as for `watch`.
+        """
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        file = None if cache is None else CacheFile(cache, self.name, selection)
+        what = f"{self.name}, {described(selection, 'view')}"
+        key = (selection, _identity(as_), None if file is None else file.path)
+        feeds, store = self._feeds, cast("Store", self)
+        make = partial(_make_feed, store, selection, as_, file, what)
+        feed = feeds.share(key, make, _open_feed)
+        return View(feed, partial(feeds.release, key, feed), what, wait)
+
+    def _follow(
+        self, observer: ObserverBase[Batch], selection: Selection, since: str | None
+    ) -> DisposableBase:
+        """Call `observer` with each batch, like `watch_batches`, and the least in between."""
+        return self._subscribe(observer, selection, since, _alone, Pace())
+
+
+def _make_feed(
+    store: Store,
+    selection: Selection,
+    convert: Callable[[Any], Any] | None,
+    file: CacheFile | None,
+    what: str,
+) -> Feed[ViewState]:
+    state = ViewState(convert, partial(_log_rejected, what), keeps_rows=file is not None)
+    feed = Feed(store, selection, state)
+    if file is not None:
+        feed.after = WriteBehind(file, state, store._dispatcher)
+    return feed
+
+
+def _open_feed(feed: Feed[ViewState]) -> None:
+    since = None
+    if isinstance(feed.after, WriteBehind):
+        feed.known_at = feed.after.restore()
+        since = feed.state.cursor
+    feed.open(since or None)
+
+
+def _log_rejected(what: str, rejected: Rejected) -> None:
+    log.warning(
+        "%s: %s at revision %s is refused, its last good value stands: %s",
+        printable(what),
+        printable(repr(rejected.key)),
+        printable(repr(rejected.revision)),
+        printable(rejected.reason),
+    )
+
+
+def _identity(convert: Callable[[Any], Any] | None) -> Hashable:
+    """What tells whether two conversions are the same one."""
+    try:
+        hash(convert)
+    except TypeError:
+        return id(convert)
+    return convert
+
+
+def _alone(batch: Batch) -> tuple[Batch]:
+    return (batch,)
