@@ -5,17 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.source import Write
 
 if TYPE_CHECKING:
+    from datastream.binding import Binding
     from datastream.store import Store
+    from datastream.view import View
+
+V = TypeVar("V")
 
 _END: Any = object()
 
@@ -142,6 +148,25 @@ class AsyncTwins:
     async def aat(self: Store, point: str | datetime) -> Store:  # type: ignore[misc]
         """`Store.at`."""
         return await self.threads.call(self.at, point)
+
+    async def aview(  # type: ignore[misc]
+        self: Store,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        as_: Callable[[Any], V] | None = None,
+        cache: str | PathLike[str] | None = None,
+        wait: float = 0.0,
+    ) -> View[V]:
+        """`Store.view`."""
+        call = partial(self.view, *keys, match=match, exclude=exclude, cache=cache, wait=wait)
+        return await self.threads.run(partial(cast(Any, call), as_=as_))
+
+    async def abind(  # type: ignore[misc]
+        self: Store, model: type[V], place: str = "", *, wait: float = 0.0
+    ) -> Binding[V]:
+        """`Store.bind`."""
+        return await self.threads.run(partial(self.bind, model, place, wait=wait))
 
     async def aclose(self: Store) -> None:  # type: ignore[misc]
         """`Store.close`."""

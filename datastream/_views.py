@@ -21,8 +21,10 @@ from datastream.selection import Selection
 from datastream.view import View
 
 if TYPE_CHECKING:
+    from datastream.binding import Binding
     from datastream.store import Store
 
+T = TypeVar("T")
 V = TypeVar("V")
 
 log = logging.getLogger("datastream")
@@ -88,6 +90,29 @@ class StoreViews(StoreWatches):
         make = partial(_make_feed, store, selection, as_, file, what)
         feed = feeds.share(key, make, _open_feed)
         return View(feed, partial(feeds.release, key, feed), what, wait)
+
+    def bind(self, model: type[T], place: str = "", *, wait: float = 0.0) -> Binding[T]:
+        """One object of many keys, or of one document, validated by pydantic; see `Binding`.
+
+        Args:
+            model: what pydantic's ``TypeAdapter`` takes: a BaseModel, a dataclass, a TypedDict, …
+            place: a prefix, such as ``app/``, below which ``app/db/url`` is ``db.url``; "" for all
+                keys; or one key that holds the whole object as JSON, YAML or TOML.
+            wait: seconds that reading `Binding.current` waits for the first state; 0 raises.
+
+        Raises:
+            InvalidValue: the present state does not validate; the text lists missing keys.
+            ImportError: pydantic is not installed: the extra ``settings``.
+        """
+        try:
+            from datastream.binding import bind
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in ("pydantic", "pydantic_core"):
+                raise
+            raise ImportError(
+                'bind needs pydantic: pip install "datastream-kv[settings]"'
+            ) from error
+        return bind(cast("Store", self), model, place, wait)
 
     def _follow(
         self, observer: ObserverBase[Batch], selection: Selection, since: str | None

@@ -99,7 +99,8 @@ class Listeners:
             else:
                 self._by_key.pop(key, None)
 
-    def offer(self, batch: ChangeBatch) -> None:
+    def offer(self, batch: Any) -> None:
+        """Offer a batch of changes, or anything else if nobody asked for single keys."""
         with self._lock:
             everybody, by_key = self._all, self._by_key
             some = [(o, c) for c in batch for o in by_key.get(c.key, ())] if by_key else ()

@@ -19,9 +19,12 @@
 
 The backend starts empty. What a Source does not declare in its ``features`` is checked to be
 refused early with a clear error.
+
+`overriding` is for the tests of programs that use bindings.
 """
 
 from datastream.testing._conformance import Conformance
+from datastream.testing._overriding import overriding
 from datastream.testing._tools import TIMEOUT, Harness, Recorder, Spy
 
-__all__ = ["TIMEOUT", "Conformance", "Harness", "Recorder", "Spy"]
+__all__ = ["TIMEOUT", "Conformance", "Harness", "Recorder", "Spy", "overriding"]

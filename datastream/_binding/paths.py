@@ -1,0 +1,104 @@
+"""Objects of models as trees of paths: what is at one, which ones differ, what is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
+
+from datastream._binding.tree import Path
+
+_MISSING: Any = object()
+
+
+def children(value: Any) -> dict[str, Any] | None:
+    """The parts of a model, dict, list or tuple by name; None of anything else."""
+    if isinstance(value, BaseModel):
+        extra = value.model_extra or {}
+        return {name: getattr(value, name) for name in type(value).model_fields} | extra
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): part for name, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return dict(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return {str(number): part for number, part in enumerate(value)}
+    return None
+
+
+def differing(old: Any, new: Any, path: Path = ()) -> Iterator[Path]:
+    """The paths at which two objects differ, the deepest that both have."""
+    if old is new:
+        return
+    before, after = children(old), children(new)
+    if before is None or after is None:
+        if not _same(old, new):
+            yield path
+        return
+    if not before and not after:
+        return
+    for name in before | after:
+        if name in before and name in after:
+            yield from differing(before[name], after[name], (*path, name))
+        else:
+            yield (*path, name)
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Every path that has no parts, with its value."""
+    parts = children(value)
+    if not parts:
+        yield path, value
+        return
+    for name, part in parts.items():
+        yield from leaves(part, (*path, name))
+
+
+def at(value: Any, path: Path) -> Any:
+    """What is at `path`, None if there is nothing."""
+    for name in path:
+        value = (children(value) or {}).get(name)
+    return value
+
+
+def plain(value: Any) -> Any:
+    """What JSON can say, secrets included: this is what is stored."""
+    if isinstance(value, SecretStr | SecretBytes):
+        return plain(value.get_secret_value())
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    parts = children(value)
+    if parts is None:
+        # Sets, times, paths, numbers of other kinds.
+        return [*map(plain, value)] if isinstance(value, set | frozenset) else _jsonable(value)
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        return [plain(part) for part in parts.values()]
+    return {name: plain(part) for name, part in parts.items()}
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path)
+
+
+def covers(path: Path, other: Path) -> bool:
+    """One is at or above the other."""
+    length = min(len(path), len(other))
+    return path[:length] == other[:length]
+
+
+def _jsonable(value: Any) -> Any:
+    return to_jsonable_python(value)
+
+
+def _same(old: Any, new: Any) -> bool:
+    try:
+        return type(old) is type(new) and bool(old == new)
+    except Exception:  # noqa: BLE001
+        return False
