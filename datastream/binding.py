@@ -13,6 +13,7 @@ from datastream._binding.changes import BindingChange, BindingChanges
 from datastream._binding.evaluate import Evaluator
 from datastream._binding.explain import Explained, Origins, explained
 from datastream._binding.layout import Layout
+from datastream._binding.paths import check_path
 from datastream._binding.state import BindingState
 from datastream._binding.tree import Path
 from datastream._binding.writing import plan
@@ -76,12 +77,18 @@ class Binding(Following[BindingState[T]], Generic[T]):
         """Call `callback` with each change of one field, such as ``db.url``, or of what is in it.
 
         ``old`` and ``new`` are the values at `path`. Dispose of what is returned to end that.
+
+        Raises:
+            InvalidKey: there is no such field.
         """
+        outcome, parts = self._state.outcome, _path(path)
+        if outcome is not None:
+            check_path(outcome.value, parts, self._what)
 
         def call(change: BindingChange[Any]) -> None:
             callback(change)
 
-        return self._observable(partial(_narrowed, _path(path))).subscribe(call)
+        return self._observable(partial(_narrowed, parts)).subscribe(call)
 
     def achanges(self) -> AsyncWatch[BindingChange[T]]:
         """`changes` for ``async for``, from the first step of the iterator on."""
@@ -122,6 +129,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
 
         Raises:
             InvalidValue: the whole does not validate; nothing was written.
+            InvalidKey: there is no such field; nothing was written.
             RevisionConflict: a key has changed meanwhile; nothing was written.
             ReadOnly, Unsupported: the store cannot be written, or keys cannot say this.
         """

@@ -104,7 +104,7 @@ class Evaluator(Generic[T]):
         path, at = shaper.locations[loc[:length]]
         rest = loc[length:]
         is_missing = problem["type"] == "missing"
-        key = outcome.key_of(path) if not is_missing else None
+        key = outcome.key_of((*path, *rest)) if not is_missing else None
         looked_for = self.layout.key((*at, *rest)) if is_missing else key
         key = looked_for or self.layout.key(at)
         where = dotted((*path, *rest))

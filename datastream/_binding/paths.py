@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from enum import Enum
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from datastream._binding.tree import Path
+from datastream.errors import InvalidKey, shown
 
 _MISSING: Any = object()
 
@@ -64,6 +66,24 @@ def at(value: Any, path: Path) -> Any:
     for name in path:
         value = (children(value) or {}).get(name)
     return value
+
+
+def check_path(value: Any, path: Path, what: str) -> None:
+    """Refuse what can be no path of an object such as `value`; dicts may get any key.
+
+    Raises:
+        InvalidKey: a model has no such field, or something else no parts.
+    """
+    for number, name in enumerate(path):
+        parts = children(value)
+        if value is None or (parts is None and number == 0):
+            return
+        if parts is None or (name not in parts and not isinstance(value, Mapping | list | tuple)):
+            known = ", ".join(parts or ())
+            close = get_close_matches(name, parts or (), 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"there are {known or 'none'}"
+            raise InvalidKey(f"{what} has no field {shown(dotted(path[: number + 1]))}; {hint}")
+        value = parts.get(name)
 
 
 def plain(value: Any) -> Any:

@@ -67,6 +67,7 @@ class Shaper:
                 child = below.pop(segment, Node())
                 shaped[field.input] = self.shape(child, field.annotation, *here)
         # The model says whether more is ignored, kept or refused.
+        self.keys |= {(*path, segment): child.any_key() for segment, child in below.items()}
         return shaped | {segment: child.bare() for segment, child in below.items()}
 
     def _matched(self, fields: Iterable[Field], below: dict[str, Node], at: Path) -> dict[str, str]:

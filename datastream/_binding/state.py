@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from datastream._binding.changes import BindingChange, changed_paths
 from datastream._binding.evaluate import Evaluator, Outcome, described
+from datastream._binding.paths import check_path
 from datastream._binding.tree import Path
 from datastream._view.changes import Listener, Listeners
 from datastream.entry import Batch, Entry, Operation, Rejected
@@ -133,6 +134,8 @@ class BindingState(Generic[T]):
             self._renew()
             if self.rejected:
                 raise InvalidValue(f"{self._what} refuses these values: {described(self.rejected)}")
+            for path in overrides:
+                check_path(self.outcome and self.outcome.value, path, self._what)
             yield
         finally:
             with self._lock:

@@ -36,6 +36,10 @@ class Node:
                 below[segment] = child
         return below
 
+    def any_key(self) -> str:
+        """The key that holds the value, or one that holds something below."""
+        return self.key or next((child.any_key() for child in self.children.values()), "")
+
     def bare(self) -> Any:
         """The value as plain objects, where no type says more."""
         if not self.children:

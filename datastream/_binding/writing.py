@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from datastream import codecs
 from datastream._binding import document
 from datastream._binding.evaluate import Evaluator, Overrides, described, spelling
-from datastream._binding.paths import differing, dotted, plain
+from datastream._binding.paths import check_path, differing, dotted, plain
 from datastream._binding.tree import Path
 from datastream.entry import Entry
 from datastream.errors import InvalidValue, Unsupported, shown
@@ -33,6 +33,7 @@ def plan(
 
     Raises:
         InvalidValue: the whole would not validate.
+        InvalidKey: there is no such field.
         Unsupported: keys cannot say it here, such as a document in YAML.
     """
     wanted = evaluate(entries, values)
@@ -40,6 +41,8 @@ def plan(
         raise InvalidValue(
             f"{what} refuses this, nothing was written: {described(wanted.rejected)}"
         )
+    for path in values:
+        check_path(wanted.value, path, what)
     planner = _Planner(evaluate, entries)
     for path, value in values.items():
         planner.put(path, plain(value))
