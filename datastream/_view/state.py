@@ -9,13 +9,16 @@ replaces the dict. So a change costs its own size, and a copy only where a pictu
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datastream import codecs
 from datastream._view.cache import Columns, RawRow
 from datastream._view.changes import Listener, Listeners
 from datastream.entry import Batch, Change, ChangeBatch, Entry, Operation, Rejected, deleted
+
+MANY = 100
+"""Entries of a first state that are decoded together, if they are of one type."""
 
 Rejects = Callable[[Rejected], None]
 
@@ -41,8 +44,9 @@ class _Prepared(NamedTuple):
 
     puts: dict[str, Any]
     gone: dict[str, Entry]
-    entries: dict[str, Entry]
     refused: dict[str, Refused]
+    entries: Sequence[Entry]
+    """Those of the batch; those of `puts` among them."""
 
 
 class ViewState:
@@ -127,9 +131,9 @@ class ViewState:
     def restore(self, chunks: Iterable[Columns], cursor: str) -> None:
         """Begin with what a cache held, before anything follows a backend."""
         for columns in chunks:
-            decoded = self._decoded(columns)
+            alike = len(set(columns.types)) == 1
+            decoded = self._decode_all(columns.values, columns.types[0]) if alike else None
             if decoded is None:
-                # One by one, to find out which of them is refused.
                 some = zip(columns.keys, columns.rows(), strict=True)
                 entries = [Entry(key, row[0], row[1], None, row[2]) for key, row in some]
                 self.apply(Batch(tuple(entries), cursor))
@@ -154,15 +158,23 @@ class ViewState:
     # Preparing.
 
     def _prepare(self, batch: Batch) -> _Prepared:
-        prepared = _Prepared({}, {}, {}, dict(self.refused))
+        if batch.initial and len(batch) >= MANY and not (self.values or self.refused):
+            alike = self._prepare_alike(batch.entries)
+            if alike is not None:
+                return alike
+        prepared = _Prepared({}, {}, dict(self.refused), batch.entries)
         if batch.reset:
             present = {entry.key for entry in batch.entries}
             for key in (self.values.keys() | self.refused.keys()) - present:
                 self._remove(deleted(key), prepared)
-        puts, _, entries, refused = prepared
+        self._prepare_each(batch, prepared)
+        return prepared
+
+    def _prepare_each(self, batch: Batch, prepared: _Prepared) -> None:
+        puts, _, refused, _ = prepared
         convert, may_know = self._convert, batch.reset
         read, last_type = codecs.decoder("bytes"), "bytes"
-        # The whole cost of a start with very many keys: nothing is called that need not be.
+        # With very many keys this is most of the cost: nothing is called that need not be.
         for entry in batch.entries:
             key, value, value_type, _, _, operation = entry
             if operation is Operation.DELETE:
@@ -178,10 +190,28 @@ class ViewState:
                 self._refuse(entry, error, refused)
                 continue
             puts[key] = decoded
-            entries[key] = entry
             if refused:
                 refused.pop(key, None)
-        return prepared
+
+    def _prepare_alike(self, entries: Sequence[Entry]) -> _Prepared | None:
+        """Very many values of one type, decoded together; None if that cannot be."""
+        keys, values, types, _, _, operations = zip(*entries, strict=True)
+        if Operation.DELETE in set(operations) or len(set(types)) > 1:
+            return None
+        decoded = self._decode_all(list(values), types[0])
+        if decoded is None:
+            return None
+        return _Prepared(dict(zip(keys, decoded, strict=True)), {}, {}, entries)
+
+    def _decode_all(self, values: list[bytes], value_type: str) -> list[Any] | None:
+        decoded = codecs.decode_all(values, value_type)
+        if decoded is None or self._convert is None:
+            return decoded
+        try:
+            return list(map(self._convert, decoded))
+        except Exception:  # noqa: BLE001
+            # One by one, to find out which of them is refused.
+            return None
 
     def _knows(self, entry: Entry) -> bool:
         """This very revision is there, decoded; only where rows are kept."""
@@ -200,9 +230,10 @@ class ViewState:
             prepared.gone[entry.key] = entry
 
     def _changes(self, prepared: _Prepared) -> tuple[Change, ...]:
-        old, entries = self.values.get, prepared.entries
+        old, puts = self.values.get, prepared.puts
         gone = [Change(key, old(key), None, entry) for key, entry in prepared.gone.items()]
-        return (*gone, *(Change(k, old(k), new, entries[k]) for k, new in prepared.puts.items()))
+        put = (entry for entry in prepared.entries if entry.key in puts)
+        return (*gone, *(Change(e.key, old(e.key), puts[e.key], e) for e in put))
 
     # Committing.
 
@@ -226,7 +257,8 @@ class ViewState:
 
     def _keep(self, rows: dict[str, RawRow], prepared: _Prepared) -> None:
         if self._keeps_rows:
-            rows.update((key, row_of(entry)) for key, entry in prepared.entries.items())
+            puts = prepared.puts
+            rows.update((e.key, row_of(e)) for e in prepared.entries if e.key in puts)
 
 
 def row_of(entry: Entry) -> RawRow:

@@ -32,11 +32,25 @@ from tests.bench.sqlite_rows import (
 )
 from tests.bench.sqlite_watch import watch_sqlite
 from tests.bench.table import as_json, as_markdown, print_table
+from tests.bench.views import (
+    settings_reads,
+    view_cache,
+    view_changes,
+    view_memory,
+    view_reads,
+    view_ready,
+)
 
 MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "get-memory": get_memory,
     "get-sqlite": get_sqlite,
     "get-threads": get_in_threads,
+    "view-reads": view_reads,
+    "settings-reads": settings_reads,
+    "view-changes": view_changes,
+    "view-memory": view_memory,
+    "view-ready": view_ready,
+    "view-cache": view_cache,
     "slow-polls": slow_polls,
     "endless-news": endless_news,
     "event-loop": event_loop,
