@@ -195,13 +195,15 @@ class ViewState:
 
     def _prepare_alike(self, entries: Sequence[Entry]) -> _Prepared | None:
         """Very many values of one type, decoded together; None if that cannot be."""
-        keys, values, types, _, _, operations = zip(*entries, strict=True)
-        if Operation.DELETE in set(operations) or len(set(types)) > 1:
+        kinds = {(entry.value_type, entry.operation) for entry in entries}
+        value_type, operation = kinds.pop()
+        if kinds or operation is Operation.DELETE:
             return None
-        decoded = self._decode_all(list(values), types[0])
+        decoded = self._decode_all([entry.value for entry in entries], value_type)
         if decoded is None:
             return None
-        return _Prepared(dict(zip(keys, decoded, strict=True)), {}, {}, entries)
+        puts = dict(zip([entry.key for entry in entries], decoded, strict=True))
+        return _Prepared(puts, {}, {}, entries)
 
     def _decode_all(self, values: list[bytes], value_type: str) -> list[Any] | None:
         decoded = codecs.decode_all(values, value_type)
