@@ -1,7 +1,16 @@
 """An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
 from datastream._registry import open
-from datastream.entry import Batch, Capability, Change, ChangeBatch, Entry, Operation, Revision
+from datastream.entry import (
+    Batch,
+    Capability,
+    Change,
+    ChangeBatch,
+    Entry,
+    Operation,
+    Rejected,
+    Revision,
+)
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -34,6 +43,7 @@ __all__ = [
     "KeyNotFound",
     "Operation",
     "ReadOnly",
+    "Rejected",
     "Revision",
     "RevisionConflict",
     "Selection",

@@ -22,7 +22,9 @@ import datastream.url
 from datastream import selection
 from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
+from datastream._views import StoreViews
 from datastream._watches import StoreWatches
+from datastream.binding import Binding, BindingChange, Explained
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -45,7 +47,15 @@ MAPPING = (
     "update",
     "clear",
 )
-NOT_CALLED = (datastream_grpc.Server, datastream.testing.Conformance)
+LIFE = ("status", "ready", "aready", "close", "aclose")
+NOT_CALLED = (
+    datastream_grpc.Server,
+    datastream.testing.Conformance,
+    datastream.View,
+    datastream.ViewSnapshot,
+    Binding,
+)
+PREFIXES = {"Store": "store", "View": "view", "Binding": "settings"}
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
 
@@ -54,7 +64,8 @@ def page() -> str:
     """The whole reference."""
     store, names = datastream.Store, datastream.__all__
     errors = [name for name in names if _is_error(getattr(datastream, name))]
-    values = [n for n in names if n not in (*errors, "Store", "open")]
+    own_sections = ("Store", "View", "open")
+    values = [n for n in names if n not in (*errors, *own_sections)]
     parts = [
         HEAD,
         "## datastream",
@@ -63,12 +74,18 @@ def page() -> str:
         "#### Watching",
         _prose(StoreWatches),
         *_methods("store", StoreWatches, _own_methods(StoreWatches)),
+        "#### Values in memory",
+        *_methods("store", StoreViews, _own_methods(StoreViews)),
         "#### Reading and writing like a dict",
         _prose(StoreMapping),
         *_methods("store", StoreMapping, MAPPING),
         "#### From asyncio",
         _prose(AsyncTwins),
         _signatures("await store", AsyncTwins, _own_methods(AsyncTwins)),
+        *_class("View", datastream.View, (*_own_methods(datastream.View), *LIFE)),
+        *_class("Binding", Binding, (*_own_methods(Binding), *LIFE)),
+        *_class("BindingChange", BindingChange, (), "####"),
+        *_class("Explained", Explained, (), "####"),
         "### Values, changes, status",
         *(part for name in values for part in _class(name, getattr(datastream, name), (), "####")),
         "### Errors",
@@ -108,7 +125,7 @@ def _class(name: str, cls: type, methods: tuple[str, ...], level: str = "###") -
         yield _code(f"{name.rpartition('.')[2]}{signature}")
     yield _prose(cls)
     yield _attributes(cls)
-    yield from _methods(name.lower() if name == "Store" else "", cls, methods)
+    yield from _methods(PREFIXES.get(name, ""), cls, methods)
 
 
 def _methods(prefix: str, cls: type, names: tuple[str, ...]) -> Iterator[str]:

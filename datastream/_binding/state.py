@@ -220,10 +220,12 @@ def _log_rejected(what: str, rejected: tuple[Rejected, ...], *, exists: bool) ->
 
 
 def _summary(batches: tuple[Batch, ...]) -> tuple[tuple[Entry, ...], str, str]:
-    """The newest entry of each key, and author and message if they are those of one change."""
-    newest = {entry.key: entry for batch in batches for entry in batch.entries}
-    alone = batches[0] if len(batches) == 1 else Batch()
-    return tuple(newest.values()), alone.author, alone.message
+    """The newest entry of each key, and author and message if one batch brought them all."""
+    newest = {entry.key: (entry, batch) for batch in batches for entry in batch.entries}
+    entries = tuple(entry for entry, _ in newest.values())
+    about = {id(batch): (batch.author, batch.message) for _, batch in newest.values()}
+    author, message = about.popitem()[1] if len(about) == 1 else ("", "")
+    return entries, author, message
 
 
 def _revision(entries: Mapping[str, Entry], key: str) -> str:

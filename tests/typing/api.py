@@ -1,6 +1,7 @@
 """The public API as a user's type checker sees it; checked, never run."""
 
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any, assert_type
 
 import datastream_grpc
@@ -11,6 +12,7 @@ from datastream import (
     Batch,
     Capability,
     Change,
+    ChangeBatch,
     Entry,
     Feature,
     Operation,
@@ -18,8 +20,13 @@ from datastream import (
     State,
     Status,
     Store,
+    View,
+    ViewSnapshot,
     Write,
 )
+from datastream.binding import Binding, BindingChange, Explained
+from datastream.entry import Rejected
+from datastream.testing import overriding
 
 store = datastream.open("sqlite:settings.db", table="settings", create=True)
 assert_type(store, Store)
@@ -56,6 +63,51 @@ status: Observable[Status] = store.status
 assert_type(store.status.current, Status)
 assert_type(store.status.current.degraded, str)
 store.status.filter(lambda status: status.state is State.STALE).subscribe(print)
+
+
+rates = store.view("fx/", as_=float, cache="fx.cache", wait=5.0)
+assert_type(rates, View[float])
+assert_type(store.view("fx/"), View[Any])
+assert_type(rates["fx/USD"], float)
+assert_type(rates.copy(), dict[str, float])
+assert_type(rates.snapshot(), ViewSnapshot[float])
+assert_type(rates.snapshot().cursor, str)
+assert_type(rates.changes, Observable[Change])
+assert_type(rates.change_batches, Observable[ChangeBatch])
+assert_type(rates.rejected, Mapping[str, Rejected])
+assert_type(rates.status.current, Status)
+assert_type(rates.ready(1.0), bool)
+rates.on("fx/USD", lambda change: print(change.new)).dispose()
+read_only: Mapping[str, float] = rates
+
+
+@dataclass
+class Settings:
+    pool: int = 5
+
+
+settings = store.bind(Settings, "app/")
+assert_type(settings, Binding[Settings])
+assert_type(settings.current.pool, int)
+assert_type(settings.changes, Observable[BindingChange[Settings]])
+assert_type(settings.rejected, tuple[Rejected, ...])
+assert_type(settings.explain(), dict[str, Explained])
+settings.patch({"pool": 6}, message="more")
+settings.put(pool=7)
+with overriding(settings, pool=8) as current:
+    assert_type(current, Settings)
+
+
+async def hold() -> None:
+    assert_type(await store.aview("fx/", as_=float), View[float])
+    assert_type(await store.abind(Settings, "app/"), Binding[Settings])
+    async for change in rates.achanges():
+        assert_type(change, Change)
+    async for swap in settings.achanges():
+        assert_type(swap, BindingChange[Settings])
+        assert_type(swap.new, Settings)
+    assert_type(await rates.aready(), bool)
+    await settings.apatch({"pool": 6})
 
 
 async def ask() -> None:

@@ -122,9 +122,16 @@ def test_lists_and_dicts_by_segment():
     found = value(
         Lists,
         {
-            "points/0/x": 1, "points/10/x": 3, "points/2": {"x": 2, "tags": ["a"]},
-            "pair/0": 1, "pair/1": "a", "names": ["a", "b"], "more/main/url": "u",
-            "by_number/7": 1.5, "anything/a/b": 1, "span": "PT5S",
+            "points/0/x": 1,
+            "points/10/x": 3,
+            "points/2": {"x": 2, "tags": ["a"]},
+            "pair/0": 1,
+            "pair/1": "a",
+            "names": ["a", "b"],
+            "more/main/url": "u",
+            "by_number/7": 1.5,
+            "anything/a/b": 1,
+            "span": "PT5S",
         },
     )
     assert found.points == [Point(1), Point(2, 0, ["a"]), Point(3)]
