@@ -82,6 +82,7 @@ class StoreViews(StoreWatches):
         Raises:
             InvalidKey, StoreClosed, Denied: as for `watch`.
         """
+        self._core.check_open()
         selection = Selection.of(*keys, match=match, exclude=exclude)
         file = None if cache is None else CacheFile(cache, self.name, selection)
         what = f"{self.name}, {described(selection, 'view')}"
@@ -104,6 +105,7 @@ class StoreViews(StoreWatches):
             InvalidValue: the present state does not validate; the text lists missing keys.
             ImportError: pydantic is not installed: the extra ``settings``.
         """
+        self._core.check_open()
         try:
             from datastream.binding import bind
         except ModuleNotFoundError as error:

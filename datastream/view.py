@@ -14,7 +14,7 @@ from datastream._view.changes import ChangeBuffer
 from datastream._view.feed import Feed
 from datastream._view.following import Following, Place
 from datastream._view.handover import NOWHERE, Given, Keys, take
-from datastream._view.state import ViewState
+from datastream._view.state import Picture, ViewState
 from datastream.aio import AsyncWatch
 from datastream.entry import Change, ChangeBatch, Rejected
 from datastream.errors import InvalidKey, KeyNotFound, shown
@@ -98,7 +98,7 @@ class View(Following[ViewState], Mapping[str, V]):
         return len(self._state.values)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._picture())
+        return iter(self._picture().values)
 
     def __bool__(self) -> bool:
         """True, also if it is empty or not ready, as for a store."""
@@ -110,28 +110,26 @@ class View(Following[ViewState], Mapping[str, V]):
 
     def keys(self) -> KeysView[str]:
         """The keys of one moment."""
-        return Keys(self._picture(), self._given)
+        return Keys(self._picture().values, self._given)
 
     def values(self) -> ValuesView[V]:
         """All values, of one moment."""
-        return self._picture().values()
+        return self._picture().values.values()
 
     def items(self) -> ItemsView[str, V]:
         """All keys and values, of one moment."""
-        return self._picture().items()
+        return self._picture().values.items()
 
     def copy(self) -> dict[str, V]:
         """A dict of your own with all values, of one moment."""
-        return self._picture().copy()
+        return self._picture().values.copy()
 
     def snapshot(self) -> ViewSnapshot[V]:
         """All values of one moment, with their cursor.
 
         Costs next to nothing; the change that follows it copies the view's dict once.
         """
-        if not self._state.exists:
-            self._await_state()
-        picture = self._state.picture()
+        picture = self._picture()
         return ViewSnapshot(picture.values, picture.cursor)
 
     @property
@@ -160,7 +158,9 @@ class View(Following[ViewState], Mapping[str, V]):
         Raises:
             InvalidKey: the view does not select this key.
         """
-        if key.endswith("/") or not self._feed.selection.matches(key):
+        if key.endswith("/"):
+            raise InvalidKey(f"{shown(key)} is a prefix, on() takes one key; subscribe to changes")
+        if not self._feed.selection.matches(key):
             raise InvalidKey(f"{self._what} does not select the key {shown(key)}")
 
         return self._observable(_each, key).subscribe(_returning_none(callback))
@@ -171,10 +171,11 @@ class View(Following[ViewState], Mapping[str, V]):
 
     # Inside.
 
-    def _picture(self) -> dict[str, V]:
-        if not self._state.exists:
+    def _picture(self) -> Picture:
+        state = self._state
+        if not state.exists:
             self._await_state()
-        return self._state.picture().values
+        return state.last_picture() if self._feed.is_forked else state.picture()
 
     def _missing(self, key: str) -> V:
         """The slow half of ``[]``."""

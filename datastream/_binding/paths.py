@@ -26,8 +26,9 @@ def children(value: Any) -> dict[str, Any] | None:
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         return {str(name): part for name, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return dict(zip(value._fields, value, strict=True))
+    as_dict: Any = getattr(value, "_asdict", None)
+    if isinstance(value, tuple) and as_dict is not None:
+        return dict(as_dict())
     if isinstance(value, list | tuple):
         return {str(number): part for number, part in enumerate(value)}
     return None

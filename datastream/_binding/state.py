@@ -96,11 +96,6 @@ class BindingState(Generic[T]):
         with self._lock:
             self.listeners.add(listener)
 
-    def forked(self) -> None:
-        """In a child process, where another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
-        self._evaluated = threading.Condition(self._lock)
-
     def apply(self, batch: Batch) -> None:
         """Take in a batch; the object it makes comes into force, if it validates."""
         entries = {} if batch.reset else dict(self.entries)

@@ -43,8 +43,6 @@ class Follows(Protocol):
         """Take in a batch; never raises."""
         ...
 
-    def forked(self) -> None: ...
-
 
 S = TypeVar("S", bound=Follows)
 
@@ -124,7 +122,6 @@ class Feed(ObserverBase[Batch], Generic[S]):
             subscription, self._subscription = self._subscription, None
         if subscription is not None:
             subscription.dispose()
-        self.after()
         self._end(None)
 
     def on_move(self, call: Callable[[], object]) -> Forget:
@@ -140,10 +137,10 @@ class Feed(ObserverBase[Batch], Generic[S]):
 
     # The observer of the subscription.
 
-    def on_next(self, batch: Batch) -> None:
+    def on_next(self, value: Batch) -> None:
         state = self.state
         before = (self.live_at is None, state.complaint)
-        state.apply(batch)
+        state.apply(value)
         if self.live_at is None:
             self.live_at = datetime.now(UTC)
         if before != (False, state.complaint):

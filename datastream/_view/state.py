@@ -84,11 +84,14 @@ class ViewState:
         """The values now; the next change leaves them alone."""
         with self._lock:
             self._shared = True
-            return Picture(self.values, self.rows, self.refused, self.cursor)
+            return self.last_picture()
 
-    def forked(self) -> None:
-        """In a child process, where another thread of the parent may have held the lock."""
-        self._lock = threading.Lock()
+    def last_picture(self) -> Picture:
+        """The same where nothing changes any more: in a child process, whose locks are not its own.
+
+        Another thread of the parent may have held the lock.
+        """
+        return Picture(self.values, self.rows, self.refused, self.cursor)
 
     def listen(self, listener: Listener, key: str | None = None) -> None:
         """Offer `listener` all changes that follow the values of now, or those of one key."""
@@ -270,11 +273,11 @@ def row_of(entry: Entry) -> RawRow:
 
 def reason_of(error: Exception) -> str:
     """Why a value was refused, without the value where the error lets one leave it out."""
-    problems = getattr(error, "errors", None)
-    if not callable(problems):
+    problems: Any = getattr(error, "errors", None)
+    if not callable(problems) or not hasattr(error, "error_count"):
         return str(error) or type(error).__name__
     # pydantic's text repeats the input, which may be a secret.
-    found = problems(include_url=False, include_input=False, include_context=False)
+    found: Any = problems(include_url=False, include_input=False, include_context=False)
     return "; ".join(
         ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in found
     )

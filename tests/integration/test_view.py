@@ -387,3 +387,31 @@ def test_a_thousand_views(filled, caplog):
     for view in views:
         view.close()
     assert not caplog.records
+
+
+def test_a_view_of_another_process_s_store(filled):
+    from datastream_grpc import serve
+
+    with serve(filled, "127.0.0.1:0") as server:
+        with datastream.open(f"grpc://{server.address}") as remote:
+            view = remote.view("fx/", as_=float)
+            assert view.ready(30)
+            changes = Collected(view.change_batches)
+            filled.put_many({"fx/USD": 1.6, "fx/GBP": 2.1})
+            changes.wait(lambda got: got, "the batch")
+            assert [len(batch) for batch in changes.got] == [2]
+            assert view.copy() == {"fx/USD": 1.6, "fx/GBP": 2.1}
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_a_million_changes(store):
+    keys = [f"k{n}" for n in range(1000)]
+    view, told = store.view(), {}
+    view.changes.subscribe(lambda change: told.__setitem__(change.key, change.new))
+    for number in range(1000):
+        store.put_many(dict.fromkeys(keys, number))
+        if number % 100 == 0:
+            assert len(set(view.values())) <= 1
+    assert store.flush(200)
+    assert set(view.values()) == set(told.values()) == {999}

@@ -240,3 +240,27 @@ def test_in_a_child_process_the_last_state_stands_and_nothing_follows(path):
         check=False,
     )
     assert done.stdout.split("\n")[:2] == ["child ok", "parent ok"], done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_start_that_stays_offline_leaves_the_time_of_the_cache(name, path):
+    content = path.read_bytes()
+    for _ in range(2):
+        with Start(name, path, away=True) as start:
+            since = start.view.status.current.since
+            start.view.close()
+            start.store.flush()
+    assert path.read_bytes() == content
+    with Start(name, path, away=True) as start:
+        assert start.view.status.current.since == since
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_clock_that_was_wrong_decides_nothing(name, path, elsewhere, monkeypatch):
+    elsewhere["fx/USD"] = 1.7
+    with monkeypatch.context() as patched:
+        patched.setattr("time.time", lambda: 1e10)
+        with Start(name, path) as start:
+            assert start.view["fx/USD"] == 1.7
+    with Start(name, path, away=True) as start:
+        assert start.view["fx/USD"] == 1.7
