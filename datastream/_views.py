@@ -14,6 +14,7 @@ from datastream._view.cache import CacheFile
 from datastream._view.feed import Feed, Feeds
 from datastream._view.state import ViewState
 from datastream._view.write_behind import WriteBehind
+from datastream._watch.subscription import Since
 from datastream._watches import Pace, StoreWatches, described
 from datastream.entry import Batch, Rejected
 from datastream.errors import printable
@@ -117,7 +118,7 @@ class StoreViews(StoreWatches):
         return bind(cast("Store", self), model, place, wait)
 
     def _follow(
-        self, observer: ObserverBase[Batch], selection: Selection, since: str | None
+        self, observer: ObserverBase[Batch], selection: Selection, since: Since
     ) -> DisposableBase:
         """Call `observer` with each batch, like `watch_batches`, and the least in between."""
         return self._subscribe(observer, selection, since, _alone, Pace())
@@ -138,10 +139,11 @@ def _make_feed(
 
 
 def _open_feed(feed: Feed[ViewState]) -> None:
-    since = None
+    since: Since = None
     if isinstance(feed.after, WriteBehind):
         feed.known_at = feed.after.restore()
-        since = feed.state.cursor
+        # Without a cursor, what is there is named revision by revision.
+        since = feed.state.cursor or feed.state.revisions()
     feed.open(since or None)
 
 

@@ -55,8 +55,8 @@ class Binding(Following[BindingState[T]], Generic[T]):
         if name != "current":
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         self._await_state()
-        outcome = self._state.outcome
-        return None if outcome is None else outcome.value
+        in_force = self._state.in_force
+        return None if in_force is None else in_force.outcome.value
 
     @property
     def rejected(self) -> tuple[Rejected, ...]:
@@ -81,9 +81,9 @@ class Binding(Following[BindingState[T]], Generic[T]):
         Raises:
             InvalidKey: there is no such field.
         """
-        outcome, parts = self._state.outcome, _path(path)
-        if outcome is not None:
-            check_path(outcome.value, parts, self._what)
+        in_force, parts = self._state.in_force, _path(path)
+        if in_force is not None:
+            check_path(in_force.outcome.value, parts, self._what)
 
         def call(change: BindingChange[Any]) -> None:
             callback(change)
@@ -103,9 +103,9 @@ class Binding(Following[BindingState[T]], Generic[T]):
         """
         self._await_state()
         state, store = self._state, self._feed.store
-        if state.outcome is None:
+        if state.in_force is None:
             return {}
-        return explained(state.outcome, state.made_of, Origins(store, state.about))
+        return explained(*state.in_force, Origins(store, state.about))
 
     async def aexplain(self) -> dict[str, Explained]:
         """`explain`, without holding up the event loop."""

@@ -198,7 +198,11 @@ def _decode_yaml(value: bytes) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        # Its own text quotes the document, which may hold secrets, over several lines.
+        problem = getattr(error, "problem", None) or type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ValueError(f"{problem}{place}") from error
 
 
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {

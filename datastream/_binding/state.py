@@ -15,12 +15,9 @@ from datastream._binding.paths import check_path
 from datastream._binding.tree import Path
 from datastream._view.changes import Listener, Listeners
 from datastream.entry import Batch, Entry, Operation, Rejected
-from datastream.errors import DatastreamError, InvalidValue, printable
+from datastream.errors import InvalidValue, printable
 
 T = TypeVar("T")
-
-ROUNDS = 100
-"""Evaluations after which it is given up that nobody else changes the state meanwhile."""
 
 PENDING = 100
 """Batches without a valid state of which is remembered what they changed."""
@@ -33,6 +30,34 @@ class About(NamedTuple):
 
     author: str
     message: str
+
+
+class InForce(NamedTuple):
+    """An object that users have, and the entries that made it."""
+
+    outcome: Outcome[Any]
+    made_of: Mapping[str, Entry]
+
+
+class _Seen(NamedTuple):
+    """What an evaluation began with; it counts if it is still so when it is done."""
+
+    version: int
+    entries: Mapping[str, Entry] | None
+    """None before the backend has answered."""
+    pending: tuple[Batch, ...]
+    overrides: Mapping[Path, Any]
+    in_force: InForce | None
+    base: InForce | None
+
+
+class _Made(NamedTuple):
+    """What an evaluation came to."""
+
+    in_force: InForce | None
+    base: InForce | None
+    newest: Outcome[Any] | None
+    change: BindingChange[Any] | None
 
 
 class Holder(Protocol):
@@ -62,16 +87,16 @@ class BindingState(Generic[T]):
         self.entries: Mapping[str, Entry] = {}
         """The newest ones, in force or not."""
         self.about: Mapping[str, About] = {}
-        self.outcome: Outcome[T] | None = None
-        """The one in force, and the entries that made it."""
-        self.made_of: Mapping[str, Entry] = {}
+        self.in_force: InForce | None = None
         self.rejected: tuple[Rejected, ...] = ()
         self.error: Exception | None = None
         self._what = what
         self._lock = threading.Lock()
         self._evaluated = threading.Condition(self._lock)
-        self._seen: Mapping[str, Entry] = {}
+        self._evaluated_entries: Mapping[str, Entry] = {}
         self._has_entries = False
+        # What would be in force without overrides.
+        self._base: InForce | None = None
         # What was applied since an object came into force.
         self._pending: tuple[Batch, ...] = ()
         self._version = 0
@@ -88,8 +113,8 @@ class BindingState(Generic[T]):
         """Show `holder` each object that comes into force, and the present one."""
         with self._lock:
             self._holder = weakref.ref(holder)
-            if self.outcome is not None:
-                holder._show(self.outcome.value)
+            if self.in_force is not None:
+                holder._show(self.in_force.outcome.value)
 
     def listen(self, listener: Listener) -> None:
         """Offer `listener` all changes that follow the object of now."""
@@ -130,7 +155,7 @@ class BindingState(Generic[T]):
             if self.rejected:
                 raise InvalidValue(f"{self._what} refuses these values: {described(self.rejected)}")
             for path in overrides:
-                check_path(self.outcome and self.outcome.value, path, self._what)
+                check_path(self.in_force and self.in_force.outcome.value, path, self._what)
             yield
         finally:
             with self._lock:
@@ -142,60 +167,77 @@ class BindingState(Generic[T]):
         """Wait until each of these keys was seen with another revision than this one."""
 
         def is_seen() -> bool:
-            seen = self._seen
-            return all(_revision(seen, key) != before for key, before in revisions.items())
+            entries = self._evaluated_entries
+            return all(_revision(entries, key) != before for key, before in revisions.items())
 
         with self._evaluated:
             return self._evaluated.wait_for(is_seen, timeout)
 
     def _renew(self) -> None:
-        for _ in range(ROUNDS):
+        """Put in force what the newest entries and the overrides make."""
+        before = self.rejected
+        while True:
+            seen = self._look()
+            made = self._make(seen)
             with self._lock:
-                version, entries, pending = self._version, self.entries, self._pending
-                overrides = {path: v for some in self._overrides for path, v in some.items()}
-                old = None if self.outcome is None else self.outcome.value
-                if not self._has_entries and not overrides:
-                    self._forget_state()
-                    return
-            outcome = self.evaluate(entries, overrides)
-            paths = () if outcome.rejected else changed_paths(old, outcome.value)
-            change = BindingChange(old, outcome.value, paths, *_summary(pending))
-            with self._lock:
-                if version == self._version:
-                    newly = self._install(outcome, change)
-                    self.made_of = self.made_of if outcome.rejected else entries
-                    self._seen = entries
-                    self._evaluated.notify_all()
+                if seen.version == self._version:
+                    self._install(seen, made)
                     break
-        else:
-            raise DatastreamError(f"{self._what} changes faster than it can be validated")
-        if newly:
-            _log_rejected(self._what, newly, exists=self.exists)
+        if self.rejected and self.rejected != before:
+            _log_rejected(self._what, self.rejected, exists=self.exists)
 
-    def _forget_state(self) -> None:
-        """What overrides alone had in force is no state."""
-        self.exists, self.outcome, self.rejected, self.error = False, None, (), None
-        holder = self._holder()
-        if holder is not None:
-            holder._hide()
+    def _look(self) -> _Seen:
+        with self._lock:
+            return _Seen(
+                self._version,
+                self.entries if self._has_entries else None,
+                self._pending,
+                {path: value for some in self._overrides for path, value in some.items()},
+                self.in_force,
+                self._base,
+            )
 
-    def _install(self, outcome: Outcome[T], change: BindingChange[T]) -> tuple[Rejected, ...]:
-        """Put an outcome in force, under the lock; what is newly rejected."""
-        before, self.rejected = self.rejected, outcome.rejected
-        if outcome.rejected:
-            self.error = None if self.exists else self._missing(outcome)
-            return outcome.rejected if outcome.rejected != before else ()
-        self.error = None
-        if self.outcome is not None and not change.paths:
+    def _make(self, seen: _Seen) -> _Made:
+        """Evaluate: users' code runs here, without any lock."""
+        entries, overrides = seen.entries, seen.overrides
+        newest = base = None
+        if entries is not None:
+            newest = self.evaluate(entries, {})
+            base = seen.base if newest.rejected else InForce(newest, entries)
+        in_force = base
+        if overrides:
+            newest = self.evaluate(entries or {}, overrides)
+            in_force = seen.in_force if newest.rejected else InForce(newest, entries or {})
+        old = seen.in_force
+        if in_force is None or in_force is old:
+            return _Made(in_force, base, newest, None)
+        before = None if old is None else old.outcome.value
+        paths = changed_paths(before, in_force.outcome.value)
+        if old is not None and not paths:
             # The same object all along, for those who compare identities.
-            outcome.value = self.outcome.value
-        self.outcome, self.exists, self._pending = outcome, True, ()
-        if change.paths or change.old is None:
-            holder = self._holder()
+            in_force.outcome.value = before
+            return _Made(in_force, base, newest, None)
+        change = BindingChange(before, in_force.outcome.value, paths, *_summary(seen.pending))
+        return _Made(in_force, base, newest, change)
+
+    def _install(self, seen: _Seen, made: _Made) -> None:
+        """Put in force what was made, under the lock."""
+        self.in_force, self._base = made.in_force, made.base
+        self.exists = made.in_force is not None
+        self.rejected = () if made.newest is None else made.newest.rejected
+        has_failed = not self.exists and bool(self.rejected)
+        self.error = self._missing(made.newest) if has_failed and made.newest else None
+        if not self.rejected:
+            self._pending = ()
+        self._evaluated_entries = seen.entries or {}
+        self._evaluated.notify_all()
+        holder = self._holder()
+        if holder is not None and made.in_force is None:
+            holder._hide()
+        if made.change is not None:
             if holder is not None:
-                holder._show(outcome.value)
-            self.listeners.offer(change)
-        return ()
+                holder._show(made.change.new)
+            self.listeners.offer(made.change)
 
     def _missing(self, outcome: Outcome[T]) -> InvalidValue:
         if not outcome.missing or len(outcome.missing) < len(outcome.rejected):

@@ -11,6 +11,7 @@ from reactivex.abc import DisposableBase, ObserverBase
 
 from datastream._view.changes import Listeners
 from datastream._view.status import Forget, Standing
+from datastream._watch.subscription import Since
 from datastream.entry import Batch
 from datastream.errors import StoreClosed
 from datastream.selection import Selection
@@ -97,7 +98,7 @@ class Feed(ObserverBase[Batch], Generic[S]):
     def is_forked(self) -> bool:
         return self.store._core.is_forked
 
-    def open(self, since: str | None = None) -> None:
+    def open(self, since: Since = None) -> None:
         """Subscribe: with a backend that answers, the state is there on return.
 
         Raises:
@@ -148,6 +149,10 @@ class Feed(ObserverBase[Batch], Generic[S]):
         self.after()
 
     def on_error(self, error: Exception) -> None:
+        if isinstance(error, StoreClosed):
+            # It was closed while this was joining, which is an end as any other.
+            self.on_completed()
+            return
         self.error = error
         self.ended = True
         self._end(error)

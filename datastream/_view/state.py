@@ -121,6 +121,11 @@ class ViewState:
                 self.listeners.offer(ChangeBatch(changes, batch.cursor, batch.initial, *about))
         before.clear()
 
+    def revisions(self) -> dict[str, str]:
+        """The newest revision of each key, where rows are kept."""
+        known = {key: row[2] for key, row in self.rows.items()}
+        return known | {key: refused.entry.revision for key, refused in self.refused.items()}
+
     @property
     def complaint(self) -> str:
         """Nothing: each value is in force, or its last good one, see `refused`."""

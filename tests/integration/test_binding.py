@@ -238,6 +238,9 @@ def test_one_document(tmp_path):
         (tmp_path / "app.yaml").write_text("db: {url: [\n")
         eventually(lambda: settings.rejected, "refused")
         assert settings.current == Settings(limit=3, db=Db(url="v"))
+        (tmp_path / "app.yaml").write_text("db: {password: hunter2\n")
+        eventually(lambda: "line 2" in settings.rejected[0].reason, "refused anew")
+        assert "hunter2" not in settings.status.current.degraded
     with datastream.open("memory:") as store:
         store["app.json"] = {"db": {"url": "u"}}
         settings = store.bind(Settings, "app.json")
@@ -302,6 +305,23 @@ def test_overriding_for_tests(store, settings):
     assert settings.current.limit == 99
     store.flush()
     assert [change.new.limit for change in changes] == [1, 1, 2, 1, 99]
+
+
+def test_overriding_leaves_no_trace_where_the_newest_state_is_refused(store, settings):
+    good = settings.current
+    store["app/db/pool"] = "many"
+    store.flush()
+    with overriding(settings, db={"pool": 2}):
+        assert settings.current.db.pool == 2
+        assert settings.rejected == ()
+        store["app/limit"] = 11
+        store.flush()
+        assert settings.current == Settings(limit=11, db=Db(url="u", pool=2))
+    assert settings.current == good
+    assert settings.rejected[0].key == "app/db/pool"
+    store["app/db/pool"] = 3
+    store.flush()
+    assert settings.current == Settings(limit=11, db=Db(url="u", pool=3))
 
 
 def test_overriding_before_there_is_a_state(store, source):

@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
-from datastream import SourceUnavailable, State, Store
+from datastream import Selection, SourceUnavailable, State, Store
 from datastream._view import write_behind
+from datastream._view.cache import CacheFile
 from datastream.sources.memory import MemorySource
 from datastream.sources.sqlite import SqliteSource
 from datastream.testing import Spy
@@ -264,3 +265,14 @@ def test_a_clock_that_was_wrong_decides_nothing(name, path, elsewhere, monkeypat
             assert start.view["fx/USD"] == 1.7
     with Start(name, path, away=True) as start:
         assert start.view["fx/USD"] == 1.7
+
+
+@pytest.mark.usefixtures("cached")
+def test_without_a_cursor_it_resumes_by_revisions(name, path, elsewhere):
+    file = CacheFile(path, "rates", Selection.of("fx/"))
+    file.write(file.read()._replace(cursor=""))
+    elsewhere.delete("fx/GBP")
+    decoded = []
+    with Start(name, path, as_=lambda value: decoded.append(value) or value) as start:
+        assert start.view.copy() == {"fx/USD": 1.5}
+        assert sorted(decoded) == [1.5, 2.0]

@@ -3,6 +3,7 @@
 import secrets
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -215,7 +216,7 @@ class BindingMachine(Following):
         settings = self.settings
         return (
             settings.status.current.state is State.READY
-            and settings._state.entries.keys() == self.raw.keys()
+            and {e.key: e.decode() for e in settings._state.entries.values()} == self.raw
             and settings.current == self.good
             and bool(settings.rejected) == (object_of(self.raw) is None)
         )
@@ -236,10 +237,11 @@ class BindingMachine(Following):
 
     @rule(low=st.integers(0, 3))
     def override(self, low):
-        if object_of(self.raw) is None and not self.is_away:
-            return
         before = self.settings.current
-        if low <= before.high and not self.settings.rejected:
+        if self.settings.rejected:
+            with suppress(InvalidValue), overriding(self.settings, low=low):
+                assert self.settings.current.low == low
+        elif low <= before.high:
             with overriding(self.settings, low=low):
                 assert self.settings.current == before.model_copy(update={"low": low})
         assert self.settings.current == before
