@@ -1,5 +1,6 @@
 """An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
+from datastream._overlay import Held, Overlay, overlay
 from datastream._registry import open
 from datastream.entry import (
     Batch,
@@ -38,10 +39,12 @@ __all__ = [
     "Denied",
     "Entry",
     "Feature",
+    "Held",
     "InvalidKey",
     "InvalidValue",
     "KeyNotFound",
     "Operation",
+    "Overlay",
     "ReadOnly",
     "Rejected",
     "Revision",
@@ -57,4 +60,5 @@ __all__ = [
     "ViewSnapshot",
     "Write",
     "open",
+    "overlay",
 ]

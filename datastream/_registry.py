@@ -65,6 +65,16 @@ def open(url: str, **options: Any) -> Store:
     return Store(source, name=location.shown)
 
 
+def check(url: str) -> None:
+    """Refuse a URL that no store can have, without opening anything.
+
+    Raises:
+        DatastreamError: malformed, or of an unknown scheme.
+        ImportError: the scheme needs an extra that is not installed.
+    """
+    _factory(parse(url))
+
+
 def _factory(location: Location) -> Callable[..., Source]:
     row = _BUILT_IN.get(location.scheme)
     if row is not None and not _is_filesystem(location):

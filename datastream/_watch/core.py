@@ -144,6 +144,23 @@ class Core:
             reading = self._feed.read(selection, None)
         return reading
 
+    def catch_up(self) -> None:
+        """Have published all that any read has shown, before this returns."""
+        self._reporting(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._feed.begin_anew()
+        self._feed.catch_up_twice()
+
+    def read_changes(self, selection: Selection, since: str) -> Reading:
+        """What changed since a cursor; complete, if the backend cannot tell."""
+        self._feed.begin_anew()
+        try:
+            return self._reporting(self._feed.read, selection, since)
+        finally:
+            # A `wait` concerns what was last read with a position: everybody's again.
+            self._source.wake()
+
     def load(self, reading: Reading, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The values of entries of `reading`; a DELETE for what has gone meanwhile."""
         if reading.load is None:

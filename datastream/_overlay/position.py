@@ -1,0 +1,53 @@
+"""Positions of an overlay: how often its layers were applied, and the cursor of each.
+
+The count tells, within one epoch, exactly what has changed. The cursors are for a position of
+another process, or of before a restart: each layer then says what has changed since its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MOST_DIGITS = 20
+"""Longest number in a position."""
+
+
+class Place(NamedTuple):
+    """A position, taken apart."""
+
+    epoch: str
+    """Of the table that counted; "" where the layers were read without one."""
+    sequence: int
+    cursors: tuple[str, ...]
+    """One for each layer; "" for a layer that was missing."""
+
+
+def spell(epoch: str, sequence: int, cursors: Sequence[str]) -> str:
+    """A position as text: each cursor has its length before it, so that it may hold anything."""
+    return f"{epoch}:{sequence}:" + "".join([f"{len(cursor)}:{cursor}" for cursor in cursors])
+
+
+def parse(position: str, layers: int) -> Place | None:
+    """A position taken apart; None if `spell` cannot have made it for so many layers."""
+    epoch, _, rest = position.partition(":")
+    number, _, rest = rest.partition(":")
+    sequence = _number(number)
+    cursors = []
+    while rest:
+        number, _, rest = rest.partition(":")
+        length = _number(number)
+        if length is None or length > len(rest):
+            return None
+        cursors.append(rest[:length])
+        rest = rest[length:]
+    if sequence is None or len(cursors) != layers:
+        return None
+    return Place(epoch, sequence, tuple(cursors))
+
+
+def _number(digits: str) -> int | None:
+    # A client may have made it up: int() refuses thousands of digits, and takes odd ones.
+    if not digits or len(digits) > MOST_DIGITS or not (digits.isascii() and digits.isdecimal()):
+        return None
+    return int(digits)

@@ -1,0 +1,278 @@
+"""A Source over the stores of an overlay: the first layer that holds a key shows it.
+
+While nothing is watched, the layers are read. While something is, each layer is followed by one
+subscription, which keeps a table of what it holds; what it held last stands while it is away.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from datastream._overlay.following import Following, grown
+from datastream._overlay.layer import OPEN_AGAIN, Layer
+from datastream._overlay.position import Place, parse, spell
+from datastream._overlay.table import Table
+from datastream._overlay.tombstone import visible
+from datastream._overlay.writing import Around, Found, needs_all, plan
+from datastream.entry import Capability, Entry, Operation, deleted
+from datastream.errors import DatastreamError, InvalidKey, ReadOnly, StoreClosed
+from datastream.selection import Selection, Selects
+from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
+from datastream.sources._common.wake import WakeEvent, jittered
+
+OF_WRITES = frozenset(
+    {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC, Feature.TYPES, Feature.MESSAGES}
+)
+"""What an overlay can do if the layer that is written can."""
+
+EVERYTHING = Selection()
+
+
+class OverlaySource(Source):
+    """A Source over layers.
+
+    Args:
+        layers: the first one that holds a key shows it.
+        written: the index of the layer that writes go to; None for an overlay that is only read.
+    """
+
+    def __init__(self, layers: Sequence[Layer], written: int | None) -> None:
+        self._layers = tuple(layers)
+        self._written = written
+        there = [layer.upstream for layer in self._layers if layer.upstream is not None]
+        target = None if written is None else self._layers[written].upstream
+        self.features = OF_WRITES & target.features if target is not None else frozenset()
+        if len(there) == len(self._layers) and all(Feature.LOG in u.features for u in there):
+            self.features |= {Feature.LOG}
+        self.instant = len(there) == len(self._layers) and all(u.instant for u in there)
+        self._wake = WakeEvent()
+        self._lock = threading.Lock()
+        self._following: Following | None = None
+        self._closed = False
+
+    # Reading.
+
+    def capabilities(self) -> Sequence[Capability]:
+        entries = self.read(EVERYTHING, None).entries
+        return [Capability(entry.key, entry.value_type) for entry in entries]
+
+    def get(self, key: str) -> Entry | None:
+        for index in range(len(self._layers)):
+            entry = self.held(index, key)
+            if entry is not None:
+                return visible(entry)
+        return None
+
+    def held(self, index: int, key: str) -> Entry | None:
+        """What a layer holds of a key; of one in trouble, what it held last if that is known."""
+        layer = self._layers[index]
+        upstream = layer.upstream or layer.find()
+        if upstream is None:
+            return None
+        try:
+            entry = upstream.get(key)
+        except InvalidKey:
+            # A key that its backend cannot hold.
+            return None
+        except DatastreamError as error:
+            following = self._following
+            if following is not None and _knows(following.table, index, key):
+                self._look_at_layers()
+                return following.table.held(index, key)
+            if layer.may_be_missing:
+                return None
+            raise layer.named(error) from error
+        layer.seen = True
+        return entry
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        try:
+            return self._read_state(selection) if since is None else self._read(selection, since)
+        finally:
+            self._look_at_layers()
+
+    def _read_state(self, selection: Selects) -> Reading:
+        following = self._following
+        if following is None or not following.table.covers(selection):
+            return self._read_layers(selection)
+        following.catch_up()
+        return following.table.state(selection)
+
+    def _read_layers(self, selection: Selects) -> Reading:
+        """The state of the layers, without a table."""
+        asked = Selection(selection.keys, selection.prefixes, selection.patterns)
+        merged: dict[str, Entry] = {}
+        cursors = []
+        # The lowest first, so that those above replace what it holds.
+        for layer in reversed(self._layers):
+            upstream = layer.find()
+            try:
+                batch = None if upstream is None else upstream.snapshot(asked)
+            except DatastreamError as error:
+                if not layer.may_be_missing:
+                    raise layer.named(error) from error
+                batch = None
+            if batch is not None:
+                layer.seen = True
+                merged.update((entry.key, entry) for entry in batch.entries)
+            cursors.append(batch.cursor if batch is not None else "")
+        if (following := self._following) is not None:
+            following.was_read_beside()
+            # A newcomer may have joined with this state: the next poll asks for its keys too.
+            self._wake.set()
+        entries = [entry for entry in merged.values() if visible(entry) is not None]
+        return Reading(entries, spell("", 0, cursors[::-1]), complete=True)
+
+    def _read(self, selection: Selects, since: str) -> Reading:
+        following = self._follow(selection)
+        table = following.table
+        place = parse(since, len(self._layers))
+        is_own = place is not None and place.epoch == table.epoch
+        sequence = place.sequence if place and is_own else following.stands_for(since)
+        if sequence is not None:
+            following.catch_up_with_readers()
+            changes = table.changes(since, sequence)
+            if changes is not None:
+                return changes
+        resumed = self._resume(following, selection, place) if place and not is_own else None
+        if resumed is None:
+            following.catch_up()
+            return table.state(selection)
+        return resumed
+
+    def _resume(self, following: Following, selection: Selects, place: Place) -> Reading | None:
+        """What differs from a position of another table; None if not all layers can tell."""
+        asked = Selection(selection.keys, selection.prefixes, selection.patterns)
+        sequence = following.table.sequence
+        changed: list[dict[str, bool]] = []
+        for index, cursor in enumerate(place.cursors):
+            upstream = self._layers[index].upstream
+            if upstream is None or not following.table.has_joined(index):
+                if cursor:
+                    return None
+                changed.append({})
+                continue
+            try:
+                reading = upstream.changes(asked, cursor)
+            except DatastreamError:
+                return None
+            following.was_read_beside()
+            if reading.complete:
+                return None
+            changed.append({e.key: e.key in reading.created for e in reading.entries})
+        following.catch_up()
+        resumed = following.table.resumed(sequence, changed, place)
+        if resumed is not None and not resumed.entries:
+            following.found_equal(resumed.position, following.table.sequence)
+        return resumed
+
+    def _follow(self, selection: Selects) -> Following:
+        """What follows the layers for at least `selection`.
+
+        Two threads may begin at once; the one that is later takes what the other has begun.
+        """
+        while True:
+            current = self._following
+            if current is not None and current.table.covers(selection):
+                current.follow_missing()
+                return current
+            new = Following(self._layers, *grown(current, selection), self._wake.set)
+            try:
+                new.start()
+                with self._lock:
+                    if self._closed:
+                        raise StoreClosed("this overlay was closed; open it again to go on")
+                    if self._following is current:
+                        self._following, new = new, current
+            finally:
+                if new is not None:
+                    new.stop()
+
+    def wait(self, timeout: float | None) -> None:
+        if any(layer.upstream is None for layer in self._layers):
+            again = jittered(OPEN_AGAIN)
+            timeout = again if timeout is None else min(timeout, again)
+        self._wake.wait(timeout)
+        self._look_at_layers()
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def _look_at_layers(self) -> None:
+        """Say how the layers are."""
+        error = next((e for layer in self._layers if (e := layer.trouble) is not None), None)
+        degraded = "; ".join(d for layer in self._layers if (d := layer.degraded))
+        health = self.health
+        if (str(health.error), health.degraded) != (str(error), degraded):
+            self.health = Health(error, degraded) if error or degraded else WELL
+
+    # Writing.
+
+    def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
+        written = self._written
+        upstream = None if written is None else self._layers[written].upstream
+        if written is None or upstream is None:
+            raise ReadOnly("no layer can be written; nothing was written")
+        following = self._following
+        table = following.table if following is not None else None
+        since, sequence = table.mark() if table is not None else ("", 0)
+        around = [self._around(written, write) for write in writes]
+        planned = [plan(*both) for both in zip(writes, around, strict=True)]
+        wanted = [write for write in planned if write is not None]
+        try:
+            answers = iter(upstream.write(wanted) if wanted else ())
+        except DatastreamError as error:
+            raise self._layers[written].named(error) from error
+        entries = [
+            _as_seen(write.key, next(answers) if one is not None else None, seen)
+            for write, one, seen in zip(writes, planned, around, strict=True)
+        ]
+        if table is None:
+            return entries
+        return table.written(since, sequence, entries) or entries
+
+    def _around(self, written: int, write: Write) -> Around:
+        key = write.key
+        above = self._first(range(written), key)
+        if above is not None or not needs_all(write):
+            return Around(above=above)
+        below = self._first(range(written + 1, len(self._layers)), key)
+        return Around(self.held(written, key), None, below)
+
+    def _first(self, indices: range, key: str) -> Found | None:
+        """What the first of these layers that holds `key` holds."""
+        for index in indices:
+            entry = self.held(index, key)
+            if entry is not None:
+                return Found(self._layers[index].name, entry)
+        return None
+
+    # The end.
+
+    def release(self) -> None:
+        with self._lock:
+            following, self._following = self._following, None
+        if following is not None:
+            following.stop()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+        self.release()
+        self._wake.set()
+        for layer in self._layers:
+            layer.close()
+
+
+def _knows(table: Table, index: int, key: str) -> bool:
+    return table.has_joined(index) and table.selection.matches(key)
+
+
+def _as_seen(key: str, stored: Entry | None, around: Around) -> Entry:
+    """What is visible of a key after it was written, from what its layer stored."""
+    if stored is None:
+        return deleted(key)
+    if stored.operation is Operation.DELETE:
+        return around.shown_below or stored
+    return visible(stored) or deleted(key, stored.updated_at)

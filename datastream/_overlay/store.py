@@ -1,0 +1,208 @@
+"""`overlay` and `Overlay`: several stores laid over each other, as one store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from datastream import _registry
+from datastream._overlay.layer import Layer
+from datastream._overlay.source import OverlaySource
+from datastream._overlay.tombstone import TOMBSTONE, TOMBSTONE_TYPE, is_tombstone
+from datastream.entry import Entry
+from datastream.errors import DatastreamError, ReadOnly, StoreClosed
+from datastream.selection import check_key
+from datastream.source import ANY_REVISION, Write
+from datastream.store import Store
+from datastream.url import shown
+
+
+class Held(NamedTuple):
+    """What one layer holds of a key."""
+
+    layer: str
+    """The name of its store."""
+    store: Store
+    entry: Entry
+    """As the layer holds it; a tombstone with the value that makes it one."""
+    visible: bool
+    """The overlay shows it; else a layer above hides it, or it is a tombstone."""
+    hides: bool
+    """It is a tombstone: the key holds nothing, whatever is below."""
+
+
+class Overlay(Store):
+    """Several stores as one: of each key, the first layer that holds it is visible.
+
+    What is removed above shows what is below, as an update with the revision that has there; what
+    comes back above hides it again. While a layer is away, its last good state stands for those
+    who watch, and the status is STALE with its name. Made by `overlay`.
+
+    Args:
+        source: over the layers.
+        layers: the same.
+        name: of the store.
+    """
+
+    def __init__(self, source: OverlaySource, layers: Sequence[Layer], *, name: str) -> None:
+        super().__init__(source, name=name)
+        self._overlaid = source
+        self._layers = tuple(layers)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers, the first one wins."""
+        return tuple(layer.name for layer in self._layers)
+
+    def explain(self, key: str) -> tuple[Held, ...]:
+        """All layers that hold `key`, the first one first; read from their backends.
+
+        Of a layer that is away, what it held last counts if that is known.
+
+        Raises:
+            SourceUnavailable: a layer is away, and nothing is known of what it held.
+        """
+        check_key(key)
+        self._core.check_open()
+        found: list[Held] = []
+        for index, layer in enumerate(self._layers):
+            entry = self._overlaid.held(index, key)
+            if entry is not None and layer.upstream is not None:
+                hides = is_tombstone(entry.value)
+                is_first = not found
+                store = layer.upstream.store
+                found.append(Held(layer.name, store, entry, is_first and not hides, hides))
+        return tuple(found)
+
+    async def aexplain(self, key: str) -> tuple[Held, ...]:
+        """`explain`."""
+        return await self.threads.call(self.explain, key)
+
+    def delete(
+        self,
+        key: str,
+        *,
+        expect: str | None = None,
+        missing_ok: bool = False,
+        message: str = "",
+        author: str = "",
+        hide: bool = False,
+    ) -> None:
+        """Remove a key from the layer that is written; what is below shows then.
+
+        Args:
+            expect: the revision that is visible.
+            missing_ok, message, author: as for `Store.delete`.
+            hide: write a tombstone there instead: the key holds nothing, whatever is below.
+
+        Raises:
+            ReadOnly: a layer above, or only one below, holds the key; without `hide` for the latter.
+            KeyNotFound: the key holds nothing, unless `missing_ok`.
+            RevisionConflict: `expect` did not hold.
+        """
+        unconditional = None if missing_ok else ANY_REVISION
+        wanted = unconditional if expect is None else expect
+        value, name = (TOMBSTONE, TOMBSTONE_TYPE) if hide else (None, "")
+        self.write(Write(key, value, name, wanted, None, message, author))
+
+    async def adelete(
+        self,
+        key: str,
+        *,
+        expect: str | None = None,
+        missing_ok: bool = False,
+        message: str = "",
+        author: str = "",
+        hide: bool = False,
+    ) -> None:
+        """`delete`."""
+        await self.threads.call(
+            self.delete,
+            key,
+            expect=expect,
+            missing_ok=missing_ok,
+            message=message,
+            author=author,
+            hide=hide,
+        )
+
+    def refresh(self) -> None:
+        """Look at the backends of all layers now."""
+        super().refresh()
+        for layer in self._layers:
+            upstream = layer.upstream
+            if upstream is not None:
+                try:
+                    upstream.refresh()
+                except StoreClosed:
+                    # The status says so.
+                    continue
+
+
+def overlay(
+    *layers: Store | str,
+    write: Store | str | None = None,
+    optional: Store | str | Iterable[Store | str] = (),
+) -> Overlay:
+    """Several stores as one: of each key, the first layer that holds it is visible.
+
+    Args:
+        layers: stores, or URLs of stores; the first one wins. A store that you give stays yours
+            to close, one that is opened here is closed with the overlay.
+        write: the layer that writes go to; else the first one that can be written.
+        optional: layers that may be missing when the overlay is opened; they join when they come.
+
+    Raises:
+        DatastreamError: no layers, one that is given twice, `write` or `optional` that is none of
+            them, or a layer that cannot be opened and is not optional.
+        ReadOnly: the layer to `write` cannot be written.
+    """
+    may_be_missing = [optional] if isinstance(optional, Store | str) else list(optional)
+    given = [*layers, *may_be_missing, *([] if write is None else [write])]
+    if not layers or len(set(layers)) < len(layers) or not set(given) <= set(layers):
+        raise DatastreamError(
+            "an overlay takes one layer or more, each once; write= and optional= name some of "
+            f"them, as they are given: {', '.join(map(_name, given)) or 'none'}"
+        )
+    opened: list[Layer] = []
+    try:
+        for layer in layers:
+            opened.append(_layer(layer, optional=layer in may_be_missing))
+        written = _written(opened, None if write is None else layers.index(write))
+    except BaseException:
+        for one in opened:
+            one.close()
+        raise
+    name = f"overlay({', '.join(layer.name for layer in opened)})"
+    return Overlay(OverlaySource(opened, written), opened, name=name)
+
+
+def _layer(given: Store | str, *, optional: bool) -> Layer:
+    if isinstance(given, Store):
+        return Layer(given.name, given, None, optional=optional)
+    # Wrong spelling is no layer that is missing.
+    _registry.check(given)
+    opens = partial(_registry.open, given)
+    try:
+        store = opens()
+    except DatastreamError as error:
+        if not optional:
+            raise
+        return Layer(shown(given), None, opens, optional=True, why=str(error))
+    return Layer(store.name, store, opens, optional=optional)
+
+
+def _written(layers: Sequence[Layer], wanted: int | None) -> int | None:
+    """The index of the layer that is written."""
+    if wanted is None:
+        return next((n for n, layer in enumerate(layers) if layer.can_write), None)
+    if not layers[wanted].can_write:
+        raise ReadOnly(
+            f"the layer {layers[wanted].name} cannot be written; give another one as write="
+        )
+    return wanted
+
+
+def _name(given: Store | str) -> str:
+    return given.name if isinstance(given, Store) else shown(given)

@@ -1,0 +1,249 @@
+"""What the layers hold and what of it is visible: memory only, no I/O, no threads.
+
+The table takes in the batches of each layer, finds out which keys look different now, and counts.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from datastream._overlay.position import Place, spell
+from datastream._overlay.tombstone import visible
+from datastream.entry import Batch, Entry, Operation, deleted
+from datastream.selection import Selection, Selects
+from datastream.source import Reading, Written
+
+REMEMBERED = 50_000
+"""Changes a table remembers; a reader that missed more gets the full state again."""
+
+
+class _Changed(NamedTuple):
+    """A key that looked different from some count on."""
+
+    sequence: int
+    key: str
+    existed: bool
+    """It was visible before."""
+
+
+class Table:
+    """The merged state of some layers.
+
+    Args:
+        layers: how many.
+        selection: which keys the layers give.
+    """
+
+    def __init__(self, layers: int, selection: Selection) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.selection = selection
+        self._lock = threading.Lock()
+        self._held: tuple[dict[str, Entry], ...] = tuple({} for _ in range(layers))
+        self._joined = [False] * layers
+        self._visible: dict[str, Entry] = {}
+        self._cursors = [""] * layers
+        self._sequence = 0
+        self._position = spell(self.epoch, 0, self._cursors)
+        self._log: deque[_Changed] = deque()
+        self._floor = 0
+        # The last batch, with its author and message.
+        self._last: Batch = Batch()
+
+    def covers(self, selection: Selects) -> bool:
+        """Whether the layers give all keys of `selection`."""
+        mine = self.selection
+        if mine.everything:
+            return True
+        if not (selection.keys or selection.prefixes or selection.patterns):
+            return False
+        return (
+            selection.patterns <= mine.patterns
+            and selection.prefixes <= mine.prefixes
+            and (selection.keys <= mine.keys or all(map(mine.matches, selection.keys)))
+        )
+
+    def has_joined(self, layer: int) -> bool:
+        """Whether the layer has given its state."""
+        return self._joined[layer]
+
+    def held(self, layer: int, key: str) -> Entry | None:
+        """What a layer held of a key, when it was last heard of."""
+        return self._held[layer].get(key)
+
+    # What the layers give.
+
+    def apply(self, layer: int, batch: Batch) -> None:
+        """Take in a batch of a layer, the first one as its whole state."""
+        with self._lock:
+            held = self._held[layer]
+            if batch.initial or batch.reset:
+                keys: Iterable[str] = self._replace(held, batch)
+            else:
+                keys = _update(held, batch)
+            self._joined[layer] = True
+            self._cursors[layer] = batch.cursor
+            self._sequence += 1
+            self._position = spell(self.epoch, self._sequence, self._cursors)
+            self._last = batch
+            for key in keys:
+                self._look_at(key)
+            while len(self._log) > REMEMBERED:
+                self._floor = self._log.popleft().sequence
+
+    def begin(self) -> None:
+        """All layers have joined: what came until now is the state, and no change."""
+        with self._lock:
+            self._log.clear()
+            self._floor = self._sequence
+
+    def _replace(self, held: dict[str, Entry], batch: Batch) -> Iterable[str]:
+        before = dict(held)
+        held.clear()
+        held.update((entry.key, entry) for entry in batch.entries)
+        return {**before, **held}
+
+    def _look_at(self, key: str) -> None:
+        before, now = self._visible.get(key), self._top(key)
+        if now is None:
+            if before is None:
+                return
+            del self._visible[key]
+        else:
+            self._visible[key] = now
+            if before is not None and before.revision == now.revision:
+                return
+        self._log.append(_Changed(self._sequence, key, before is not None))
+
+    def _top(self, key: str) -> Entry | None:
+        for held in self._held:
+            entry = held.get(key)
+            if entry is not None:
+                return visible(entry)
+        return None
+
+    # What the overlay reads.
+
+    @property
+    def sequence(self) -> int:
+        """How many batches it has taken in."""
+        return self._sequence
+
+    def mark(self) -> tuple[str, int]:
+        """Position and count, of one moment."""
+        with self._lock:
+            return self._position, self._sequence
+
+    def state(self, selection: Selects) -> Reading:
+        """What is visible of `selection`."""
+        with self._lock:
+            return Reading(self._state(selection), self._position, complete=True)
+
+    def _state(self, selection: Selects) -> list[Entry]:
+        if selection.keys and not (selection.prefixes or selection.patterns):
+            found = (self._visible.get(key) for key in selection.keys)
+            return [entry for entry in found if entry is not None]
+        return [entry for entry in self._visible.values() if selection.matches(entry.key)]
+
+    def changes(self, since: str, sequence: int) -> Reading | None:
+        """What looks different since a position, which stands for an earlier count.
+
+        None if that is not remembered.
+        """
+        with self._lock:
+            if sequence == self._sequence:
+                return Reading((), since, complete=False)
+            if not self._floor <= sequence <= self._sequence:
+                return None
+            existed = self._changed_since(sequence)
+            entries = [self._now(key) for key in existed]
+            created = frozenset(key for key, existing in existed.items() if not existing)
+            reading = Reading(entries, self._position, complete=False, created=created)
+            if sequence + 1 == self._sequence and (self._last.author or self._last.message):
+                return reading._replace(author=self._last.author, message=self._last.message)
+            return reading
+
+    def resumed(
+        self, sequence: int, changed: Sequence[Mapping[str, bool]], place: Place
+    ) -> Reading | None:
+        """What looks different since a position of another table.
+
+        Args:
+            sequence: of this table, before the layers were asked.
+            changed: for each layer, the keys that changed since its cursor in `place`, each with
+                whether it held nothing there.
+            place: the position; given back where nothing differs.
+        """
+        with self._lock:
+            if not self._floor <= sequence <= self._sequence:
+                return None
+            existed = self._changed_since(sequence)
+            keys = {key for keys in changed for key in keys}
+            news = [key for key in keys if self._is_news(key, changed)]
+            news += [key for key in existed if key not in keys]
+            created = {key for key in keys if self._held_nothing(key, changed)}
+            created.update(k for k, existing in existed.items() if not existing and k not in keys)
+            entries = [self._now(key) for key in news]
+            position = self._position if entries else spell(*place)
+            return Reading(entries, position, complete=False, created=frozenset(created))
+
+    def _is_news(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
+        """Whether a layer changed `key` that is not hidden by one above that did not."""
+        for held, keys in zip(self._held, changed, strict=True):
+            if key in keys:
+                return True
+            if key in held:
+                return False
+        return False
+
+    def _held_nothing(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
+        return all(
+            keys.get(key, key not in held)
+            for held, keys in zip(self._held, changed, strict=True)
+        )
+
+    def _changed_since(self, sequence: int) -> dict[str, bool]:
+        """The keys that look different since a count, in order, and whether they existed then."""
+        existed: dict[str, bool] = {}
+        for changed in reversed(self._log):
+            if changed.sequence <= sequence:
+                break
+            existed[changed.key] = changed.existed
+        return dict(reversed(existed.items())) if len(existed) > 1 else existed
+
+    def _now(self, key: str) -> Entry:
+        return self._visible.get(key) or deleted(key)
+
+    def written(self, since: str, sequence: int, entries: Sequence[Entry]) -> Written | None:
+        """What a write of this process brought, if nothing else lies between.
+
+        Args:
+            since, sequence: where the table was before the write.
+            entries: as the write leaves them.
+        """
+        with self._lock:
+            if self._sequence != sequence + 1:
+                return None
+            keys = {entry.key for entry in entries}
+            if not keys.issuperset(self._changed_since(sequence)):
+                return None
+            if any(_revision(self._visible.get(e.key)) != _revision(e) for e in entries):
+                return None
+            last = self._last
+            return Written(entries, self._position, since, last.author, last.message)
+
+
+def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:
+    for entry in batch.entries:
+        if entry.operation is Operation.DELETE:
+            held.pop(entry.key, None)
+        else:
+            held[entry.key] = entry
+        yield entry.key
+
+
+def _revision(entry: Entry | None) -> str:
+    return "" if entry is None else entry.revision
