@@ -36,9 +36,11 @@ _BUILT_IN = {
     "git+http": _Row("datastream.sources.git:open_git"),
     "git+https": _Row("datastream.sources.git:open_git"),
     "git+ssh": _Row("datastream.sources.git:open_git"),
+    "env": _Row("datastream.sources.env:open_env"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
+_DOCUMENT = _Row("datastream._documents:open_document")
 _FILESYSTEM = _Row("datastream.sources.filesystem:open_filesystem")
 
 
@@ -46,8 +48,8 @@ def open(url: str, **options: Any) -> Store:
     """The store that `url` names.
 
     ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
-    · ``git:PATH``, ``git+https://…``, ``git+ssh://…`` · ``file:PATH`` · ``s3://BUCKET/PREFIX`` ·
-    ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point group
+    · ``git:PATH``, ``git+https://…``, ``git+ssh://…`` · ``file:PATH``, ``file:settings.toml`` ·
+    ``env:PREFIX`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point group
     ``datastream.sources`` · and every filesystem that fsspec knows.
 
     Args:
@@ -77,12 +79,21 @@ def check(url: str) -> None:
 
 def _factory(location: Location) -> Callable[..., Source]:
     row = _BUILT_IN.get(location.scheme)
+    if location.scheme in ("file", "local") and _is_document(location):
+        row = _DOCUMENT
     if row is not None and not _is_filesystem(location):
         return _load(row, location.scheme)
     for point in entry_points(group=GROUP, name=location.scheme):
         factory: Callable[..., Source] = point.load()
         return factory
     return _load(_FILESYSTEM, _known_filesystem(location))
+
+
+def _is_document(location: Location) -> bool:
+    """``file:settings.toml`` is a document, ``file:conf`` a directory."""
+    from datastream._documents import names_document
+
+    return bool(location.path.strip("/")) and names_document(location)
 
 
 def _is_filesystem(location: Location) -> bool:

@@ -318,6 +318,29 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
 
         return Observable(subscribe)
 
+    # Documents.
+
+    def document(self, key: str, *, create: bool = False) -> Store:
+        """The document at `key` as a store of its own, whose keys are the leaves of it.
+
+        ``{"db": {"url": "x"}}`` holds ``x`` at ``db/url``; a list is one leaf. A write changes
+        that leaf of the text and leaves comments and formatting as they are. Close it after use;
+        this store stays open.
+
+        Args:
+            key: ends in ``.toml``, ``.yaml``, ``.yml`` or ``.json``.
+            create: a document that is not there is empty, and made by the first write.
+
+        Raises:
+            DatastreamError: the key has no such ending.
+            ImportError: the extra ``documents`` is needed and not installed.
+        """
+        from datastream import _documents
+
+        check_key(key)
+        self._core.check_open()
+        return _documents.document(self, key, create=create)
+
     # The end.
 
     def close(self) -> None:

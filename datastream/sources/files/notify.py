@@ -21,12 +21,12 @@ class TreeNotifications:
         OSError: it cannot be watched: it is away, or there are too many watches already.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, recursive: bool = True) -> None:
         self._root = root
         self.failure = ""
         """Why no notification comes any more."""
         try:
-            self._notifications = FileNotifications([Path(root)])
+            self._notifications = FileNotifications([Path(root)], recursive=recursive)
         except (RuntimeError, UnicodeError) as error:
             # How its library reports too many instances, or a path that it cannot spell.
             raise OSError(errno.EMFILE, str(error)) from error

@@ -52,6 +52,9 @@ class FilesSource(ListedSource):
         Denied: it may not be read.
     """
 
+    recursive = True
+    """The operating system notifies of what lies deeper, too."""
+
     def __init__(
         self,
         path: str | Path,
@@ -72,7 +75,13 @@ class FilesSource(ListedSource):
             raise explain(error, self._where, None) from error
         writable = not readonly and os.access(place.root, os.W_OK | os.X_OK)
         self.features = WRITING if writable else frozenset()
-        self._watcher = Watcher(self._tree, self._wake, interval=interval, polling=polling)
+        self._watcher = Watcher(
+            self._tree,
+            self._wake,
+            interval=interval,
+            polling=polling,
+            recursive=self.recursive,
+        )
         self._followed = Followed()
         self._reader = Reader(self._tree, self._followed.known, repairs=writable)
         self._poll = Poll(self._reader, self._tree, self._watcher, self._followed, self._epoch)

@@ -29,15 +29,25 @@ class Watcher:
         wake: ends waits early.
         interval: seconds between looks without notifications.
         polling: never ask for notifications.
+        recursive: be notified of what lies deeper, too.
     """
 
-    def __init__(self, tree: Tree, wake: WakeEvent, *, interval: float, polling: bool) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        wake: WakeEvent,
+        *,
+        interval: float,
+        polling: bool,
+        recursive: bool = True,
+    ) -> None:
         self.degraded = ""
         """Why it polls although it was not told to."""
         self._tree = tree
         self._wake = wake
         self._interval = interval
         self._polling = polling
+        self._recursive = recursive
         self._lock = threading.Lock()
         self._notifications: TreeNotifications | None = None
         self._place: Place | None = None
@@ -63,7 +73,7 @@ class Watcher:
         if self._polling or monotonic() < self._rests_until:
             return
         try:
-            self._replace(TreeNotifications(place.root))
+            self._replace(TreeNotifications(place.root, recursive=self._recursive))
         except FileNotFoundError:
             # It is away, which the look that follows says better.
             self._lost = True

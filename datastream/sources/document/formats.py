@@ -1,0 +1,204 @@
+"""What a document is written in: how it is read, changed in place, and written again.
+
+What is read is plain; what is changed keeps comments and formatting, as far as its library can.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from datastream.errors import DatastreamError, InvalidValue
+
+EXTRA = 'pip install "datastream-kv[documents]"'
+
+
+class Malformed(ValueError):
+    """The text is no document of this format, such as one that is half saved."""
+
+
+class Format(ABC):
+    """One of the formats."""
+
+    name: str
+    empty = b""
+    """A document without leaves."""
+
+    def check(self) -> None:  # noqa: B027
+        """Refuse at once if a library for reading is missing.
+
+        Raises:
+            ImportError: it is; the text says what to install.
+        """
+
+    def read(self, data: bytes) -> Mapping[Any, Any]:
+        """The document as plain mappings, lists and values.
+
+        Raises:
+            Malformed: it is none.
+        """
+        return self._checked(self._read, data)
+
+    def edit(self, data: bytes, change: Callable[[MutableMapping[Any, Any]], None]) -> bytes:
+        """The document with a change made to it, and all else as it was.
+
+        Raises:
+            Malformed: it is no document.
+            InvalidValue: it cannot hold a value that it was given.
+        """
+        document = self._checked(self._load, data)
+        try:
+            change(document)
+            return self._dump(document, data)
+        except DatastreamError:
+            raise
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidValue(f"{self.name} cannot hold this value: {error}") from error
+
+    def _checked(self, load: Callable[[bytes], Any], data: bytes) -> Any:
+        try:
+            document = load(data)
+        except (ValueError, RecursionError) as error:
+            raise Malformed(f"it is no {self.name}: {error}") from error
+        if not isinstance(document, Mapping):
+            raise Malformed(f"it is no {self.name} table, but a {type(document).__name__}")
+        return document
+
+    @abstractmethod
+    def _read(self, data: bytes) -> Any: ...
+
+    @abstractmethod
+    def _load(self, data: bytes) -> Any: ...
+
+    @abstractmethod
+    def _dump(self, document: Any, before: bytes) -> bytes: ...
+
+
+class Toml(Format):
+    """Read by the standard library, changed by tomlkit."""
+
+    name = "TOML"
+
+    def _read(self, data: bytes) -> Any:
+        import tomllib
+
+        return tomllib.loads(data.decode())
+
+    def _load(self, data: bytes) -> Any:
+        try:
+            import tomlkit
+        except ImportError as error:
+            raise ImportError(f"writing TOML needs tomlkit: {EXTRA}") from error
+        return tomlkit.parse(data)
+
+    def _dump(self, document: Any, before: bytes) -> bytes:
+        import tomllib
+
+        import tomlkit
+
+        data = tomlkit.dumps(document).encode()
+        # What was written must be what is read.
+        tomllib.loads(data.decode())
+        return data
+
+
+class Yaml(Format):
+    """Read and changed by ruamel.yaml, as YAML 1.2."""
+
+    name = "YAML"
+
+    def check(self) -> None:
+        self._parser("safe")
+
+    def _parser(self, kind: str) -> Any:
+        try:
+            from ruamel.yaml import YAML
+        except ImportError as error:
+            raise ImportError(f"YAML documents need ruamel.yaml: {EXTRA}") from error
+        parser = YAML(typ=kind, pure=True)
+        parser.preserve_quotes = True
+        parser.width = 1 << 20
+        return parser
+
+    def _read(self, data: bytes) -> Any:
+        return self._parsed("safe", data)
+
+    def _load(self, data: bytes) -> Any:
+        return self._parsed("rt", data)
+
+    def _parsed(self, kind: str, data: bytes) -> Any:
+        from ruamel.yaml.comments import CommentedMap
+        from ruamel.yaml.error import YAMLError
+
+        try:
+            document = self._parser(kind).load(data.decode())
+        except YAMLError as error:
+            raise ValueError(str(error)) from error
+        return CommentedMap() if document is None else document
+
+    def _dump(self, document: Any, before: bytes) -> bytes:
+        parser = self._parser("rt")
+        mapping, sequence, offset = _yaml_indents(before.decode())
+        parser.indent(mapping=mapping, sequence=sequence, offset=offset)
+        stream = io.StringIO()
+        parser.dump(document, stream)
+        return stream.getvalue().encode()
+
+
+class Json(Format):
+    """Read and written by the standard library, with the indentation that was there."""
+
+    name = "JSON"
+    empty = b"{}\n"
+
+    def _read(self, data: bytes) -> Any:
+        return json.loads(data)
+
+    def _load(self, data: bytes) -> Any:
+        return json.loads(data)
+
+    def _dump(self, document: Any, before: bytes) -> bytes:
+        found = re.match(r"\s*\{[^\S\n]*\n([ \t]+)\"", before.decode())
+        is_long = found is not None or not document or not before.strip().strip(b"{} \t\r\n")
+        indent = found[1] if found is not None else "  " if is_long else None
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
+        return text.encode() + (b"\n" if before.endswith(b"\n") or not before else b"")
+
+
+def _yaml_indents(text: str) -> tuple[int, int, int]:
+    """How far a document indents: mappings, items of lists, and their dashes."""
+    nested = re.search(r"^[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( +)[^\s#-]", text, re.M)
+    dashes = re.search(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)-( +)", text, re.M)
+    mapping = len(nested[1]) if nested else 2
+    if dashes is None:
+        return mapping, 4, 2
+    offset = max(0, len(dashes[2]) - len(dashes[1]))
+    return mapping, offset + 1 + len(dashes[3]), offset
+
+
+_FORMATS: dict[str, type[Format]] = {"toml": Toml, "yaml": Yaml, "yml": Yaml, "json": Json}
+
+
+def is_document(name: str) -> bool:
+    """Whether a name has the extension of a format."""
+    return name.rpartition(".")[2].lower() in _FORMATS and "." in name
+
+
+def format_of(name: str) -> Format:
+    """The format that the extension of `name` stands for.
+
+    Raises:
+        DatastreamError: none.
+        ImportError: a library for reading it is missing.
+    """
+    if not is_document(name):
+        raise DatastreamError(
+            f"{name!r} is no document: its name must end in {', '.join('.' + n for n in _FORMATS)}"
+        )
+    found = _FORMATS[name.rpartition(".")[2].lower()]()
+    found.check()
+    return found

@@ -1,0 +1,378 @@
+"""One document, such as ``settings.toml``, whose leaves are keys.
+
+The text lies at one key of another store, the *holder*: a file, a blob in git, a row. The document
+has the history of that key: each of its revisions is a position here, and a write is one new
+revision of it. Leaves are compared by content, so that a change of one is news of that one only.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from datastream.entry import Batch, Capability, Entry, Operation, Revision, deleted
+from datastream.errors import (
+    DatastreamError,
+    RevisionConflict,
+    SourceUnavailable,
+    printable,
+    shown,
+)
+from datastream.selection import Selection, Selects
+from datastream.source import (
+    WELL,
+    Feature,
+    Health,
+    Reading,
+    Source,
+    Write,
+    Written,
+    check_expected,
+)
+from datastream.sources._common.file_types import type_of_name
+from datastream.sources._common.wake import WakeEvent
+from datastream.sources.document.formats import Malformed, format_of
+from datastream.sources.document.leaves import Leaf, entry_of, leaves, put, remove, value_of
+
+SETTLED = 0.1
+"""Seconds for which a file that has lost keys must stay the same until that is believed."""
+SETTLES = 50
+"""How often that is looked at until the file counts as one that changes all the time."""
+WRITES = 100
+"""Attempts of a write to be the next one after what it has read."""
+WRITE_TIMEOUT = 10.0
+"""Seconds that a write waits for others of this process."""
+MISSING = "missing"
+"""The position where there is no document yet."""
+
+OF_HOLDER = frozenset(
+    {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.MESSAGES, Feature.HISTORY}
+)
+
+log = logging.getLogger("datastream")
+
+
+class Holder(Protocol):
+    """The store that holds the document."""
+
+    name: str
+    features: frozenset[Feature]
+
+    def get(self, key: str) -> Entry | None: ...
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]: ...
+    def history(self, key: str) -> Iterator[Revision]: ...
+    def follow(self, selection: Selection, sink: Any) -> Callable[[], None]: ...
+    def follow_status(self, changed: Callable[[Any], None]) -> Callable[[], None]: ...
+    def close(self) -> None: ...
+
+
+class Parsed(NamedTuple):
+    """A document at one revision."""
+
+    revision: str
+    data: bytes
+    leaves: dict[str, Leaf]
+
+
+class DocumentSource(Source):
+    """A Source over the leaves of a document.
+
+    Args:
+        holder: the store that holds it.
+        key: where; the extension says what it is written in.
+        create: a document that is not there is empty, and made by the first write.
+        torn: others may write it in place, so that it may be read half.
+
+    Raises:
+        DatastreamError: the key has no extension of a document.
+        ImportError: the library that reads it is missing.
+    """
+
+    def __init__(
+        self, holder: Holder, key: str, *, create: bool = False, torn: bool = False
+    ) -> None:
+        self._holder = holder
+        self._key = key
+        self._create = create
+        self._torn = torn
+        self._format = format_of(key)
+        self.features = OF_HOLDER & holder.features
+        if Feature.WRITE in self.features:
+            self.features |= {Feature.ATOMIC}
+        self._wake = WakeEvent()
+        self._stopped = threading.Event()
+        self._writing = threading.Lock()
+        self._lock = threading.Lock()
+        self._ends: list[Callable[[], None]] | None = None
+        # The last good one: what stands while it is watched, and what need not be parsed again.
+        self._parsed: Parsed | None = None
+        # The last change of it: the revisions before and after, author and message.
+        self._about = ("", "", "", "")
+        self._skipped: set[str] = set()
+
+    # Reading.
+
+    def capabilities(self) -> Sequence[Capability]:
+        found = self._document().leaves.values()
+        return [Capability(leaf.entry.key, leaf.entry.value_type) for leaf in found]
+
+    def get(self, key: str) -> Entry | None:
+        leaf = self._document().leaves.get(key)
+        return leaf.entry if leaf is not None else None
+
+    def read(self, selection: Selects, since: str | None) -> Reading:
+        if since is not None:
+            self._follow()
+        parsed = self._document()
+        if since == parsed.revision:
+            return Reading((), since, complete=False)
+        entries = [leaf.entry for leaf in parsed.leaves.values()]
+        selected = [entry for entry in entries if selection.matches(entry.key)]
+        before, after, author, message = self._about
+        if (since, parsed.revision) != (before, after):
+            author = message = ""
+        return Reading(selected, parsed.revision, True, author=author, message=message)
+
+    def _document(self) -> Parsed:
+        """The document now; while it is watched and in trouble, as it last was.
+
+        Raises:
+            SourceUnavailable: it is not there, or half saved.
+        """
+        try:
+            parsed = self._read()
+        except DatastreamError as error:
+            last = self._parsed
+            if last is None or self._ends is None:
+                raise
+            if str(self.health.error) != str(error):
+                self.health = Health(error)
+            return last
+        self.health = WELL
+        return parsed
+
+    def _read(self) -> Parsed:
+        before = self._parsed
+        parsed = self._parse(self._holder.get(self._key))
+        for _ in range(SETTLES):
+            if not self._torn or before is None or before.leaves.keys() <= parsed.leaves.keys():
+                break
+            # It may be half of what somebody is writing.
+            self._stopped.wait(SETTLED)
+            again = self._parse(self._holder.get(self._key))
+            if again.revision == parsed.revision:
+                break
+            parsed = again
+        else:
+            raise SourceUnavailable(f"{self._where} changes all the time; read it again")
+        self._parsed = parsed
+        return parsed
+
+    def _parse(self, entry: Entry | None) -> Parsed:
+        if entry is None:
+            if self._create:
+                return Parsed(MISSING, b"", {})
+            raise SourceUnavailable(
+                f"{self._where} is not there; make it, or open it with create=True"
+            )
+        known = self._parsed
+        if known is not None and known.revision == entry.revision:
+            return known
+        try:
+            found, skipped = leaves(self._format.read(entry.value))
+        except Malformed as error:
+            raise SourceUnavailable(f"{self._where}: {error}; its last good state stands") from error
+        self._warn(skipped)
+        return Parsed(entry.revision, entry.value, found)
+
+    @property
+    def _where(self) -> str:
+        return f"{shown(self._key)} in {self._holder.name}"
+
+    def _warn(self, skipped: Sequence[str]) -> None:
+        for why in skipped:
+            if why not in self._skipped:
+                self._skipped.add(why)
+                log.warning("%s: left out: %s", printable(self._where), printable(why))
+
+    # Following.
+
+    def _follow(self) -> None:
+        """Be woken by changes of the holder, from before the next read on."""
+        with self._lock:
+            if self._ends is not None or self._stopped.is_set():
+                return
+            ends = self._ends = []
+        try:
+            ends.append(self._holder.follow(Selection(frozenset((self._key,))), _Sink(self)))
+            ends.append(self._holder.follow_status(lambda _: self._wake.set()))
+        except DatastreamError:
+            self.release()
+            raise
+        if self._ends is not ends:
+            # Released meanwhile.
+            _call(ends)
+
+    def changed(self, batch: Batch, before: Sequence[str | None] | None) -> None:
+        """Take in that the holder has a new revision; memory only."""
+        if len(batch.entries) == 1 and before:
+            revision = batch.entries[0].revision
+            self._about = (before[0] or "", revision, batch.author, batch.message)
+        self._wake.set()
+
+    def wait(self, timeout: float | None) -> None:
+        self._wake.wait(timeout)
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    def release(self) -> None:
+        with self._lock:
+            ends, self._ends = self._ends, None
+        _call(ends or ())
+
+    # Writing.
+
+    def write(self, writes: Sequence[Write]) -> Written:
+        if not self._writing.acquire(timeout=WRITE_TIMEOUT):
+            raise SourceUnavailable(f"{self._where}: other writes have not ended; try again")
+        try:
+            return self._write(writes)
+        finally:
+            self._writing.release()
+
+    def _write(self, writes: Sequence[Write]) -> Written:
+        for attempt in range(WRITES):
+            before = self._parse(self._holder.get(self._key))
+            change = _Change(before, writes)
+            if not change.steps:
+                return Written(change.entries, before.revision, before.revision)
+            data = self._format.edit(before.data or self._format.empty, change.apply)
+            try:
+                after = self._replace(before, data, writes)
+            except RevisionConflict:
+                # Whoever was faster may write again; the pauses get longer.
+                self._stopped.wait(0.001 * attempt)
+                continue
+            found, _ = leaves(self._format.read(data))
+            self._parsed = Parsed(after.revision, data, found)
+            self._check(writes, found)
+            message, author = _about(writes)
+            return Written(change.entries, after.revision, before.revision, author, message)
+        raise SourceUnavailable(f"{self._where}: others write all the time; try again")
+
+    def _replace(self, before: Parsed, data: bytes, writes: Sequence[Write]) -> Entry:
+        message, author = _about(writes)
+        expect: str | None = None
+        if Feature.COMPARE_AND_SET in self.features:
+            expect = "" if before.revision == MISSING else before.revision
+        value_type = type_of_name(self._key) or "bytes"
+        write = Write(self._key, data, value_type, expect, None, message, author)
+        return self._holder.write([write])[0]
+
+    def _check(self, writes: Sequence[Write], found: dict[str, Leaf]) -> None:
+        for write in writes:
+            if (write.key in found) != (write.value is not None):
+                log.warning(
+                    "%s: %s is not what was written; please report it with the document",
+                    printable(self._where),
+                    shown(write.key),
+                )
+
+    def translate(self, error: Exception, key: str | None) -> Exception:
+        if isinstance(error, Malformed):
+            return SourceUnavailable(f"{self._where}: {error}; mend it and try again")
+        return error
+
+    # The past.
+
+    def history(self, key: str) -> Iterator[Revision]:
+        """See `HasHistory`: the revisions of the document in which the leaf differs."""
+        newer: Revision | None = None
+        for revision in self._holder.history(self._key):
+            older = revision._replace(entry=self._leaf_in(revision.entry, key))
+            if newer is not None and newer.entry.revision != older.entry.revision:
+                yield newer
+            newer = older
+        if newer is not None and newer.entry.operation is Operation.PUT:
+            yield newer
+
+    def _leaf_in(self, document: Entry, key: str) -> Entry:
+        if document.operation is Operation.PUT:
+            try:
+                leaf = leaves(self._format.read(document.value))[0].get(key)
+            except Malformed:
+                leaf = None
+            if leaf is not None:
+                return leaf.entry._replace(updated_at=document.updated_at)
+        return deleted(key, document.updated_at)
+
+    def close(self) -> None:
+        self._stopped.set()
+        self.release()
+        self._wake.set()
+        self._holder.close()
+
+
+class _Change:
+    """What some writes do to a document.
+
+    Raises:
+        RevisionConflict, KeyNotFound, InvalidValue: one of them cannot be done.
+    """
+
+    def __init__(self, document: Parsed, writes: Sequence[Write]) -> None:
+        self._leaves = document.leaves
+        self.steps: list[tuple[Write, Any]] = []
+        self.entries = [self._add(write) for write in writes]
+
+    def _add(self, write: Write) -> Entry:
+        leaf = self._leaves.get(write.key)
+        check_expected(write, leaf.entry.revision if leaf is not None else None)
+        if write.value is None:
+            if leaf is not None:
+                self.steps.append((write, None))
+            return deleted(write.key, write.updated_at)
+        value = value_of(write)
+        entry = entry_of(write.key, value)
+        if leaf is not None and leaf.entry.revision == entry.revision:
+            return leaf.entry
+        self.steps.append((write, value))
+        return entry
+
+    def apply(self, document: MutableMapping[Any, Any]) -> None:
+        """Make it, deletes first: what they leave empty may become a value."""
+        for write, _ in self.steps:
+            if write.value is None:
+                remove(document, self._leaves[write.key].path)
+        for write, value in self.steps:
+            if write.value is not None:
+                leaf = self._leaves.get(write.key)
+                path = leaf.path if leaf is not None else tuple(write.key.split("/"))
+                put(document, path, value)
+
+
+class _Sink:
+    """Takes what the holder offers."""
+
+    def __init__(self, source: DocumentSource) -> None:
+        self._source = source
+
+    def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
+        self._source.changed(batch, before)
+
+    def end(self, error: Exception | None = None) -> None:
+        self._source.wake()
+
+
+def _about(writes: Sequence[Write]) -> tuple[str, str]:
+    """Message and author: the first that is given."""
+    message = next((write.message for write in writes if write.message), "")
+    return message, next((write.author for write in writes if write.author), "")
+
+
+def _call(ends: Sequence[Callable[[], None]]) -> None:
+    for end in ends:
+        end()
