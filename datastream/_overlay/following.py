@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from datastream._overlay.layer import Layer
 from datastream._overlay.table import Table
-from datastream._upstream import Upstream
 from datastream.entry import Batch
 from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selection, Selects
@@ -35,28 +35,32 @@ class Following:
     ) -> None:
         self.table = Table(len(layers), selection)
         self.growths = growths
-        # A position of before, which stands for a count of this table.
-        self._alias: tuple[str, int] = ("", 0)
         self._layers = layers
         self._changed = changed
         self._lock = threading.Lock()
         self._stopped = False
         self._ends: list[Callable[[], None]] = []
         self._followed: set[int] = set()
-        # Layers of which something was read that the table may not show yet.
-        self._ahead: set[int] = set()
+        self.was_read_beside = False
+        """Somebody has read the layers without the table, and may know more than it shows."""
 
-    def start(self) -> None:
-        """Follow every layer that is there.
+    def start(self, last: Callable[[int, Selection], Batch | None]) -> None:
+        """Follow every layer; one that is away begins with its last good state.
+
+        Args:
+            last: that state, of a layer and a selection, None if it is not known.
 
         Raises:
-            DatastreamError: one that must be there is not.
+            DatastreamError: a layer that must be there is not, and nothing is known of it.
         """
         for index, layer in enumerate(self._layers):
-            self._follow(index, layer)
-            if not self.table.has_joined(index) and not layer.may_be_missing:
-                trouble = layer.trouble or layer.named(SourceUnavailable("it does not answer"))
-                raise trouble
+            error = self._follow(index, layer)
+            if self.table.has_joined(index) or layer.may_be_missing:
+                continue
+            state = last(index, self.table.selection)
+            if state is None:
+                raise error or layer.trouble or layer.named(SourceUnavailable("it does not answer"))
+            self.table.apply(index, state)
         self.table.begin()
 
     def follow_missing(self) -> None:
@@ -66,28 +70,28 @@ class Following:
                 if index not in self._followed and layer.find() is not None:
                     self._follow(index, layer)
 
-    def _follow(self, index: int, layer: Layer) -> None:
+    def _follow(self, index: int, layer: Layer) -> DatastreamError | None:
+        """Follow one layer; why that cannot be, if it cannot."""
         upstream = layer.find()
         if upstream is None:
-            return
+            return None
         with self._lock:
             if index in self._followed:
-                return
+                return None
             self._followed.add(index)
         try:
             end = upstream.follow(self.table.selection, _Sink(self, index))
         except DatastreamError as error:
             self.left(index)
-            if not layer.may_be_missing:
-                raise layer.named(error) from error
-            return
+            return layer.named(error)
         ends = [end, upstream.follow_status(lambda _: self._changed())]
         with self._lock:
             if not self._stopped:
                 self._ends += ends
-                return
+                return None
         for end in ends:
             end()
+        return None
 
     def take(self, index: int, batch: Batch) -> None:
         """Take in what a layer gives; memory only, under the lock of its publisher."""
@@ -108,51 +112,13 @@ class Following:
         for end in ends:
             end()
 
-    # Bringing the table up to what is there.
-
     def catch_up(self) -> None:
         """Have the table show all that is there; of a layer in trouble its last good state."""
-        for index, upstream in self._joined():
-            try:
-                upstream.catch_up()
-            except DatastreamError as error:
-                if index in self._ahead:
-                    raise self._layers[index].named(error) from error
-            else:
-                self._ahead.discard(index)
-
-    def catch_up_with_readers(self) -> None:
-        """Have the table show at least what others have read."""
-        for index, upstream in self._joined() if self._ahead else ():
-            if index in self._ahead:
-                self._ahead.discard(index)
-                try:
-                    upstream.catch_up()
-                except DatastreamError as error:
-                    self._ahead.add(index)
-                    raise self._layers[index].named(error) from error
-
-    def was_read_beside(self) -> None:
-        """Somebody has read the layers without the table."""
-        self._ahead.update(index for index, _ in self._joined())
-
-    def _joined(self) -> list[tuple[int, Upstream]]:
-        return [
-            (index, layer.upstream)
-            for index, layer in enumerate(self._layers)
-            if layer.upstream is not None and self.table.has_joined(index)
-        ]
-
-    # Positions of another table.
-
-    def stands_for(self, position: str) -> int | None:
-        """The count that a position of another table was found to stand for."""
-        alias, sequence = self._alias
-        return sequence if alias == position else None
-
-    def found_equal(self, position: str, sequence: int) -> None:
-        """Nothing differs between that position and a count of this table."""
-        self._alias = (position, sequence)
+        for index, layer in enumerate(self._layers):
+            if layer.upstream is not None and self.table.has_joined(index):
+                # Its status says that it is away.
+                with suppress(DatastreamError):
+                    layer.upstream.catch_up()
 
 
 class _Sink:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from datastream._upstream import Upstream
-from datastream.errors import DatastreamError, SourceUnavailable
+from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.source import Feature
 from datastream.status import State
 from datastream.store import Store
@@ -77,7 +77,9 @@ class Layer:
     def named(self, error: Exception) -> DatastreamError:
         """An error of this layer as the overlay raises it."""
         text = f"layer {self.name}: {error}"
-        if isinstance(error, DatastreamError) and not isinstance(error, SourceUnavailable):
+        # That the store of a layer was closed is trouble; the overlay itself is open.
+        is_trouble = isinstance(error, SourceUnavailable | StoreClosed)
+        if isinstance(error, DatastreamError) and not is_trouble:
             return type(error)(text)
         return SourceUnavailable(text)
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from datastream._overlay.following import Following, grown
 from datastream._overlay.layer import OPEN_AGAIN, Layer
 from datastream._overlay.position import Place, parse, spell
+from datastream._overlay.recent import Recent
 from datastream._overlay.table import Table
 from datastream._overlay.tombstone import visible
 from datastream._overlay.writing import Around, Found, needs_all, plan
-from datastream.entry import Capability, Entry, Operation, deleted
+from datastream.entry import Batch, Capability, Entry, Operation, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, StoreClosed
 from datastream.selection import Selection, Selects
 from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
@@ -47,6 +49,7 @@ class OverlaySource(Source):
             self.features |= {Feature.LOG}
         self.instant = len(there) == len(self._layers) and all(u.instant for u in there)
         self._wake = WakeEvent()
+        self._recent = Recent()
         self._lock = threading.Lock()
         self._following: Following | None = None
         self._closed = False
@@ -103,7 +106,7 @@ class OverlaySource(Source):
         """The state of the layers, without a table."""
         asked = Selection(selection.keys, selection.prefixes, selection.patterns)
         merged: dict[str, Entry] = {}
-        cursors = []
+        batches: list[Batch | None] = []
         # The lowest first, so that those above replace what it holds.
         for layer in reversed(self._layers):
             upstream = layer.find()
@@ -116,34 +119,49 @@ class OverlaySource(Source):
             if batch is not None:
                 layer.seen = True
                 merged.update((entry.key, entry) for entry in batch.entries)
-            cursors.append(batch.cursor if batch is not None else "")
-        if (following := self._following) is not None:
-            following.was_read_beside()
+            batches.insert(0, batch)
+        following = self._following
+        self._recent.add(asked, batches, following.table if following is not None else None)
+        if following is not None:
+            following.was_read_beside = True
             # A newcomer may have joined with this state: the next poll asks for its keys too.
             self._wake.set()
         entries = [entry for entry in merged.values() if visible(entry) is not None]
-        return Reading(entries, spell("", 0, cursors[::-1]), complete=True)
+        cursors = [batch.cursor if batch is not None else "" for batch in batches]
+        return Reading(entries, spell("", 0, cursors), complete=True)
 
     def _read(self, selection: Selects, since: str) -> Reading:
         following = self._follow(selection)
-        table = following.table
         place = parse(since, len(self._layers))
-        is_own = place is not None and place.epoch == table.epoch
-        sequence = place.sequence if place and is_own else following.stands_for(since)
-        if sequence is not None:
-            following.catch_up_with_readers()
-            changes = table.changes(since, sequence)
-            if changes is not None:
-                return changes
-        resumed = self._resume(following, selection, place) if place and not is_own else None
-        if resumed is None:
+        if isinstance(selection, Selection):
+            return self._read_for_one(following, selection, since, place)
+        table = following.table
+        beside, following.was_read_beside = following.was_read_beside, False
+        if beside:
             following.catch_up()
-            return table.state(selection)
-        return resumed
+        elif place is not None and place.epoch == table.epoch:
+            return table.changes(since, place.sequence) or table.state(selection)
+        # A newcomer has read the layers before they were followed. What has changed back since
+        # then is no change that a layer tells of, but the state shows it.
+        return table.state(selection)
 
-    def _resume(self, following: Following, selection: Selects, place: Place) -> Reading | None:
+    def _read_for_one(
+        self, following: Following, selection: Selection, since: str, place: Place | None
+    ) -> Reading:
+        """What one reader has missed, up to what its layers hold just now."""
+        table = following.table
+        changes = None
+        if place is not None and place.epoch == table.epoch:
+            following.catch_up()
+            changes = table.changes(since, place.sequence)
+        elif place is not None:
+            changes = self._resume(following, selection, place)
+        if changes is None:
+            following.catch_up()
+        return changes or table.state(selection)
+
+    def _resume(self, following: Following, selection: Selection, place: Place) -> Reading | None:
         """What differs from a position of another table; None if not all layers can tell."""
-        asked = Selection(selection.keys, selection.prefixes, selection.patterns)
         sequence = following.table.sequence
         changed: list[dict[str, bool]] = []
         for index, cursor in enumerate(place.cursors):
@@ -154,18 +172,14 @@ class OverlaySource(Source):
                 changed.append({})
                 continue
             try:
-                reading = upstream.changes(asked, cursor)
+                reading = upstream.changes(selection, cursor)
             except DatastreamError:
                 return None
-            following.was_read_beside()
             if reading.complete:
                 return None
             changed.append({e.key: e.key in reading.created for e in reading.entries})
         following.catch_up()
-        resumed = following.table.resumed(sequence, changed, place)
-        if resumed is not None and not resumed.entries:
-            following.found_equal(resumed.position, following.table.sequence)
-        return resumed
+        return following.table.resumed(sequence, changed, place)
 
     def _follow(self, selection: Selects) -> Following:
         """What follows the layers for at least `selection`.
@@ -178,13 +192,15 @@ class OverlaySource(Source):
                 current.follow_missing()
                 return current
             new = Following(self._layers, *grown(current, selection), self._wake.set)
+            table = current.table if current is not None else None
             try:
-                new.start()
+                new.start(partial(self._recent.state_of, table=table))
                 with self._lock:
                     if self._closed:
                         raise StoreClosed("this overlay was closed; open it again to go on")
                     if self._following is current:
                         self._following, new = new, current
+                        self._recent.clear()
             finally:
                 if new is not None:
                     new.stop()
@@ -253,6 +269,7 @@ class OverlaySource(Source):
     def release(self) -> None:
         with self._lock:
             following, self._following = self._following, None
+            self._recent.clear()
         if following is not None:
             following.stop()
 

@@ -55,16 +55,7 @@ class Table:
 
     def covers(self, selection: Selects) -> bool:
         """Whether the layers give all keys of `selection`."""
-        mine = self.selection
-        if mine.everything:
-            return True
-        if not (selection.keys or selection.prefixes or selection.patterns):
-            return False
-        return (
-            selection.patterns <= mine.patterns
-            and selection.prefixes <= mine.prefixes
-            and (selection.keys <= mine.keys or all(map(mine.matches, selection.keys)))
-        )
+        return covers(self.selection, selection)
 
     def has_joined(self, layer: int) -> bool:
         """Whether the layer has given its state."""
@@ -73,6 +64,13 @@ class Table:
     def held(self, layer: int, key: str) -> Entry | None:
         """What a layer held of a key, when it was last heard of."""
         return self._held[layer].get(key)
+
+    def last_of(self, layer: int) -> Batch | None:
+        """All that a layer held when it was last heard of; None if it never was."""
+        with self._lock:
+            if not self._joined[layer]:
+                return None
+            return Batch(tuple(self._held[layer].values()), self._cursors[layer], initial=True)
 
     # What the layers give.
 
@@ -234,6 +232,19 @@ class Table:
                 return None
             last = self._last
             return Written(entries, self._position, since, last.author, last.message)
+
+
+def covers(mine: Selection, selection: Selects) -> bool:
+    """Whether all keys that `selection` selects are keys of `mine`."""
+    if mine.everything:
+        return True
+    if not (selection.keys or selection.prefixes or selection.patterns):
+        return False
+    return (
+        selection.patterns <= mine.patterns
+        and selection.prefixes <= mine.prefixes
+        and (selection.keys <= mine.keys or all(map(mine.matches, selection.keys)))
+    )
 
 
 def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:

@@ -19,6 +19,7 @@ from datastream.selection import Selects, check_key
 from datastream.source import Reading, Source, Write
 from datastream.sources._common.file_types import type_of
 from datastream.sources._common.listing import fingerprint
+from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
 from datastream.url import Location, configured
 
@@ -58,6 +59,7 @@ class EnvSource(Source):
         self._keeps_case = case_sensitive
         self._environ = os.environ if environ is None else environ
         self._wake = WakeEvent()
+        self._versions = Versions()
         self._warned: set[str] = set()
 
     def capabilities(self) -> Sequence[Capability]:
@@ -65,9 +67,9 @@ class EnvSource(Source):
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         entries = self._entries()
-        position = _position(entries)
-        if since == position:
-            return Reading((), position, complete=False)
+        position = self._versions.position(_digest(entries))
+        if since is not None and self._versions.is_same(since, position):
+            return Reading((), since, complete=False)
         selected = [entry for entry in entries.values() if selection.matches(entry.key)]
         return Reading(selected, position, complete=True)
 
@@ -131,8 +133,8 @@ def _copy(environ: Mapping[str, str]) -> dict[str, str]:
     raise SourceUnavailable("the environment changes all the time; read it again")
 
 
-def _position(entries: Mapping[str, Entry]) -> str:
-    """A digest of all: the same in every process, so that a cursor outlives this one."""
+def _digest(entries: Mapping[str, Entry]) -> str:
+    """Of all: the same in every process, so that a cursor outlives this one."""
     digest = blake2b(digest_size=16)
     for key, entry in sorted(entries.items()):
         digest.update(f"{len(key)}:{key}{entry.revision}".encode())

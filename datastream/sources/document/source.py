@@ -32,6 +32,7 @@ from datastream.source import (
     check_expected,
 )
 from datastream.sources._common.file_types import type_of_name
+from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.document.formats import Malformed, format_of
 from datastream.sources.document.leaves import Leaf, entry_of, leaves, put, remove, value_of
@@ -63,6 +64,7 @@ class Holder(Protocol):
     def get(self, key: str) -> Entry | None: ...
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]: ...
     def history(self, key: str) -> Iterator[Revision]: ...
+    def catch_up(self) -> None: ...
     def follow(self, selection: Selection, sink: Any) -> Callable[[], None]: ...
     def follow_status(self, changed: Callable[[Any], None]) -> Callable[[], None]: ...
     def close(self) -> None: ...
@@ -102,12 +104,15 @@ class DocumentSource(Source):
         if Feature.WRITE in self.features:
             self.features |= {Feature.ATOMIC}
         self._wake = WakeEvent()
+        self._versions = Versions()
         self._stopped = threading.Event()
         self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._ends: list[Callable[[], None]] | None = None
         # The last good one: what stands while it is watched, and what need not be parsed again.
         self._parsed: Parsed | None = None
+        # The revision that the holder has offered last.
+        self._offered = ""
         # The last change of it: the revisions before and after, author and message.
         self._about = ("", "", "", "")
         self._skipped: set[str] = set()
@@ -125,24 +130,25 @@ class DocumentSource(Source):
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since is not None:
             self._follow()
-        parsed = self._document()
-        if since == parsed.revision:
+        parsed = self._document(armed=since is not None)
+        position = self._versions.position(parsed.revision)
+        if since is not None and self._versions.is_same(since, position):
             return Reading((), since, complete=False)
         entries = [leaf.entry for leaf in parsed.leaves.values()]
         selected = [entry for entry in entries if selection.matches(entry.key)]
         before, after, author, message = self._about
-        if (since, parsed.revision) != (before, after):
+        if after != parsed.revision or not (since or "").endswith(f":{before}"):
             author = message = ""
-        return Reading(selected, parsed.revision, True, author=author, message=message)
+        return Reading(selected, position, True, author=author, message=message)
 
-    def _document(self) -> Parsed:
+    def _document(self, *, armed: bool = False) -> Parsed:
         """The document now; while it is watched and in trouble, as it last was.
 
         Raises:
             SourceUnavailable: it is not there, or half saved.
         """
         try:
-            parsed = self._read()
+            parsed = self._read(armed=armed)
         except DatastreamError as error:
             last = self._parsed
             if last is None or self._ends is None:
@@ -153,7 +159,7 @@ class DocumentSource(Source):
         self.health = WELL
         return parsed
 
-    def _read(self) -> Parsed:
+    def _read(self, *, armed: bool) -> Parsed:
         before = self._parsed
         parsed = self._parse(self._holder.get(self._key))
         for _ in range(SETTLES):
@@ -167,6 +173,10 @@ class DocumentSource(Source):
             parsed = again
         else:
             raise SourceUnavailable(f"{self._where} changes all the time; read it again")
+        if armed and parsed.revision != self._offered:
+            # What was read may be ahead of what the holder has offered. From here on it is not,
+            # so that a change back to that is offered too.
+            self._holder.catch_up()
         self._parsed = parsed
         return parsed
 
@@ -217,9 +227,10 @@ class DocumentSource(Source):
 
     def changed(self, batch: Batch, before: Sequence[str | None] | None) -> None:
         """Take in that the holder has a new revision; memory only."""
+        revision = next((entry.revision for entry in batch.entries), "") or MISSING
         if len(batch.entries) == 1 and before:
-            revision = batch.entries[0].revision
-            self._about = (before[0] or "", revision, batch.author, batch.message)
+            self._about = (before[0] or MISSING, revision, batch.author, batch.message)
+        self._offered = revision
         self._wake.set()
 
     def wait(self, timeout: float | None) -> None:
@@ -247,8 +258,9 @@ class DocumentSource(Source):
         for attempt in range(WRITES):
             before = self._parse(self._holder.get(self._key))
             change = _Change(before, writes)
+            since = self._versions.position(before.revision)
             if not change.steps:
-                return Written(change.entries, before.revision, before.revision)
+                return Written(change.entries, since, since)
             data = self._format.edit(before.data or self._format.empty, change.apply)
             try:
                 after = self._replace(before, data, writes)
@@ -260,7 +272,8 @@ class DocumentSource(Source):
             self._parsed = Parsed(after.revision, data, found)
             self._check(writes, found)
             message, author = _about(writes)
-            return Written(change.entries, after.revision, before.revision, author, message)
+            position = self._versions.position(after.revision)
+            return Written(change.entries, position, since, author, message)
         raise SourceUnavailable(f"{self._where}: others write all the time; try again")
 
     def _replace(self, before: Parsed, data: bytes, writes: Sequence[Write]) -> Entry:

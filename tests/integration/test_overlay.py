@@ -1,0 +1,522 @@
+"""Layers that fail, come back, come late, are swapped; what hides what; who is written."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import threading
+
+import pytest
+from dulwich.repo import Repo
+
+import datastream
+from datastream import (
+    DatastreamError,
+    Feature,
+    KeyNotFound,
+    Operation,
+    ReadOnly,
+    RevisionConflict,
+    SourceUnavailable,
+    State,
+    Store,
+    overlay,
+)
+from datastream._overlay import layer as layer_module
+from datastream.sources.memory import MemorySource
+from datastream.testing import TIMEOUT, Recorder, Spy
+from datastream.testing._tools import eventually
+
+
+class Layers:
+    """Named stores in memory whose reads can be made to fail."""
+
+    def __init__(self, *names):
+        self.spies = {name: Spy(MemorySource()) for name in names}
+        for spy in self.spies.values():
+            # Else values are read without the calls that fail.
+            spy.instant = False
+        self.stores = {name: Store(spy, name=name) for name, spy in self.spies.items()}
+        self.opened = []
+
+    def __getitem__(self, name):
+        return self.stores[name]
+
+    def overlay(self, **options):
+        laid = overlay(*self.stores.values(), **options)
+        self.opened.append(laid)
+        return laid
+
+    def fail(self, name):
+        self.spies[name].failure = SourceUnavailable("pulled the plug")
+        self.stores[name].refresh()
+
+    def mend(self, name):
+        self.spies[name].failure = None
+        self.stores[name].refresh()
+
+
+@pytest.fixture
+def layers():
+    layers = Layers("top", "middle", "bottom")
+    yield layers
+    for store in (*layers.opened, *layers.stores.values()):
+        store.close()
+
+
+def values(store):
+    return {key: entry.value for key, entry in store.snapshot().items()}
+
+
+def test_a_removed_key_shows_what_is_below_with_its_revision(layers):
+    below = layers["bottom"].put("k", "below")
+    middle = layers["middle"].put("k", "middle")
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait_state({"k": b"middle"})
+    layers["middle"].delete("k")
+    recorder.wait_state({"k": b"below"})
+    again = layers["middle"].put("k", "again")
+    recorder.wait_state({"k": b"again"})
+    assert [e.revision for e in recorder.entries] == [
+        middle.revision,
+        below.revision,
+        again.revision,
+    ]
+    assert all(e.operation is Operation.PUT for e in recorder.entries)
+
+
+def test_one_batch_of_a_layer_is_one_batch(layers):
+    layers["bottom"].put_many({"a": 0, "b": 0, "hidden": 0})
+    layers["top"].put("hidden", 1)
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    for number in range(1, 30):
+        layers["bottom"].put_many({"a": number, "b": number, "hidden": number})
+    recorder.wait(lambda r: r.state.get("b") == b"29")
+    assert all(state.get("a") == state.get("b") for state in recorder.states)
+    assert recorder.state["hidden"] == b"1"
+    assert [e.key for e in recorder.entries].count("hidden") == 1
+
+
+def test_the_initial_batch_is_complete_over_all_layers(layers):
+    for number, name in enumerate(("bottom", "middle", "top")):
+        layers[name].put_many({"k": number, name: number})
+    laid = layers.overlay()
+    recorder = Recorder(laid, "k", "top", "middle", "bottom")
+    recorder.wait_ready()
+    assert recorder.state == {"k": b"2", "top": b"2", "middle": b"1", "bottom": b"0"}
+    assert len(recorder.batches) == 1
+
+
+def test_a_required_layer_that_is_away_delays_the_initial_batch(layers):
+    layers["top"].put("k", "top")
+    layers["bottom"].put("k", "bottom")
+    layers.fail("top")
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    assert not recorder.batches
+    status = laid.status.current
+    assert status.state is State.STALE
+    assert "layer top" in str(status.error)
+    with pytest.raises(SourceUnavailable, match="layer top"):
+        laid.snapshot()
+    layers.mend("top")
+    laid.refresh()
+    recorder.wait_ready()
+    assert [e.value for e in recorder.entries] == [b"top"], "the value below must never show"
+
+
+@pytest.mark.parametrize("name", ["top", "middle", "bottom"])
+def test_a_layer_in_trouble_keeps_its_last_good_state(layers, name):
+    for other in layers.stores:
+        layers[other].put_many({other: other, "k": other})
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait(lambda r: len(r.state) == 4)
+    before = recorder.state
+    layers.fail(name)
+    eventually(lambda: laid.status.current.state is State.STALE, "the overlay is STALE")
+    assert f"layer {name}" in str(laid.status.current.error)
+    assert "plug" in str(laid.status.current.error)
+    # All else goes on, and those who come now get the last good state too.
+    other = "middle" if name != "middle" else "bottom"
+    layers[other].put("new", "new")
+    recorder.wait_state({**before, "new": b"new"})
+    assert Recorder(laid).state == {**before, "new": b"new"}
+    assert values(laid) == {**before, "new": b"new"}
+    assert laid[name] == name
+    layers[name].write(datastream.Write(name, b"changed", "str"))
+    layers.mend(name)
+    recorder.wait_state({**before, "new": b"new", name: b"changed"})
+    eventually(lambda: laid.status.current.state is State.READY, "the overlay is READY")
+    assert [e.key for e in recorder.live] == ["new", name]
+
+
+def test_recovery_without_any_change_is_ready_too(layers):
+    layers["middle"].put("k", 1)
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait_ready()
+    layers.fail("middle")
+    eventually(lambda: laid.status.current.state is State.STALE, "the overlay is STALE")
+    layers.mend("middle")
+    eventually(lambda: laid.status.current.state is State.READY, "the overlay is READY")
+    assert recorder.live == []
+
+
+def test_a_layer_whose_store_was_closed_keeps_its_last_state(layers):
+    layers["bottom"].put("k", 1)
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait_state({"k": b"1"})
+    layers["bottom"].close()
+    eventually(lambda: "closed" in str(laid.status.current.error), "the status says so")
+    layers["top"].put("t", 1)
+    recorder.wait_state({"k": b"1", "t": b"1"})
+    assert laid["k"] == 1
+    laid.refresh()
+
+
+def test_an_optional_layer_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(layer_module, "OPEN_AGAIN", 0.05)
+    path = tmp_path / "conf"
+    with (
+        datastream.open("memory:") as base,
+        overlay(f"file:{path}", base, optional=f"file:{path}", write=base) as laid,
+    ):
+        base.put_many({"a": "base", "b": "base"})
+        recorder = Recorder(laid)
+        recorder.wait_state({"a": b"base", "b": b"base"})
+        assert laid.status.current.state is State.READY
+        assert "missing" in laid.status.current.degraded
+        path.mkdir()
+        (path / "a").write_text("conf")
+        recorder.wait_state({"a": b"conf", "b": b"base"})
+        eventually(lambda: laid.status.current.degraded == "", "nothing is missing any more")
+        # It has been there: from now on it is in trouble, and not missing.
+        path.rename(tmp_path / "away")
+        eventually(lambda: laid.status.current.state is State.STALE, "the overlay is STALE")
+        assert str(path) in str(laid.status.current.error)
+        assert recorder.state == {"a": b"conf", "b": b"base"}
+        (tmp_path / "away").rename(path)
+        eventually(lambda: laid.status.current.state is State.READY, "the overlay is READY")
+
+
+def test_an_optional_layer_whose_backend_is_away_joins_later(layers):
+    layers["bottom"].put("k", "bottom")
+    layers["top"].put("k", "top")
+    layers.fail("top")
+    laid = layers.overlay(optional=layers["top"])
+    recorder = Recorder(laid)
+    recorder.wait_state({"k": b"bottom"})
+    assert laid["k"] == "bottom"
+    assert "layer top is missing" in laid.status.current.degraded
+    layers.mend("top")
+    recorder.wait_state({"k": b"top"})
+    eventually(lambda: laid.status.current.degraded == "", "nothing is missing any more")
+
+
+def test_a_layer_that_is_swapped_brings_only_differences(tmp_path):
+    def table(path, rows):
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+            db.executemany("INSERT INTO data VALUES (?, ?)", rows.items())
+        db.close()
+
+    table(tmp_path / "live.db", {"a": "1", "b": "1", "gone": "1"})
+    table(tmp_path / "new.db", {"a": "1", "b": "2"})
+    with (
+        datastream.open("memory:") as top,
+        overlay(top, f"sqlite:{tmp_path}/live.db?readonly=true") as laid,
+    ):
+        top["a"] = "top"
+        recorder = Recorder(laid)
+        recorder.wait_state({"a": b"top", "b": b"1", "gone": b"1"})
+        os.replace(tmp_path / "new.db", tmp_path / "live.db")
+        recorder.wait_state({"a": b"top", "b": b"2"})
+        assert sorted(e.key for e in recorder.live) == ["b", "gone"]
+        del top["a"]
+        recorder.wait_state({"a": b"1", "b": b"2"})
+
+
+# Writing.
+
+
+def test_writes_go_to_the_first_layer_that_can_be_written(tmp_path):
+    (tmp_path / "conf").mkdir()
+    with (
+        datastream.open("memory:") as below,
+        overlay(f"file:{tmp_path}/conf?readonly=true", below) as laid,
+    ):
+        laid["k"] = 1
+        assert below["k"] == 1
+        (tmp_path / "conf" / "set").write_text("above")
+        with pytest.raises(ReadOnly, match="conf"):
+            laid["set"] = 2
+        with pytest.raises(ReadOnly, match="conf"):
+            laid.delete("set")
+        assert "set" not in below
+
+
+def test_write_names_the_layer(layers):
+    laid = layers.overlay(write=layers["middle"])
+    laid["k"] = 1
+    assert [name for name in layers.stores if "k" in layers[name]] == ["middle"]
+
+
+def test_expect_is_of_the_visible_revision(layers):
+    below = layers["bottom"].put("k", "below")
+    laid = layers.overlay()
+    with pytest.raises(RevisionConflict):
+        laid.put("k", "new", expect="")
+    with pytest.raises(RevisionConflict):
+        laid.put("k", "new", expect="other")
+    put = laid.put("k", "new", expect=below.revision)
+    assert layers["top"].entry("k") == put
+    with pytest.raises(RevisionConflict):
+        laid.put("k", "newer", expect=below.revision)
+    assert laid.put("k", "newer", expect=put.revision).decode() == "newer"
+    assert layers["bottom"]["k"] == "below"
+
+
+def test_deleting_what_is_above_shows_what_is_below(layers):
+    below = layers["bottom"].put("k", "below")
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    laid["k"] = "above"
+    del laid["k"]
+    assert laid.entry("k") == below
+    assert laid.flush(TIMEOUT)
+    assert recorder.entries[-1] == below
+
+
+def test_deleting_what_is_below_raises_unless_it_is_hidden(layers):
+    layers["bottom"].put("k", "below")
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    with pytest.raises(ReadOnly, match=r"bottom.*hide=True"):
+        del laid["k"]
+    laid.delete("k", hide=True)
+    assert "k" not in laid
+    assert list(laid) == []
+    recorder.wait_state({})
+    with pytest.raises(KeyNotFound):
+        laid.delete("k")
+    laid.delete("k", missing_ok=True)
+    assert "k" not in laid, "the tombstone must stay"
+    laid.put("k", "again", expect="")
+    recorder.wait_state({"k": b"again"})
+    del laid["k"]
+    recorder.wait_state({"k": b"below"})
+    with pytest.raises(KeyNotFound):
+        laid.delete("nothing", hide=True)
+
+
+def test_hidden_by_hand_in_a_document(tmp_path):
+    (tmp_path / "s.toml").write_text('[db]\nurl = "!datastream/hidden"\n')
+    with datastream.open("memory:") as base:
+        base["db/url"] = "base"
+        with overlay(f"file:{tmp_path}/s.toml", base, write=base) as laid:
+            assert dict(laid) == {}
+            assert [(held.layer, held.hides) for held in laid.explain("db/url")] == [
+                (f"file:{tmp_path}/s.toml", True),
+                ("memory:", False),
+            ]
+
+
+def test_explain_names_all_layers_that_hold_a_key(layers):
+    below = layers["bottom"].put("k", "below")
+    above = layers["top"].put("k", "above")
+    laid = layers.overlay()
+    assert [(h.layer, h.entry, h.visible, h.hides) for h in laid.explain("k")] == [
+        ("top", above, True, False),
+        ("bottom", below, False, False),
+    ]
+    assert laid.explain("k")[1].store is layers["bottom"]
+    assert laid.explain("nothing") == ()
+    assert asyncio.run(laid.aexplain("k")) == laid.explain("k")
+    asyncio.run(laid.adelete("k", hide=True))
+    assert [h.hides for h in laid.explain("k")] == [True, False]
+    laid.close()
+    with pytest.raises(datastream.StoreClosed):
+        laid.explain("k")
+
+
+def test_an_overlay_without_a_writable_layer_says_so():
+    with overlay("env:DATASTREAM_TEST_") as laid:
+        assert Feature.WRITE not in laid.features
+        with pytest.raises(ReadOnly):
+            laid["k"] = 1
+
+
+@pytest.mark.parametrize(
+    ("stores", "options"),
+    [
+        ((), {}),
+        (("memory:x", "memory:x"), {}),
+        (("memory:x",), {"write": "memory:y"}),
+        (("memory:x",), {"optional": ["memory:y"]}),
+        (("nosuch:x",), {"optional": "nosuch:x"}),
+        (("file:/no/such/directory",), {}),
+        (("memory:x", "env:X_"), {"write": "env:X_"}),
+    ],
+)
+def test_what_is_no_overlay(stores, options):
+    with pytest.raises(DatastreamError):
+        overlay(*stores, **options)
+
+
+def test_given_stores_stay_open_and_opened_ones_are_closed(tmp_path):
+    with datastream.open("memory:") as mine:
+        laid = overlay(mine, f"sqlite:{tmp_path}/s.db")
+        opened = laid._layers[1].upstream.store
+        laid.close()
+        mine["k"] = 1
+        assert opened.status.current.state is State.CLOSED
+
+
+# Watching.
+
+
+def test_what_is_watched_may_grow(layers):
+    laid = layers.overlay()
+    recorders = []
+    for number in range(20):
+        recorders.append(Recorder(laid, f"k{number}/"))
+        layers[("top", "bottom")[number % 2]].put(f"k{number}/x", number)
+    for number, recorder in enumerate(recorders):
+        recorder.wait_state({f"k{number}/x": str(number).encode()})
+        assert len(recorder.entries) == 1
+
+
+def test_only_what_is_watched_is_read(layers):
+    layers["bottom"].put_many({"a": 1, "other": 2})
+    laid = layers.overlay()
+    recorder = Recorder(laid, "a")
+    layers["top"].put("a", 2)
+    recorder.wait_state({"a": b"2"})
+    table = laid._source._following.table
+    assert table.held(2, "a") is not None
+    assert table.held(2, "other") is None
+
+
+def test_the_last_watcher_releases_the_layers(layers):
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait_ready()
+    for spy in layers.spies.values():
+        assert spy.waiting.wait(TIMEOUT)
+    recorder.dispose()
+    for spy in layers.spies.values():
+        assert spy.released.wait(TIMEOUT)
+    assert laid._source._following is None
+
+
+def test_a_cursor_outlives_the_overlay(tmp_path):
+    urls = (f"sqlite:{tmp_path}/above.db", f"sqlite:{tmp_path}/below.db")
+    with overlay(*urls) as laid, datastream.open(urls[1]) as below:
+        below.put_many({"a": "below", "b": "below", "c": "below", "d": "below"})
+        laid["a"] = "above"
+        first = Recorder(laid)
+        first.wait(lambda r: len(r.state) == 4)
+        laid["e"] = "above"
+        first.wait(lambda r: len(r.state) == 5)
+    with datastream.open(urls[1]) as below, datastream.open(urls[0]) as above:
+        below.put("a", "hidden")
+        below.put("b", "changed")
+        below.delete("c")
+        above.delete("e")
+        above.put("transient", 1)
+        above.delete("transient")
+    with overlay(*urls) as laid:
+        resumed = Recorder(laid, since=first.cursor, had=first.state)
+        resumed.wait_ready()
+        assert not resumed.batches[0].reset
+        assert {e.key: e.value for e in resumed.batches[0]} == {
+            "b": b"changed",
+            "c": b"",
+            "e": b"",
+        }
+        laid["d"] = "above"
+        resumed.wait(lambda r: r.state.get("d") == b"above")
+
+
+def test_a_cursor_across_layers_that_were_swapped_is_reset(tmp_path):
+    urls = (f"sqlite:{tmp_path}/above.db", f"sqlite:{tmp_path}/below.db")
+    with overlay(*urls) as laid:
+        laid["a"] = 1
+        first = Recorder(laid)
+        first.wait_ready()
+    shutil.copy(tmp_path / "below.db", tmp_path / "other.db")
+    os.replace(tmp_path / "other.db", tmp_path / "above.db")
+    with overlay(*urls) as laid:
+        laid["b"] = 2
+        resumed = Recorder(laid, since=first.cursor)
+        resumed.wait_state({"b": b"2"})
+        assert resumed.batches[0].reset
+
+
+def test_refresh_reaches_the_layers(monkeypatch):
+    monkeypatch.setenv("DATASTREAM_TEST_DB__URL", "one")
+    with datastream.open("memory:") as base, overlay("env:DATASTREAM_TEST_", base) as laid:
+        base["db/url"] = "base"
+        recorder = Recorder(laid)
+        recorder.wait_state({"db/url": b"one"})
+        os.environ["DATASTREAM_TEST_DB__URL"] = "two"
+        laid.refresh()
+        recorder.wait_state({"db/url": b"two"})
+        del os.environ["DATASTREAM_TEST_DB__URL"]
+        laid.refresh()
+        recorder.wait_state({"db/url": b"base"})
+
+
+def test_overlays_lie_over_each_other(layers):
+    inner = overlay(layers["middle"], layers["bottom"])
+    layers.opened.insert(0, inner)
+    outer = overlay(layers["top"], inner)
+    layers.opened.insert(0, outer)
+    layers["bottom"].put("k", "bottom")
+    recorder = Recorder(outer)
+    recorder.wait_state({"k": b"bottom"})
+    layers["middle"].put("k", "middle")
+    recorder.wait_state({"k": b"middle"})
+    outer["k"] = "top"
+    recorder.wait_state({"k": b"top"})
+    layers.fail("bottom")
+    eventually(lambda: outer.status.current.state is State.STALE, "trouble goes up")
+    assert "layer bottom" in str(outer.status.current.error)
+
+
+def test_a_hanging_layer_holds_up_no_change_of_the_others(layers):
+    laid = layers.overlay()
+    layers["bottom"].put("k", 1)
+    recorder = Recorder(laid)
+    recorder.wait_state({"k": b"1"})
+    spy = layers.spies["bottom"]
+    assert spy.waiting.wait(TIMEOUT)
+    spy.hanging = threading.Event()
+    try:
+        layers["bottom"].refresh()
+        assert spy.hung.wait(TIMEOUT)
+        layers["middle"].put("m", 1)
+        recorder.wait_state({"k": b"1", "m": b"1"})
+        laid["t"] = 1
+        recorder.wait_state({"k": b"1", "m": b"1", "t": b"1"})
+    finally:
+        hanging, spy.hanging = spy.hanging, None
+        hanging.set()
+
+
+def test_who_changed_what_comes_along(tmp_path):
+    Repo.init(tmp_path / "repository", mkdir=True).close()
+    with (
+        datastream.open("memory:") as top,
+        overlay(top, f"git:{tmp_path}/repository") as laid,
+        datastream.open(f"git:{tmp_path}/repository") as git,
+    ):
+        recorder = Recorder(laid)
+        git.put("k", 1, message="why", author="Ann <ann@example.org>")
+        recorder.wait_state({"k": b"1"})
+        batch = recorder.batches[-1]
+        assert (batch.message.strip(), batch.author) == ("why", "Ann <ann@example.org>")

@@ -1,0 +1,172 @@
+"""The table of an overlay: what of its layers is visible, and what has changed."""
+
+import pytest
+
+from datastream import Batch, Entry, Operation, Selection
+from datastream._overlay import table as table_module
+from datastream._overlay.position import Place, parse, spell
+from datastream._overlay.table import Table
+from datastream._overlay.tombstone import TOMBSTONE, is_tombstone
+from datastream.entry import deleted
+
+EVERYTHING = Selection()
+
+
+def entry(key, revision, value=b"v"):
+    return Entry(key, value, "str", None, revision)
+
+
+def state(*entries, cursor="c"):
+    return Batch(tuple(entries), cursor, initial=True)
+
+
+def changes(*entries, cursor="c", **about):
+    return Batch(tuple(entries), cursor, **about)
+
+
+@pytest.fixture
+def table():
+    table = Table(3, EVERYTHING)
+    table.apply(0, state(entry("a", "a0")))
+    table.apply(1, state(entry("a", "a1"), entry("b", "b1")))
+    table.apply(2, state(entry("b", "b2"), entry("c", "c2")))
+    table.begin()
+    return table
+
+
+def shown(table):
+    return {e.key: e.revision for e in table.state(EVERYTHING).entries}
+
+
+def news(table, since, sequence):
+    reading = table.changes(since, sequence)
+    return [(e.key, e.revision) for e in reading.entries]
+
+
+def test_the_first_layer_that_holds_a_key_shows_it(table):
+    assert shown(table) == {"a": "a0", "b": "b1", "c": "c2"}
+
+
+def test_what_is_removed_above_shows_what_is_below(table):
+    since = table.mark()
+    table.apply(0, changes(deleted("a")))
+    assert news(table, *since) == [("a", "a1")]
+    since = table.mark()
+    table.apply(0, changes(entry("a", "a9")))
+    assert news(table, *since) == [("a", "a9")]
+    assert table.changes(*since).created == frozenset()
+
+
+def test_what_is_hidden_is_no_news(table):
+    since = table.mark()
+    table.apply(2, changes(entry("b", "b9")))
+    assert news(table, *since) == []
+    assert table.changes(*since).position != since[0]
+    table.apply(1, changes(deleted("b")))
+    assert news(table, *since) == [("b", "b9")]
+
+
+def test_a_tombstone_hides_all_below(table):
+    since = table.mark()
+    table.apply(1, changes(entry("c", "t", TOMBSTONE)))
+    assert news(table, *since) == [("c", "")]
+    table.apply(0, changes(entry("c", "c0")))
+    assert shown(table)["c"] == "c0"
+    table.apply(0, changes(deleted("c")))
+    assert "c" not in shown(table)
+    table.apply(1, changes(deleted("c")))
+    assert shown(table)["c"] == "c2"
+
+
+def test_a_tombstone_may_have_been_written_by_an_editor():
+    assert is_tombstone(TOMBSTONE + b"\n")
+    assert not is_tombstone(b" " + TOMBSTONE)
+    assert not is_tombstone(None)
+
+
+def test_one_batch_is_applied_as_a_whole_with_what_is_known_of_it(table):
+    since = table.mark()
+    table.apply(0, changes(entry("x", "1"), entry("y", "1"), author="Ann", message="why"))
+    reading = table.changes(*since)
+    assert [e.key for e in reading.entries] == ["x", "y"]
+    assert (reading.author, reading.message) == ("Ann", "why")
+    table.apply(0, changes(entry("z", "1"), author="Bob"))
+    assert table.changes(*since).author == "", "two batches have no one author"
+
+
+def test_keys_that_came_and_went_are_known_to_be_new(table):
+    since = table.mark()
+    table.apply(0, changes(entry("new", "1")))
+    table.apply(0, changes(deleted("new")))
+    reading = table.changes(*since)
+    assert [(e.key, e.operation) for e in reading.entries] == [("new", Operation.DELETE)]
+    assert reading.created == {"new"}
+
+
+def test_a_state_that_is_given_anew_replaces_the_one_before(table):
+    since = table.mark()
+    table.apply(1, state(entry("a", "a1")))
+    assert news(table, *since) == [("b", "b2")]
+
+
+def test_what_is_too_long_ago_is_not_remembered(table, monkeypatch):
+    monkeypatch.setattr(table_module, "REMEMBERED", 2)
+    since = table.mark()
+    for number in range(3):
+        table.apply(0, changes(entry("a", f"n{number}")))
+    assert table.changes(*since) is None
+    assert table.changes("", table.sequence + 1) is None
+
+
+def test_a_write_is_known_if_nothing_else_lies_between(table):
+    since, sequence = table.mark()
+    table.apply(0, changes(entry("a", "n")))
+    written = table.written(since, sequence, [entry("a", "n")])
+    assert written is not None
+    assert (written.since, written.position) == (since, table.mark()[0])
+    assert table.written(since, sequence, [entry("b", "n")]) is None, "another key changed"
+    assert table.written(since, sequence, [entry("a", "m")]) is None, "another write did that"
+    table.apply(2, changes(entry("c", "n")))
+    assert table.written(since, sequence, [entry("a", "n")]) is None
+
+
+def test_resuming_from_a_position_of_another_process(table):
+    place = Place("other", 7, ("c", "c", "c"))
+    nothing = table.resumed(table.sequence, [{}, {}, {}], place)
+    assert (nothing.entries, nothing.position) == ([], spell(*place))
+    # b changed in the lowest layer, which hides nothing and is hidden; a was removed above.
+    table.apply(0, changes(deleted("a")))
+    reading = table.resumed(table.sequence, [{"a": False}, {}, {"b": False}], place)
+    assert [(e.key, e.revision) for e in reading.entries] == [("a", "a1")]
+    # Came and went in one layer, and no other holds it.
+    reading = table.resumed(table.sequence, [{"x": True}, {}, {}], place)
+    assert reading.created == {"x"}
+
+
+@pytest.mark.parametrize(
+    ("mine", "asked", "covered"),
+    [
+        (Selection(), Selection.of("a"), True),
+        (Selection.of("a"), Selection(), False),
+        (Selection.of("a", "fx/"), Selection.of("a"), True),
+        (Selection.of("fx/"), Selection.of("fx/USD"), True),
+        (Selection.of("fx/"), Selection.of("fx/old/"), False),
+        (Selection.of(match="x*"), Selection.of(match="x*"), True),
+        (Selection.of(match="x*"), Selection.of(match="y*"), False),
+    ],
+)
+def test_what_a_table_covers(mine, asked, covered):
+    assert Table(1, mine).covers(asked) is covered
+
+
+@pytest.mark.parametrize("cursors", [("",), ("a:1", "3:x:", ""), ("ü²", "9" * 40)])
+def test_positions_hold_any_cursor(cursors):
+    assert parse(spell("e", 12, cursors), len(cursors)) == Place("e", 12, cursors)
+    for extra in ("9", "9" * 9000, "²", ":", "1:"):
+        assert parse(spell("e", 12, cursors) + extra, len(cursors)) is None
+    assert parse(spell("e", 12, cursors), len(cursors) + 1) is None
+
+
+@pytest.mark.parametrize("text", ["", ":", "e:", "e:-1:", "e:²:", "e:1:99:x", f"e:{'9' * 5000}:"])
+def test_positions_that_were_made_up(text):
+    assert parse(text, 1) is None
