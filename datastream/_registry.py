@@ -49,8 +49,9 @@ def open(url: str, **options: Any) -> Store:
 
     ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
     · ``git:PATH``, ``git+https://…``, ``git+ssh://…`` · ``file:PATH``, ``file:settings.toml`` ·
-    ``env:PREFIX`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed package offers under the entry point group
-    ``datastream.sources`` · and every filesystem that fsspec knows.
+    ``env:PREFIX`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed
+    package offers under the entry point group ``datastream.sources`` · and every filesystem that
+    fsspec knows.
 
     Args:
         url: scheme, place and, after ``?``, options as text.

@@ -22,7 +22,9 @@ class Recent:
     def __init__(self) -> None:
         self._read: tuple[tuple[Selection, Sequence[Batch | None]], ...] = ()
 
-    def add(self, selection: Selection, layers: Sequence[Batch | None], table: Table | None) -> None:
+    def add(
+        self, selection: Selection, layers: Sequence[Batch | None], table: Table | None
+    ) -> None:
         """Remember a state of all layers; without a table only the last one."""
         before = self._read[1 - KEPT :] if table is not None else ()
         self._read = (*before, (selection, layers))

@@ -191,19 +191,23 @@ class OverlaySource(Source):
             if current is not None and current.table.covers(selection):
                 current.follow_missing()
                 return current
-            new = Following(self._layers, *grown(current, selection), self._wake.set)
-            table = current.table if current is not None else None
-            try:
-                new.start(partial(self._recent.state_of, table=table))
-                with self._lock:
-                    if self._closed:
-                        raise StoreClosed("this overlay was closed; open it again to go on")
-                    if self._following is current:
-                        self._following, new = new, current
-                        self._recent.clear()
-            finally:
-                if new is not None:
-                    new.stop()
+            self._replace(current, Following(self._layers, *grown(current, selection), self.wake))
+
+    def _replace(self, current: Following | None, new: Following) -> None:
+        """Follow with `new` from now on, unless another thread has replaced `current` already."""
+        unused: Following | None = new
+        table = current.table if current is not None else None
+        try:
+            new.start(partial(self._recent.state_of, table=table))
+            with self._lock:
+                if self._closed:
+                    raise StoreClosed("this overlay was closed; open it again to go on")
+                if self._following is current:
+                    self._following, unused = new, current
+                    self._recent.clear()
+        finally:
+            if unused is not None:
+                unused.stop()
 
     def wait(self, timeout: float | None) -> None:
         if any(layer.upstream is None for layer in self._layers):

@@ -97,7 +97,7 @@ class Overlay(Store):
             hide: write a tombstone there instead: the key holds nothing, whatever is below.
 
         Raises:
-            ReadOnly: a layer above, or only one below, holds the key; without `hide` for the latter.
+            ReadOnly: a layer above holds the key; or, without `hide`, only one below does.
             KeyNotFound: the key holds nothing, unless `missing_ok`.
             RevisionConflict: `expect` did not hold.
         """
@@ -168,7 +168,8 @@ def overlay(
     opened: list[Layer] = []
     try:
         for layer in layers:
-            opened.append(_layer(layer, optional=layer in may_be_missing))
+            # One by one: what was opened is closed if the next one cannot be.
+            opened += [_layer(layer, optional=layer in may_be_missing)]
         written = _written(opened, None if write is None else layers.index(write))
     except BaseException:
         for one in opened:

@@ -199,8 +199,7 @@ class Table:
 
     def _held_nothing(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
         return all(
-            keys.get(key, key not in held)
-            for held, keys in zip(self._held, changed, strict=True)
+            keys.get(key, key not in held) for held, keys in zip(self._held, changed, strict=True)
         )
 
     def _changed_since(self, sequence: int) -> dict[str, bool]:

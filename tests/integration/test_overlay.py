@@ -233,7 +233,7 @@ def test_a_layer_that_is_swapped_brings_only_differences(tmp_path):
         top["a"] = "top"
         recorder = Recorder(laid)
         recorder.wait_state({"a": b"top", "b": b"1", "gone": b"1"})
-        os.replace(tmp_path / "new.db", tmp_path / "live.db")
+        (tmp_path / "new.db").replace(tmp_path / "live.db")
         recorder.wait_state({"a": b"top", "b": b"2"})
         assert sorted(e.key for e in recorder.live) == ["b", "gone"]
         del top["a"]
@@ -449,7 +449,7 @@ def test_a_cursor_across_layers_that_were_swapped_is_reset(tmp_path):
         first = Recorder(laid)
         first.wait_ready()
     shutil.copy(tmp_path / "below.db", tmp_path / "other.db")
-    os.replace(tmp_path / "other.db", tmp_path / "above.db")
+    (tmp_path / "other.db").replace(tmp_path / "above.db")
     with overlay(*urls) as laid:
         laid["b"] = 2
         resumed = Recorder(laid, since=first.cursor)

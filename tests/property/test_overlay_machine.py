@@ -1,6 +1,5 @@
 """Random histories of an overlay whose layers fail, come back and are swapped, against dicts."""
 
-import os
 import secrets
 import shutil
 import sqlite3
@@ -242,7 +241,7 @@ class MixedMachine(OverlayMachine):
         db.close()
         for suffix in ("-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
-        os.replace(new, path)
+        new.replace(path)
         self.held[layer] = dict(values)
         for store in (self.layers[layer], self.elsewhere[layer]):
             store.refresh()

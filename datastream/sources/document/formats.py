@@ -41,7 +41,8 @@ class Format(ABC):
         Raises:
             Malformed: it is none.
         """
-        return self._checked(self._read, data)
+        document: Mapping[Any, Any] = self._checked(self._read, data)
+        return document
 
     def edit(self, data: bytes, change: Callable[[MutableMapping[Any, Any]], None]) -> bytes:
         """The document with a change made to it, and all else as it was.
@@ -137,7 +138,7 @@ class Yaml(Format):
         try:
             document = self._parser(kind).load(data.decode())
         except YAMLError as error:
-            raise ValueError(str(error)) from error
+            raise ValueError(_yaml_problem(error)) from None
         return CommentedMap() if document is None else document
 
     def _dump(self, document: Any, before: bytes) -> bytes:
@@ -169,10 +170,26 @@ class Json(Format):
         return text.encode() + (b"\n" if before.endswith(b"\n") or not before else b"")
 
 
+# A name without a value, and below it the first line that is no comment.
+_BELOW = r"[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*"
+_NESTED = re.compile(rf"^{_BELOW}( +)[^\s#-]", re.MULTILINE)
+_DASHES = re.compile(rf"^( *){_BELOW}( *)-( +)", re.MULTILINE)
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong and where, without the text that is there: it may be a password."""
+    from ruamel.yaml.constructor import DuplicateKeyError
+
+    problem = getattr(error, "problem", None) or type(error).__name__
+    if isinstance(error, DuplicateKeyError):
+        problem = "a name is there twice"
+    mark = getattr(error, "problem_mark", None)
+    return problem if mark is None else f"{problem} (line {mark.line + 1})"
+
+
 def _yaml_indents(text: str) -> tuple[int, int, int]:
     """How far a document indents: mappings, items of lists, and their dashes."""
-    nested = re.search(r"^[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( +)[^\s#-]", text, re.M)
-    dashes = re.search(r"^( *)[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*( *)-( +)", text, re.M)
+    nested, dashes = _NESTED.search(text), _DASHES.search(text)
     mapping = len(nested[1]) if nested else 2
     if dashes is None:
         return mapping, 4, 2

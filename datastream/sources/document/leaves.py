@@ -11,8 +11,8 @@ from datastream import codecs
 from datastream.entry import Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.selection import check_key
-from datastream.sources._common.listing import fingerprint
 from datastream.source import Write
+from datastream.sources._common.listing import fingerprint
 
 BINARY = "!!binary "
 """What text begins with that stands for bytes, followed by Base64: only YAML can hold bytes."""

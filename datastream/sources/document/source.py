@@ -48,9 +48,7 @@ WRITE_TIMEOUT = 10.0
 MISSING = "missing"
 """The position where there is no document yet."""
 
-OF_HOLDER = frozenset(
-    {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.MESSAGES, Feature.HISTORY}
-)
+OF_HOLDER = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.MESSAGES, Feature.HISTORY})
 
 log = logging.getLogger("datastream")
 
@@ -193,7 +191,9 @@ class DocumentSource(Source):
         try:
             found, skipped = leaves(self._format.read(entry.value))
         except Malformed as error:
-            raise SourceUnavailable(f"{self._where}: {error}; its last good state stands") from error
+            raise SourceUnavailable(
+                f"{self._where}: {error}; mend it, its last good state stands"
+            ) from error
         self._warn(skipped)
         return Parsed(entry.revision, entry.value, found)
 
