@@ -20,6 +20,7 @@ from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.matching import hostile_pattern, put_patterns
 from tests.bench.memory import memory
+from tests.bench.overlays import overlay_changes
 from tests.bench.postgres import postgres, postgres_idle
 from tests.bench.reads import get_in_threads, get_memory
 from tests.bench.responsive import endless_news, slow_polls
@@ -58,6 +59,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-memory-crowd": put_memory_crowd,
     "put-patterns": put_patterns,
     "hostile-pattern": hostile_pattern,
+    "overlay": overlay_changes,
     "put-sqlite": put_sqlite,
     "put-watched-sqlite": put_watched_sqlite,
     "put-many-sqlite": put_many_sqlite,

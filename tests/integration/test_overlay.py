@@ -516,6 +516,8 @@ def test_who_changed_what_comes_along(tmp_path):
         datastream.open(f"git:{tmp_path}/repository") as git,
     ):
         recorder = Recorder(laid)
+        # The first poll after a subscription began gets a state; commits come one by one then.
+        eventually(lambda: laid._source._following is not None, "the layers are followed")
         git.put("k", 1, message="why", author="Ann <ann@example.org>")
         recorder.wait_state({"k": b"1"})
         batch = recorder.batches[-1]
