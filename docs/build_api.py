@@ -50,12 +50,13 @@ MAPPING = (
 LIFE = ("status", "ready", "aready", "close", "aclose")
 NOT_CALLED = (
     datastream_grpc.Server,
+    datastream.Overlay,
     datastream.testing.Conformance,
     datastream.View,
     datastream.ViewSnapshot,
     Binding,
 )
-PREFIXES = {"Store": "store", "View": "view", "Binding": "settings"}
+PREFIXES = {"Store": "store", "Overlay": "overlay", "View": "view", "Binding": "settings"}
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
 
@@ -64,7 +65,7 @@ def page() -> str:
     """The whole reference."""
     store, names = datastream.Store, datastream.__all__
     errors = [name for name in names if _is_error(getattr(datastream, name))]
-    own_sections = ("Store", "View", "open")
+    own_sections = ("Store", "View", "open", "Overlay", "overlay")
     values = [n for n in names if n not in (*errors, *own_sections)]
     parts = [
         HEAD,
@@ -86,6 +87,9 @@ def page() -> str:
         *_class("Binding", Binding, (*_own_methods(Binding), *LIFE)),
         *_class("BindingChange", BindingChange, (), "####"),
         *_class("Explained", Explained, (), "####"),
+        "### Layers",
+        *_function("datastream.overlay", datastream.overlay, "####"),
+        *_class("Overlay", datastream.Overlay, _own_methods(datastream.Overlay), "####"),
         "### Values, changes, status",
         *(part for name in values for part in _class(name, getattr(datastream, name), (), "####")),
         "### Errors",

@@ -64,8 +64,13 @@ class OverlaySource(Source):
         for index in range(len(self._layers)):
             entry = self.held(index, key)
             if entry is not None:
-                return visible(entry)
-        return None
+                break
+        else:
+            entry = None
+        if self.health is not WELL:
+            # What was wrong may be over.
+            self._look_at_layers()
+        return visible(entry)
 
     def held(self, index: int, key: str) -> Entry | None:
         """What a layer holds of a key; of one in trouble, what it held last if that is known."""

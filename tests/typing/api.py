@@ -15,7 +15,9 @@ from datastream import (
     ChangeBatch,
     Entry,
     Feature,
+    Held,
     Operation,
+    Overlay,
     Revision,
     State,
     Status,
@@ -133,6 +135,21 @@ async def follow() -> None:
     async with store.awatch_batches(since="cursor") as batches:
         async for batch in batches:
             assert_type(batch, Batch)
+
+
+conf = datastream.overlay("env:APP_", store, write=store, optional=["env:APP_"])
+assert_type(conf, Overlay)
+layered: Store = conf
+assert_type(conf.explain("db/url"), tuple[Held, ...])
+assert_type(conf.explain("db/url")[0].store, Store)
+assert_type(conf.layers, tuple[str, ...])
+conf.delete("db/url", hide=True, message="not here")
+assert_type(store.document("app.yaml", create=True), Store)
+
+
+async def ask_layers() -> None:
+    assert_type(await conf.aexplain("db/url"), tuple[Held, ...])
+    await conf.adelete("db/url", hide=True)
 
 
 with datastream_grpc.serve(store, "127.0.0.1:8080") as server:
