@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from datastream._watch.subscription import Sink
 from datastream.entry import Batch, Entry, Revision
@@ -57,12 +57,19 @@ class Upstream:
         """What `key` held before, newest first."""
         return self.store.history(key)
 
-    def follow(self, selection: Selection, sink: Sink) -> Callable[[], None]:
+    def follow(
+        self, selection: Selection, sink: Sink, had: Mapping[str, str] | None = None
+    ) -> Callable[[], None]:
         """Offer `sink` the state and every change; the answer ends that.
 
         Where the backend is away, the state follows later.
+
+        Args:
+            selection: which keys.
+            sink: takes the batches.
+            had: the revisions it has: the first batch then holds what differs.
         """
-        subscription = self._core.subscribe(selection, sink)
+        subscription = self._core.subscribe(selection, sink, had)
         return lambda: self._core.unsubscribe(subscription)
 
     def follow_status(self, changed: Callable[[Status], None]) -> Callable[[], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from datastream._overlay.layer import Layer
 from datastream._overlay.table import Table
@@ -54,13 +55,12 @@ class Following:
             DatastreamError: a layer that must be there is not, and nothing is known of it.
         """
         for index, layer in enumerate(self._layers):
-            error = self._follow(index, layer)
-            if self.table.has_joined(index) or layer.may_be_missing:
-                continue
             state = last(index, self.table.selection)
-            if state is None:
+            if state is not None:
+                self.table.apply(index, state)
+            error = self._follow(index, layer)
+            if not (self.table.has_joined(index) or layer.may_be_missing):
                 raise error or layer.trouble or layer.named(SourceUnavailable("it does not answer"))
-            self.table.apply(index, state)
         self.table.begin()
 
     def follow_missing(self) -> None:
@@ -79,8 +79,12 @@ class Following:
             if index in self._followed:
                 return None
             self._followed.add(index)
+        last = self.table.last_of(index)
+        # With what it had: that all of it is gone is then believed after a second look only.
+        had = None if last is None else {entry.key: entry.revision for entry in last.entries}
+        sink = _Sink(self, index, goes_on=last is not None)
         try:
-            end = upstream.follow(self.table.selection, _Sink(self, index))
+            end = upstream.follow(self.table.selection, sink, had)
         except DatastreamError as error:
             self.left(index)
             return layer.named(error)
@@ -122,13 +126,16 @@ class Following:
 
 
 class _Sink:
-    """Takes the batches of one layer."""
+    """Takes the batches of one layer; if it `goes_on`, the first is what differs from before."""
 
-    def __init__(self, following: Following, index: int) -> None:
+    def __init__(self, following: Following, index: int, *, goes_on: bool) -> None:
         self._following = following
         self._index = index
+        self._goes_on = goes_on
 
     def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
+        if batch.initial and self._goes_on:
+            batch = replace(batch, initial=False)
         self._following.take(self._index, batch)
 
     def end(self, error: Exception | None = None) -> None:

@@ -5,7 +5,9 @@ import os
 import shutil
 import sqlite3
 import threading
+import warnings
 
+import datastream_grpc
 import pytest
 from dulwich.repo import Repo
 
@@ -17,15 +19,17 @@ from datastream import (
     Operation,
     ReadOnly,
     RevisionConflict,
+    Selection,
     SourceUnavailable,
     State,
     Store,
     overlay,
 )
 from datastream._overlay import layer as layer_module
+from datastream.source import Reading
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT, Recorder, Spy
-from datastream.testing._tools import eventually
+from datastream.testing._tools import eventually, together
 
 
 class Layers:
@@ -457,6 +461,21 @@ def test_a_cursor_across_layers_that_were_swapped_is_reset(tmp_path):
         assert resumed.batches[0].reset
 
 
+def test_a_layer_that_is_empty_for_no_reason_when_it_is_followed(layers):
+    """Between the read that a watch begins with, and the next poll."""
+    layers["bottom"].put_many({"k": "bottom", "other": 1})
+    layers["top"].put("t", 1)
+    laid = layers.overlay()
+    spy = layers.spies["bottom"]
+    state = laid._source.read(Selection(), None)
+    spy.pretend = Reading((), "nothing:0", complete=True)
+    reading = laid._source.read(Selection(), state.position)
+    assert spy.pretend is None
+    assert not any(entry.operation is Operation.DELETE for entry in reading.entries)
+    assert set(laid.snapshot()) == {"k", "other", "t"}
+    laid._source.release()
+
+
 def test_refresh_reaches_the_layers(monkeypatch):
     monkeypatch.setenv("DATASTREAM_TEST_DB__URL", "one")
     with datastream.open("memory:") as base, overlay("env:DATASTREAM_TEST_", base) as laid:
@@ -522,3 +541,151 @@ def test_who_changed_what_comes_along(tmp_path):
         recorder.wait_state({"k": b"1"})
         batch = recorder.batches[-1]
         assert (batch.message.strip(), batch.author) == ("why", "Ann <ann@example.org>")
+
+
+# Across processes and crowds.
+
+
+def test_a_layer_behind_grpc_goes_and_comes_back(layers):
+    layers["bottom"].put_many({"k": "remote", "other": 1})
+    server = datastream_grpc.serve(layers["bottom"], "127.0.0.1:0")
+    address = server.address
+    with datastream.open("memory:") as top, overlay(top, f"grpc://{address}") as laid:
+        recorder = Recorder(laid)
+        recorder.wait_state({"k": b"remote", "other": b"1"})
+        layers["bottom"].put("k", "again")
+        recorder.wait_state({"k": b"again", "other": b"1"})
+        assert Recorder(laid).state == recorder.state
+        server.stop()
+        eventually(lambda: laid.status.current.state is State.STALE, "the server is away")
+        assert address in str(laid.status.current.error)
+        top["k"] = "top"
+        recorder.wait_state({"k": b"top", "other": b"1"})
+        layers["bottom"].put("other", 2)
+        server = datastream_grpc.serve(layers["bottom"], address)
+        try:
+            laid.refresh()
+            recorder.wait_state({"k": b"top", "other": b"2"})
+            del top["k"]
+            recorder.wait_state({"k": b"again", "other": b"2"})
+            eventually(lambda: laid.status.current.state is State.READY, "all is well again")
+        finally:
+            server.stop()
+
+
+def test_two_event_loops_follow_one_overlay(layers):
+    laid = layers.overlay()
+    layers["bottom"].put("k", 0)
+    ready = threading.Barrier(3)
+
+    def follow():
+        async def values():
+            seen = []
+            async for change in laid.awatch_values("k"):
+                seen.append(change.new)
+                if len(seen) == 1:
+                    await asyncio.to_thread(ready.wait, TIMEOUT)
+                if change.new == 9:
+                    break
+            return seen
+
+        return asyncio.run(asyncio.wait_for(values(), TIMEOUT))
+
+    def write():
+        ready.wait(TIMEOUT)
+        for number in range(1, 10):
+            layers[("bottom", "middle")[number % 2]].put("k", number)
+
+    one, other, _ = together(follow, follow, write)
+    for seen in (one, other):
+        assert (seen[0], seen[-1]) == (0, 9)
+        assert 8 not in seen, "what is hidden must not show"
+
+
+def test_in_a_child_process_the_overlay_is_closed(layers):
+    layers["bottom"].put("k", 1)
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    recorder.wait_ready()
+    with warnings.catch_warnings():
+        # Python warns of threads; what happens to them is what is tested.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            laid["k"]
+        except datastream.StoreClosed as error:
+            os._exit(0 if "fork" in str(error) else 2)
+        except BaseException:
+            os._exit(3)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    layers["top"].put("k", 2)
+    recorder.wait_state({"k": b"2"})
+
+
+def test_many_watchers_of_an_overlay_follow_each_layer_once(layers):
+    laid = layers.overlay()
+    layers["bottom"].put_many({f"k{n}": n for n in range(100)})
+    recorders = [Recorder(laid, f"k{n % 100}") for n in range(200)]
+    layers["top"].put_many({f"k{n}": n + 1 for n in range(100)})
+    for number, recorder in enumerate(recorders):
+        recorder.wait_state({f"k{number % 100}": str(number % 100 + 1).encode()})
+    assert len(laid._source._following._followed) == 3
+    for spy in layers.spies.values():
+        assert len(list(layers[spy_name(layers, spy)]._core._publisher.routes.all())) == 1
+
+
+def spy_name(layers, spy):
+    return next(name for name, other in layers.spies.items() if other is spy)
+
+
+@pytest.mark.parametrize(
+    "count", [300, pytest.param(300_000, marks=[pytest.mark.chaos, pytest.mark.timeout(600)])]
+)
+def test_changes_of_all_layers_at_once(layers, count):
+    """Each layer is written by a thread of its own; in the end the top one shows."""
+    laid = layers.overlay()
+    recorders = [Recorder(laid), Recorder(laid, "k0", "k1")]
+
+    def write(name):
+        for number in range(count // 3):
+            layers[name].put(f"k{number % 10}", f"{name} {number}")
+            if number % 7 == 0:
+                layers[name].delete(f"k{number % 10}")
+
+    together(*(lambda name=name: write(name) for name in layers.stores))
+    laid.put("end", "end")
+    merged = {}
+    for name in ("bottom", "middle", "top"):
+        merged |= values(layers[name])
+    recorders[0].wait_state({**merged, "end": b"end"})
+    recorders[1].wait_state({key: merged[key] for key in ("k0", "k1") if key in merged})
+    last = {}
+    for entry in recorders[0].entries:
+        assert last.get(entry.key) != (entry.revision, entry.operation), "delivered twice"
+        last[entry.key] = (entry.revision, entry.operation)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_a_half_saved_document_among_the_layers(tmp_path, position):
+    path = tmp_path / "s.toml"
+    path.write_text('a = "doc"\nb = "doc"\n')
+    base = datastream.open("memory:")
+    base.put_many({"b": "base", "c": "base"})
+    stores = [base, base]
+    stores[position] = f"file:{path}"
+    with overlay(*stores) as laid:
+        recorder = Recorder(laid)
+        recorder.wait(lambda r: len(r.state) == 3)
+        before = recorder.state
+        path.write_text('a = "aga')
+        eventually(lambda: laid.status.current.state is State.STALE, "the document is in trouble")
+        assert str(path) in str(laid.status.current.error)
+        base.put("d", "new")
+        recorder.wait_state({**before, "d": b"new"})
+        path.write_text('a = "again"\nb = "doc"\n')
+        recorder.wait_state({**before, "d": b"new", "a": b"again"})
+        eventually(lambda: laid.status.current.state is State.READY, "the trouble is over")
+        assert not any(e.operation is Operation.DELETE for e in recorder.live)
+    base.close()
