@@ -19,10 +19,12 @@ from datastream import (
     Store,
     overlay,
 )
+from datastream._documents import open_document
 from datastream.sources.memory import MemorySource
 from datastream.sources.sqlite import SqliteSource
 from datastream.testing import Spy
 from datastream.testing._tools import eventually
+from datastream.url import parse
 from tests.property.machine import SELECTIONS, Follower, batches, keys, search, searched, values
 
 LAYERS = 3
@@ -255,7 +257,45 @@ class MixedMachine(OverlayMachine):
         shutil.rmtree(self.directory)
 
 
-@searched((OverlayMachine, 60, 25), (MixedMachine, 20, 20))
+class DocumentMachine(OverlayMachine):
+    """A document over memory over another document; now and then an editor has saved half."""
+
+    def sources(self):
+        if not hasattr(self, "directory"):
+            self.directory = Path(tempfile.mkdtemp())
+            self.name = secrets.token_hex(8)
+            for name in ("above.toml", "below.json"):
+                (self.directory / name).write_text("{}" if name.endswith("json") else "")
+        above, below = (
+            open_document(parse(f"file://{self.directory}/{name}"))
+            for name in ("above.toml", "below.json")
+        )
+        return [above, MemorySource(self.name), below]
+
+    @rule(name=st.sampled_from(("above.toml", "below.json")))
+    def save_half(self, name):
+        layer = ("above.toml", None, "below.json").index(name)
+        if layer in self.away:
+            return
+        self.hear()
+        self.await_watchers()
+        path = self.directory / name
+        before = path.read_bytes()
+        path.write_bytes(b'"half')
+        stores = (self.layers[layer], self.elsewhere[layer])
+        self.layers[layer].refresh()
+        eventually(lambda: stores[0].status.current.state is State.STALE, "half saved")
+        self.await_watchers()
+        path.write_bytes(before)
+        self.layers[layer].refresh()
+        eventually(lambda: stores[0].status.current.state is State.READY, "saved")
+
+    def teardown(self):
+        super().teardown()
+        shutil.rmtree(self.directory)
+
+
+@searched((OverlayMachine, 60, 25), (MixedMachine, 20, 20), (DocumentMachine, 12, 15))
 @pytest.mark.timeout(300)
 def test_random_histories(machine, examples, steps):
     search(machine, examples, steps)
