@@ -42,8 +42,6 @@ class Following:
         self._stopped = False
         self._ends: list[Callable[[], None]] = []
         self._followed: set[int] = set()
-        self.was_read_beside = False
-        """Somebody has read the layers without the table, and may know more than it shows."""
 
     def start(self, last: Callable[[int, Selection], Batch | None]) -> None:
         """Follow every layer; one that is away begins with its last good state.

@@ -16,8 +16,8 @@ from datastream._overlay.position import Place, parse, spell
 from datastream._overlay.recent import Recent
 from datastream._overlay.table import Table
 from datastream._overlay.tombstone import visible
-from datastream._overlay.writing import Around, Found, needs_all, plan
-from datastream.entry import Batch, Capability, Entry, Operation, deleted
+from datastream._overlay.writing import Around, Found, as_seen, needs_all, plan
+from datastream.entry import Batch, Capability, Entry
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, StoreClosed
 from datastream.selection import Selection, Selects
 from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
@@ -128,8 +128,9 @@ class OverlaySource(Source):
         following = self._following
         self._recent.add(asked, batches, following.table if following is not None else None)
         if following is not None:
-            following.was_read_beside = True
-            # A newcomer may have joined with this state: the next poll asks for its keys too.
+            # A newcomer may have joined with this state: the next poll asks for its keys too, and
+            # gets the state: what has changed back since is no change that a layer tells of.
+            following.table.forget()
             self._wake.set()
         entries = [entry for entry in merged.values() if visible(entry) is not None]
         cursors = [batch.cursor if batch is not None else "" for batch in batches]
@@ -137,31 +138,18 @@ class OverlaySource(Source):
 
     def _read(self, selection: Selects, since: str) -> Reading:
         following = self._follow(selection)
+        table = following.table
         place = parse(since, len(self._layers))
-        if isinstance(selection, Selection):
-            return self._read_for_one(following, selection, since, place)
-        table = following.table
-        beside, following.was_read_beside = following.was_read_beside, False
-        if beside:
+        is_poll = not isinstance(selection, Selection)
+        if not is_poll:
+            # Somebody's own read: it has to show what was acknowledged before.
             following.catch_up()
-        elif place is not None and place.epoch == table.epoch:
-            return table.changes(since, place.sequence) or table.state(selection)
-        # A newcomer has read the layers before they were followed. What has changed back since
-        # then is no change that a layer tells of, but the state shows it.
-        return table.state(selection)
-
-    def _read_for_one(
-        self, following: Following, selection: Selection, since: str, place: Place | None
-    ) -> Reading:
-        """What one reader has missed, up to what its layers hold just now."""
-        table = following.table
         changes = None
         if place is not None and place.epoch == table.epoch:
-            following.catch_up()
             changes = table.changes(since, place.sequence)
-        elif place is not None:
+        if changes is None and isinstance(selection, Selection) and place is not None:
             changes = self._resume(following, selection, place)
-        if changes is None:
+        if changes is None and is_poll:
             following.catch_up()
         return changes or table.state(selection)
 
@@ -250,7 +238,7 @@ class OverlaySource(Source):
         except DatastreamError as error:
             raise self._layers[written].named(error) from error
         entries = [
-            _as_seen(write.key, next(answers) if one is not None else None, seen)
+            as_seen(write.key, next(answers) if one is not None else None, seen)
             for write, one, seen in zip(writes, planned, around, strict=True)
         ]
         if table is None:
@@ -293,12 +281,3 @@ class OverlaySource(Source):
 
 def _knows(table: Table, index: int, key: str) -> bool:
     return table.has_joined(index) and table.selection.matches(key)
-
-
-def _as_seen(key: str, stored: Entry | None, around: Around) -> Entry:
-    """What is visible of a key after it was written, from what its layer stored."""
-    if stored is None:
-        return deleted(key)
-    if stored.operation is Operation.DELETE:
-        return around.shown_below or stored
-    return visible(stored) or deleted(key, stored.updated_at)

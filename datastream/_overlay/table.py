@@ -98,6 +98,14 @@ class Table:
             self._log.clear()
             self._floor = self._sequence
 
+    def forget(self) -> None:
+        """Answer all who stand at an earlier position with the whole state."""
+        with self._lock:
+            self._sequence += 1
+            self._position = spell(self.epoch, self._sequence, self._cursors)
+            self._log.clear()
+            self._floor = self._sequence
+
     def _replace(self, held: dict[str, Entry], batch: Batch) -> Iterable[str]:
         before = dict(held)
         held.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from datastream._overlay.tombstone import TOMBSTONE, is_tombstone, visible
-from datastream.entry import Entry
+from datastream.entry import Entry, Operation, deleted
 from datastream.errors import ReadOnly, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 
@@ -61,6 +61,15 @@ def plan(write: Write, around: Around) -> Write | None:
             return None
         return write._replace(value=TOMBSTONE, expect=expect)
     return write._replace(expect=expect)
+
+
+def as_seen(key: str, stored: Entry | None, around: Around) -> Entry:
+    """What is visible of a key after it was written, from what its layer stored."""
+    if stored is None:
+        return deleted(key)
+    if stored.operation is Operation.DELETE:
+        return around.shown_below or stored
+    return visible(stored) or deleted(key, stored.updated_at)
 
 
 def _plan_delete(write: Write, around: Around) -> Write | None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
 
-from datastream.entry import Batch, Capability, Entry, Operation, Revision, deleted
+from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
     DatastreamError,
     RevisionConflict,
@@ -21,21 +20,14 @@ from datastream.errors import (
     shown,
 )
 from datastream.selection import Selection, Selects
-from datastream.source import (
-    WELL,
-    Feature,
-    Health,
-    Reading,
-    Source,
-    Write,
-    Written,
-    check_expected,
-)
+from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.file_types import type_of_name
 from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
+from datastream.sources.document.change import Change, about
 from datastream.sources.document.formats import Malformed, format_of
-from datastream.sources.document.leaves import Leaf, entry_of, leaves, put, remove, value_of
+from datastream.sources.document.holder import Holder, Parsed, history_of
+from datastream.sources.document.leaves import Leaf, leaves
 
 SETTLED = 0.1
 """Seconds for which a file that has lost keys must stay the same until that is believed."""
@@ -51,29 +43,6 @@ MISSING = "missing"
 OF_HOLDER = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.MESSAGES, Feature.HISTORY})
 
 log = logging.getLogger("datastream")
-
-
-class Holder(Protocol):
-    """The store that holds the document."""
-
-    name: str
-    features: frozenset[Feature]
-
-    def get(self, key: str) -> Entry | None: ...
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]: ...
-    def history(self, key: str) -> Iterator[Revision]: ...
-    def catch_up(self) -> None: ...
-    def follow(self, selection: Selection, sink: Any) -> Callable[[], None]: ...
-    def follow_status(self, changed: Callable[[Any], None]) -> Callable[[], None]: ...
-    def close(self) -> None: ...
-
-
-class Parsed(NamedTuple):
-    """A document at one revision."""
-
-    revision: str
-    data: bytes
-    leaves: dict[str, Leaf]
 
 
 class DocumentSource(Source):
@@ -257,7 +226,7 @@ class DocumentSource(Source):
     def _write(self, writes: Sequence[Write]) -> Written:
         for attempt in range(WRITES):
             before = self._parse(self._holder.get(self._key))
-            change = _Change(before, writes)
+            change = Change(before, writes)
             since = self._versions.position(before.revision)
             if not change.steps:
                 return Written(change.entries, since, since)
@@ -271,13 +240,13 @@ class DocumentSource(Source):
             found, _ = leaves(self._format.read(data))
             self._parsed = Parsed(after.revision, data, found)
             self._check(writes, found)
-            message, author = _about(writes)
+            message, author = about(writes)
             position = self._versions.position(after.revision)
             return Written(change.entries, position, since, author, message)
         raise SourceUnavailable(f"{self._where}: others write all the time; try again")
 
     def _replace(self, before: Parsed, data: bytes, writes: Sequence[Write]) -> Entry:
-        message, author = _about(writes)
+        message, author = about(writes)
         expect: str | None = None
         if Feature.COMPARE_AND_SET in self.features:
             expect = "" if before.revision == MISSING else before.revision
@@ -303,68 +272,13 @@ class DocumentSource(Source):
 
     def history(self, key: str) -> Iterator[Revision]:
         """See `HasHistory`: the revisions of the document in which the leaf differs."""
-        newer: Revision | None = None
-        for revision in self._holder.history(self._key):
-            older = revision._replace(entry=self._leaf_in(revision.entry, key))
-            if newer is not None and newer.entry.revision != older.entry.revision:
-                yield newer
-            newer = older
-        if newer is not None and newer.entry.operation is Operation.PUT:
-            yield newer
-
-    def _leaf_in(self, document: Entry, key: str) -> Entry:
-        if document.operation is Operation.PUT:
-            try:
-                leaf = leaves(self._format.read(document.value))[0].get(key)
-            except Malformed:
-                leaf = None
-            if leaf is not None:
-                return leaf.entry._replace(updated_at=document.updated_at)
-        return deleted(key, document.updated_at)
+        return history_of(key, self._holder.history(self._key), self._format)
 
     def close(self) -> None:
         self._stopped.set()
         self.release()
         self._wake.set()
         self._holder.close()
-
-
-class _Change:
-    """What some writes do to a document.
-
-    Raises:
-        RevisionConflict, KeyNotFound, InvalidValue: one of them cannot be done.
-    """
-
-    def __init__(self, document: Parsed, writes: Sequence[Write]) -> None:
-        self._leaves = document.leaves
-        self.steps: list[tuple[Write, Any]] = []
-        self.entries = [self._add(write) for write in writes]
-
-    def _add(self, write: Write) -> Entry:
-        leaf = self._leaves.get(write.key)
-        check_expected(write, leaf.entry.revision if leaf is not None else None)
-        if write.value is None:
-            if leaf is not None:
-                self.steps.append((write, None))
-            return deleted(write.key, write.updated_at)
-        value = value_of(write)
-        entry = entry_of(write.key, value)
-        if leaf is not None and leaf.entry.revision == entry.revision:
-            return leaf.entry
-        self.steps.append((write, value))
-        return entry
-
-    def apply(self, document: MutableMapping[Any, Any]) -> None:
-        """Make it, deletes first: what they leave empty may become a value."""
-        for write, _ in self.steps:
-            if write.value is None:
-                remove(document, self._leaves[write.key].path)
-        for write, value in self.steps:
-            if write.value is not None:
-                leaf = self._leaves.get(write.key)
-                path = leaf.path if leaf is not None else tuple(write.key.split("/"))
-                put(document, path, value)
 
 
 class _Sink:
@@ -378,12 +292,6 @@ class _Sink:
 
     def end(self, error: Exception | None = None) -> None:
         self._source.wake()
-
-
-def _about(writes: Sequence[Write]) -> tuple[str, str]:
-    """Message and author: the first that is given."""
-    message = next((write.message for write in writes if write.message), "")
-    return message, next((write.author for write in writes if write.author), "")
 
 
 def _call(ends: Sequence[Callable[[], None]]) -> None:
