@@ -24,14 +24,14 @@ class Upstream:
         self.store = store
         self.name = store.name
         self.features = store.features
-        self.instant = store.threads.instant
         self._owned = owned
         self._core = store._core
+        self._status = store.status
 
     @property
     def status(self) -> Status:
         """How the store stands with its backend."""
-        return self.store.status.current
+        return self._status.current
 
     def get(self, key: str) -> Entry | None:
         """The entry of one key, read from the backend."""
@@ -74,7 +74,7 @@ class Upstream:
 
     def follow_status(self, changed: Callable[[Status], None]) -> Callable[[], None]:
         """Call `changed` with the status now and whenever it changes; the answer ends that."""
-        return self.store.status.subscribe(changed).dispose
+        return self._status.subscribe(changed).dispose
 
     def refresh(self) -> None:
         """Have the store look at its backend now."""

@@ -42,6 +42,8 @@ class Following:
         self._stopped = False
         self._ends: list[Callable[[], None]] = []
         self._followed: set[int] = set()
+        # Those whose status is followed.
+        self._known: frozenset[int] = frozenset()
 
     def start(self, last: Callable[[int, Selection], Batch | None]) -> None:
         """Follow every layer; one that is away begins with its last good state.
@@ -77,23 +79,27 @@ class Following:
             if index in self._followed:
                 return None
             self._followed.add(index)
+            is_first, self._known = index not in self._known, self._known | {index}
+        if is_first:
+            # Also if it cannot be followed: it may be away, or be closed just now.
+            self._until_stopped(upstream.follow_status(lambda _: self._changed()))
         last = self.table.last_of(index)
         # With what it had: that all of it is gone is then believed after a second look only.
         had = None if last is None else {entry.key: entry.revision for entry in last.entries}
         sink = _Sink(self, index, goes_on=last is not None)
         try:
-            end = upstream.follow(self.table.selection, sink, had)
+            self._until_stopped(upstream.follow(self.table.selection, sink, had))
         except DatastreamError as error:
             self.left(index)
             return layer.named(error)
-        ends = [end, upstream.follow_status(lambda _: self._changed())]
+        return None
+
+    def _until_stopped(self, end: Callable[[], None]) -> None:
         with self._lock:
             if not self._stopped:
-                self._ends += ends
-                return None
-        for end in ends:
-            end()
-        return None
+                self._ends.append(end)
+                return
+        end()
 
     def take(self, index: int, batch: Batch) -> None:
         """Take in what a layer gives; memory only, under the lock of its publisher."""

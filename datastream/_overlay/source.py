@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from functools import partial
+from threading import get_ident
 
 from datastream._overlay.following import Following, grown
 from datastream._overlay.layer import OPEN_AGAIN, Layer
@@ -17,6 +18,7 @@ from datastream._overlay.recent import Recent
 from datastream._overlay.table import Table
 from datastream._overlay.tombstone import visible
 from datastream._overlay.writing import Around, Found, as_seen, needs_all, plan
+from datastream._upstream import Upstream
 from datastream.entry import Batch, Capability, Entry
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, StoreClosed
 from datastream.selection import Selection, Selects
@@ -34,6 +36,8 @@ EVERYTHING = Selection()
 class OverlaySource(Source):
     """A Source over layers.
 
+    It is never `instant`, even if they all are: that all of a layer is gone is looked at twice.
+
     Args:
         layers: the first one that holds a key shows it.
         written: the index of the layer that writes go to; None for an overlay that is only read.
@@ -47,11 +51,12 @@ class OverlaySource(Source):
         self.features = OF_WRITES & target.features if target is not None else frozenset()
         if len(there) == len(self._layers) and all(Feature.LOG in u.features for u in there):
             self.features |= {Feature.LOG}
-        self.instant = len(there) == len(self._layers) and all(u.instant for u in there)
         self._wake = WakeEvent()
         self._recent = Recent()
         self._lock = threading.Lock()
         self._following: Following | None = None
+        # The threads that write just now.
+        self._writing: set[int] = set()
         self._closed = False
 
     # Reading.
@@ -184,7 +189,9 @@ class OverlaySource(Source):
             if current is not None and current.table.covers(selection):
                 current.follow_missing()
                 return current
-            self._replace(current, Following(self._layers, *grown(current, selection), self.wake))
+            self._replace(
+                current, Following(self._layers, *grown(current, selection), self._changed)
+            )
 
     def _replace(self, current: Following | None, new: Following) -> None:
         """Follow with `new` from now on, unless another thread has replaced `current` already."""
@@ -212,6 +219,11 @@ class OverlaySource(Source):
     def wake(self) -> None:
         self._wake.set()
 
+    def _changed(self) -> None:
+        """The table has changed: a poll is due, unless a write of this thread brings it along."""
+        if get_ident() not in self._writing:
+            self._wake.set()
+
     def _look_at_layers(self) -> None:
         """Say how the layers are."""
         error = next((e for layer in self._layers if (e := layer.trouble) is not None), None)
@@ -233,17 +245,26 @@ class OverlaySource(Source):
         around = [self._around(written, write) for write in writes]
         planned = [plan(*both) for both in zip(writes, around, strict=True)]
         wanted = [write for write in planned if write is not None]
-        try:
-            answers = iter(upstream.write(wanted) if wanted else ())
-        except DatastreamError as error:
-            raise self._layers[written].named(error) from error
+        answers = iter(self._write(self._layers[written], upstream, wanted) if wanted else ())
         entries = [
             as_seen(write.key, next(answers) if one is not None else None, seen)
             for write, one, seen in zip(writes, planned, around, strict=True)
         ]
-        if table is None:
-            return entries
-        return table.written(since, sequence, entries) or entries
+        known = None if table is None else table.written(since, sequence, entries)
+        if known is None:
+            self._wake.set()
+        return known or entries
+
+    def _write(self, layer: Layer, upstream: Upstream, writes: Sequence[Write]) -> Sequence[Entry]:
+        thread = get_ident()
+        self._writing.add(thread)
+        try:
+            return upstream.write(writes)
+        except DatastreamError as error:
+            self._wake.set()
+            raise layer.named(error) from error
+        finally:
+            self._writing.discard(thread)
 
     def _around(self, written: int, write: Write) -> Around:
         key = write.key

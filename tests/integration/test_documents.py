@@ -439,3 +439,20 @@ def test_the_environment(monkeypatch, caplog):
     with datastream.open("env:DSTEST_?case_sensitive=true") as store:
         assert store["DB/URL"] == "postgres://db"
         assert store["debug"] is False
+
+
+def test_a_document_that_is_a_link_is_swapped_as_kubernetes_does_it(tmp_path):
+    def version(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "app.yaml").write_text(text)
+        (tmp_path / "..new").symlink_to(name)
+        (tmp_path / "..new").rename(tmp_path / "..data")
+
+    version("..1", "a: 1\nb: 1\n")
+    (tmp_path / "app.yaml").symlink_to("..data/app.yaml")
+    with datastream.open(f"file:{tmp_path}/app.yaml") as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1", "b": b"1"})
+        version("..2", "a: 2\nb: 2\n")
+        recorder.wait_state({"a": b"2", "b": b"2"})
+        assert len(recorder.batches) == 2

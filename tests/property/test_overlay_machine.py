@@ -20,6 +20,7 @@ from datastream import (
     overlay,
 )
 from datastream._documents import open_document
+from datastream._overlay.tombstone import is_tombstone
 from datastream.sources.memory import MemorySource
 from datastream.sources.sqlite import SqliteSource
 from datastream.testing import Spy
@@ -85,6 +86,8 @@ class OverlayMachine(RuleBasedStateMachine):
         if layer not in self.away:
             self.hear()
             self.await_watchers()
+            # Also what is hidden, which no watcher sees, is to be its last good state.
+            eventually(lambda: self.last_of(layer) == self.held[layer], "the layer was heard")
             self.away.add(layer)
             self.spies[layer].failure = SourceUnavailable("pulled the plug")
             self.layers[layer].refresh()
@@ -186,6 +189,12 @@ class OverlayMachine(RuleBasedStateMachine):
     def hear(self):
         for layer in set(range(LAYERS)) - self.away:
             self.heard[layer] = dict(self.held[layer])
+
+    def last_of(self, layer):
+        following = self.store._source._following
+        batch = following.table.last_of(layer) if following is not None else None
+        entries = batch.entries if batch is not None else ()
+        return {e.key: HIDDEN if is_tombstone(e.value) else e.value for e in entries}
 
     def visible(self, layers):
         merged = {}
