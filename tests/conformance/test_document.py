@@ -55,24 +55,28 @@ class TestTomlFile(Conformance):
         return FileHarness(tmp_path / "settings.toml")
 
 
+@pytest.mark.chaos
 class TestYamlFile(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return FileHarness(tmp_path / "settings.yaml")
 
 
+@pytest.mark.chaos
 class TestJsonDocument(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return FileHarness(tmp_path / "settings.json")
 
 
+@pytest.mark.chaos
 class TestDocumentReadOnly(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return FileHarness(tmp_path / "settings.json", readonly=True)
 
 
+@pytest.mark.chaos
 class TestDocumentInMemory(Conformance):
     @pytest.fixture
     def harness(self):

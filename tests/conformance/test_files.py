@@ -26,12 +26,14 @@ class TestFiles(Conformance):
         return FilesHarness(tmp_path)
 
 
+@pytest.mark.chaos
 class TestFilesPolling(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return FilesHarness(tmp_path, polling=True, interval=0.05)
 
 
+@pytest.mark.chaos
 class TestFilesReadOnly(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):

@@ -29,6 +29,7 @@ class TestFilesystem(Conformance):
         return FsspecHarness()
 
 
+@pytest.mark.chaos
 class TestFilesystemReadOnly(Conformance):
     @pytest.fixture
     def harness(self):

@@ -26,6 +26,7 @@ class TestGitBare(Conformance):
         return GitHarness(repository)
 
 
+@pytest.mark.chaos
 class TestGitCheckedOut(Conformance):
     """With a work tree, which is brought along, and below a prefix."""
 

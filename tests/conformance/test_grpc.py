@@ -28,12 +28,14 @@ class TestGrpcOverMemory(Conformance):
         return GrpcHarness(MemorySource())
 
 
+@pytest.mark.chaos
 class TestGrpcOverSqlite(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return GrpcHarness(SqliteSource(tmp_path / "store.db"))
 
 
+@pytest.mark.chaos
 class TestGrpcWithAnotherWriter(Conformance):
     """What another process commits to the file reaches clients of the served store too."""
 

@@ -44,6 +44,7 @@ class OverlayHarness(Harness):
         self.keeper.close()
 
 
+@pytest.mark.chaos
 class TestOverlayWrittenAbove(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
@@ -56,6 +57,7 @@ class TestOverlayWrittenBetween(Conformance):
         return OverlayHarness(tmp_path, SQLITE)
 
 
+@pytest.mark.chaos
 class TestOverlayWrittenBelow(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):

@@ -31,6 +31,7 @@ class TestPostgres(Conformance):
         return PostgresHarness(postgres, mode="notify")
 
 
+@pytest.mark.chaos
 class TestPostgresPolled(Conformance):
     """Told from states, looked at so often that no test waits for long."""
 
@@ -39,6 +40,7 @@ class TestPostgresPolled(Conformance):
         return PostgresHarness(postgres, mode="poll", interval=0.05)
 
 
+@pytest.mark.chaos
 class TestPostgresView(Conformance):
     @pytest.fixture
     def harness(self, postgres):
@@ -46,6 +48,7 @@ class TestPostgresView(Conformance):
         return PostgresHarness(postgres, view, table="shown", key="name", interval=0.05)
 
 
+@pytest.mark.chaos
 class TestPostgresForeignTable(Conformance):
     """A table made by somebody else, with other columns and constraints."""
 

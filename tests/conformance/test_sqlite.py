@@ -28,6 +28,7 @@ class TestSqlite(Conformance):
         return SqliteHarness(tmp_path / "store.db")
 
 
+@pytest.mark.chaos
 class TestSqliteWithoutTriggers(Conformance):
     """Told from states: `data_version` says when, a diff says what."""
 
@@ -36,12 +37,14 @@ class TestSqliteWithoutTriggers(Conformance):
         return SqliteHarness(tmp_path / "store.db", triggers=False)
 
 
+@pytest.mark.chaos
 class TestSqliteReadOnly(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
         return SqliteHarness(tmp_path / "store.db", readonly=True, triggers=False)
 
 
+@pytest.mark.chaos
 class TestSqliteView(Conformance):
     @pytest.fixture
     def harness(self, tmp_path):
@@ -54,6 +57,7 @@ class TestSqliteView(Conformance):
         return harness
 
 
+@pytest.mark.chaos
 class TestSqliteForeignTable(Conformance):
     """A table made by somebody else, in the older journal mode and with constraints."""
 

@@ -265,7 +265,7 @@ def test_a_store_in_a_cycle_is_closed_when_collected():
 
 def test_threads_call_works_while_stores_are_collected(loop):
     """The executor of `aget` and its like is made while a finalizer wants to end one."""
-    for _ in range(20):
+    for _ in range(5):
         drop_a_store()
         store = Store(Gated())
         store["k"] = 1
