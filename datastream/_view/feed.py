@@ -70,6 +70,7 @@ class Feed(ObserverBase[Batch], Generic[S]):
         """When the first state came from the backend."""
         self.ended = False
         self.error: Exception | None = None
+        """Why the subscription ended, if not because something was closed."""
         self.handles = 0
         """Views that share it; the registry counts."""
         self.opened = threading.Event()
@@ -90,7 +91,7 @@ class Feed(ObserverBase[Batch], Generic[S]):
             live_at=self.live_at,
             exists=state.exists,
             complaint=state.complaint,
-            error=state.error,
+            error=self.error or state.error,
             ended=self.ended or self.is_forked,
         )
 
@@ -158,7 +159,6 @@ class Feed(ObserverBase[Batch], Generic[S]):
         self._end(error)
 
     def on_completed(self) -> None:
-        self.error = self.error or StoreClosed("the store was closed; open another")
         self.ended = True
         self._end(None)
 

@@ -61,7 +61,7 @@ def take(given: Given, key: str, frame: FrameType) -> Any:
     mine = given.get(thread)
     if mine is None:
         now = monotonic()
-        for other, one in list(given.items()):
+        for other, one in given.copy().items():
             if now > one.until:
                 given.pop(other, None)
         return NOWHERE

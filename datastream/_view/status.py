@@ -31,7 +31,7 @@ class Standing(NamedTuple):
     complaint: str = ""
     """Why the newest state is not in force, if it is not."""
     error: Exception | None = None
-    """Why there is no state although the backend answered."""
+    """Why there is no state although the backend answered, or no longer one that follows it."""
     ended: bool = False
 
 
@@ -40,7 +40,7 @@ def status_of(store: Status, standing: Standing) -> Status:
     state, since, error, degraded = store
     degraded = "; ".join(filter(None, (degraded, standing.complaint)))
     if standing.ended or state is State.CLOSED:
-        return Status(State.CLOSED, since, error, degraded)
+        return Status(State.CLOSED, since, standing.error or error, degraded)
     if not standing.exists:
         # Nothing stands that could be stale.
         return Status(State.CONNECTING, standing.made_at, standing.error or error, degraded)

@@ -51,4 +51,5 @@ def test_closed_is_closed():
     standing = Standing(MADE, None, LIVE, exists=True)
     assert status_of(store(State.CLOSED), standing).state is State.CLOSED
     ended = standing._replace(ended=True)
+    assert status_of(store(State.READY), ended._replace(error=AWAY)).error is AWAY
     assert status_of(store(State.READY), ended).state is State.CLOSED
