@@ -161,6 +161,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
 
     def _write(self, values: Mapping[Path, Any], message: str, author: str) -> None:
         state, store = self._state, self._feed.store
+        store._core.check_open()
         if self._feed.live_at is None:
             # Out of what is not known nothing can be made.
             self._await_state()

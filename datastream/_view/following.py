@@ -250,6 +250,10 @@ class _Follower:
 
     def on_move(self, call: Callable[[], object], end: Callable[[], object]) -> Forget:
         following = self._following
+        if self.is_forked():
+            # Nothing moves any more, and another thread of the parent may have held a lock.
+            end()
+            return _nothing
         forget_move = following._feed.on_move(call)
 
         def close() -> None:
@@ -267,6 +271,10 @@ class _Follower:
             forget_end()
 
         return forget
+
+
+def _nothing() -> None:
+    pass
 
 
 def _is_settled(status: Status) -> bool:

@@ -1,6 +1,7 @@
 """What subscribers of views and bindings have not taken yet, and who is offered what."""
 
 import tracemalloc
+from itertools import pairwise
 
 from pydantic import BaseModel
 
@@ -121,7 +122,7 @@ def test_a_change_is_narrowed_to_what_is_at_or_above_or_below_a_path():
 def test_a_slow_subscriber_of_a_binding_gets_one_change_for_many():
     buffer = BindingChanges()
     objects = [Outer(x=number) for number in range(KEPT + 2)]
-    for old, new in zip(objects, objects[1:], strict=False):
+    for old, new in pairwise(objects):
         buffer.put(BindingChange(old, new, ("x",)))
     taken = drain(buffer)
     assert len(taken) == 1
