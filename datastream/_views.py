@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from reactivex.abc import DisposableBase, ObserverBase
 
 from datastream._view.cache import CacheFile
-from datastream._view.feed import Feed, Feeds
+from datastream._view.keeper import Keeper, Keepers
 from datastream._view.state import ViewState
 from datastream._view.write_behind import WriteBehind
 from datastream._watch.subscription import Since
@@ -34,7 +34,7 @@ log = logging.getLogger("datastream")
 class StoreViews(StoreWatches):
     """The part of a `Store` that is kept in memory."""
 
-    _feeds: Feeds
+    _keepers: Keepers
 
     @overload
     def view(
@@ -88,10 +88,10 @@ class StoreViews(StoreWatches):
         file = None if cache is None else CacheFile(cache, self.name, selection)
         what = f"{self.name}, {described(selection, 'view')}"
         key = (selection, _identity(as_), None if file is None else file.path)
-        feeds, store = self._feeds, cast("Store", self)
-        make = partial(_make_feed, store, selection, as_, file, what)
-        feed = feeds.share(key, make, _open_feed)
-        return View(feed, partial(feeds.release, key, feed), what, wait)
+        keepers, store = self._keepers, cast("Store", self)
+        make = partial(_make_keeper, store, selection, as_, file, what)
+        keeper = keepers.share(key, make, _open_keeper)
+        return View(keeper, partial(keepers.release, key, keeper), what, wait)
 
     def bind(self, model: type[T], place: str = "", *, wait: float = 0.0) -> Binding[T]:
         """One object of many keys, or of one document, validated by pydantic; see `Binding`.
@@ -124,27 +124,27 @@ class StoreViews(StoreWatches):
         return self._subscribe(observer, selection, since, _alone, Pace())
 
 
-def _make_feed(
+def _make_keeper(
     store: Store,
     selection: Selection,
     convert: Callable[[Any], Any] | None,
     file: CacheFile | None,
     what: str,
-) -> Feed[ViewState]:
+) -> Keeper[ViewState]:
     state = ViewState(convert, partial(_log_rejected, what), keeps_rows=file is not None)
-    feed = Feed(store, selection, state)
+    keeper = Keeper(store, selection, state)
     if file is not None:
-        feed.after = WriteBehind(file, state, store._dispatcher)
-    return feed
+        keeper.after = WriteBehind(file, state, store._dispatcher)
+    return keeper
 
 
-def _open_feed(feed: Feed[ViewState]) -> None:
+def _open_keeper(keeper: Keeper[ViewState]) -> None:
     since: Since = None
-    if isinstance(feed.after, WriteBehind):
-        feed.known_at = feed.after.restore()
+    if isinstance(keeper.after, WriteBehind):
+        keeper.known_at = keeper.after.restore()
         # Without a cursor, what is there is named revision by revision.
-        since = feed.state.cursor or feed.state.revisions()
-    feed.open(since or None)
+        since = keeper.state.cursor or keeper.state.revisions()
+    keeper.open(since or None)
 
 
 def _log_rejected(what: str, rejected: Rejected) -> None:

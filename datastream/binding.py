@@ -17,8 +17,8 @@ from datastream._binding.paths import check_path
 from datastream._binding.state import BindingState
 from datastream._binding.tree import Path
 from datastream._binding.writing import plan
-from datastream._view.feed import Feed
 from datastream._view.following import Following, Place
+from datastream._view.keeper import Keeper
 from datastream.aio import AsyncWatch
 from datastream.entry import Rejected
 from datastream.errors import InvalidKey, shown
@@ -102,14 +102,14 @@ class Binding(Following[BindingState[T]], Generic[T]):
         Secrets are shown as stars: pydantic's secret types, and fields that are called so.
         """
         self._await_state()
-        state, store = self._state, self._feed.store
+        state, store = self._state, self._keeper.store
         if state.in_force is None:
             return {}
         return explained(*state.in_force, Origins(store, state.about))
 
     async def aexplain(self) -> dict[str, Explained]:
         """`explain`, without holding up the event loop."""
-        return await self._feed.store.threads.call(self.explain)
+        return await self._keeper.store.threads.call(self.explain)
 
     # Writing.
 
@@ -137,14 +137,14 @@ class Binding(Following[BindingState[T]], Generic[T]):
 
     async def aput(self, **values: Any) -> None:
         """`put`, without holding up the event loop."""
-        await self._feed.store.threads.run(partial(self.put, **values))
+        await self._keeper.store.threads.run(partial(self.put, **values))
 
     async def apatch(
         self, values: Mapping[str, Any], *, message: str = "", author: str = ""
     ) -> None:
         """`patch`, without holding up the event loop."""
         call = partial(self.patch, values, message=message, author=author)
-        await self._feed.store.threads.run(call)
+        await self._keeper.store.threads.run(call)
 
     # Inside.
 
@@ -160,9 +160,9 @@ class Binding(Following[BindingState[T]], Generic[T]):
         self.__dict__.pop("current", None)
 
     def _write(self, values: Mapping[Path, Any], message: str, author: str) -> None:
-        state, store = self._state, self._feed.store
+        state, store = self._state, self._keeper.store
         store._core.check_open()
-        if self._feed.live_at is None:
+        if self._keeper.live_at is None:
             # Out of what is not known nothing can be made.
             self._await_state()
         made = plan(state.evaluate, state.entries, values, self._what)
@@ -199,12 +199,12 @@ def bind(store: Store, model: Any, place: str, wait: float) -> Binding[Any]:
     name = getattr(model, "__name__", None) or str(model)
     what = f"{store.name}, bind({name}, {shown(place)})"
     state: BindingState[Any] = BindingState(Evaluator(model, layout), what)
-    feed = Feed(store, selection, state)
-    feed.open()
+    keeper = Keeper(store, selection, state)
+    keeper.open()
     if state.error is not None:
-        feed.close()
+        keeper.close()
         raise state.error
-    binding: Binding[Any] = Binding(feed, feed.close, what, wait)
+    binding: Binding[Any] = Binding(keeper, keeper.close, what, wait)
     state.show(binding)
     return binding
 

@@ -17,7 +17,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
-from datastream._view.feed import Feeds
+from datastream._view.keeper import Keepers
 from datastream._views import StoreViews
 from datastream._watch import reaper
 from datastream._watch.core import Core
@@ -80,7 +80,7 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         self._status = StatusHolder(self.name, self._dispatcher)
         self._core = Core(source, self.name, self._status)
         self._replays = Replays()
-        self._feeds = Feeds()
+        self._keepers = Keepers()
         closing = partial(
             _close, self._core, self._dispatcher, self._status, self._replays, self.threads
         )

@@ -11,9 +11,9 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
 from datastream._view.changes import ChangeBuffer
-from datastream._view.feed import Feed
 from datastream._view.following import Following, Place
 from datastream._view.handover import NOWHERE, Given, Keys, take
+from datastream._view.keeper import Keeper
 from datastream._view.state import Picture, ViewState
 from datastream.aio import AsyncWatch
 from datastream.entry import Change, ChangeBatch, Rejected
@@ -67,9 +67,9 @@ class View(Following[ViewState], Mapping[str, V]):
     # Reading.
 
     def __init__(
-        self, feed: Feed[ViewState], release: Callable[[], object], what: str, wait: float
+        self, keeper: Keeper[ViewState], release: Callable[[], object], what: str, wait: float
     ) -> None:
-        super().__init__(feed, release, what, wait)
+        super().__init__(keeper, release, what, wait)
         self._given: Given = {}
 
     def __getitem__(self, key: str) -> V:
@@ -160,7 +160,7 @@ class View(Following[ViewState], Mapping[str, V]):
         """
         if key.endswith("/"):
             raise InvalidKey(f"{shown(key)} is a prefix, on() takes one key; subscribe to changes")
-        if not self._feed.selection.matches(key):
+        if not self._keeper.selection.matches(key):
             raise InvalidKey(f"{self._what} does not select the key {shown(key)}")
 
         return self._observable(_each, key).subscribe(_returning_none(callback))
@@ -175,7 +175,7 @@ class View(Following[ViewState], Mapping[str, V]):
         state = self._state
         if not state.exists:
             self._await_state()
-        return state.last_picture() if self._feed.is_forked else state.picture()
+        return state.last_picture() if self._keeper.is_forked else state.picture()
 
     def _missing(self, key: str) -> V:
         """The slow half of ``[]``."""
@@ -190,7 +190,7 @@ class View(Following[ViewState], Mapping[str, V]):
                 f"{self._what} has no value at {shown(key)}: it was refused, "
                 f"{refused.rejected.reason}"
             )
-        if not self._feed.selection.matches(key):
+        if not self._keeper.selection.matches(key):
             raise KeyNotFound(f"{self._what} does not select {shown(key)}")
         raise KeyNotFound(f"{self._what} holds nothing at {shown(key)}; list(view) gives its keys")
 

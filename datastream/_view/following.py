@@ -13,7 +13,7 @@ from reactivex.abc import DisposableBase, ObserverBase
 from reactivex.disposable import Disposable
 
 from datastream._view.changes import Listener
-from datastream._view.feed import Feed, Follows
+from datastream._view.keeper import Follows, Keeper
 from datastream._view.status import Forget, Standing, ViewStatus
 from datastream._watch import reaper
 from datastream._watch.subscriber import Buffer, Subscriber
@@ -37,17 +37,17 @@ class Following(Generic[S]):
     """A state in memory, kept current until it is closed or its last reference goes.
 
     Args:
-        feed: keeps the state current, perhaps for others too.
-        release: gives the feed up.
+        keeper: keeps the state current, perhaps for others too.
+        release: gives the keeper up.
         what: this is, for errors and the log.
         wait: seconds that a read waits for the first state.
     """
 
     def __init__(
-        self, feed: Feed[S], release: Callable[[], object], what: str, wait: float
+        self, keeper: Keeper[S], release: Callable[[], object], what: str, wait: float
     ) -> None:
-        self._feed = feed
-        self._state = feed.state
+        self._keeper = keeper
+        self._state = keeper.state
         self._what = what
         self._wait = wait
         self._lock = threading.Lock()
@@ -64,8 +64,10 @@ class Following(Generic[S]):
         CONNECTING before there is a state; READY; STALE, with `since` and `error`, while the
         backend is away and the last good state stands; `degraded` says what else is wrong.
         """
-        feed = self._feed
-        return ViewStatus(feed.store.status, _Follower(self), feed.store._dispatcher, self._what)
+        keeper = self._keeper
+        return ViewStatus(
+            keeper.store.status, _Follower(self), keeper.store._dispatcher, self._what
+        )
 
     def ready(self, timeout: float | None = None) -> bool:
         """Wait until the backend has answered and the state is the newest.
@@ -106,7 +108,7 @@ class Following(Generic[S]):
 
     def close(self) -> None:
         """Follow no more; what is in memory stays readable. Idempotent."""
-        if self._finalizer.detach() is None or self._feed.is_forked:
+        if self._finalizer.detach() is None or self._keeper.is_forked:
             return
         with self._lock:
             self._closed = True
@@ -158,13 +160,13 @@ class Following(Generic[S]):
         Raises:
             StoreClosed: nothing can change any more.
         """
-        dispatcher = self._feed.store._dispatcher
+        dispatcher = self._keeper.store._dispatcher
         subscriber: Subscriber[Any] = Subscriber(
             observer, unpack, buffer, dispatcher, self._what, keep=self
         )
         subscriber.on_close = self._join(subscriber, place)
         subscriber.start()
-        return Disposable(lambda: None if self._feed.is_forked else subscriber.close())
+        return Disposable(lambda: None if self._keeper.is_forked else subscriber.close())
 
     def _alisten(
         self,
@@ -177,16 +179,16 @@ class Following(Generic[S]):
         def subscribe(inbox: Inbox) -> Forget:
             return self._join(inbox, place)
 
-        return AsyncWatch(subscribe, unpack, self._feed.store.threads, buffer)
+        return AsyncWatch(subscribe, unpack, self._keeper.store.threads, buffer)
 
     def _join(self, listener: Listener, place: Place) -> Forget:
         """Offer `listener` what changes from here on; what is returned ends that."""
-        self._feed.store._core.check_open()
+        self._keeper.store._core.check_open()
         forget = self._ending(listener.end)
         place.add(listener)
 
         def leave() -> None:
-            if not self._feed.is_forked:
+            if not self._keeper.is_forked:
                 place.remove(listener)
                 forget()
 
@@ -195,7 +197,7 @@ class Following(Generic[S]):
     def _ending(self, end: Callable[[], object]) -> Forget:
         """Have `end` called when this is closed."""
         with self._lock:
-            if self._closed or self._feed.ended:
+            if self._closed or self._keeper.ended:
                 raise StoreClosed(f"{self._what} was closed; make another")
             self._ends.add(end)
 
@@ -236,17 +238,17 @@ class Following(Generic[S]):
 
 
 class _Follower:
-    """What the status of one view is derived from; the feed may serve others too."""
+    """What the status of one view is derived from; the keeper may serve others too."""
 
     def __init__(self, following: Following[Any]) -> None:
         self._following = following
 
     def standing(self) -> Standing:
-        standing: Standing = self._following._feed.standing
+        standing: Standing = self._following._keeper.standing
         return standing._replace(ended=True) if self._following._closed else standing
 
     def is_forked(self) -> bool:
-        return self._following._feed.is_forked
+        return self._following._keeper.is_forked
 
     def on_move(self, call: Callable[[], object], end: Callable[[], object]) -> Forget:
         following = self._following
@@ -254,7 +256,7 @@ class _Follower:
             # Nothing moves any more, and another thread of the parent may have held a lock.
             end()
             return _nothing
-        forget_move = following._feed.on_move(call)
+        forget_move = following._keeper.on_move(call)
 
         def close() -> None:
             call()

@@ -234,7 +234,7 @@ def test_views_of_the_same_share_one_subscription_and_their_values(filled, sourc
     views = [filled.view("fx/", as_=convert) for _ in range(100)]
     assert len(made) == 2
     assert all(view["fx/USD"] is views[0]["fx/USD"] for view in views)
-    assert len(filled._feeds._feeds) == 1
+    assert len(filled._keepers._keepers) == 1
     other = filled.view("fx/", as_=float)
     assert other["fx/USD"] == 1.5
     for view in views[1:]:

@@ -20,5 +20,5 @@ with datastream.open(f"sqlite:{sys.argv[1]}") as store:
     for number in count():
         store.put_many(dict.fromkeys(KEYS, number))
         if number == 2:
-            eventually(lambda: view._feed.after._file.path.exists(), "a cache")
+            eventually(lambda: view._keeper.after._file.path.exists(), "a cache")
             print("there", flush=True)

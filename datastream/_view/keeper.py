@@ -48,7 +48,7 @@ class Follows(Protocol):
 S = TypeVar("S", bound=Follows)
 
 
-class Feed(ObserverBase[Batch], Generic[S]):
+class Keeper(ObserverBase[Batch], Generic[S]):
     """Applies what a store's subscription brings to a state.
 
     Args:
@@ -171,54 +171,54 @@ class Feed(ObserverBase[Batch], Generic[S]):
         self.state.listeners.end(error)
 
 
-class Feeds:
-    """The feeds of one store that views share."""
+class Keepers:
+    """The keepers of one store that views share."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._feeds: dict[Hashable, Feed[Any]] = {}
+        self._keepers: dict[Hashable, Keeper[Any]] = {}
 
     def share(
-        self, key: Hashable, make: Callable[[], Feed[S]], open_: Callable[[Feed[S]], None]
-    ) -> Feed[S]:
-        """The feed under `key`, made and opened if there is none yet; `release` it once."""
+        self, key: Hashable, make: Callable[[], Keeper[S]], open_: Callable[[Keeper[S]], None]
+    ) -> Keeper[S]:
+        """The keeper under `key`, made and opened if there is none yet; `release` it once."""
         while True:
             with self._lock:
-                shared: Feed[S] | None = self._feeds.get(key)
+                shared: Keeper[S] | None = self._keepers.get(key)
                 is_new = shared is None or shared.ended
-                feed = make() if shared is None or is_new else shared
-                self._feeds[key] = feed
-                feed.handles += 1
+                keeper = make() if shared is None or is_new else shared
+                self._keepers[key] = keeper
+                keeper.handles += 1
             if is_new:
-                self._open(key, feed, open_)
-                return feed
+                self._open(key, keeper, open_)
+                return keeper
             # The other one makes the very call that this one would have to make.
-            feed.opened.wait()
-            if not feed.ended:
-                return feed
-            self.release(key, feed)
+            keeper.opened.wait()
+            if not keeper.ended:
+                return keeper
+            self.release(key, keeper)
 
-    def release(self, key: Hashable, feed: Feed[S]) -> None:
-        """One handle less; the last one closes the feed."""
-        if feed.is_forked:
+    def release(self, key: Hashable, keeper: Keeper[S]) -> None:
+        """One handle less; the last one closes the keeper."""
+        if keeper.is_forked:
             return
         with self._lock:
-            feed.handles -= 1
-            last = feed.handles == 0
-            if last and self._feeds.get(key) is feed:
-                del self._feeds[key]
+            keeper.handles -= 1
+            last = keeper.handles == 0
+            if last and self._keepers.get(key) is keeper:
+                del self._keepers[key]
         if last:
-            feed.close()
+            keeper.close()
 
-    def _open(self, key: Hashable, feed: Feed[S], open_: Callable[[Feed[S]], None]) -> None:
+    def _open(self, key: Hashable, keeper: Keeper[S], open_: Callable[[Keeper[S]], None]) -> None:
         try:
-            open_(feed)
+            open_(keeper)
         except BaseException:
-            feed.ended = True
-            self.release(key, feed)
+            keeper.ended = True
+            self.release(key, keeper)
             raise
         finally:
-            feed.opened.set()
+            keeper.opened.set()
 
 
 def _nothing() -> None:
