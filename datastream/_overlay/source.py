@@ -15,7 +15,6 @@ from datastream._overlay.following import Following, grown
 from datastream._overlay.layer import OPEN_AGAIN, Layer
 from datastream._overlay.position import Place, parse, spell
 from datastream._overlay.recent import Recent
-from datastream._overlay.table import Table
 from datastream._overlay.tombstone import visible
 from datastream._overlay.writing import Around, Found, as_seen, needs_all, plan
 from datastream._upstream import Upstream
@@ -90,7 +89,7 @@ class OverlaySource(Source):
             return None
         except DatastreamError as error:
             following = self._following
-            if following is not None and _knows(following.table, index, key):
+            if following is not None and following.table.knows(index, key):
                 self._look_at_layers()
                 return following.table.held(index, key)
             if layer.may_be_missing:
@@ -243,13 +242,11 @@ class OverlaySource(Source):
         table = following.table if following is not None else None
         since, sequence = table.mark() if table is not None else ("", 0)
         around = [self._around(written, write) for write in writes]
-        planned = [plan(*both) for both in zip(writes, around, strict=True)]
+        planned = list(map(plan, writes, around))
         wanted = [write for write in planned if write is not None]
         answers = iter(self._write(self._layers[written], upstream, wanted) if wanted else ())
-        entries = [
-            as_seen(write.key, next(answers) if one is not None else None, seen)
-            for write, one, seen in zip(writes, planned, around, strict=True)
-        ]
+        stored = [next(answers) if write is not None else None for write in planned]
+        entries = list(map(as_seen, writes, stored, around))
         known = None if table is None else table.written(since, sequence, entries)
         if known is None:
             self._wake.set()
@@ -298,7 +295,3 @@ class OverlaySource(Source):
         self._wake.set()
         for layer in self._layers:
             layer.close()
-
-
-def _knows(table: Table, index: int, key: str) -> bool:
-    return table.has_joined(index) and table.selection.matches(key)

@@ -61,6 +61,10 @@ class Table:
         """Whether the layer has given its state."""
         return self._joined[layer]
 
+    def knows(self, layer: int, key: str) -> bool:
+        """Whether it is known what the layer held of a key, if only that it held nothing."""
+        return self._joined[layer] and self.selection.matches(key)
+
     def held(self, layer: int, key: str) -> Entry | None:
         """What a layer held of a key, when it was last heard of."""
         return self._held[layer].get(key)
@@ -232,11 +236,16 @@ class Table:
         with self._lock:
             if self._sequence != sequence + 1:
                 return None
-            keys = {entry.key for entry in entries}
-            if not keys.issuperset(self._changed_since(sequence)):
-                return None
-            if any(_revision(self._visible.get(e.key)) != _revision(e) for e in entries):
-                return None
+            revisions = {entry.key: entry.revision for entry in entries}
+            for changed in reversed(self._log):
+                if changed.sequence <= sequence:
+                    break
+                if changed.key not in revisions:
+                    return None
+            seen = self._visible
+            for key, revision in revisions.items():
+                if revision != (seen[key].revision if key in seen else ""):
+                    return None
             last = self._last
             return Written(entries, self._position, since, last.author, last.message)
 
@@ -261,7 +270,3 @@ def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:
         else:
             held[entry.key] = entry
         yield entry.key
-
-
-def _revision(entry: Entry | None) -> str:
-    return "" if entry is None else entry.revision

@@ -63,13 +63,13 @@ def plan(write: Write, around: Around) -> Write | None:
     return write._replace(expect=expect)
 
 
-def as_seen(key: str, stored: Entry | None, around: Around) -> Entry:
-    """What is visible of a key after it was written, from what its layer stored."""
+def as_seen(write: Write, stored: Entry | None, around: Around) -> Entry:
+    """What is visible after a write, from what its layer stored; None if nothing was written."""
     if stored is None:
-        return deleted(key)
+        return deleted(write.key)
     if stored.operation is Operation.DELETE:
         return around.shown_below or stored
-    return visible(stored) or deleted(key, stored.updated_at)
+    return visible(stored) or deleted(write.key, stored.updated_at)
 
 
 def _plan_delete(write: Write, around: Around) -> Write | None:
