@@ -182,20 +182,6 @@ def test_a_half_saved_document_is_trouble_and_no_delete(file, name, text, half):
     assert [(e.key, e.operation) for e in recorder.live] == [("title", Operation.PUT)]
 
 
-def test_a_document_saved_in_place_is_not_seen_half(file):
-    """Half of it is a document too: what it lacks is believed when the file stays like that."""
-    path, store = file("s.toml", TOML)
-    recorder = Recorder(store)
-    recorder.wait_ready()
-    for number in range(10):
-        with path.open("w") as handle:
-            for line in TOML.replace("pool = 5", f"pool = {number}").splitlines(keepends=True):
-                handle.write(line)
-                handle.flush()
-    recorder.wait(lambda r: r.state.get("db/pool") == b"9")
-    assert not any(e.operation is Operation.DELETE for e in recorder.live)
-
-
 def test_an_emptied_document_is_believed_after_a_second_look(file):
     path, store = file("s.toml", TOML)
     recorder = Recorder(store)

@@ -468,11 +468,20 @@ def test_a_layer_that_is_empty_for_no_reason_when_it_is_followed(layers):
     laid = layers.overlay()
     spy = layers.spies["bottom"]
     state = laid._source.read(Selection(), None)
-    spy.pretend = Reading((), "nothing:0", complete=True)
+    original, asked = spy.read, []
+
+    def empty_and_then_away(selection, since):
+        asked.append(since)
+        if len(asked) == 1:
+            return Reading((), "nothing:0", complete=True)
+        raise SourceUnavailable("pulled the plug")
+
+    spy.read = empty_and_then_away
     reading = laid._source.read(Selection(), state.position)
-    assert spy.pretend is None
+    assert len(asked) > 1, "it was looked at once only"
     assert not any(entry.operation is Operation.DELETE for entry in reading.entries)
     assert set(laid.snapshot()) == {"k", "other", "t"}
+    spy.read = original
     laid._source.release()
 
 
