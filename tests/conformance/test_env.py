@@ -42,8 +42,8 @@ class Writer(EnvSource):
         self.harness = harness
 
     def write(self, writes):
-        environ = self.harness.environ
         with self.harness.lock:
+            environ = self.harness.environ
             names = [self.name(write.key) for write in writes]
             for write in writes:
                 current = self.get(write.key)
