@@ -111,10 +111,35 @@ def test_a_json_document_keeps_its_indentation_and_what_the_model_does_not_know(
     assert (json.loads(write.value), write.expect) == ({"db": {"pool": 6}}, "")
 
 
-def test_other_documents_are_not_written():
-    held = {"app.yaml": Entry("app.yaml", b"limit: 1  # few\n", "str", None, "1")}
-    with pytest.raises(Unsupported, match="comments and formatting would be lost"):
-        plan(Evaluator(Settings, Layout("app.yaml")), held, {("limit",): 2}, "settings")
+DOCUMENTS = {
+    "app.yaml": (
+        '# ours\ndb:\n    url: "u"  # the one\nlimit: 1  # few\nother: [1, 2]\n',
+        '# ours\ndb:\n    url: "u"  # the one\n    pool: 6\nlimit: 2  # few\nother: [1, 2]\n',
+    ),
+    "app.toml": (
+        "# ours\nlimit = 1  # few\nother = [1, 2]\n\n[db]\nurl = 'u'  # the one\n",
+        "# ours\nlimit = 2  # few\nother = [1, 2]\n\n[db]\nurl = 'u'  # the one\npool = 6\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("key", DOCUMENTS)
+def test_other_documents_keep_their_comments_and_formatting(key):
+    before, after = DOCUMENTS[key]
+    held = {key: Entry(key, before.encode(), "str", None, "1")}
+    evaluate = Evaluator(Settings, Layout(key))
+    (write,) = plan(evaluate, held, {("limit",): 2, ("db", "pool"): 6}, "settings").writes
+    assert (write.value.decode(), write.value_type, write.expect) == (after, "str", "1")
+    (write,) = plan(evaluate, {}, {("db", "pool"): 6}, "settings").writes
+    assert evaluate({key: Entry(key, write.value, write.value_type)}, {}).value.db.pool == 6
+    (write,) = plan(evaluate, held, {("db",): {"url": "v"}}, "settings").writes
+    assert "the one" in write.value.decode()
+
+
+def test_a_document_without_an_editor_is_not_written():
+    held = {"app": Entry("app", b"limit=1", "application/x-other", None, "1")}
+    with pytest.raises((Unsupported, InvalidValue)):
+        plan(Evaluator(Settings, Layout("app")), held, {("limit",): 2}, "settings")
 
 
 @pytest.mark.parametrize("name", ["a/b", "", "a\0b"])

@@ -6,10 +6,10 @@ from datetime import date
 import pytest
 
 from datastream import Batch, Entry, InvalidKey, InvalidValue, Selection, Write
+from datastream._formats import Malformed, format_of, is_document
 from datastream._overlay.recent import Recent
 from datastream._overlay.table import Table
 from datastream.sources._common.versions import Versions
-from datastream.sources.document.formats import Malformed, format_of, is_document
 from datastream.sources.document.leaves import entry_of, leaves, put, remove, value_of
 
 

@@ -115,7 +115,7 @@ def test_while_it_is_watched_its_last_good_state_stands():
 
 def test_history_leaves_out_what_changed_elsewhere_in_the_document():
     from datastream import Revision
-    from datastream.sources.document.formats import format_of
+    from datastream._formats import format_of
     from datastream.sources.document.holder import history_of
 
     texts = (b"b = 1\n", b"a = 2\nb = 1\n", b"a = 2\n", b"a = ", b"a = 1\n")

@@ -1,6 +1,6 @@
 """A document whose leaves are keys, as a source."""
 
-from datastream.sources.document.formats import is_document
+from datastream._formats import is_document
 from datastream.sources.document.source import DocumentSource
 
 __all__ = ["DocumentSource", "is_document"]

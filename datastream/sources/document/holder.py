@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from datastream._formats import Format, Malformed
 from datastream.entry import Entry, Operation, Revision, deleted
 from datastream.selection import Selection
 from datastream.source import Feature, Write
-from datastream.sources.document.formats import Format, Malformed
 from datastream.sources.document.leaves import Leaf, leaves
 
 

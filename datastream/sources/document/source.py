@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from datastream._formats import Malformed, format_of
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
     DatastreamError,
@@ -25,7 +26,6 @@ from datastream.sources._common.file_types import type_of_name
 from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.document.change import Change, about
-from datastream.sources.document.formats import Malformed, format_of
 from datastream.sources.document.holder import Holder, Parsed, history_of
 from datastream.sources.document.leaves import Leaf, leaves
 
