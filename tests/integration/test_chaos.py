@@ -130,7 +130,8 @@ def _final_state(path):
         return {key: int(value) for key, value in db.execute("SELECT key, value FROM data")}
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(4000, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("count", [40, 4000])
 @pytest.mark.timeout(300)
 def test_ten_watchers_of_twelve_writers_end_exact_through_killed_servers(tmp_path, count):
     path = tmp_path / "store.db"
@@ -191,7 +192,7 @@ def test_ten_watchers_of_twelve_writers_end_exact_through_killed_servers(tmp_pat
 # --- a writer killed on the way ---
 
 
-@pytest.mark.parametrize("how", ["put", "put_many"])
+@pytest.mark.parametrize("how", ["put", pytest.param("put_many", marks=pytest.mark.chaos)])
 def test_what_a_killed_writer_was_told_is_written_is_there(tmp_path, how):
     path, size = tmp_path / "store.db", 40
     chooser = random.Random(7)
@@ -229,6 +230,7 @@ def _check_hammered(state, how, size, acknowledged):
 KEYS = 1_000
 UPDATES = [30, pytest.param(1_000, marks=pytest.mark.chaos)]
 """Times a thousand keys of a thousand bytes: 30 MB, or 1 GB, pass by."""
+ONLY_LONG = UPDATES[1:]
 TRACED_LIMIT, MEMORY_LIMIT = 15 << 20, 50 << 20
 
 
@@ -293,7 +295,7 @@ def test_a_blocked_callback_costs_bounded_memory_and_then_gets_the_final_state(r
         assert max(calls.values()) <= 10
 
 
-@pytest.mark.parametrize("rounds", UPDATES)
+@pytest.mark.parametrize("rounds", ONLY_LONG)
 @pytest.mark.timeout(300)
 def test_an_awatch_never_advanced_costs_bounded_memory_and_then_gets_the_final_state(rounds):
     async def run():
@@ -314,7 +316,7 @@ def test_an_awatch_never_advanced_costs_bounded_memory_and_then_gets_the_final_s
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("rounds", UPDATES)
+@pytest.mark.parametrize("rounds", ONLY_LONG)
 @pytest.mark.timeout(300)
 def test_a_stream_that_is_not_read_costs_bounded_memory_and_then_gets_the_final_state(rounds):
     with datastream.open("memory:") as store, datastream_grpc.serve(store, "127.0.0.1:0") as server:
@@ -339,6 +341,7 @@ def test_a_stream_that_is_not_read_costs_bounded_memory_and_then_gets_the_final_
             stream.cancel()
 
 
+@pytest.mark.chaos
 def test_a_remote_store_whose_subscriber_blocks_costs_bounded_memory(gate):
     entered = threading.Event()
     got = {}

@@ -120,7 +120,7 @@ def crowd_of(backend, seconds):
 @pytest.mark.parametrize("backend", QUICK, indirect=True)
 @pytest.mark.timeout(180)
 def test_fifty_threads_mix_everything(backend):
-    crowd_of(backend, 2.0)
+    crowd_of(backend, 1.0)
 
 
 @pytest.mark.chaos

@@ -263,6 +263,7 @@ def test_a_store_in_a_cycle_is_closed_when_collected():
     eventually(lambda: source.closed == 1, "the source is closed")
 
 
+@pytest.mark.chaos
 def test_threads_call_works_while_stores_are_collected(loop):
     """The executor of `aget` and its like is made while a finalizer wants to end one."""
     for _ in range(5):

@@ -160,6 +160,7 @@ def test_a_signal_ends_both_processes(
     assert not client.is_running()
 
 
+@pytest.mark.chaos
 def test_a_reader_that_leaves_ends_the_demo_quietly(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)
@@ -170,6 +171,7 @@ def test_a_reader_that_leaves_ends_the_demo_quietly(demos: list[Demo], tmp_path:
     assert (code, err) == (0, "")
 
 
+@pytest.mark.chaos
 def test_a_client_that_dies_is_told_in_one_line(demos: list[Demo], tmp_path: Path) -> None:
     demo = Demo(tmp_path)
     demos.append(demo)

@@ -300,6 +300,7 @@ def test_an_archive_is_read_while_it_is_replaced(tmp_path):
     source.close()
 
 
+@pytest.mark.chaos
 def test_many_threads_mix_everything(memory_url):
     source = FilesystemSource(memory_url)
     chance, everything, newest = random.Random(1), Selection(), {}

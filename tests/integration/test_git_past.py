@@ -301,6 +301,7 @@ def real(tmp_path):
     return made
 
 
+@pytest.mark.chaos
 def test_every_commit_of_a_real_repository(real):
     line = real.git("rev-list", "--first-parent", "--reverse", "HEAD").splitlines()
     with opened(real) as store:

@@ -522,6 +522,7 @@ def test_branches_and_urls_have_clones_of_their_own(url, bare, tmp_path):
     assert all(clone.stat().st_mode & 0o077 == 0 for clone in clones(tmp_path))
 
 
+@pytest.mark.chaos
 def test_many_open_one_remote_at_once(url, bare, tmp_path):
     bare.import_commit({"a": "1"})
     program = (

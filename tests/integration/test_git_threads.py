@@ -27,7 +27,7 @@ from tests.repositories import Repository, git_environment  # noqa: F401  (a fix
 from tests.servers.git_http import PASSWORD, USER, GitServer
 
 ALL = Selection.of()
-SECONDS = 4.0
+SECONDS = 1.5
 
 
 @pytest.fixture

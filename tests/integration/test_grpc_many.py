@@ -148,7 +148,7 @@ def _final_unless_away(store):
     return None
 
 
-@pytest.mark.parametrize("backend", ["memory:", "sqlite"])
+@pytest.mark.parametrize("backend", ["memory:", pytest.param("sqlite", marks=pytest.mark.chaos)])
 @pytest.mark.usefixtures("quick_switches")
 @pytest.mark.timeout(120)
 def test_threads_mixing_everything_on_one_remote_store(stack, tmp_path, backend):
@@ -160,6 +160,7 @@ def test_threads_mixing_everything_on_one_remote_store(stack, tmp_path, backend)
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.chaos
 def test_threads_mixing_everything_while_the_server_is_killed_and_restarted(stack, tmp_path):
     url = f"sqlite:{tmp_path / 'store.db'}"
     local = stack.enter_context(datastream.open(url))

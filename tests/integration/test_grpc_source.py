@@ -513,6 +513,7 @@ def test_many_readers_of_one_stream_miss_nothing_and_never_go_back(served, sourc
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.chaos
 def test_a_server_killed_and_restarted_under_load_is_followed_to_the_end(tmp_path):
     url = f"sqlite:{tmp_path / 'store.db'}"
     with ExitStack() as stack:

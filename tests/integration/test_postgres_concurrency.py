@@ -165,7 +165,9 @@ class Poller:
 # --- traffic ---
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": "poll", "interval": 0.02}])
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"mode": "poll", "interval": 0.02}, marks=pytest.mark.chaos)]
+)
 def test_fifty_threads_mix_everything(open_source, connections, db, options):
     source = open_source(**options)
     poller, chance = Poller(source), random.Random(7)
@@ -378,6 +380,7 @@ def test_close_cancels_what_hangs(open_source, postgres, db, connections):
     assert db.execute("SELECT value FROM data").fetchone() == (b"1",)
 
 
+@pytest.mark.chaos
 def test_close_and_calls_while_the_server_is_frozen():
     with Server().start() as server:
         with psycopg.connect(server.url, autocommit=True) as db:
@@ -425,6 +428,7 @@ def test_wait_can_be_released_and_closed_from_other_threads(source, connections)
 # --- trouble ---
 
 
+@pytest.mark.chaos
 def test_connections_killed_under_load(source, db, name):
     kill = (
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = %s"
@@ -547,6 +551,7 @@ def test_a_table_altered_while_it_is_looked_up(postgres, db, monkeypatch):
         source.close()
 
 
+@pytest.mark.chaos
 def test_all_connections_lead_to_one_of_several_servers():
     with Server().start() as one, Server().start() as two:
         for server in (one, two):

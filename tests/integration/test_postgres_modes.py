@@ -159,6 +159,7 @@ def test_two_ways_to_read_one_table(postgres, db):
     assert not installed(db)
 
 
+@pytest.mark.chaos
 def test_a_replica_is_polled_until_it_is_promoted():
     with Server(hot_standby_feedback="on").start() as primary:
         with psycopg.connect(primary.url, autocommit=True) as db:
@@ -189,7 +190,10 @@ def test_a_replica_is_polled_until_it_is_promoted():
 
 
 @needs_pgbouncer
-@pytest.mark.parametrize(("mode", "polls"), [("transaction", True), ("session", False)])
+@pytest.mark.parametrize(
+    ("mode", "polls"),
+    [("transaction", True), pytest.param("session", False, marks=pytest.mark.chaos)],
+)
 def test_behind_pgbouncer(mode, polls):
     with Server().start() as server, psycopg.connect(server.url, autocommit=True) as db:
         db.execute(TABLE)

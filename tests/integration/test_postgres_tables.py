@@ -304,6 +304,7 @@ def test_revisions_are_the_same_everywhere(make, postgres):
     assert {e.key: e.revision for e in follower.entries} == {e.key: e.revision for e in stored}
 
 
+@pytest.mark.chaos
 def test_big_batches(make):
     store, follower = make("CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text)")
     store.put_many({f"k/{n}": n for n in range(5000)})

@@ -60,7 +60,9 @@ def execute(url, *statements):
 # --- servers that go away ---
 
 
-@pytest.mark.parametrize("how", ["fast", "immediate", "kill"])
+@pytest.mark.parametrize(
+    "how", ["kill", *(pytest.param(how, marks=pytest.mark.chaos) for how in ("fast", "immediate"))]
+)
 def test_a_server_that_is_stopped_and_started(server, how):
     execute(server.url, "INSERT INTO data VALUES ('a', '1'), ('b', '1')")
     with datastream.open(server.url) as store:
@@ -129,6 +131,7 @@ def test_a_connection_cut_in_the_middle_of_a_write(server):
 
 
 @pytest.mark.parametrize("more", [0, 500])
+@pytest.mark.chaos
 def test_a_server_that_comes_back_with_an_older_state(server, closing_store, more):
     """A restored copy, whose transactions count on from where it was made."""
     execute(server.url, "INSERT INTO data VALUES ('old', '1'), ('both', '1')")

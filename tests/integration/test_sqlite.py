@@ -884,6 +884,7 @@ def test_after_a_file_was_replaced_no_write_goes_to_the_old_one(tmp_path, stack,
         follower.wait_state({"theirs": b"1", "mine": b"1"})
 
 
+@pytest.mark.chaos
 def test_going_to_another_file_while_looking_at_the_old_one_does_not_crash(tmp_path):
     """A connection closed under a running statement ends the whole process, in Python 3.11."""
     with Child("replacing", tmp_path, 300) as child:
@@ -1301,6 +1302,7 @@ def test_compare_and_set_is_atomic_across_processes(path, stack):
     assert numbers == sorted(set(numbers))
 
 
+@pytest.mark.chaos
 def test_many_processes_open_a_new_file_at_once(path, stack):
     children = [stack.enter_context(Child("increment", f"sqlite:{path}", "n", 0)) for _ in range(4)]
     for child in children:

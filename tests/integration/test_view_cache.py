@@ -184,6 +184,7 @@ def test_two_processes_share_one(name, path, elsewhere, monkeypatch):
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.chaos
 def test_a_process_killed_while_it_writes_leaves_a_whole_one(tmp_path, path):
     for round_ in range(4):
         with Child("cache_writer", tmp_path / "x.db", path) as child:

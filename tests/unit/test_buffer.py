@@ -1,5 +1,6 @@
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,7 @@ def test_large_values_are_merged_early():
     assert len(drain(mailbox)) == 1
 
 
+@pytest.mark.chaos
 def test_memory_does_not_grow_with_the_changes():
     mailbox = ConflatingBuffer()
     tracemalloc.start()

@@ -194,6 +194,7 @@ def test_keys_that_no_file_can_have_are_refused(root, store, key):
     }
 
 
+@pytest.mark.chaos
 def test_paths_too_long_and_deep_ones(root, store):
     with pytest.raises(InvalidKey):
         store["/".join(["k" * 200] * 30)] = 1
@@ -354,6 +355,7 @@ def test_files_in_directories_made_faster_than_they_are_watched(root, store):
     watcher.wait_state(expected)
 
 
+@pytest.mark.chaos
 def test_thousands_of_files_at_once(root, store):
     watcher = Recorder(store)
     expected = {f"{n % 20}/{n}": b"%d" % n for n in range(3000)}

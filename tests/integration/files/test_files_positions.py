@@ -258,6 +258,7 @@ def test_a_batch_between_listing_and_loading_is_never_seen_in_halves(root, sourc
     other.close()
 
 
+@pytest.mark.chaos
 def test_readers_never_see_half_a_batch_while_a_writer_writes_all_the_time(root, source):
     keys = ("a", "d/b", "d/e/c")
     other = FilesSource(root)
@@ -400,6 +401,7 @@ def test_a_name_that_is_no_utf8_does_not_keep_the_store_busy(root, caplog, kind)
 # --- many threads ---
 
 
+@pytest.mark.chaos
 def test_many_threads_mix_everything(root, source):
     """Fifty threads; the values of each key only grow, and so does what anybody reads of it."""
     before = sys.getswitchinterval()

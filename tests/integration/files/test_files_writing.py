@@ -162,6 +162,7 @@ def test_what_fails_half_way_is_taken_back(root, store, tmp_path, monkeypatch):
     assert [entry.key for entry in watcher.live] == ["end"]
 
 
+@pytest.mark.chaos
 def test_compare_and_set_between_processes(root):
     (root / "n").write_text("0")
     with Child("increment", f"file:{root}", "n", 60) as one:

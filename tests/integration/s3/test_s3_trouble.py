@@ -350,6 +350,7 @@ def test_conditions_are_tried_once(make, proxy):
     assert all("If-Match" in r.headers for r in proxy.requests if r.kind == "put")
 
 
+@pytest.mark.chaos
 def test_two_processes_count_with_compare_and_set(url, bucket, raw, stack):
     raw.put("n", b"0")
     place = f"s3://{bucket}?endpoint_url={url}&key=test&secret=test&region=us-east-1"
