@@ -320,6 +320,8 @@ class Core:
             self._joiner.join(subscription)
         except SourceUnavailable:
             raise
+        except StoreClosed:
+            subscription.sink.end()
         except Exception as error:  # noqa: BLE001
             # What `subscribe` would have raised. It must not keep the others waiting for ever.
             subscription.sink.end(error)

@@ -101,6 +101,26 @@ def test_close_returns_while_a_call_hangs_for_ever(call):
         assert not hung.thread.is_alive()
 
 
+def test_a_late_subscription_completes_when_its_store_closes_while_it_joins():
+    source = Gated()
+    source.failures["read"] = SourceUnavailable("away")
+    store = Store(source)
+    completed, failed = threading.Event(), []
+    watch = store.watch_batches("k", since="of another epoch:1")
+    watch.subscribe(lambda batch: None, failed.append, completed.set)
+    source.hold("read")
+    source.failures.clear()
+    store.refresh()
+    source.await_held()
+    closing = Call(store.close)
+    eventually(lambda: store._core.closed, "it is closing")
+    # The join goes on with another read, of a store that is closed.
+    source.release_all()
+    closing.ends("close")
+    assert completed.wait(TIMEOUT)
+    assert failed == []
+
+
 @pytest.mark.parametrize("call", ["read", "write", "get", "wait", "capabilities"])
 def test_other_calls_go_on_while_one_hangs(call, store, source, follower):
     source.hold(call)
