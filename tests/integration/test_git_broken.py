@@ -353,3 +353,29 @@ def test_a_commit_without_a_date_is_read(repository):
     repository.git("update-ref", "refs/heads/main", before)
     repository.git("reflog", "expire", "--expire=now", "--all")
     repository.git("gc", "-q", "--prune=now")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("core.bigFileThreshold", "50m"),
+        ("core.bigFileThreshold", "4"),
+        ("core.deltaBaseCacheLimit", "256M"),
+        ("core.packedGitLimit", "1g"),
+        ("core.maxTreeDepth", "4k"),
+        ("pack.windowMemory", "100m"),
+        ("pack.deltaCacheSize", "128m"),
+    ],
+)
+def test_numbers_in_the_configuration_may_have_units(tmp_path, name, value):
+    repository = Repository.new(tmp_path / "work")
+    repository.commit({"a": "longer than four bytes"})
+    repository.git("config", name, value)
+    source = GitSource(repository.path)
+    source.write([Write("b", b"another value", "str")])
+    assert {e.key: e.value for e in source.read(ALL, None).entries} == {
+        "a": b"longer than four bytes",
+        "b": b"another value",
+    }
+    source.close()
+    assert repository.git("config", name) == value

@@ -20,6 +20,7 @@ from dulwich.repo import Repo
 from datastream.errors import DatastreamError, Unsupported
 from datastream.sources.git.errors import local_errors
 from datastream.sources.git.refs import Missing, TolerantRefs
+from datastream.sources.git.repository import TolerantRepo
 from datastream.sources.git.tree import Items
 
 KEPT_ITEMS = 100_000
@@ -87,7 +88,7 @@ def reopen_repo(path: str | Path) -> Repo:
 
 def _opened(path: str | Path) -> Repo:
     try:
-        repo = Repo(str(path))
+        repo = TolerantRepo(str(path))
     except NotGitRepository as error:
         raise NoRepository(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
@@ -96,7 +97,7 @@ def _opened(path: str | Path) -> Repo:
     if repo.bare and hidden.name == ".git" and not repo.get_config().get_boolean("core", "bare"):
         # Named by its inner folder, it has a work tree all the same.
         repo.close()
-        return Repo(str(hidden.parent))
+        return TolerantRepo(str(hidden.parent))
     return repo
 
 
