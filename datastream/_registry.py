@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from importlib.metadata import entry_points
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datastream.errors import DatastreamError
 from datastream.source import Source
 from datastream.store import Store
 from datastream.url import Location, parse
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
 
 GROUP = "datastream.sources"
 """Entry point group: name = scheme, value = a function ``(location, **options) -> Source``."""
@@ -84,10 +86,17 @@ def _factory(location: Location) -> Callable[..., Source]:
         row = _DOCUMENT
     if row is not None and not _is_filesystem(location):
         return _load(row, location.scheme)
-    for point in entry_points(group=GROUP, name=location.scheme):
+    for point in _plugins().select(name=location.scheme):
         factory: Callable[..., Source] = point.load()
         return factory
     return _load(_FILESYSTEM, _known_filesystem(location))
+
+
+def _plugins() -> EntryPoints:
+    # To import that takes a fifth of the time in which datastream is imported.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
 
 
 def _is_document(location: Location) -> bool:
@@ -107,7 +116,7 @@ def _known_filesystem(location: Location) -> str:
 
     filesystems = available_protocols()
     if location.scheme not in filesystems:
-        known = {*_BUILT_IN, *(point.name for point in entry_points(group=GROUP)), *filesystems}
+        known = {*_BUILT_IN, *(point.name for point in _plugins()), *filesystems}
         raise DatastreamError(
             f"no source for {location.scheme!r} in {_unnamed(location)!r}; "
             f"known are {', '.join(sorted(known))}"
