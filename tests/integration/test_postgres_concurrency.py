@@ -28,6 +28,9 @@ from datastream.sources.postgres.log import _lock
 from datastream.sources.postgres.options import parameters
 from tests.servers.postgres import Server
 
+# Each test presses for seconds.
+pytestmark = pytest.mark.chaos
+
 TABLE = (
     "CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz)"
 )

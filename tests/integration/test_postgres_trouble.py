@@ -27,6 +27,9 @@ from tests.servers.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.servers.postgres import Server, free_port
 from tests.servers.proxy import Proxy
 
+# Most tests start a server of their own.
+pytestmark = pytest.mark.chaos
+
 SECRET = "hunter2 & more"
 
 

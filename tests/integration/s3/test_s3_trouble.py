@@ -27,6 +27,9 @@ from tests.servers import s3_proxy as spoilt
 from tests.servers.s3 import CREDENTIALS, client, fill
 from tests.servers.s3_proxy import Proxy
 
+# The server takes some 15 ms for each request.
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture
 def raw(url, bucket):
