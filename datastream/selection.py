@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from datastream import _glob
 from datastream._glob import Matcher, escape
@@ -21,6 +21,9 @@ MAX_KEYS = 10_000
 """Keys and prefixes of one selection."""
 MAX_PATTERNS = 1_000
 """Patterns of one selection, those of ``exclude`` included."""
+
+
+T = TypeVar("T")
 
 
 class Selects(Protocol):
@@ -111,6 +114,13 @@ class Selection:
 
 _Fullmatch = Callable[[str], object]
 _Compiled = tuple[tuple[str, ...], tuple[_Fullmatch, ...], tuple[_Fullmatch, ...]]
+
+
+def selected(held: Mapping[str, T], selection: Selects) -> list[T]:
+    """What `held` has at the selected keys; single keys are looked up, not searched for."""
+    if selection.keys and not (selection.prefixes or selection.patterns):
+        return [held[key] for key in selection.keys if key in held]
+    return [value for key, value in held.items() if selection.matches(key)]
 
 
 def check_key(key: str) -> None:

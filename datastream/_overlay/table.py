@@ -14,7 +14,7 @@ from typing import NamedTuple
 from datastream._overlay.position import Place, spell
 from datastream._overlay.tombstone import visible
 from datastream.entry import Batch, Entry, Operation, deleted
-from datastream.selection import Selection, Selects
+from datastream.selection import Selection, Selects, selected
 from datastream.source import Reading, Written
 
 REMEMBERED = 50_000
@@ -150,13 +150,7 @@ class Table:
     def state(self, selection: Selects) -> Reading:
         """What is visible of `selection`."""
         with self._lock:
-            return Reading(self._state(selection), self._position, complete=True)
-
-    def _state(self, selection: Selects) -> list[Entry]:
-        if selection.keys and not (selection.prefixes or selection.patterns):
-            found = (self._visible.get(key) for key in selection.keys)
-            return [entry for entry in found if entry is not None]
-        return [entry for entry in self._visible.values() if selection.matches(entry.key)]
+            return Reading(selected(self._visible, selection), self._position, complete=True)
 
     def changes(self, since: str, sequence: int) -> Reading | None:
         """What looks different since a position, which stands for an earlier count.

@@ -16,7 +16,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.selection import Selects
+from datastream.selection import Selects, selected
 from datastream.source import (
     WRITING,
     Feature,
@@ -129,10 +129,7 @@ class _Table:
         return sequence if self._forgotten <= sequence <= self.sequence else None
 
     def state(self, selection: Selects) -> list[Entry]:
-        if selection.keys and not (selection.prefixes or selection.patterns):
-            found = (self.entries.get(key) for key in selection.keys)
-            return [entry for entry in found if entry is not None]
-        return [entry for entry in self.entries.values() if selection.matches(entry.key)]
+        return selected(self.entries, selection)
 
     def changes(self, after: int) -> Reading:
         """What changed after a sequence number, each key once."""

@@ -443,7 +443,7 @@ def test_a_clone_that_breaks_while_it_is_used_is_made_again(url, bare, tmp_path,
 def test_a_clone_that_gets_its_first_commit_just_now_is_left_in_place(
     url, bare, tmp_path, monkeypatch
 ):
-    """Whoever opens it sees objects, and no ref yet."""
+    """A store that opens it sees objects, and no ref yet."""
     moved, inode = tracking._move, []
 
     def move(repo, before, commit):

@@ -1,4 +1,4 @@
-"""The dispatcher: whoever else waits for it, work is done at once."""
+"""The dispatcher does work at once, also while others wait for the end of all work."""
 
 import threading
 

@@ -234,7 +234,7 @@ class DocumentSource(Source):
             try:
                 after = self._replace(before, data, writes)
             except RevisionConflict:
-                # Whoever was faster may write again; the pauses get longer.
+                # Another writer was faster, and may be again; the pauses get longer.
                 self._stopped.wait(0.001 * attempt)
                 continue
             found, _ = leaves(self._format.read(data))
