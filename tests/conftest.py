@@ -1,6 +1,10 @@
 """What holds for every test: nothing is left behind."""
 
 import gc
+import os
+import shutil
+import sys
+import tempfile
 import threading
 import time
 
@@ -19,6 +23,17 @@ LASTING = (
     "Dummy",
 )
 GRACE = 10.0
+
+
+def pytest_configure(config):
+    """Child processes keep what they compile, outside the tree.
+
+    Where the environment forbids it, each of some hundred would compile all of ours anew.
+    """
+    if sys.dont_write_bytecode and not hasattr(config, "workerinput"):
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp()
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("PYTHONPYCACHEPREFIX")))
 
 
 def _threads():

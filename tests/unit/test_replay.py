@@ -8,6 +8,7 @@ from datastream import DatastreamError, Entry, Store
 from datastream.source import Feature, Reading, Source
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT
+from datastream.testing._tools import eventually
 
 
 class Past(MemorySource):
@@ -51,7 +52,7 @@ def test_an_error_nobody_takes_is_logged(caplog):
     source.failure = DatastreamError("no such point")
     with Store(source) as store:
         store.replay().subscribe(lambda batch: None)
-    assert "no such point" in caplog.text
+        eventually(lambda: "no such point" in caplog.text, "the error is logged")
 
 
 def test_it_is_refused_where_there_is_no_past():
