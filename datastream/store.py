@@ -162,10 +162,8 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         """
         data, name = codecs.encode(value, value_type, key=key)
         write = Write(key, data, name, expect, updated_at, message, author)
-        _check_write(write)
-        writes = (write,)
-        self._check_features(writes)
-        return self._core.write(writes)[0]
+        self._check(write)
+        return self._core.write((write,))[0]
 
     def put_many(
         self,
@@ -220,10 +218,9 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         Returns the entries as stored, in the same order.
         """
         for write in writes:
-            _check_write(write)
+            self._check(write)
         if len(writes) > 1 and len({write.key for write in writes}) < len(writes):
             raise InvalidKey("a key is written twice at once; write each key once")
-        self._check_features(writes)
         return self._core.write(writes) if writes else ()
 
     @property
@@ -373,18 +370,23 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
 
     # Inside.
 
-    def _check_features(self, writes: Sequence[Write]) -> None:
+    def _check(self, write: Write) -> None:
+        """Refuse what no backend takes, or this one does not."""
         if not self._can_write:
             raise ReadOnly(f"{self.name} can only be read; nothing was written")
-        if self._can_expect and self._keeps_messages:
-            return
-        for write in writes:
-            if write.expect not in (None, ANY_REVISION) and not self._can_expect:
-                raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
-            if (write.message or write.author) and not self._keeps_messages:
-                raise Unsupported(
-                    f"{self.name} keeps neither message nor author of a write; leave them out"
-                )
+        key, _, value_type, expect, updated_at, message, author = write
+        check_key(key)
+        codecs.check_type(value_type, key=key)
+        if updated_at is not None and updated_at.tzinfo is None:
+            raise InvalidValue(
+                f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
+            )
+        if expect not in (None, ANY_REVISION) and not self._can_expect:
+            raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
+        if (message or author) and not self._keeps_messages:
+            raise Unsupported(
+                f"{self.name} keeps neither message nor author of a write; leave them out"
+            )
 
     def _check_past(self, feature: Feature) -> None:
         self._core.check_open()
@@ -402,15 +404,6 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
     ) -> DisposableBase:
         """The second part of a replay: the watch from where the past ended."""
         return self._subscribe(observer, selection, cursor, live_part, Pace())
-
-
-def _check_write(write: Write) -> None:
-    check_key(write.key)
-    codecs.check_type(write.value_type, key=write.key)
-    if write.updated_at is not None and write.updated_at.tzinfo is None:
-        raise InvalidValue(
-            f"updated_at of {shown(write.key)} has no time zone; give one, such as datetime.UTC"
-        )
 
 
 def _check_zone(point: str | datetime | None) -> None:

@@ -79,21 +79,23 @@ class ConflatingBuffer:
         self._entries = self._bytes = 0
 
     def _fits(self, batch: Batch) -> bool:
+        if batch.initial:
+            return True
         self._count(batch)
-        if batch.initial or (self._entries <= KEPT_ENTRIES and self._bytes <= KEPT_BYTES):
+        if self._entries <= KEPT_ENTRIES and self._bytes <= KEPT_BYTES:
             return True
         # Counted is all that came since the queue was empty; count what still waits.
         self._entries = self._bytes = 0
         for waiting, _ in self._queue or ():
-            self._count(waiting)
+            if not waiting.initial:
+                self._count(waiting)
         self._count(batch)
         return self._entries <= KEPT_ENTRIES // 2 and self._bytes <= KEPT_BYTES // 2
 
     def _count(self, batch: Batch) -> None:
-        if not batch.initial:
-            self._entries += len(batch.entries)
-            for entry in batch.entries:
-                self._bytes += len(entry.value)
+        self._entries += len(batch.entries)
+        for entry in batch.entries:
+            self._bytes += len(entry.value)
 
     def _conflate(self, batch: Batch, before: Before) -> None:
         """Merge into one batch: whole batches only, so what belongs together stays together."""
@@ -142,7 +144,8 @@ class CompleteBuffer(ConflatingBuffer):
         if self._queue is None:
             self._queue = deque()
         self._queue.append((batch, before))
-        self._count(batch)
+        if not batch.initial:
+            self._count(batch)
         if self._entries <= BOUND and self._bytes <= BOUND_BYTES:
             return None
         return Overflow(

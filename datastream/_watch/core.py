@@ -16,10 +16,11 @@ from typing import ParamSpec, TypeVar, cast
 
 from datastream._watch import reaper
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
+from datastream._watch.doubt import Vanished
 from datastream._watch.feed import Feed
 from datastream._watch.joining import Joiner
 from datastream._watch.poller import Poller
-from datastream._watch.publisher import Publisher, Vanished
+from datastream._watch.publisher import Publisher
 from datastream._watch.status import StatusHolder
 from datastream._watch.subscription import Since, Sink, Subscription
 from datastream.entry import Batch, Capability, Entry, Operation
@@ -213,19 +214,18 @@ class Core:
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         """Write, and offer the changes to the watchers of this store."""
         self.check_open()
-        if not self._source.eventually_consistent:
-            return self._write(writes)
-        with self._publisher.remembering():
-            return self._write(writes)
+        if self._source.eventually_consistent:
+            with self._publisher.remembering():
+                return self._write(writes)
+        return self._write(writes)
 
     def _write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         publisher = self._publisher
         version = publisher.version
-        key = writes[0].key
         if self._instant and self._status.well:
             answer = self._source.write(writes)
         else:
-            answer = self.call(key, self._source.write, writes)
+            answer = self.call(writes[0].key, self._source.write, writes)
         self._last_write = object()
         written = answer if isinstance(answer, Written) else Written(answer)
         if publisher.position is None or (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from datastream.entry import Entry, Operation, deleted
+from datastream.entry import Entry, deleted
 
 
 def difference(known: Mapping[str, str], state: Sequence[Entry]) -> list[Entry]:
@@ -16,6 +16,5 @@ def difference(known: Mapping[str, str], state: Sequence[Entry]) -> list[Entry]:
 
 def is_news(known: Mapping[str, str], entry: Entry) -> bool:
     """Whether this state of the key differs from the one already known."""
-    if entry.operation is Operation.DELETE:
-        return entry.key in known
-    return known.get(entry.key) != entry.revision
+    # A DELETE has the revision "", and so has what is not known.
+    return known.get(entry.key, "") != entry.revision

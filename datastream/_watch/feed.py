@@ -6,13 +6,8 @@ import threading
 from collections.abc import Sequence
 
 from datastream._watch.calls import Calls
-from datastream._watch.publisher import (
-    CONFIRM_AFTER,
-    Outcome,
-    Publisher,
-    Ticket,
-    Vanished,
-)
+from datastream._watch.doubt import CONFIRM_AFTER, Vanished
+from datastream._watch.publisher import Outcome, Publisher, Ticket
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects

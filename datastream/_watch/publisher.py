@@ -8,23 +8,19 @@ position; else somebody was faster, and the caller reads again. So order needs n
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
-from time import monotonic
 from typing import NamedTuple
 
 from datastream._watch.diff import is_news
+from datastream._watch.doubt import Doubt
 from datastream._watch.routing import Route, Routes
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Entry, Operation, deleted
-from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects
 from datastream.source import Reading, Written
 
-CONFIRM_AFTER = 1.0
-"""Seconds between two looks after which it is believed that all watched keys are gone."""
 REMEMBERED = 10_000
 """Keys, beyond the watched ones, of which it is remembered when they were last published."""
 
@@ -91,8 +87,7 @@ class Publisher:
         self._grown_at = 0
         self._covered = 0
         self._joining = 0
-        self._vanished_at: float | None = None
-        self._own_deletes: Counter[str] = Counter()
+        self._doubt = Doubt()
         # What was published since the first of those that wait for their writes began to.
         self._published = threading.Condition(self.lock)
         self._awaiting = 0
@@ -133,7 +128,7 @@ class Publisher:
             without values: call again with those.
 
         Raises:
-            SourceUnavailable: all watched keys are gone, and no second look has confirmed it.
+            Vanished: all watched keys are gone, and no second look has confirmed it.
         """
         with self.lock:
             if self.position is None:
@@ -164,7 +159,7 @@ class Publisher:
             if not (moved or has_grown):
                 self.position = reading.position
             self._at_position = not (moved or has_grown or _has_moved_on(reading, values))
-            self._vanished_at = None
+            self._doubt.clear()
             self._covered = max(self._covered, ticket.number)
             self._deliver(news, reading)
             return Outcome.PUBLISHED
@@ -178,27 +173,26 @@ class Publisher:
         Returns:
             False if something else may have happened meanwhile: the caller reads.
         """
+        entries, since = written.entries, written.since
         with self.lock:
             if self.position is None:
                 return True
-            if written.since is None:
+            known = self._known
+            if since is None:
                 touched = self._touched
                 if version < self._floor or any(
-                    touched.get(entry.key, 0) > version for entry in written.entries
+                    touched.get(entry.key, 0) > version for entry in entries
                 ):
                     return False
                 self._at_position = False
-            elif written.since != self.position:
+            elif since != self.position:
                 return False
             if self._joining:
-                known = self._known
-                created = frozenset(e.key for e in written.entries if e.key not in known)
-                reading = Reading(written.entries, written.position, False, created=created)
+                created = frozenset(e.key for e in entries if e.key not in known)
+                reading = Reading(entries, written.position, False, created=created)
                 self._buffer(Published(reading, NO_VALUES), None)
             self.position = written.position
-            known = self._known
-            news = [entry for entry in written.entries if is_news(known, entry)]
-            self._deliver(news, written)
+            self._deliver([entry for entry in entries if is_news(known, entry)], written)
             return True
 
     def concerns(self, entries: Iterable[Entry]) -> bool:
@@ -213,13 +207,12 @@ class Publisher:
         That nothing else is left raises no suspicion meanwhile.
         """
         with self.lock:
-            self._own_deletes.update(keys)
+            self._doubt.deleting(keys)
         try:
             yield
         finally:
             with self.lock:
-                self._own_deletes.subtract(keys)
-                self._own_deletes = +self._own_deletes
+                self._doubt.deleted(keys)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -348,7 +341,7 @@ class Publisher:
         covered = [
             e for e in entries if known.get(e.key) != e.revision or e.operation is Operation.DELETE
         ]
-        self._confirm(reading)
+        self._doubt.check(known, is_empty=not reading.entries)
         present = {entry.key for entry in entries}
         gone = [
             deleted(key)
@@ -363,23 +356,6 @@ class Publisher:
 
     def _is_watched(self, key: str) -> bool:
         return any(route.subscriptions for route in self.routes.of(key))
-
-    def _confirm(self, reading: Reading) -> None:
-        """Believe that all is gone only when a second look, a real time later, says so too."""
-        known = self._known
-        if not known or reading.entries:
-            self._vanished_at = None
-            return
-        if known.keys() <= self._own_deletes.keys():
-            return
-        now = monotonic()
-        if self._vanished_at is None:
-            self._vanished_at = now
-        if now - self._vanished_at < CONFIRM_AFTER:
-            raise Vanished(
-                f"all {len(known)} watched keys vanished at once; the store looks again before "
-                "it believes that"
-            )
 
     def _touched_since(self, version: int) -> frozenset[str]:
         if version < self._floor:
@@ -401,27 +377,40 @@ class Publisher:
         self._version += 1
         if not news:
             return
-        position, known = self.position or "", self._known
-        parts = self.routes.split(news)
-        for route, part in parts.items():
-            if route.subscriptions:
-                before = [known.get(entry.key) for entry in part]
-                batch = as_batch(part, position, about)
-                for subscription in route.subscriptions:
-                    if subscription.given:
-                        _offer_unseen(subscription, part, position, about)
-                    else:
-                        subscription.sink.offer(batch, before)
+        parts = self._parts(news)
+        for subscriptions, part in parts:
+            self._offer(subscriptions, part, about)
         # Not before all have been told: several may select the same key.
-        for route, part in parts.items():
-            if route.subscriptions:
-                self._learn(part)
+        for _, part in parts:
+            self._learn(part)
         if len(self._touched) > len(self._known) + REMEMBERED:
             self._touched.clear()
             self._floor = self._version
         if self._awaiting:
             self._recent.update((entry.key, entry.revision) for entry in news)
             self._published.notify_all()
+
+    def _parts(self, news: list[Entry]) -> list[tuple[list[Subscription], list[Entry]]]:
+        """What of `news` concerns whom, of those that have joined."""
+        if len(news) == 1:
+            # By far most often; all then get the same batch.
+            joined = [s for route in self.routes.of(news[0].key) for s in route.subscriptions]
+            return [(joined, news)] if joined else []
+        parts = self.routes.split(news).items()
+        return [(route.subscriptions, part) for route, part in parts if route.subscriptions]
+
+    def _offer(
+        self, subscriptions: list[Subscription], entries: list[Entry], about: Reading | Written
+    ) -> None:
+        """Offer `entries` to those that have joined."""
+        position, known = self.position or "", self._known
+        batch = as_batch(entries, position, about)
+        before = [known.get(entry.key) for entry in entries]
+        for subscription in subscriptions:
+            if subscription.given:
+                _offer_unseen(subscription, entries, position, about)
+            else:
+                subscription.sink.offer(batch, before)
 
     def _learn(self, entries: list[Entry]) -> None:
         """Know `entries`."""
@@ -503,7 +492,7 @@ class Publisher:
         self._known.clear()
         self._touched.clear()
         self._floor = self._version
-        self._vanished_at = None
+        self._doubt.clear()
         for route in self.routes.all():
             for subscription in route.joining:
                 # What is published from the next position on is not all it has missed.
@@ -537,7 +526,3 @@ def _has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:
 def _covers(union: Selects) -> Callable[[str], bool]:
     """What a union selected when the ticket was taken; its own `matches` is that of now."""
     return Selection(union.keys, union.prefixes, union.patterns).matches
-
-
-class Vanished(SourceUnavailable):
-    """All watched keys are gone, and no second look has confirmed it yet."""

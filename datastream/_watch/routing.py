@@ -138,9 +138,7 @@ class Routes:
         self._changed(selection, -1)
 
     def split(self, entries: list[Entry]) -> dict[Route, list[Entry]]:
-        """The entries of each route that gets any; routes may share one list, `entries` too."""
-        if len(entries) == 1:
-            return dict.fromkeys(self._find(entries[0].key), entries)
+        """The entries of each route that gets any."""
         parts: dict[Route, list[Entry]] = {}
         for entry in entries:
             for route in self.of(entry.key):
