@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 MAX_THREADS = 32
 """Calls of one store that event loops make at the same time."""
-SLICE = 0.003
+SLICE = 0.001
 """Seconds after which a full iterator lets other tasks of its loop run."""
 
 
