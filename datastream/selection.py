@@ -38,6 +38,10 @@ class Selects(Protocol):
     def matches(self, key: str) -> bool: ...
 
 
+NOTHING: frozenset[str] = frozenset()
+"""Of every selection the same one: an empty frozenset of its own takes 216 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """Keys, prefixes and patterns, joined by "or"; none at all selects everything.
@@ -50,10 +54,10 @@ class Selection:
     Made directly, nothing is checked, so that a key may hold a ``*``.
     """
 
-    keys: frozenset[str] = frozenset()
-    prefixes: frozenset[str] = frozenset()
-    patterns: frozenset[str] = frozenset()
-    exclude: frozenset[str] = frozenset()
+    keys: frozenset[str] = NOTHING
+    prefixes: frozenset[str] = NOTHING
+    patterns: frozenset[str] = NOTHING
+    exclude: frozenset[str] = NOTHING
     _compiled: _Compiled | None = field(default=None, init=False, compare=False, repr=False)
 
     @classmethod
@@ -81,8 +85,8 @@ class Selection:
         if len(patterns) + len(excluded) > MAX_PATTERNS:
             raise InvalidKey(f"too many patterns, {MAX_PATTERNS} are allowed; use broader ones")
         return cls(
-            frozenset(key for key in keys if not key.endswith("/")),
-            frozenset(key for key in keys if key.endswith("/")),
+            frozenset(key for key in keys if not key.endswith("/")) or NOTHING,
+            frozenset(key for key in keys if key.endswith("/")) or NOTHING,
             patterns,
             excluded,
         )
@@ -198,7 +202,7 @@ def _patterns(given: str | Iterable[str], option: str) -> frozenset[str]:
     if isinstance(given, str):
         some: Iterable[str] = (given,)
     elif not given and isinstance(given, tuple):
-        return frozenset()
+        return NOTHING
     elif isinstance(given, Iterable):
         # One more than allowed shows that there are too many, also of an endless iterator.
         some = tuple(islice(given, MAX_PATTERNS + 1))

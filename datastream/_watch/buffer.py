@@ -65,6 +65,9 @@ class ConflatingBuffer:
             batch, _ = self._queue.popleft()
             if not self._queue:
                 self._entries = self._bytes = 0
+                if batch.initial:
+                    # Most subscribers then wait for long, and an empty deque takes 760 bytes.
+                    self._queue = None
             return batch
         if self._newest is None:
             return None
