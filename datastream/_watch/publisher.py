@@ -286,16 +286,22 @@ class Publisher:
                 return step
             if join.needs_values():
                 return Step.LOAD
-            if self.position is None:
+            position = self.position
+            is_first = position is None
+            if position is None:
                 self._known.clear()
-                self.position = join.position
+                self.position = position = join.position
                 self._at_position = True
             if join.has_state:
-                self._learn_uncovered(join.revisions())
+                revisions = join.revisions()
+                if is_first:
+                    self._known.update(revisions)
+                else:
+                    self._learn_uncovered(revisions)
                 if not (self._atomic and self._consistent):
-                    subscription.given = self._differing(subscription.selection, join.revisions())
+                    subscription.given = self._differing(subscription.selection, revisions)
             self._joined(subscription, route)
-            subscription.sink.offer(join.batch(self.position))
+            subscription.sink.offer(join.batch(position))
             return Step.DONE
 
     def leave(self, subscription: Subscription) -> bool:
