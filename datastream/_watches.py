@@ -240,7 +240,7 @@ class StoreWatches:
         def subscribe(inbox: Sink) -> Callable[[], None]:
             # Naming the store keeps it open as long as the iterator is.
             core = self._core
-            subscription = core.subscribe(selection, inbox, since, keeps_transient=transient)
+            subscription = core.subscribe(selection, inbox, since, transient=transient)
             self._warn_missing_slash(selection)
             return partial(core.unsubscribe, subscription)
 

@@ -262,11 +262,11 @@ class Core:
         sink: Sink,
         since: Since = None,
         *,
-        keeps_transient: bool = False,
+        transient: bool = False,
     ) -> Subscription:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
         self.check_open()
-        subscription = Subscription(selection, sink, since, keeps_transient=keeps_transient)
+        subscription = Subscription(selection, sink, since, transient=transient)
         last_write = self._last_write
         try:
             self._joiner.join(subscription)

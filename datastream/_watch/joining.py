@@ -82,7 +82,7 @@ class Joiner:
                 # A `wait` concerns what was last read with a position: everybody's again.
                 self._source.wake()
             self._feed.begin_anew()
-            join.resume(reading, keep_transient=subscription.keeps_transient)
+            join.resume(reading, transient=subscription.transient)
         if not join.state and (join.reset or had_of(selection, since)):
             self._confirm_gone(subscription, join)
         return join

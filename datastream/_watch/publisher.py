@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from enum import Enum, auto
 from typing import NamedTuple
 
+from datastream._watch.apart import Apart, Told
 from datastream._watch.diff import is_news
 from datastream._watch.doubt import Doubt
 from datastream._watch.routing import Route, Routes
@@ -26,6 +27,7 @@ REMEMBERED = 10_000
 
 NO_VALUES: Mapping[str, Entry] = {}
 NO_KEYS: frozenset[str] = frozenset()
+NOBODY: Mapping[Subscription, list[Entry]] = {}
 
 
 class Ticket(NamedTuple):
@@ -88,6 +90,7 @@ class Publisher:
         self._covered = 0
         self._joining = 0
         self._doubt = Doubt()
+        self._apart = Apart()
         # What was published since the first of those that wait for their writes began to.
         self._published = threading.Condition(self.lock)
         self._awaiting = 0
@@ -145,11 +148,14 @@ class Publisher:
                 return Outcome.OUTRUN
             covers = _covers(ticket.union) if has_grown else None
             if covers is not None:
-                entries = [entry for entry in reading.entries if covers(entry.key)]
-                reading = reading._replace(entries=entries)
-            news = self._news(reading, values, skipped, covers)
+                covered = [entry for entry in reading.entries if covers(entry.key)]
+                reading = reading._replace(entries=covered)
+            entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
+            told = Told(entries, reading.complete, skipped, covers)
+            news = self._news(told)
+            apart = self._apart.news(self._known, told)
             if reading.load is not None:
-                missing = [e for e in news if e.operation is Operation.PUT and e.key not in values]
+                missing = _without_value([news, *apart.values()], values)
                 if missing:
                     return missing
             # One that did not ask for a newcomer's keys does not move the position, and tells it
@@ -161,7 +167,8 @@ class Publisher:
             self._at_position = not (moved or has_grown or _has_moved_on(reading, values))
             self._doubt.clear()
             self._covered = max(self._covered, ticket.number)
-            self._deliver(news, reading)
+            self._deliver(news, apart, reading)
+            self._apart.published(told)
             return Outcome.PUBLISHED
 
     def publish_written(self, written: Written, version: int) -> bool:
@@ -192,7 +199,13 @@ class Publisher:
                 reading = Reading(entries, written.position, False, created=created)
                 self._buffer(Published(reading, NO_VALUES), None)
             self.position = written.position
-            self._deliver([entry for entry in entries if is_news(known, entry)], written)
+            news = [entry for entry in entries if is_news(known, entry)]
+            if self._apart:
+                told = Told(entries)
+                self._deliver(news, self._apart.news(known, told), written)
+                self._apart.published(told)
+            else:
+                self._deliver(news, NOBODY, written)
             return True
 
     def concerns(self, entries: Iterable[Entry]) -> bool:
@@ -299,7 +312,9 @@ class Publisher:
                 else:
                     self._learn_uncovered(revisions)
                 if not (self._atomic and self._consistent):
-                    subscription.given = self._differing(subscription.selection, revisions)
+                    self._apart.add(
+                        subscription, self._differing(subscription.selection, revisions)
+                    )
             self._joined(subscription, route)
             subscription.sink.offer(join.batch(position))
             return Step.DONE
@@ -310,6 +325,7 @@ class Publisher:
             if subscription.left:
                 return False
             subscription.left = True
+            self._apart.remove(subscription)
             route, subscription.route = subscription.route, None
             if route is None:
                 return False
@@ -333,31 +349,17 @@ class Publisher:
 
     # Under the lock.
 
-    def _news(
-        self,
-        reading: Reading,
-        values: Mapping[str, Entry],
-        skipped: frozenset[str],
-        covers: Callable[[str], bool] | None,
-    ) -> list[Entry]:
-        known = self._known
-        entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
-        if not reading.complete:
+    def _news(self, told: Told) -> list[Entry]:
+        known, entries, skipped = self._known, told.entries, told.skipped
+        if not told.complete:
             return [entry for entry in entries if is_news(known, entry)]
-        covered = [
-            e for e in entries if known.get(e.key) != e.revision or e.operation is Operation.DELETE
-        ]
-        self._doubt.check(known, is_empty=not reading.entries)
+        self._doubt.check(known, is_empty=not entries)
         present = {entry.key for entry in entries}
-        gone = [
-            deleted(key)
-            for key in known
-            if key not in present and key not in skipped and (covers is None or covers(key))
-        ]
+        gone = [deleted(key) for key in known if key not in present and told.tells_of(key)]
         return gone + [
             entry
-            for entry in covered
-            if entry.key not in skipped and is_news(known, entry) and self._is_watched(entry.key)
+            for entry in entries
+            if is_news(known, entry) and entry.key not in skipped and self._is_watched(entry.key)
         ]
 
     def _is_watched(self, key: str) -> bool:
@@ -378,9 +380,15 @@ class Publisher:
                 if subscription.buffer is not None and was_asked:
                     subscription.buffer.append(published)
 
-    def _deliver(self, news: list[Entry], about: Reading | Written) -> None:
-        """Know and offer `news`; `about` tells of the commit that brought them."""
+    def _deliver(
+        self, news: list[Entry], apart: Mapping[Subscription, list[Entry]], about: Reading | Written
+    ) -> None:
+        """Know and offer `news`, and to those apart theirs; `about` tells of the commit."""
         self._version += 1
+        for subscription, entries in apart.items():
+            if entries:
+                # Without the revisions before: that it may drop what changes nothing costs more.
+                subscription.sink.offer(as_batch(entries, self.position or "", about), None)
         if not news:
             return
         parts = self._parts(news)
@@ -412,10 +420,9 @@ class Publisher:
         position, known = self.position or "", self._known
         batch = as_batch(entries, position, about)
         before = [known.get(entry.key) for entry in entries]
+        apart = self._apart
         for subscription in subscriptions:
-            if subscription.given:
-                _offer_unseen(subscription, entries, position, about)
-            else:
+            if not (apart and subscription in apart):
                 subscription.sink.offer(batch, before)
 
     def _learn(self, entries: list[Entry]) -> None:
@@ -505,20 +512,10 @@ class Publisher:
                 subscription.was_idle = True
 
 
-def _offer_unseen(
-    subscription: Subscription, entries: list[Entry], position: str, about: Reading | Written
-) -> None:
-    """Offer what is news to one that was given something else than was published before."""
-    given = subscription.given or {}
-    unseen = []
-    for entry in entries:
-        is_delete = entry.operation is Operation.DELETE
-        if entry.key in given and given.pop(entry.key) == (None if is_delete else entry.revision):
-            continue
-        unseen.append(entry)
-    if unseen:
-        # Without the revisions before: that it may drop what changes nothing costs more here.
-        subscription.sink.offer(as_batch(unseen, position, about), None)
+def _without_value(news: Iterable[list[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
+    """The entries, each key once, whose value has to be loaded."""
+    puts = {e.key: e for entries in news for e in entries if e.operation is Operation.PUT}
+    return [entry for key, entry in puts.items() if key not in values]
 
 
 def _has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:

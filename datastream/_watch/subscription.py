@@ -35,12 +35,12 @@ class Subscription:
         selection: which keys.
         sink: takes the batches.
         since: where it resumes; None begins with the whole state.
-        keeps_transient: it wants the DELETEs of keys too that were created after `since`.
+        transient: it wants the DELETEs of keys too that were created after `since`.
     """
 
     __slots__ = (
-        "buffer", "given", "keeps_transient", "left", "registered", "route", "selection", "since",
-        "sink", "was_idle",
+        "buffer", "left", "registered", "route", "selection", "since", "sink",
+        "transient", "was_idle",
     )  # fmt: skip
 
     def __init__(
@@ -49,17 +49,15 @@ class Subscription:
         sink: Sink,
         since: Since = None,
         *,
-        keeps_transient: bool = False,
+        transient: bool = False,
     ) -> None:
         self.selection = selection
         self.sink = sink
         self.since = since or None
         self.route: Route | None = None
-        self.given: dict[str, str | None] | None = None
-        """Revisions it was given first where they differ from those published then."""
         self.buffer: list[Published] | None = None
         """What was published since it registered; None once it has joined."""
-        self.keeps_transient = keeps_transient
+        self.transient = transient
         self.registered = 0
         """The number of the last read that began before it registered."""
         self.was_idle = False
@@ -127,7 +125,7 @@ class Join:
                 self._stubs = dict.fromkeys(self.state, reading.load)
         self.has_state = True
 
-    def resume(self, reading: Reading, *, keep_transient: bool = False) -> None:
+    def resume(self, reading: Reading, *, transient: bool = False) -> None:
         """Take in what changed since the cursor, or the state if the cursor is not honoured."""
         if reading.complete:
             self.reset, self.cursor = True, None
@@ -137,7 +135,7 @@ class Join:
         self._apply(Published(reading, {}))
         matches = self._selection.matches
         self._resumed = {entry.key for entry in reading.entries if matches(entry.key)}
-        self._keeps_exact = not keep_transient
+        self._keeps_exact = not transient
         if self._keeps_exact:
             self._created = reading.created
         self._origin = self.revisions()

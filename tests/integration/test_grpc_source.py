@@ -14,9 +14,10 @@ import pytest
 from datastream_grpc import GrpcSource
 
 import datastream
-from datastream import DatastreamError, Entry, Operation, SourceUnavailable
+from datastream import DatastreamError, Entry, Operation, SourceUnavailable, Store
 from datastream.selection import Selection
 from datastream.source import Write
+from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import TIMEOUT, Child, eventually
 from tests.servers.grpc_double import Double, begins, message
 from tests.servers.proxy import Proxy
@@ -187,6 +188,27 @@ def test_a_resume_leaves_the_stream_alone(served, source):
     assert source.read(EVERYTHING, "other:1").complete
     served["b"] = 2
     assert values(news(source, union, source.read(union, start).position)) == {"b": b"2"}
+
+
+def test_the_stream_tells_the_end_of_all_that_a_state_beside_it_has_shown(stack):
+    """Even of a key that came and went between two looks of the server's store."""
+    backend = MemorySource()
+    store = stack.enter_context(Store(backend))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    source, union = opened(stack, server.address), Union()
+    start = source.read(EVERYTHING, None).position
+    source.read(union, start)
+    unnoticed(backend, Write("k", b"1"))
+    assert values(source.read(EVERYTHING, None)) == {"k": b"1"}
+    unnoticed(backend, Write("k", None))
+    store.refresh()
+    eventually(lambda: values(source.read(union, start)) == {"k": None}, "its end is told")
+
+
+def unnoticed(backend, write):
+    """Another program writes, and the store has not looked yet."""
+    with backend._table.lock:
+        backend._table.apply(write)
 
 
 def test_what_arrived_before_the_end_of_a_stream_is_given():

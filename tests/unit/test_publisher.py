@@ -370,6 +370,59 @@ def test_a_newcomer_that_was_given_more_than_was_published_is_not_told_again(lis
     assert two.sink.news == [[("x", "2")], [("x", "3")]]
 
 
+@pytest.fixture
+def lagging():
+    """What is published comes through a stream that lags behind the reads."""
+    return Publisher(atomic=True, consistent=False)
+
+
+def newcomer(publisher, reading):
+    """One that joins by its own read of `reading`, of which nothing was published yet."""
+    subscription = register(publisher)
+    join = begin(subscription, reading)
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes(publisher.position))
+    assert publisher.join(subscription, join, ticket.number) is Step.DONE
+    return subscription
+
+
+def test_a_newcomer_is_told_of_the_delete_of_what_only_it_was_given(lagging):
+    """The stream says of a key that came and went only that it is gone."""
+    one = joined(lagging, state("p1", a="1"))
+    two = newcomer(lagging, state("p3", a="1", k="2"))
+    lagging.publish(lagging.ticket(), changes("p4", deleted("k")))
+    assert one.sink.news == [[("a", "1")]]
+    assert two.sink.news == [[("a", "1"), ("k", "2")], [("k", None)]]
+
+
+def test_a_newcomer_is_told_of_what_is_again_as_it_was_for_the_others(lagging):
+    one = joined(lagging, state("p1", a="A", b="1"))
+    two = newcomer(lagging, state("p3", a="B"))
+    lagging.publish(lagging.ticket(), changes("p4", a="A", b="1"))
+    assert one.sink.news == [[("a", "A"), ("b", "1")]]
+    assert two.sink.news == [[("a", "B")], [("a", "A"), ("b", "1")]]
+
+
+def test_a_newcomer_is_told_what_a_complete_reading_lacks_of_its_own(lagging):
+    one = joined(lagging, state("p1", a="1"))
+    two = newcomer(lagging, state("p3", a="1", k="2"))
+    lagging.publish(lagging.ticket(), state("p4", a="1"))
+    lagging.publish(lagging.ticket(), state("p5", a="1"))
+    assert one.sink.news == [[("a", "1")]]
+    assert two.sink.news[1:] == [[("k", None)]]
+
+
+def test_values_that_only_a_newcomer_needs_are_loaded():
+    publisher = Publisher(atomic=False, consistent=False)
+    joined(publisher, state("p1", a="A"))
+    two = newcomer(publisher, state("p2", a="B"))
+    ticket, reading = publisher.ticket(), stubs("p3", lambda entries: entries, a="A")
+    assert [entry.key for entry in publisher.publish(ticket, reading)] == ["a"]
+    loaded = {"a": put("a", "A", b"loaded")}
+    assert publisher.publish(ticket, reading, loaded) is Outcome.PUBLISHED
+    assert two.sink.batches[-1].entries == (loaded["a"],)
+
+
 def test_everybody_who_selects_a_key_is_told_the_revision_before(publisher):
     many = [joined(publisher, state("p1", a="1"), s) for s in (ALL, Selection.of("a"), ALL)]
     publisher.publish_written(Written([put("a", "2")], "p2", "p1"), publisher.version)

@@ -9,7 +9,7 @@ from datastream import SourceUnavailable
 from datastream.source import Reading
 from datastream_grpc._calls import LEGACY, Calls
 from datastream_grpc._status import translated
-from datastream_grpc._stream import Message, Stream, Wanted
+from datastream_grpc._stream import Message, Stream, Wanted, reading_of
 
 JOIN = 2.0
 """Seconds `close` waits for the thread of the cancelled stream."""
@@ -39,6 +39,26 @@ class LongStream:
         """Whether there is a stream that has not ended."""
         stream = self._stream
         return stream is not None and stream.error is None
+
+    def state(self, wanted: Wanted) -> Reading:
+        """The complete state; beside a stream, at a position through which the stream passes.
+
+        What came and went between two messages of the stream would be shown otherwise, and its
+        end never told.
+        """
+        reading = self._calls.state(wanted)
+        has_stream = self.is_running or self._opening is not None
+        if not has_stream or reading.position.startswith(LEGACY):
+            return reading
+        changes = self._calls.once(wanted, reading.position)
+        if changes.complete:
+            return changes
+        return reading_of(
+            [
+                Message(reading.entries, reading.position, reset=True),
+                Message(changes.entries, changes.position),
+            ]
+        )
 
     def after(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, from the stream, which is opened if it has to be."""

@@ -55,7 +55,7 @@ class GrpcSource(Source):
         return self._calls.capabilities()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        """The state by one call; what changed from the stream, or for a resume by one call.
+        """The state by a call; what changed from the stream, or for a resume by one call.
 
         There is one long stream, which belongs to the store's poller. It is told from a resume by
         what it asks for: the poller, and who catches up beside it, passes everybody's union,
@@ -64,7 +64,7 @@ class GrpcSource(Source):
         """
         wanted = Wanted.of(selection)
         if since is None:
-            return self._calls.state(wanted)
+            return self._stream.state(wanted)
         if isinstance(selection, Selection):
             return self._calls.once(wanted, since)
         return self._stream.after(wanted, since)

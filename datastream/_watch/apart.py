@@ -1,0 +1,103 @@
+"""Newcomers that were given another state than was published: each is told by what it has itself.
+
+A backend whose keys are read one by one, or through a stream that lags behind its reads, shows a
+newcomer what was not published yet. What is no news to all others may be news to it: the DELETE
+of a key that came and went in between, or a value that is again what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from datastream._watch.subscription import Subscription
+from datastream.entry import Entry, deleted
+
+Given = dict[str, str | None]
+"""Revisions a newcomer was given where they differ from those published; None for no value."""
+
+
+class Told(NamedTuple):
+    """What a reading, or a write, tells."""
+
+    entries: Sequence[Entry]
+    complete: bool = False
+    """Keys that are missing among the entries are gone."""
+    skipped: frozenset[str] = frozenset()
+    """Keys of which it tells nothing."""
+    covers: Callable[[str], bool] | None = None
+    """The keys of which it tells; None for all."""
+
+    def tells_of(self, key: str) -> bool:
+        """Whether its silence about `key` means that it is gone."""
+        return (
+            self.complete and key not in self.skipped and (self.covers is None or self.covers(key))
+        )
+
+
+class Apart:
+    """Those newcomers, until what they were given is published. The publisher serialises calls."""
+
+    def __init__(self) -> None:
+        self._given: dict[Subscription, Given] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._given)
+
+    def __contains__(self, subscription: Subscription) -> bool:
+        return subscription in self._given
+
+    def add(self, subscription: Subscription, given: Given) -> None:
+        if given:
+            self._given[subscription] = given
+
+    def remove(self, subscription: Subscription) -> None:
+        self._given.pop(subscription, None)
+
+    def news(self, known: Mapping[str, str], told: Told) -> dict[Subscription, list[Entry]]:
+        """What is news to each, by what it has.
+
+        Args:
+            known: the revisions published before.
+        """
+        if not self._given:
+            return {}
+        entries = told.entries
+        present = {entry.key for entry in entries}
+        news = {}
+        for subscription, given in self._given.items():
+            matches = subscription.selection.matches
+            gone = [
+                deleted(key)
+                for key in _held(given, known)
+                if key not in present and told.tells_of(key) and matches(key)
+            ]
+            changed = [
+                entry
+                for entry in entries
+                if entry.key not in told.skipped
+                and matches(entry.key)
+                and (given.get(entry.key, known.get(entry.key)) or "") != entry.revision
+            ]
+            news[subscription] = gone + changed
+        return news
+
+    def published(self, told: Told) -> None:
+        """From here on, what `told` tells of is to each of them as it is to all others."""
+        if not self._given:
+            return
+        keys = {entry.key for entry in told.entries} - told.skipped
+        for subscription, given in list(self._given.items()):
+            left = {
+                key: revision
+                for key, revision in given.items()
+                if key not in keys and not told.tells_of(key)
+            }
+            self.remove(subscription)
+            self.add(subscription, left)
+
+
+def _held(given: Given, known: Mapping[str, str]) -> Iterator[str]:
+    """The keys that hold something to who was given this."""
+    yield from (key for key, revision in given.items() if revision is not None)
+    yield from (key for key in known if key not in given)
