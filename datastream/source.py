@@ -153,7 +153,8 @@ class Source(ABC):
 
     eventually_consistent: bool = False
     """`read` with ``since`` may show less than an earlier `write`, or `read` without. After
-    `release`, the next `read` shows at least that."""
+    `release`, the next `read` shows at least that. What a `read` without ``since`` has shown, one
+    with it tells the end of, also of a key that came and went meanwhile."""
 
     health: Health = WELL
     """How it works just now; the store looks at it after every call, and after every `wait`."""

@@ -49,7 +49,7 @@ class Feed:
         first = 0
         while (ticket := self._publisher.ticket()) is not None:
             first = first or ticket.number
-            reading = self.read(ticket.union, ticket.position)
+            reading = self.read(ticket.union, ticket.since)
             if self._published(ticket, reading):
                 return ticket.number
             if self._publisher.has_published_since(first):

@@ -60,6 +60,9 @@ class Joiner:
         for _ in range(JOINS):
             step = publisher.join(subscription, join, number)
             if step is Step.DONE:
+                if publisher.stands_apart(subscription):
+                    # The next poll tells whether what it was given still holds.
+                    self._source.wake()
                 return True
             if step is Step.BEGIN_AGAIN:
                 return False

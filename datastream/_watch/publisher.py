@@ -39,6 +39,8 @@ class Ticket(NamedTuple):
     """Of the read: those that begin later have a higher one."""
     union: Selects
     """What all subscriptions select together; what the read is to ask for."""
+    since: str | None
+    """What the read is to start from: the position; None for the complete state."""
 
 
 class Outcome(Enum):
@@ -105,7 +107,10 @@ class Publisher:
             if self.position is None:
                 return None
             self._reads += 1
-            return Ticket(self.position, self._version, self._reads, self.routes.union)
+            # Who stands apart was shown what may be over already. A backend without a log then
+            # says that nothing has changed: only the complete state tells.
+            since = None if self._apart and self._consistent else self.position
+            return Ticket(self.position, self._version, self._reads, self.routes.union, since)
 
     @property
     def version(self) -> int:
@@ -311,13 +316,15 @@ class Publisher:
                     self._known.update(revisions)
                 else:
                     self._learn_uncovered(revisions)
-                if not (self._atomic and self._consistent):
-                    self._apart.add(
-                        subscription, self._differing(subscription.selection, revisions)
-                    )
+                    differing = self._differing(subscription.selection, revisions)
+                    self._apart.add(subscription, differing)
             self._joined(subscription, route)
             subscription.sink.offer(join.batch(position))
             return Step.DONE
+
+    def stands_apart(self, subscription: Subscription) -> bool:
+        """Whether it was given something else than was published."""
+        return subscription in self._apart
 
     def leave(self, subscription: Subscription) -> bool:
         """End a subscription, joined or joining; True if it was the last one."""

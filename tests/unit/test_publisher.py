@@ -412,6 +412,23 @@ def test_a_newcomer_is_told_what_a_complete_reading_lacks_of_its_own(lagging):
     assert two.sink.news[1:] == [[("k", None)]]
 
 
+def test_who_was_given_what_is_over_is_told_by_the_complete_state(publisher):
+    """A backend without a log says of a key that came and went that nothing has changed."""
+    one = joined(publisher, state("p1", a="1"))
+    two = register(publisher)
+    join = begin(two, state("p2", a="1", k="2"))
+    ticket = publisher.ticket()
+    assert publisher.publish(ticket, changes("p1")) is Outcome.PUBLISHED
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert publisher.stands_apart(two)
+    ticket = publisher.ticket()
+    assert ticket.since is None
+    assert publisher.publish(ticket, state("p1", a="1")) is Outcome.PUBLISHED
+    assert publisher.ticket().since == "p1"
+    assert one.sink.news == [[("a", "1")]]
+    assert two.sink.news == [[("a", "1"), ("k", "2")], [("k", None)]]
+
+
 def test_values_that_only_a_newcomer_needs_are_loaded():
     publisher = Publisher(atomic=False, consistent=False)
     joined(publisher, state("p1", a="A"))

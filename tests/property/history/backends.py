@@ -332,8 +332,10 @@ class Postgres(Backend):
 
 
 POSTGRES_PUT = """
-INSERT INTO data (key, value, value_type) VALUES (%s, %s, 'bytes')
-ON CONFLICT (key) DO UPDATE SET value = excluded.value, value_type = 'bytes'
+INSERT INTO data (key, value, value_type, updated_at)
+VALUES (%s, %s, 'bytes', clock_timestamp())
+ON CONFLICT (key) DO UPDATE
+SET value = excluded.value, value_type = 'bytes', updated_at = excluded.updated_at
 """
 POSTGRES_AUDIT = """
 CREATE TABLE audit (seq bigserial PRIMARY KEY, tx text, key text, value bytea);
