@@ -42,6 +42,8 @@ if not url.startswith("memory"):
         other["begun"] = 1
     while "begun" not in got:
         stop.wait(0.01)
+# A thread that is inside a C library when the process forks may leave one of its locks held.
+opens_anew = not (threads or url.startswith("memory"))
 pid = os.fork()
 if pid == 0:
     signal.alarm(30)
@@ -66,7 +68,7 @@ if pid == 0:
     subscription.dispose()
     store.flush(1)
     store.close()
-    if not url.startswith("memory"):
+    if opens_anew:
         with datastream.open(url) as anew:
             seen = []
             anew.watch().subscribe(lambda entry: seen.append(entry.key))
@@ -84,7 +86,7 @@ assert status == 0, status
 store["b"] = 2
 assert store.flush(20)
 assert "b" in got, got
-if not url.startswith("memory"):
+if opens_anew:
     assert store["child"] == 1
 assert store.status.current.state == "READY", store
 store.close()
