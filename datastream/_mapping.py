@@ -42,9 +42,11 @@ class StoreMapping(MutableMapping[str, Any]):
     """
 
     name: str
-    features: frozenset[Feature]
     _core: Core
 
+    @property
+    @abstractmethod
+    def features(self) -> frozenset[Feature]: ...
     @abstractmethod
     def put(self, key: str, value: Any, *, expect: str | None = None) -> Entry: ...
     @abstractmethod

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datastream._watch.subscription import Sink
 from datastream.entry import Batch, Entry, Revision
 from datastream.selection import Selection
-from datastream.source import Reading, Write
+from datastream.source import Feature, Reading, Write
 from datastream.status import Status
 from datastream.store import Store
 
@@ -23,10 +23,14 @@ class Upstream:
     def __init__(self, store: Store, *, owned: bool) -> None:
         self.store = store
         self.name = store.name
-        self.features = store.features
         self._owned = owned
         self._core = store._core
         self._status = store.status
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What the store can do."""
+        return self.store.features
 
     @property
     def status(self) -> Status:

@@ -58,6 +58,11 @@ class Inbox:
                 self._ended, self._error = True, error
             self._wake()
 
+    def wake(self) -> None:
+        """End the wait for a batch, though there may be none."""
+        with self._lock:
+            self._wake()
+
     def poll(self) -> Any | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""
         with self._lock:

@@ -134,6 +134,8 @@ class Health(NamedTuple):
     """Why the backend is away although `read` answers, from a copy: the status is STALE."""
     degraded: str = ""
     """Why it works less well than it could, such as "polling every 5 s: no triggers"."""
+    since: datetime | None = None
+    """Since when, where another process tells; None is now."""
 
 
 WELL = Health()
@@ -143,7 +145,8 @@ class Source(ABC):
     """One backend. Subclass it, declare `features`, implement the five methods and `close`."""
 
     features: frozenset[Feature] = frozenset()
-    """What this backend can do; empty is a backend that can be read and watched."""
+    """What this backend can do; empty is a backend that can be read and watched. A Source that
+    learns it later replaces the set."""
 
     thread_safe: bool = True
     """False: calls other than `wait`, `wake` and `close` must not overlap."""

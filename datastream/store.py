@@ -68,14 +68,10 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
 
     def __init__(self, source: Source, *, name: str = "") -> None:
         self.name = name or type(source).__name__
-        self.features = frozenset(source.features)
-        """What the backend can do, see `Feature`."""
-        self._can_write = Feature.WRITE in self.features
-        self._can_expect = Feature.COMPARE_AND_SET in self.features
-        self._keeps_messages = Feature.MESSAGES in self.features
         self.threads = Threads(instant=source.instant)
         """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._source = source
+        self._learn_features()
         self._dispatcher = Dispatcher(f"datastream {self.name}")
         self._status = StatusHolder(self.name, self._dispatcher)
         self._core = Core(source, self.name, self._status)
@@ -89,6 +85,11 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         self._closing = closing
 
     # State.
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What the backend can do, see `Feature`; of a server, as far as it has said."""
+        return self._source.features
 
     def capabilities(self) -> Sequence[Capability]:
         """Every key there is, with its type."""
@@ -370,8 +371,18 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
 
     # Inside.
 
+    def _learn_features(self) -> None:
+        features = self._source.features
+        # Looked up for each write, which would take a third of the time of one in memory.
+        self._can_write = Feature.WRITE in features
+        self._can_expect = Feature.COMPARE_AND_SET in features
+        self._keeps_messages = Feature.MESSAGES in features
+        self._learnt = features
+
     def _check(self, write: Write) -> None:
         """Refuse what no backend takes, or this one does not."""
+        if self._source.features is not self._learnt:
+            self._learn_features()
         if not self._can_write:
             raise ReadOnly(f"{self.name} can only be read; nothing was written")
         key, _, value_type, expect, updated_at, message, author = write

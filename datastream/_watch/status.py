@@ -73,9 +73,9 @@ class StatusHolder:
             self.health = health
             error = health.error
             if error is not None:
-                self._become(_state_of(error), error, health.degraded)
+                self._become(_state_of(error), error, health.degraded, health.since)
             else:
-                self._become(State.READY, None, health.degraded)
+                self._become(State.READY, None, health.degraded, health.since)
 
     def failed(self, error: Exception, *, lasting: str = "") -> None:
         """Take in that a call went wrong.
@@ -120,13 +120,15 @@ class StatusHolder:
         if not self._is_forked:
             subscriber.close()
 
-    def _become(self, state: State, error: Exception | None, degraded: str) -> None:
+    def _become(
+        self, state: State, error: Exception | None, degraded: str, since: datetime | None = None
+    ) -> None:
         before = self.current
         self.well = state is State.READY
         same = (before.state, str(before.error), before.degraded) == (state, str(error), degraded)
         if same or before.state is State.CLOSED:
             return
-        self.current = Status(state, datetime.now(UTC), error, degraded)
+        self.current = Status(state, since or datetime.now(UTC), error, degraded)
         _log_change(self._name, self.current)
         for subscriber in self._subscribers:
             subscriber.offer(self.current)
