@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -82,14 +82,20 @@ class Batch:
     """Why, likewise."""
     point: str = ""
     """What `Store.at` takes to see the store as it was after this change, likewise."""
+    created: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """Keys of these entries that held nothing before it; after a cursor, those known to have held
+    nothing then. Empty in a full state."""
 
     @classmethod
-    def of_changes(cls, entries: tuple[Entry, ...], cursor: str) -> Batch:
+    def of_changes(
+        cls, entries: tuple[Entry, ...], cursor: str, created: frozenset[str] = frozenset()
+    ) -> Batch:
         """A batch of changes: one is made for every write, and `__init__` would cost most of it."""
         batch = object.__new__(cls)
         fields = batch.__dict__
         fields["entries"] = entries
         fields["cursor"] = cursor
+        fields["created"] = created
         return batch
 
     def __len__(self) -> int:

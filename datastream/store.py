@@ -22,7 +22,7 @@ from datastream._views import StoreViews
 from datastream._watch import reaper
 from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
-from datastream._watch.replay import Replays, Script, live_part
+from datastream._watch.replay import Replays, Script, batches, live_part
 from datastream._watch.status import StatusHolder, StatusObservable
 from datastream._watches import Pace
 from datastream.aio import Threads
@@ -315,6 +315,31 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
             return self._replays.start(Script(readings, selection, speed, go_live), observer)
 
         return Observable(subscribe)
+
+    def replayed(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        since: str | datetime | None = None,
+    ) -> Iterator[Batch]:
+        """The past part of `replay`, read from the backend as you go on.
+
+        It ends with the present: a watch from the last cursor goes on without a gap. Some batches
+        may be empty.
+
+        Args:
+            keys, match, exclude, since: as for `replay`.
+
+        Raises:
+            Unsupported: the backend does not keep what was committed together.
+        """
+        self._check_past(Feature.REPLAY)
+        _check_zone(since)
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        source = cast(HasReplay, self._source)
+        readings = self._core.iterate(None, lambda: source.replay(selection, since))
+        return batches(readings, selection)
 
     # Documents.
 

@@ -12,9 +12,18 @@ from typing import NamedTuple
 
 from datastream._watch.subscription import Subscription
 from datastream.entry import Entry, deleted
+from datastream.selection import Selection
 
 Given = dict[str, str | None]
 """Revisions a newcomer was given where they differ from those published; None for no value."""
+
+
+class News(NamedTuple):
+    """What is news to one of them."""
+
+    entries: list[Entry]
+    created: frozenset[str]
+    """Keys of these that held nothing to it."""
 
 
 class Told(NamedTuple):
@@ -54,33 +63,14 @@ class Apart:
     def remove(self, subscription: Subscription) -> None:
         self._given.pop(subscription, None)
 
-    def news(self, known: Mapping[str, str], told: Told) -> dict[Subscription, list[Entry]]:
+    def news(self, known: Mapping[str, str], told: Told) -> dict[Subscription, News]:
         """What is news to each, by what it has.
 
         Args:
             known: the revisions published before.
         """
-        if not self._given:
-            return {}
-        entries = told.entries
-        present = {entry.key for entry in entries}
-        news = {}
-        for subscription, given in self._given.items():
-            matches = subscription.selection.matches
-            gone = [
-                deleted(key)
-                for key in _held(given, known)
-                if key not in present and told.tells_of(key) and matches(key)
-            ]
-            changed = [
-                entry
-                for entry in entries
-                if entry.key not in told.skipped
-                and matches(entry.key)
-                and (given.get(entry.key, known.get(entry.key)) or "") != entry.revision
-            ]
-            news[subscription] = gone + changed
-        return news
+        given = self._given.items()
+        return {one: _news(one.selection, had, known, told) for one, had in given}
 
     def published(self, told: Told) -> None:
         """From here on, what `told` tells of is to each of them as it is to all others."""
@@ -101,3 +91,17 @@ def _held(given: Given, known: Mapping[str, str]) -> Iterator[str]:
     """The keys that hold something to who was given this."""
     yield from (key for key, revision in given.items() if revision is not None)
     yield from (key for key in known if key not in given)
+
+
+def _news(selection: Selection, given: Given, known: Mapping[str, str], told: Told) -> News:
+    matches = selection.matches
+    entries = [e for e in told.entries if e.key not in told.skipped and matches(e.key)]
+    present = {entry.key for entry in entries}
+    gone = [
+        deleted(key)
+        for key in _held(given, known)
+        if key not in present and told.tells_of(key) and matches(key)
+    ]
+    had = {key: given.get(key, known.get(key)) for key in present}
+    changed = [entry for entry in entries if (had[entry.key] or "") != entry.revision]
+    return News(gone + changed, frozenset(e.key for e in changed if had[e.key] is None))

@@ -72,10 +72,12 @@ class ConflatingBuffer:
         if self._newest is None:
             return None
         news, cursor = tuple(self._newest.values()), self._cursor
+        had = self._before or {}
+        created = frozenset(e.key for e in news if had.get(e.key, "") is None)
         # A subscriber that has caught up gets every batch again.
         self._newest = self._before = None
         self._entries = self._bytes = 0
-        return Batch(news, cursor) if news else None
+        return Batch(news, cursor, created=created) if news else None
 
     def clear(self) -> None:
         self._queue = self._newest = self._before = None

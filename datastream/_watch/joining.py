@@ -76,7 +76,8 @@ class Joiner:
         """What a joining subscriber has to be given, as of its own read."""
         selection, since = subscription.selection, subscription.since
         join = Join(selection, since)
-        if join.cursor is None or not self._publisher.is_covered(subscription):
+        covered = self._publisher.is_covered(subscription) and not subscription.needs_state
+        if join.cursor is None or not covered:
             self._begin(subscription, join)
         if join.cursor is not None:
             try:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from enum import Enum, auto
 from typing import NamedTuple
 
-from datastream._watch.apart import Apart, Told
+from datastream._watch.apart import Apart, News, Told
 from datastream._watch.diff import is_news
 from datastream._watch.doubt import Doubt
 from datastream._watch.routing import Route, Routes
@@ -27,7 +27,7 @@ REMEMBERED = 10_000
 
 NO_VALUES: Mapping[str, Entry] = {}
 NO_KEYS: frozenset[str] = frozenset()
-NOBODY: Mapping[Subscription, list[Entry]] = {}
+NOBODY: Mapping[Subscription, News] = {}
 
 
 class Ticket(NamedTuple):
@@ -160,7 +160,8 @@ class Publisher:
             news = self._news(told)
             apart = self._apart.news(self._known, told)
             if reading.load is not None:
-                missing = _without_value([news, *apart.values()], values)
+                own = (entries for entries, _ in apart.values())
+                missing = _without_value([news, *own], values)
                 if missing:
                     return missing
             # One that did not ask for a newcomer's keys does not move the position, and tells it
@@ -388,14 +389,15 @@ class Publisher:
                     subscription.buffer.append(published)
 
     def _deliver(
-        self, news: list[Entry], apart: Mapping[Subscription, list[Entry]], about: Reading | Written
+        self, news: list[Entry], apart: Mapping[Subscription, News], about: Reading | Written
     ) -> None:
         """Know and offer `news`, and to those apart theirs; `about` tells of the commit."""
         self._version += 1
-        for subscription, entries in apart.items():
+        for subscription, (entries, created) in apart.items():
             if entries:
+                batch = as_batch(entries, self.position or "", about, created)
                 # Without the revisions before: that it may drop what changes nothing costs more.
-                subscription.sink.offer(as_batch(entries, self.position or "", about), None)
+                subscription.sink.offer(batch, None)
         if not news:
             return
         parts = self._parts(news)
@@ -425,8 +427,8 @@ class Publisher:
     ) -> None:
         """Offer `entries` to those that have joined."""
         position, known = self.position or "", self._known
-        batch = as_batch(entries, position, about)
         before = [known.get(entry.key) for entry in entries]
+        batch = as_batch(entries, position, about, _created(entries, before))
         apart = self._apart
         for subscription in subscriptions:
             if not (apart and subscription in apart):
@@ -456,7 +458,10 @@ class Publisher:
         if not 0 < number <= self._covered:
             return Step.CATCH_UP
         buffer, subscription.buffer = subscription.buffer or [], []
-        return Step.DONE if join.apply(buffer) else Step.BEGIN_AGAIN
+        if join.apply(buffer):
+            return Step.DONE
+        subscription.needs_state = True
+        return Step.BEGIN_AGAIN
 
     def _may_skip(self, ticket: Ticket, reading: Reading) -> bool:
         """Whether a reading that was outrun, by writes only, may be published without their keys.
@@ -519,10 +524,17 @@ class Publisher:
                 subscription.was_idle = True
 
 
-def _without_value(news: Iterable[list[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
+def _without_value(news: Iterable[Sequence[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
     """The entries, each key once, whose value has to be loaded."""
     puts = {e.key: e for entries in news for e in entries if e.operation is Operation.PUT}
     return [entry for key, entry in puts.items() if key not in values]
+
+
+def _created(entries: Sequence[Entry], before: Sequence[str | None]) -> frozenset[str]:
+    """Keys of `entries` that held nothing before."""
+    if None not in before:
+        return NO_KEYS
+    return frozenset(e.key for e, was in zip(entries, before, strict=True) if was is None)
 
 
 def _has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:

@@ -133,6 +133,15 @@ class Replay(DisposableBase):
             live.dispose()
 
 
+def batches(readings: Iterator[Reading], selection: Selection) -> Iterator[Batch]:
+    """What `Source.replay` gives as batches, those too that hold nothing of `selection`."""
+    initial = True
+    for reading in readings:
+        found = tuple(entry for entry in reading.entries if selection.matches(entry.key))
+        yield _batch(reading, found, initial=initial)
+        initial = False
+
+
 def _batch(reading: Reading, found: tuple[Entry, ...], *, initial: bool) -> Batch:
     return Batch(
         found,

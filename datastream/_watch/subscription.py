@@ -39,8 +39,8 @@ class Subscription:
     """
 
     __slots__ = (
-        "buffer", "left", "registered", "route", "selection", "since", "sink",
-        "transient", "was_idle",
+        "buffer", "left", "needs_state", "registered", "route", "selection", "since",
+        "sink", "transient", "was_idle",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +58,8 @@ class Subscription:
         self.buffer: list[Published] | None = None
         """What was published since it registered; None once it has joined."""
         self.transient = transient
+        self.needs_state = False
+        """What changed since the cursor was not enough to join with."""
         self.registered = 0
         """The number of the last read that began before it registered."""
         self.was_idle = False
@@ -110,7 +112,7 @@ class Join:
         # For a cursor: keys that changed since it, and the revisions before anything followed.
         self._resumed: set[str] = set()
         self._created: frozenset[str] = frozenset()
-        self._keeps_exact = False
+        self._transient = False
         self._origin: dict[str, str] = {}
 
     def begin(self, reading: Reading) -> None:
@@ -135,9 +137,8 @@ class Join:
         self._apply(Published(reading, {}))
         matches = self._selection.matches
         self._resumed = {entry.key for entry in reading.entries if matches(entry.key)}
-        self._keeps_exact = not transient
-        if self._keeps_exact:
-            self._created = reading.created
+        self._transient = transient
+        self._created = reading.created
         self._origin = self.revisions()
 
     def apply(self, published: Iterable[Published]) -> bool:
@@ -147,13 +148,29 @@ class Join:
             False if that needs the state, which was not read.
         """
         for one in published:
-            if one.reading.complete and not self.has_state:
+            if not self.has_state and (one.reading.complete or self._is_unsure(one.reading)):
                 return False
             self._apply(one)
-            if self._keeps_exact:
+            if self.cursor is not None:
                 # Later than the cursor, so what held nothing then held nothing at the cursor.
                 self._created |= one.reading.created - self._resumed
         return True
+
+    def _is_unsure(self, reading: Reading) -> bool:
+        """Whether it deletes a key of which nothing says that there was one at the cursor.
+
+        Its creation may have been published before this subscription registered, and both be over
+        in what was read since the cursor.
+        """
+        if self.cursor is None:
+            return False
+        known = self._resumed | self._created | self.state.keys() | reading.created
+        return any(
+            entry.operation is Operation.DELETE
+            and entry.key not in known
+            and self._selection.matches(entry.key)
+            for entry in reading.entries
+        )
 
     def load(self) -> bool:
         """Load the values still needed; True if a value has changed since it was listed."""
@@ -176,7 +193,11 @@ class Join:
 
     def batch(self, cursor: str) -> Batch:
         """The first batch."""
-        return Batch(tuple(self._news()), cursor, initial=True, reset=self.reset)
+        news = tuple(self._news())
+        created: frozenset[str] = frozenset()
+        if self.cursor is not None:
+            created = self._created.intersection(entry.key for entry in news)
+        return Batch(news, cursor, initial=True, reset=self.reset, created=created)
 
     def revisions(self) -> dict[str, str]:
         """The revision of every selected key, at the position reached."""
@@ -189,6 +210,8 @@ class Join:
             return list(self.state.values())
         # What was created after the cursor and is gone again, the subscriber never had.
         never_had = self._created - self.state.keys()
+        if self._transient:
+            never_had = frozenset()
         if not self.has_state:
             gone = [entry for key, entry in self._gone.items() if key not in never_had]
             return [*gone, *self.state.values()]
@@ -239,7 +262,12 @@ def had_of(selection: Selection, since: Since) -> dict[str, str] | None:
     return {key: revision for key, revision in since.items() if selection.matches(key)}
 
 
-def as_batch(entries: Sequence[Entry], cursor: str, about: Reading | Written) -> Batch:
+def as_batch(
+    entries: Sequence[Entry],
+    cursor: str,
+    about: Reading | Written,
+    created: frozenset[str] = frozenset(),
+) -> Batch:
     """A batch of `entries`, with what `about` tells of the one commit it stands for."""
     if about.author or about.message or about.point:
         return Batch(
@@ -248,5 +276,6 @@ def as_batch(entries: Sequence[Entry], cursor: str, about: Reading | Written) ->
             author=about.author,
             message=about.message,
             point=about.point,
+            created=created,
         )
-    return Batch.of_changes(tuple(entries), cursor)
+    return Batch.of_changes(tuple(entries), cursor, created)

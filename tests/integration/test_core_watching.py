@@ -336,3 +336,23 @@ def test_conflation_leaves_nothing_out_while_others_watch_the_same_keys(
     go.set()
     assert store.flush(TIMEOUT)
     assert seen == {"a": 49, "b": None, "c": 0}
+
+
+# What a batch created.
+
+
+def test_a_batch_says_which_of_its_keys_held_nothing_before(store):
+    store["old"] = 1
+    cursor = store.snapshot_batch().cursor
+    batches = []
+    store.watch_batches().subscribe(batches.append)
+    store.put_many({"old": 2, "new": 1})
+    store.delete("new")
+    store["new"] = 3
+    store["new"] = 4
+    store.flush(TIMEOUT)
+    assert [batch.created for batch in batches] == [set(), {"new"}, set(), {"new"}, set()]
+    resumed = []
+    store.watch_batches(since=cursor).subscribe(resumed.append)
+    store.flush(TIMEOUT)
+    assert resumed[0].created == {"new"}

@@ -36,6 +36,13 @@ def test_a_quick_subscriber_gets_every_batch():
     assert not mailbox
 
 
+def test_what_was_conflated_says_which_keys_held_nothing_before_it():
+    mailbox = NewestBuffer()
+    mailbox.put(batch(1, "new", "old"), [None, "r0"])
+    mailbox.put(batch(2, "new", "newer", "old"), ["1", None, "1"])
+    assert mailbox.take().created == {"new", "newer"}
+
+
 def test_a_slow_one_gets_the_newest_of_each_key_and_the_last_cursor():
     mailbox = ConflatingBuffer()
     first = batch(0, "a", "b", "gone", initial=True)

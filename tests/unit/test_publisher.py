@@ -312,6 +312,23 @@ def test_what_came_and_went_after_the_cursor_is_not_sent(publisher):
     assert two.sink.news == [[("a", "2")]]
 
 
+def test_a_delete_of_what_may_have_come_after_the_cursor_is_not_sent(publisher):
+    """Its creation was published before the resume registered; both were over when it read."""
+    joined(publisher, state("p1", a="1"))
+    publisher.publish(publisher.ticket(), changes("p2", transient="1"))
+    two = register(publisher, since="p1")
+    join = Join(ALL, "p1")
+    join.resume(changes("p3", a="2"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p4", deleted("transient"), a="3"))
+    assert publisher.join(two, join, ticket.number) is Step.BEGIN_AGAIN
+    assert two.needs_state
+    join = begin(two, state("p4", a="3"))
+    join.resume(changes("p4", a="3"))
+    assert publisher.join(two, join, 0) is Step.DONE
+    assert two.sink.news == [[("a", "3")]]
+
+
 def test_a_cursor_that_is_not_honoured_resets(publisher):
     two = register(publisher, since="another epoch")
     join = begin(two, state("p1", a="1"))
