@@ -22,6 +22,7 @@ from datastream.errors import (
     RevisionConflict,
     SourceUnavailable,
     StoreClosed,
+    Unreadable,
     Unsupported,
 )
 from datastream.selection import Selection
@@ -55,6 +56,7 @@ __all__ = [
     "Status",
     "Store",
     "StoreClosed",
+    "Unreadable",
     "Unsupported",
     "View",
     "ViewSnapshot",

@@ -12,6 +12,7 @@
     ├── SourceUnavailable                     passing trouble: retried below, worth retrying above
     ├── StoreClosed                           the store was closed
     └── Denied                                the backend refuses these credentials
+        └── Unreadable                        or just this key, while all others can be read
 
 Every text says what failed, on which key or place (never with a secret) and what to do next.
 """
@@ -63,6 +64,10 @@ class StoreClosed(DatastreamError):
 
 class Denied(DatastreamError):
     """The backend refuses these credentials or this operation."""
+
+
+class Unreadable(Denied):
+    """This one key holds what cannot be read: an archived object, an encrypted file."""
 
 
 def shown(text: str) -> str:

@@ -27,7 +27,7 @@ source; the store calls it for whatever a call of the source raises.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -98,8 +98,8 @@ class Reading(NamedTuple):
     """``entries`` is the whole state of the selection (PUTs only), not what changed."""
     load: Callable[[Sequence[Entry]], Sequence[Entry]] | None = None
     """For backends that list for less than they read: ``entries`` have revisions, but no values
-    and types yet; this returns those it is given with all, as a DELETE what has gone meanwhile.
-    The store has only those loaded that are wanted and new."""
+    and types yet; this returns those it is given with all, as a DELETE what has gone meanwhile,
+    and leaves out what cannot be read. The store has only those loaded that are wanted and new."""
     author: str = ""
     """Who made these changes, where one commit or transaction made them all and it is known."""
     message: str = ""
@@ -109,6 +109,19 @@ class Reading(NamedTuple):
     created: frozenset[str] = frozenset()
     """Keys of ``entries`` that held nothing at ``since``, a DELETE among them too: a reader which
     stood at ``since`` never had those. Empty where the backend does not know."""
+    unread: frozenset[str] = frozenset()
+    """Keys that hold what cannot be read, so that ``entries`` is without them; one that ends in "/"
+    stands for all keys below it. Readers who have them keep what they have."""
+
+    def is_unread(self, key: str) -> bool:
+        """Whether `key` is among those that cannot be read."""
+        return is_below(key, self.unread)
+
+    def without(self, keys: Iterable[str]) -> Reading:
+        """The same, where `keys` turned out to be unreadable."""
+        unread = self.unread.union(keys)
+        entries = [entry for entry in self.entries if entry.key not in unread]
+        return self._replace(entries=entries, unread=unread)
 
 
 class Written(NamedTuple):
@@ -285,6 +298,13 @@ class HasReplay(Protocol):
             DatastreamError: there is no such point.
         """
         ...
+
+
+def is_below(key: str, places: Set[str]) -> bool:
+    """Whether `key` is one of `places`, or below one of those that end in "/"."""
+    if not places:
+        return False
+    return key in places or any(key[: at + 1] in places for at, c in enumerate(key) if c == "/")
 
 
 def check_expected(write: Write, revision: str | None) -> None:

@@ -1,8 +1,9 @@
 """Newcomers that were given another state than was published: each is told by what it has itself.
 
 A backend whose keys are read one by one, or through a stream that lags behind its reads, shows a
-newcomer what was not published yet. What is no news to all others may be news to it: the DELETE
-of a key that came and went in between, or a value that is again what it was.
+newcomer what was not published yet; one that cannot read a key just now shows it less. What is no
+news to all others may be news to it: the DELETE of a key that came and went in between, a value
+that is again what it was, or one that can be read again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from datastream._watch.subscription import Subscription
 from datastream.entry import Entry, deleted
 from datastream.selection import Selection
+from datastream.source import is_below
 
 Given = dict[str, str | None]
 """Revisions a newcomer was given where they differ from those published; None for no value."""
@@ -34,14 +36,20 @@ class Told(NamedTuple):
     """Keys that are missing among the entries are gone."""
     skipped: frozenset[str] = frozenset()
     """Keys of which it tells nothing."""
+    unread: frozenset[str] = frozenset()
+    """Likewise, see `Reading.unread`."""
     covers: Callable[[str], bool] | None = None
     """The keys of which it tells; None for all."""
 
+    def is_unread(self, key: str) -> bool:
+        """Whether `key` holds what cannot be read."""
+        return is_below(key, self.unread)
+
     def tells_of(self, key: str) -> bool:
         """Whether its silence about `key` means that it is gone."""
-        return (
-            self.complete and key not in self.skipped and (self.covers is None or self.covers(key))
-        )
+        if not self.complete or key in self.skipped or self.is_unread(key):
+            return False
+        return self.covers is None or self.covers(key)
 
 
 class Apart:

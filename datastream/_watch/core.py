@@ -33,6 +33,7 @@ from datastream.errors import (
     RevisionConflict,
     SourceUnavailable,
     StoreClosed,
+    Unreadable,
     Unsupported,
 )
 from datastream.selection import Selection
@@ -45,7 +46,10 @@ CLOSE_TIMEOUT = 2.0
 """Seconds `close` gives calls that run, and as many the source itself."""
 
 HANG = "hang"
-ANSWERS = (KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unsupported)
+ANSWERS = (
+    *(KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unreadable),
+    Unsupported,
+)
 """Errors that are an answer of a backend which works."""
 
 
@@ -127,11 +131,22 @@ class Core:
     def snapshot(self, selection: Selection) -> Batch:
         """The state of the selected keys."""
         reading = self.read_state(selection)
+        listed = reading.entries
         if reading.load is not None:
             entries = self.call(None, reading.load, reading.entries)
             # What has gone while it was loaded is no part of a state.
             reading = reading._replace(entries=[e for e in entries if e.operation is Operation.PUT])
+        if not reading.entries and (listed or any(map(selection.matches, reading.unread))):
+            # It would pass for an empty store. What has gone since it was listed is rare.
+            self._check_read(selection)
         return Batch(tuple(reading.entries), reading.position, initial=True)
+
+    def _check_read(self, selection: Selection) -> None:
+        """Refuse a state of nothing but what cannot be read."""
+        if any(map(selection.matches, self.read_state(selection).unread)):
+            raise Unreadable(
+                f"nothing of what is selected can be read: {self._source.health.degraded}"
+            )
 
     def read_state(self, selection: Selection) -> Reading:
         """The selected keys, perhaps without their values; see `Reading.load`."""

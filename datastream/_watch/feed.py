@@ -64,6 +64,9 @@ class Feed:
                 return outcome is Outcome.PUBLISHED
             loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
             values |= {entry.key: entry for entry in loaded}
+            if len(loaded) < len(outcome):
+                unread = {entry.key for entry in outcome} - values.keys()
+                reading = reading.without(unread)
 
     def catch_up_twice(self) -> None:
         """Catch up; if all is gone at once, look again before that is an error."""

@@ -156,7 +156,7 @@ class Publisher:
                 covered = [entry for entry in reading.entries if covers(entry.key)]
                 reading = reading._replace(entries=covered)
             entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
-            told = Told(entries, reading.complete, skipped, covers)
+            told = Told(entries, reading.complete, skipped, reading.unread, covers)
             news = self._news(told)
             apart = self._apart.news(self._known, told)
             if reading.load is not None:
@@ -312,12 +312,13 @@ class Publisher:
                 self.position = position = join.position
                 self._at_position = True
             if join.has_state:
-                revisions = join.revisions()
+                revisions, kept = join.revisions(), join.kept()
                 if is_first:
                     self._known.update(revisions)
                 else:
                     self._learn_uncovered(revisions)
-                    differing = self._differing(subscription.selection, revisions)
+                if kept or not is_first:
+                    differing = self._differing(subscription.selection, revisions | kept)
                     self._apart.add(subscription, differing)
             self._joined(subscription, route)
             subscription.sink.offer(join.batch(position))
@@ -361,7 +362,7 @@ class Publisher:
         known, entries, skipped = self._known, told.entries, told.skipped
         if not told.complete:
             return [entry for entry in entries if is_news(known, entry)]
-        self._doubt.check(known, is_empty=not entries)
+        self._doubt.check(known, is_empty=not (entries or all(map(told.is_unread, known))))
         present = {entry.key for entry in entries}
         gone = [deleted(key) for key in known if key not in present and told.tells_of(key)]
         return gone + [

@@ -9,7 +9,7 @@ from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import Batch, Entry, Operation, deleted
 from datastream.selection import Selection
-from datastream.source import Reading, Written
+from datastream.source import Reading, Written, is_below
 
 Since = str | Mapping[str, str] | None
 """Where to resume: a cursor, or the revision of each key one has."""
@@ -114,10 +114,12 @@ class Join:
         self._created: frozenset[str] = frozenset()
         self._transient = False
         self._origin: dict[str, str] = {}
+        self._unread: frozenset[str] = frozenset()
 
     def begin(self, reading: Reading) -> None:
         """Take in the complete state."""
         self.position = reading.position
+        self._unread = reading.unread
         if self.has_state or self.state or self._gone:
             self._apply(Published(reading, {}))
         else:
@@ -183,10 +185,28 @@ class Join:
             for entry in load(same):
                 moved |= entry.revision != self.state[entry.key].revision
                 self._put(entry)
+            self._leave_out([entry.key for entry in same if entry.key in self._stubs])
         if moved:
             # Not the state of that position any more.
             self.position = ""
         return moved
+
+    def _leave_out(self, keys: Iterable[str]) -> None:
+        """Take in that keys cannot be read."""
+        self._unread = self._unread.union(keys)
+        for key in keys:
+            del self._stubs[key]
+            del self.state[key]
+
+    def kept(self) -> dict[str, str]:
+        """Revisions of keys that cannot be read, and which the subscriber therefore keeps."""
+        if not self._unread or self._had is None:
+            return {}
+        had = self._had.items()
+        return {k: rev for k, rev in had if k not in self.state and self._is_unread(k)}
+
+    def _is_unread(self, key: str) -> bool:
+        return key not in self._gone and is_below(key, self._unread)
 
     def needs_values(self) -> bool:
         return bool(self._stubs) and any(entry.key in self._stubs for entry in self._news())
@@ -205,7 +225,10 @@ class Join:
 
     def _news(self) -> list[Entry]:
         if self._had is not None:
-            return diff.difference(self._had, list(self.state.values()))
+            news = diff.difference(self._had, list(self.state.values()))
+            if not self._unread:
+                return news
+            return [e for e in news if e.key in self.state or not self._is_unread(e.key)]
         if self.cursor is None:
             return list(self.state.values())
         # What was created after the cursor and is gone again, the subscriber never had.
@@ -227,9 +250,13 @@ class Join:
         matches = self._selection.matches
         entries = [e for e in reading.entries if matches(e.key) and e.key not in skipped]
         if reading.complete:
+            self._unread = reading.unread
             present = {entry.key for entry in entries}
             for key in [k for k in self.state if k not in present and k not in skipped]:
-                self._put(deleted(key))
+                if not reading.is_unread(key):
+                    self._put(deleted(key))
+        else:
+            self._unread |= reading.unread
         for entry in entries:
             self._take(published.values.get(entry.key, entry), reading, published.values)
 

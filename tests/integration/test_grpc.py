@@ -40,6 +40,7 @@ from datastream import (
     State,
     Store,
     StoreClosed,
+    Unreadable,
     Unsupported,
 )
 from datastream.selection import escape
@@ -432,6 +433,7 @@ ERRORS = [
     (SourceUnavailable("what happened"), SourceUnavailable, "UNAVAILABLE"),
     (StoreClosed("what happened"), SourceUnavailable, "UNAVAILABLE"),
     (Denied("what happened"), Denied, "PERMISSION_DENIED"),
+    (Unreadable("what happened"), Unreadable, "PERMISSION_DENIED"),
     (DatastreamError("what happened"), DatastreamError, "INTERNAL"),
     (OwnError("what happened"), DatastreamError, "INTERNAL"),
 ]

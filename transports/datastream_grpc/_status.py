@@ -22,6 +22,7 @@ CODES: dict[type[DatastreamError], grpc.StatusCode] = {
     datastream.SourceUnavailable: grpc.StatusCode.UNAVAILABLE,
     datastream.StoreClosed: grpc.StatusCode.UNAVAILABLE,
     datastream.Denied: grpc.StatusCode.PERMISSION_DENIED,
+    datastream.Unreadable: grpc.StatusCode.PERMISSION_DENIED,
     DatastreamError: grpc.StatusCode.INTERNAL,
 }
 
