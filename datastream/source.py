@@ -244,6 +244,13 @@ class Source(ABC):
         """
         return error
 
+    def compared(self, position: str, *, same: bool) -> None:  # noqa: B027
+        """A `read` with ``since`` was answered in full, at that very position, and was published.
+
+        A Source does that when its log may lack a change. If the state was not the same that
+        was known at `position`, positions given out until now must not be honoured any more.
+        """
+
     def release(self) -> None:  # noqa: B027
         """Nobody watches any more: free what only `wait` needs, such as a stream.
 

@@ -60,8 +60,11 @@ class Feed:
         values: dict[str, Entry] = {}
         while True:
             outcome = self._publisher.publish(ticket, reading, values)
+            if outcome is Outcome.SAME or outcome is Outcome.DIFFERENT:
+                same = outcome is Outcome.SAME
+                self._calls(None, self._source.compared, reading.position, same=same)
             if isinstance(outcome, Outcome):
-                return outcome is Outcome.PUBLISHED
+                return outcome is not Outcome.OUTRUN
             loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
             values |= {entry.key: entry for entry in loaded}
             if len(loaded) < len(outcome):

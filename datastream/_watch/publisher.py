@@ -47,6 +47,10 @@ class Outcome(Enum):
     """What became of a reading."""
 
     PUBLISHED = auto()
+    SAME = auto()
+    """Published; a comparison of the state at the publisher's position, which found nothing."""
+    DIFFERENT = auto()
+    """Likewise, but it found what the position should have told."""
     OUTRUN = auto()
     """The publisher has moved since the read began."""
 
@@ -167,6 +171,7 @@ class Publisher:
             # One that did not ask for a newcomer's keys does not move the position, and tells it
             # nothing; every other one has to be applied, whenever it began.
             self._buffer(Published(reading, values, skipped), ticket.number if has_grown else None)
+            compares = reading.complete and reading.position == ticket.since == self.position
             # What was left out has to be read again: by the next poll, from where all are.
             if not (moved or has_grown):
                 self.position = reading.position
@@ -175,7 +180,9 @@ class Publisher:
             self._covered = max(self._covered, ticket.number)
             self._deliver(news, apart, reading)
             self._apart.published(told)
-            return Outcome.PUBLISHED
+            if not compares or moved or has_grown:
+                return Outcome.PUBLISHED
+            return Outcome.DIFFERENT if news else Outcome.SAME
 
     def publish_written(self, written: Written, version: int) -> bool:
         """Offer everybody what was written here, without another read.

@@ -118,6 +118,14 @@ def test_a_reading_that_was_outrun_is_not_published(publisher):
     assert one.sink.news[1:] == [[("a", "3")]]
 
 
+def test_a_full_answer_at_the_same_position_is_a_comparison(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.publish(publisher.ticket(), state("p1", a="1")) is Outcome.SAME
+    assert publisher.publish(publisher.ticket(), state("p1", a="2")) is Outcome.DIFFERENT
+    assert publisher.publish(publisher.ticket(), state("p2", a="3")) is Outcome.PUBLISHED
+    assert one.sink.news[1:] == [[("a", "2")], [("a", "3")]]
+
+
 def test_a_write_is_published_from_its_own_position(publisher):
     one = joined(publisher, state("p1", a="1"))
     assert publisher.publish_written(Written([put("a", "2")], "p2", "p1"), publisher.version)
