@@ -10,7 +10,7 @@ from datastream.errors import DatastreamError
 from datastream.sources._common.paths import local_path
 from datastream.sources.document import DocumentSource, is_document
 from datastream.store import Store
-from datastream.url import Location, configured
+from datastream.url import Location, Seconds, configured
 
 
 def document(store: Store, key: str, *, create: bool = False) -> Store:
@@ -39,7 +39,7 @@ def _open(
     create: bool = False,
     readonly: bool = False,
     polling: bool = False,
-    interval: float = 5.0,
+    interval: Seconds = 5.0,
 ) -> DocumentSource:
     from datastream.sources.files.one import DirectorySource
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from datastream.errors import DatastreamError
+from datastream._secrets import hide_in
+from datastream.errors import DatastreamError, shown
 from datastream.source import Source
 from datastream.store import Store
-from datastream.url import Location, parse
+from datastream.url import Location, parse, secrets_of
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoints
@@ -42,6 +44,8 @@ _BUILT_IN = {
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
+_COMMON = ("memory", "sqlite", "postgresql", "git", "git+https", "file", "env", "s3", "grpc")
+_FILESYSTEMS = "gs, az, sftp, http, zip"
 _DOCUMENT = _Row("datastream._documents:open_document")
 _FILESYSTEM = _Row("datastream.sources.filesystem:open_filesystem")
 
@@ -65,9 +69,26 @@ def open(url: str, **options: Any) -> Store:
         ImportError: the scheme needs an extra that is not installed; the text says which.
     """
     location = parse(url)
-    factory = _factory(location)
-    source = factory(location, **options)
-    return Store(source, name=location.shown)
+    return Store(_opened(_factory(location), location, options), name=location.shown)
+
+
+def _opened(factory: Callable[..., Source], location: Location, options: dict[str, Any]) -> Source:
+    secrets = secrets_of(location, options)
+    try:
+        source = factory(location, **options)
+    except (DatastreamError, ImportError) as error:
+        failure: BaseException = hide_in(error)
+    except Exception as error:  # noqa: BLE001
+        failure = DatastreamError(
+            f"{location.shown!r}: unexpected {type(error).__name__}: {error}; this is a bug in the "
+            "source, please report it with its traceback"
+        )
+        failure.__cause__ = hide_in(error)
+    else:
+        # As long as the source lives, its errors may show them.
+        source.secrets = secrets
+        return source
+    raise failure
 
 
 def check(url: str) -> None:
@@ -116,18 +137,29 @@ def _known_filesystem(location: Location) -> str:
 
     filesystems = available_protocols()
     if location.scheme not in filesystems:
-        known = {*_BUILT_IN, *(point.name for point in _plugins()), *filesystems}
+        plugins = [point.name for point in _plugins()]
+        meant = _meant(location, [*_BUILT_IN, *plugins, *filesystems])
+        known = ", ".join((*_COMMON, *sorted(set(plugins) - {*_COMMON})))
         raise DatastreamError(
-            f"no source for {location.scheme!r} in {_unnamed(location)!r}; "
-            f"known are {', '.join(sorted(known))}"
+            f"no source for {location.scheme!r} in {location.shown!r}; {meant}known are "
+            f"{known}, and what fsspec knows, such as {_FILESYSTEMS}"
         )
     return location.scheme
 
 
-def _unnamed(location: Location) -> str:
-    """The URL of an unknown scheme, which may be a user whose password follows."""
-    head, at, tail = location.shown.rpartition("@")
-    return location.shown if "//" in head or not at else f"{location.scheme}:***@{tail}"
+def _meant(location: Location, known: list[str]) -> str:
+    """What somebody meant by an unknown scheme, if that can be guessed."""
+    scheme, path = location.scheme, location.path
+    port = path.partition("/")[0]
+    if "@" in path and not path.startswith("//"):
+        return ""
+    if len(scheme) == 1:
+        return f"a path is written file:{scheme}:{shown(path)[1:-1]}; "
+    if scheme == "localhost" or "." in scheme or port.isdecimal():
+        return "a server is written grpc://host:port; "
+    # Others name the client behind a plus: postgresql+psycopg2, sqlite+aiosqlite.
+    near = get_close_matches(scheme.partition("+")[0], known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _load(row: _Row, scheme: str) -> Callable[..., Source]:

@@ -14,10 +14,30 @@
     └── Denied                                the backend refuses these credentials
         └── Unreadable                        or just this key, while all others can be read
 
-Every text says what failed, on which key or place (never with a secret) and what to do next.
+Every text says what failed, on which key or place and what to do next. Whoever wrote it, the error
+shows no secret and no control character: `DatastreamError` takes them out.
 """
 
 from __future__ import annotations
+
+from datastream._secrets import hide, presentable, printable
+
+__all__ = [
+    "SHOWN_CHARS",
+    "DatastreamError",
+    "Denied",
+    "InvalidKey",
+    "InvalidValue",
+    "KeyNotFound",
+    "ReadOnly",
+    "RevisionConflict",
+    "SourceUnavailable",
+    "StoreClosed",
+    "Unsupported",
+    "presentable",
+    "printable",
+    "shown",
+]
 
 SHOWN_CHARS = 60
 """What an error text shows of a key."""
@@ -25,6 +45,12 @@ SHOWN_CHARS = 60
 
 class DatastreamError(Exception):
     """Base of every error this library raises on purpose."""
+
+    is_presentable = True
+    """Its text shows no secret, so that nobody has to look again."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(presentable(a) if isinstance(a, str) else a for a in args))
 
 
 class KeyNotFound(DatastreamError, KeyError):
@@ -72,11 +98,6 @@ class Unreadable(Denied):
 
 def shown(text: str) -> str:
     """A key or other foreign text as error texts show it: quoted, and not longer than a line."""
+    # Hidden first: half a secret would not be recognised.
+    text = hide(text)
     return repr(text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…")
-
-
-def printable(text: str) -> str:
-    """`text` with control characters escaped, for logs and terminals."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -32,6 +32,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from datastream._secrets import Secrets
 from datastream.entry import Capability, Entry, Operation, Revision
 from datastream.errors import KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selection, Selects
@@ -174,6 +175,9 @@ class Source(ABC):
 
     health: Health = WELL
     """How it works just now; the store looks at it after every call, and after every `wait`."""
+
+    secrets: Secrets = Secrets(())
+    """What it was given and nobody may see: hidden in errors, statuses and logs while it lives."""
 
     @abstractmethod
     def capabilities(self) -> Sequence[Capability]:

@@ -2,22 +2,54 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 import re
-from collections.abc import Callable
-from difflib import get_close_matches
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote, unquote_plus
 
-from datastream.errors import DatastreamError
+from datastream._options import (
+    CodeOnly,
+    Count,
+    Days,
+    Given,
+    Limits,
+    Program,
+    Seconds,
+    expanded,
+    text_as,
+    typed_options,
+    unknown_option,
+)
+from datastream._secrets import MASK, Secrets, hide, names_secret, secrets_in
+from datastream.errors import DatastreamError, printable
+
+__all__ = [
+    "CodeOnly",
+    "Count",
+    "Days",
+    "Given",
+    "Limits",
+    "Location",
+    "Program",
+    "Seconds",
+    "check_port",
+    "configured",
+    "expanded",
+    "parse",
+    "secrets_of",
+    "shown",
+    "text_as",
+    "unescaped",
+    "unknown_option",
+]
 
 T = TypeVar("T")
 
-_SECRET = re.compile(
-    r"pas+|pwd|secret|token|credential|sig|auth|api_?key|access_?key", re.IGNORECASE
-)
+LOCAL = frozenset(("sqlite", "file", "local", "git", "env", "memory"))
+"""Schemes whose place has no user: what looks like one is a part of a name."""
+_NO_USER = frozenset(("github",))
+_ACCESS_KEYS = frozenset(("s3", "s3a", "oss", "tos", "tosfs", "oci"))
+"""Schemes whose option ``key`` is a credential. Elsewhere it is the column of keys."""
 
 
 class Location(NamedTuple):
@@ -30,114 +62,171 @@ class Location(NamedTuple):
     shown: str
     """The URL without passwords and tokens: for `repr`, logs and error texts."""
 
+    def __repr__(self) -> str:
+        return f"Location({self.shown!r})"
+
 
 def parse(url: str) -> Location:
     """Take `url` apart.
 
     Raises:
-        DatastreamError: no scheme, or an option given twice.
+        DatastreamError: no scheme, a fragment, or an option given twice.
     """
+    if not isinstance(url, str):
+        raise DatastreamError(
+            f"a store's URL is text such as 'sqlite:settings.db', not a {type(url).__name__}"
+        )
     scheme, colon, rest = url.partition(":")
     if not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         raise DatastreamError(
-            f"{shown(url)!r} is no store URL; write scheme:place, such as sqlite:settings.db"
+            f"{shown(url)!r} is no store URL; write scheme:place, such as {_guess(url)}"
+        )
+    scheme = scheme.lower()
+    if _is_misread(scheme, rest):
+        raise DatastreamError(
+            f"{scheme}: the password holds a '/', '?' or '#'; write them as %2F, %3F and %23, or "
+            "give the password as an option in code"
+        )
+    if not url.isprintable():
+        raise DatastreamError(f"{shown(url)!r} holds characters that do not print; remove them")
+    if "#" in rest:
+        raise DatastreamError(
+            f"{shown(url)!r} has a '#'; options follow a '?', as in sqlite:settings.db?table=NAME, "
+            "and a '#' in a name is written %23"
         )
     path, _, query = rest.partition("?")
-    _check_password(scheme, path)
-    pairs = parse_qsl(query, keep_blank_values=True)
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise DatastreamError(f"{shown(url)!r} has an option that is no UTF-8") from None
     options = dict(pairs)
     if len(options) < len(pairs):
         raise DatastreamError(f"{shown(url)!r} gives an option twice; give each once")
-    return Location(scheme.lower(), path, options, shown(url))
+    return Location(scheme, path, options, shown(url))
 
 
-def _check_password(scheme: str, path: str) -> None:
-    """Refuse a password that would be taken for a part of host and path, and shown as such."""
-    authority, _, rest = path.removeprefix("//").partition("/")
+def unescaped(place: str) -> str:
+    """A path or name with the two characters that no URL holds as they are."""
+    return place.replace("%23", "#").replace("%3F", "?").replace("%3f", "?")
+
+
+def _guess(url: str) -> str:
+    """What might have been meant by a place without a scheme."""
+    if "@" in url or not re.fullmatch(r"[\w./~-]+", url):
+        return "sqlite:settings.db"
+    if url.endswith((".db", ".sqlite", ".sqlite3")):
+        return f"sqlite:{url}"
+    return f"file:{url}" if "/" in url or "." in url else f"sqlite:{url}.db"
+
+
+def _is_misread(scheme: str, rest: str) -> bool:
+    """Whether a part of a password would be taken for a path, an option or a fragment."""
+    if not rest.startswith("//") or scheme in LOCAL:
+        return False
+    authority = re.split("[/?#]", rest[2:], maxsplit=1)[0]
     port = authority.rpartition(":")[2] if ":" in authority else ""
-    misread = port and not port.isdecimal() and "@" in rest and "@" not in authority
-    if path.startswith("//") and misread:
-        raise DatastreamError(
-            f"{scheme}: a '/' stands in the password; write it as %2F, or give it as an option"
-        )
+    is_arn = authority.startswith("arn:")
+    later = rest[2 + len(authority) :]
+    return (
+        bool(port)
+        and not port.isdecimal()
+        and "@" in later
+        and "@" not in authority + ("@" if is_arn else "")
+    )
 
 
 def shown(url: str) -> str:
     """`url` without the user's password and the values of options that name secrets."""
-    # Up to the last "@" before the options: a password may hold what should have been encoded.
-    place, mark, options = url.partition("?")
-    url = re.sub(r"(//[^/#@:]*):.*@", r"\1:***@", place) + mark + options
-    # A lone user of git over HTTP is a token.
-    url = re.sub(r"^(git\+https?://)[^/?#@:]+@", r"\1***@", url, flags=re.IGNORECASE)
-    return re.sub(
-        r"([?&])([^=&]+)=([^&]*)",
-        lambda m: f"{m[1]}{m[2]}={'***' if _SECRET.search(m[2]) else m[3]}",
-        url,
-    )
+    scheme, colon, rest = url.partition(":")
+    scheme = scheme.lower()
+    is_url = bool(colon) and re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme) is not None
+    if not is_url or _is_misread(scheme, rest):
+        # No telling what is a name: all that could be one goes.
+        before, at, after = url.rpartition("@")
+        start = re.match(r"(?:[A-Za-z0-9+.-]*:)?(?://)?[^:/@?#]*", before)
+        return f"{start[0] if start else ''}:{MASK}@{after}" if at and ":" in before else hide(url)
+    if scheme not in LOCAL and "@" in rest and not rest.startswith("//"):
+        # A user with a password where a scheme should be, or no slashes before them.
+        return f"{scheme}:{MASK}@{rest.rpartition('@')[2]}"
+    place, mark, query = rest.partition("?")
+    if scheme not in LOCAL and scheme not in _NO_USER:
+        # Up to the last "@": a password may hold what should have been encoded.
+        place = re.sub(r"^(//[^/@:]*):.*@", rf"\1:{MASK}@", place)
+        place = re.sub(r"(::[^:/]+://[^/@:]*):.*@", rf"\1:{MASK}@", place)
+    if _lone_user(scheme, place):
+        place = re.sub(r"^//[^/@]+@", f"//{MASK}@", place)
+    pairs = "&".join(_shown_option(scheme, pair) for pair in query.split("&"))
+    return f"{url[: len(scheme)]}:{place}{mark}{pairs}"
 
 
-def configured(factory: Callable[..., T], location: Location, options: dict[str, Any]) -> T:
-    """Call `factory` with the options of the URL, typed by its annotations, and those of code.
+def _shown_option(scheme: str, pair: str) -> str:
+    name, equals, value = pair.partition("=")
+    plain = unquote_plus(value)
+    is_secret = _is_secret(scheme, unquote_plus(name)) and value
+    return f"{name}{equals}{MASK}" if is_secret or hide(plain) != plain else pair
 
-    Options it has no name for are passed on as text if it takes any (``**options``).
+
+def _is_secret(scheme: str, name: str) -> bool:
+    return names_secret(name) or (name == "key" and scheme in _ACCESS_KEYS)
+
+
+def _lone_user(scheme: str, place: str) -> str:
+    """A user without a password, which over HTTP is a token."""
+    found = re.match(r"//([^/@:]+)@", place)
+    return found[1] if found and scheme.endswith(("http", "https")) else ""
+
+
+def secrets_of(location: Location, options: Mapping[str, Any]) -> Secrets:
+    """What must not be shown of a URL and of the options given in code."""
+    return Secrets([*_secrets_in_url(location), *_secrets_in_code(location.scheme, options)])
+
+
+def _secrets_in_url(location: Location) -> Iterator[str]:
+    scheme, path = location.scheme, location.path
+    yield from _secrets_in_code(scheme, location.options)
+    yield _lone_user(scheme, path)
+    if scheme in LOCAL or scheme in _NO_USER:
+        return
+    if "@" in path and not path.startswith("//"):
+        yield path.rpartition("@")[0]
+    for part in path.split("::"):
+        # With and without what may be the beginning of the path.
+        for pattern in (r"^(?:[^/]*:)?(?://)?[^/@:]*:(.*)@", r"//[^/@:]*:([^/]*)@"):
+            found = re.search(pattern, part)
+            if found:
+                yield found[1]
+
+
+def _secrets_in_code(scheme: str, options: Mapping[str, Any]) -> Iterator[str]:
+    yield from secrets_in(options)
+    if scheme in _ACCESS_KEYS and isinstance(options.get("key"), str):
+        yield options["key"]
+
+
+def check_port(location: Location) -> None:
+    """Refuse a place whose port is none, before a library guesses.
 
     Raises:
-        DatastreamError: an option the factory does not have, or text that is not of its type.
+        DatastreamError: a port is no number from 1 to 65535.
     """
-    known = inspect.signature(factory).parameters
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    for name in (*location.options, *options):
-        parameter = known.get(name)
-        if parameter is None and takes_any and not get_close_matches(name, known, cutoff=0.8):
-            continue
-        if parameter is None or parameter.kind is not parameter.KEYWORD_ONLY:
-            names = sorted(n for n, p in known.items() if p.kind is p.KEYWORD_ONLY)
+    authority = location.path.removeprefix("//").partition("/")[0].rpartition("@")[2]
+    for host in authority.split(","):
+        port = host.rpartition("]")[2].partition(":")
+        number = unquote(port[2])
+        is_port = number.isascii() and number.isdecimal() and 0 < int(number[:6]) < 1 << 16
+        if port[1] and not is_port:
             raise DatastreamError(
-                f"{location.shown!r} has no option {name!r}; it takes {', '.join(names) or 'none'}"
+                f"{location.shown!r} has no port {printable(number)!r}; it is a number from 1 to "
+                "65535"
             )
-    types = _option_types(factory)
-    typed = {
-        name: _typed(text, types.get(name, ""), name, location)
-        for name, text in location.options.items()
-    }
-    return factory(**{**typed, **options})
 
 
-def _option_types(factory: Callable[..., Any]) -> dict[str, str]:
-    """The annotation of each option, such as ``bool | None``, as it is written."""
-    while isinstance(factory, partial):
-        factory = factory.func
-    function = vars(factory)["__init__"] if isinstance(factory, type) else factory
-    annotations = inspect.get_annotations(function)
-    return {
-        name: kind if isinstance(kind, str) else getattr(kind, "__name__", str(kind))
-        for name, kind in annotations.items()
-    }
+def configured(factory: Callable[..., T], location: Location, options: Mapping[str, Any]) -> T:
+    """Call `factory` with the options of the URL and those of code, typed by its annotations.
 
+    Options it has no name for are passed on as they are if it takes any (``**options``).
 
-def _typed(text: str, annotation: str, name: str, location: Location) -> Any:
-    """The text of an option as its annotation wants it; what takes text takes it as it is."""
-    kinds = [kind.strip() for kind in annotation.split("|")]
-    kind = next((kind for kind in ("bool", "int", "float") if kind in kinds), "")
-    if not kind or "str" in kinds:
-        return text
-    try:
-        return _READERS[kind](text)
-    except (KeyError, ValueError):
-        raise DatastreamError(
-            f"option {name} of {location.shown!r} wants a {kind}, not {text!r}"
-        ) from None
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
-
-
-_READERS: dict[str, Callable[[str], Any]] = {
-    "bool": lambda text: {"true": True, "1": True, "false": False, "0": False}[text.lower()],
-    "int": int,
-    "float": _finite,
-}
+    Raises:
+        DatastreamError: an option the factory does not have, or a value that is not of its type.
+    """
+    return factory(**typed_options(factory, location.shown, location.options, options))

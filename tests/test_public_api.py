@@ -79,7 +79,7 @@ def test_another_package_adds_a_scheme(tmp_path):
         ("nosuch:thing", "known are"),
         ("memory:?colour=red", "no option 'colour'"),
         ("sqlite:", "names no file"),
-        ("sqlite:x.db?timeout=soon", "wants a float"),
+        ("sqlite:x.db?timeout=soon", "wants a number"),
         ("sqlite:x.db?table=a&table=b", "twice"),
         ("grpc://host:1/path", "names no server"),
     ],

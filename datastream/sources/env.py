@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import blake2b
 
 from datastream.entry import Capability, Entry
-from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable, printable
+from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
 from datastream.selection import Selects, check_key
 from datastream.source import Reading, Source, Write
 from datastream.sources._common.file_types import type_of
@@ -121,7 +121,7 @@ class EnvSource(Source):
     def _warn(self, name: str, why: str) -> None:
         if name not in self._warned:
             self._warned.add(name)
-            log.warning("variable %s is left out: %s", printable(name), printable(why))
+            log.warning("variable %s is left out: %s", name, why)
 
 
 def _copy(environ: Mapping[str, str]) -> dict[str, str]:

@@ -349,7 +349,7 @@ def test_nothing_is_fetched_where_nothing_moved(url, bare, server):
 
 def test_an_unwatched_store_asks_when_it_is_read(url, bare, server, caplog):
     bare.import_commit({"a": "1"})
-    with opened(url, interval=0.0) as store:
+    with opened(url, interval=0.001) as store:
         assert store["a"] == 1
         bare.import_commit({"a": "2"})
         assert store["a"] == 2

@@ -12,7 +12,7 @@ import grpc
 from datastream import Capability, DatastreamError, Entry
 from datastream.selection import Selection, Selects
 from datastream.source import WRITING, Feature, Reading, Source, Write, Written
-from datastream.url import Location, configured
+from datastream.url import Count, Location, Seconds, configured
 from datastream_grpc._calls import Calls
 from datastream_grpc._long_stream import LongStream
 from datastream_grpc._status import translated
@@ -43,8 +43,8 @@ class GrpcSource(Source):
         self,
         target: str,
         *,
-        timeout: float = 10.0,
-        max_message_size: int = MAX_MESSAGE,
+        timeout: Seconds = 10.0,
+        max_message_size: Count = MAX_MESSAGE,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         channel = _open_channel(target, max_message_size, credentials)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datastream.errors import DatastreamError
-from datastream.url import Location
+from datastream.url import Location, expanded, unescaped
 
 
 def local_path(location: Location, example: str, what: str = "path") -> str:
@@ -15,9 +15,9 @@ def local_path(location: Location, example: str, what: str = "path") -> str:
         what: what the path leads to, for the error text.
 
     Raises:
-        DatastreamError: it names no path, or a host.
+        DatastreamError: it names no path, a host, or the home of an unknown user.
     """
     path = location.path.removeprefix("//") if location.path.startswith("///") else location.path
     if not path or path.startswith("//"):
         raise DatastreamError(f"{location.shown!r} names no {what}; write {example}")
-    return path
+    return expanded(unescaped(path))

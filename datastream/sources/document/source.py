@@ -17,7 +17,6 @@ from datastream.errors import (
     DatastreamError,
     RevisionConflict,
     SourceUnavailable,
-    printable,
     shown,
 )
 from datastream.selection import Selection, Selects
@@ -174,7 +173,7 @@ class DocumentSource(Source):
         for why in skipped:
             if why not in self._skipped:
                 self._skipped.add(why)
-                log.warning("%s: left out: %s", printable(self._where), printable(why))
+                log.warning("%s: left out: %s", self._where, why)
 
     # Following.
 
@@ -259,7 +258,7 @@ class DocumentSource(Source):
             if (write.key in found) != (write.value is not None):
                 log.warning(
                     "%s: %s is not what was written; please report it with the document",
-                    printable(self._where),
+                    self._where,
                     shown(write.key),
                 )
 

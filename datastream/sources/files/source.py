@@ -31,7 +31,7 @@ from datastream.sources.files.tree import Moment, Place, Tree
 from datastream.sources.files.walk import Walk, are_few
 from datastream.sources.files.watcher import Watcher
 from datastream.sources.files.write import find_targets, put_in_place
-from datastream.url import Location, configured
+from datastream.url import Location, Seconds, configured
 
 
 class FilesSource(ListedSource):
@@ -64,7 +64,7 @@ class FilesSource(ListedSource):
         hidden: bool = False,
         exclude: str | Iterable[str] = (),
         polling: bool = False,
-        interval: float = 5.0,
+        interval: Seconds = 5.0,
     ) -> None:
         super().__init__(interval, exclude)
         self._where = str(path)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 from urllib.parse import quote, unquote
 
-from datastream.errors import InvalidKey, SourceUnavailable
+from datastream.errors import DatastreamError, InvalidKey, SourceUnavailable
 from datastream.selection import check_text
+from datastream.url import Given, Location, text_as, unknown_option
 
 _OBJECT_STORES = frozenset(
     {"abfs", "abfss", "az", "adl", "gcs", "gs", "oci", "oss", "tos", "tosfs"}
@@ -178,7 +181,11 @@ def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
         package = _PACKAGES.get(protocol, "")
         hint = f": pip install {package}" if package else ""
         raise ImportError(f"{protocol}: needs another package{hint} ({error})") from error
-    typed = {name: _typed(kind, name, value) for name, value in options.items()}
+    defaults = _defaults(kind)
+    typed = {
+        name: text_as(Given(name, value, protocol, in_url=False), defaults.get(name))
+        for name, value in options.items()
+    }
     path = url.partition(":")[2]
     if protocol in _ARCHIVES and "::" not in url and "fo" not in typed:
         # What an archive's own URL names is a place in it; people mean the archive.
@@ -213,6 +220,8 @@ _PACKAGES = {
     "wandb": "wandbfs",
     "webdav": "webdav4",
 }
+_OBJECTS = re.compile(r"_(kwargs|options)$|session|client$|callback|^(loop|asynchronous|fs)$")
+"""Names of options that filesystems have for objects, or that run in code."""
 _ARCHIVES = ("zip", "tar", "libarchive")
 
 
@@ -220,15 +229,41 @@ def _local(path: str) -> str:
     return path.removeprefix("//")
 
 
-def _typed(kind: Any, name: str, value: Any) -> Any:
-    """An option given as text, as the filesystem's constructor wants it."""
-    parameter = inspect.signature(kind.__init__).parameters.get(name)
-    default = parameter.default if parameter else None
-    if isinstance(value, str) and isinstance(default, bool):
-        return value.lower() in ("1", "true", "yes")
-    if isinstance(value, str) and isinstance(default, int) and value.isdecimal():
-        return int(value)
-    return value
+def _defaults(kind: type) -> dict[str, Any]:
+    """The options of a filesystem and of those it extends, each with its default."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            found |= {name: parameter.default for name, parameter in parameters.items()}
+    return found
+
+
+def check_options(location: Location, own: Iterable[str]) -> None:
+    """Refuse options of a URL that hold objects or name programs, and those misspelt.
+
+    Args:
+        location: the URL.
+        own: options that are not the filesystem's.
+
+    Raises:
+        DatastreamError: there is such an option.
+    """
+    import fsspec
+
+    try:
+        known = _defaults(fsspec.get_filesystem_class(location.scheme))
+    except (ImportError, ValueError):
+        # To be said when it is opened.
+        known = {}
+    for name in location.options.keys() - set(own):
+        if _OBJECTS.search(name) or isinstance(known.get(name), dict | list):
+            raise DatastreamError(
+                f"option {name} is not taken from a URL, because it is no text; give it in code: "
+                f"open(url, {name}=…)"
+            )
+        if name not in known and get_close_matches(name, known, cutoff=0.8):
+            raise unknown_option(location.shown, name, own, known, "what fsspec's filesystem takes")
 
 
 def _content(found: Any) -> bytes | None:

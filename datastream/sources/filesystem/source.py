@@ -5,6 +5,7 @@ Local directories and S3 have sources of their own, which can do more.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -19,8 +20,8 @@ from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Listed
 from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import signature_of, time_of
-from datastream.sources.filesystem.place import Opened, open_fsspec
-from datastream.url import Location, configured
+from datastream.sources.filesystem.place import Opened, check_options, open_fsspec
+from datastream.url import Location, Seconds, check_port, configured
 
 
 class FilesystemSource(ListedSource):
@@ -50,7 +51,7 @@ class FilesystemSource(ListedSource):
         create: bool = False,
         readonly: bool = False,
         exclude: str | Iterable[str] = (),
-        interval: float = 5.0,
+        interval: Seconds = 5.0,
         **storage_options: Any,
     ) -> None:
         super().__init__(interval, exclude)
@@ -191,7 +192,17 @@ def _entry(key: str, data: bytes | None) -> Entry:
     return Entry(key, data, type_of(key, data), None, fingerprint(data))
 
 
+_SERVERS = frozenset(("http", "https", "ftp", "sftp", "ssh", "smb", "webdav", "hdfs", "webhdfs"))
+"""Schemes whose place is a host, with a port or without."""
+
+
 def open_filesystem(location: Location, **options: object) -> FilesystemSource:
     """The Source of every other URL that fsspec understands."""
+    if location.scheme in ("http", "https") and location.path.endswith(".git"):
+        raise DatastreamError(f"{location.shown!r} is a git repository; write git+{location.shown}")
+    if location.scheme in _SERVERS:
+        check_port(location)
+    names = inspect.signature(FilesystemSource).parameters.values()
+    check_options(location, [p.name for p in names if p.kind is p.KEYWORD_ONLY])
     url = f"{location.scheme}:{location.path}"
     return configured(partial(FilesystemSource, url, location.shown), location, options)

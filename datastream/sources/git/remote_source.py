@@ -30,6 +30,7 @@ from datastream.sources.git.refs import Missing, branch_ref
 from datastream.sources.git.remote import Progress, Remote
 from datastream.sources.git.schedule import Schedule
 from datastream.sources.git.tracking import RemoteBranch
+from datastream.url import Program, Seconds
 
 log = logging.getLogger("datastream")
 
@@ -66,7 +67,7 @@ class RemoteGitSource(BranchSource):
         *,
         branch: str = "",
         prefix: str = "",
-        interval: float = 10.0,
+        interval: Seconds = 10.0,
         username: str = "",
         password: str = "",
         token: str = "",
@@ -74,8 +75,8 @@ class RemoteGitSource(BranchSource):
         email: str = "",
         message: str = "",
         cache: str | Path = "",
-        ssh_command: str = "",
-        timeout: float = 20.0,
+        ssh_command: Program = "",
+        timeout: Seconds = 20.0,
         progress: Progress | None = None,
     ) -> None:
         below = folder_of(prefix)

@@ -22,7 +22,7 @@ from datastream.sources.git.handles import Handles
 from datastream.sources.git.objects import Objects, open_repo, reopen_repo
 from datastream.sources.git.past import Past
 from datastream.sources.git.remote_source import RemoteGitSource
-from datastream.url import Location, configured
+from datastream.url import Location, Seconds, check_port, configured
 
 LOOK = 1.0
 """Seconds between polls of a local branch whose file system sends no notifications."""
@@ -52,7 +52,7 @@ class GitSource(BranchSource):
         author: str = "",
         email: str = "",
         message: str = "",
-        interval: float = LOOK,
+        interval: Seconds = LOOK,
     ) -> None:
         below = folder_of(prefix)
         self._interval = interval
@@ -88,6 +88,7 @@ class GitSource(BranchSource):
 def open_git(location: Location, **options: object) -> BranchSource:
     """The Source of ``git:PATH``, ``git+https://…``, ``git+ssh://…`` and ``git+file:///…``."""
     if location.scheme != "git":
+        check_port(location)
         remote = partial(RemoteGitSource, f"{location.scheme}:{location.path}")
         return configured(remote, location, options)
     path = local_path(location, "git:PATH, or git+https://… for a remote", "folder")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from datastream.errors import DatastreamError
+from datastream.url import expanded, unknown_option
 
 POLL = "poll"
 NOTIFY = "notify"
@@ -24,6 +25,11 @@ DEFAULTS = {
     "tcp_user_timeout": "60000",
 }
 """Where neither the URL nor the environment nor a service file says otherwise."""
+_NUMBERS = (
+    *("connect_timeout", "tcp_user_timeout", "keepalives"),
+    *("keepalives_idle", "keepalives_interval", "keepalives_count"),
+)
+_FILES = ("passfile", "servicefile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir")
 ALWAYS = {"client_encoding": "UTF8", "fallback_application_name": "datastream"}
 
 
@@ -41,8 +47,43 @@ def parameters(conninfo: str, more: Mapping[str, str]) -> dict[str, str]:
     if "PGCONNECT_TIMEOUT" in os.environ:
         defaults.pop("connect_timeout", None)
     result = defaults | ALWAYS | given
+    result |= {name: expanded(result[name]) for name in _FILES if name in result}
+    _check_numbers(result)
     _parsed(_conninfo(result))
     return result
+
+
+def encoded(path: str) -> str:
+    """libpq's URL for a path: what a password has of "@" is encoded, else a host would begin."""
+    authority, slash, rest = path.removeprefix("//").partition("/")
+    user, at, host = authority.rpartition("@")
+    return f"postgresql://{user.replace('@', '%40')}{at}{host}{slash}{rest}"
+
+
+def check_options(where: str, given: Iterable[str], own: Iterable[str]) -> None:
+    """Refuse options that neither we nor libpq have.
+
+    Raises:
+        DatastreamError: there is such an option; the text offers the nearest.
+    """
+    known = {option.keyword.decode() for option in psycopg.pq.Conninfo.get_defaults()}
+    for name in given:
+        if name not in known:
+            raise unknown_option(where, name, {*own} - {"libpq"}, known, "libpq's parameters")
+
+
+def _check_numbers(given: Mapping[str, str]) -> None:
+    """libpq would say it only when it connects, as if the server were not there."""
+    for name in _NUMBERS:
+        if not _is_number(given.get(name, "0"), 0, (1 << 31) - 1):
+            raise DatastreamError(f"{place(given)}: {name} wants a whole number of 0 or more")
+    for port in given.get("port", "").split(","):
+        if port and not _is_number(port, 1, 65_535):
+            raise DatastreamError(f"{place(given)}: the port is a number from 1 to 65535")
+
+
+def _is_number(text: str, least: int, most: int) -> bool:
+    return text.isascii() and text.isdecimal() and least <= int(text[:11]) <= most
 
 
 def _parsed(conninfo: str) -> dict[str, str]:

@@ -45,9 +45,17 @@ from datastream.sources.postgres.history import past
 from datastream.sources.postgres.layout import create_table
 from datastream.sources.postgres.listener import Listener
 from datastream.sources.postgres.log import Names, run
-from datastream.sources.postgres.options import NOTIFY, POLL, check_names, parameters, place
+from datastream.sources.postgres.options import (
+    NOTIFY,
+    POLL,
+    check_names,
+    check_options,
+    encoded,
+    parameters,
+    place,
+)
 from datastream.sources.postgres.pool import Pool, Use
-from datastream.url import Location, configured
+from datastream.url import Count, Days, Location, Seconds, configured
 
 PRUNE_EVERY = 10_000
 """Changes read after which the log is cut."""
@@ -95,10 +103,10 @@ class PostgresSource(Source):
         create: bool = False,
         mode: str = "",
         triggers: bool = True,
-        interval: float = 5.0,
+        interval: Seconds = 5.0,
         history: bool = False,
-        history_rows: int = 100_000,
-        history_days: float = 0.0,
+        history_rows: Count = 100_000,
+        history_days: Days = 0.0,
         password: str = "",
         libpq: Mapping[str, str] | None = None,
     ) -> None:
@@ -325,11 +333,12 @@ def open_postgres(location: Location, **options: Any) -> PostgresSource:
 
     What is no option of `PostgresSource` is a parameter of libpq.
     """
-    own = inspect.signature(PostgresSource).parameters.keys() - {"conninfo", "libpq"}
+    own = inspect.signature(PostgresSource).parameters.keys() - {"conninfo"}
     foreign = {**location.options, **options}
-    given = foreign.pop("libpq", {})
-    libpq = {name: str(value) for name, value in foreign.items() if name not in own} | dict(given)
+    libpq = {name: str(value) for name, value in foreign.items() if name not in own}
+    check_options(location.shown, libpq, own)
+    libpq |= dict(options.get("libpq") or {})
     ours = {name: text for name, text in location.options.items() if name in own}
-    factory = partial(PostgresSource, f"postgresql:{location.path or '//'}", libpq=libpq)
-    mine = {name: value for name, value in options.items() if name in own}
+    mine = {name: value for name, value in options.items() if name in own} | {"libpq": libpq}
+    factory = partial(PostgresSource, encoded(location.path))
     return configured(factory, location._replace(options=ours), mine)

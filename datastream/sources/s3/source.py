@@ -21,7 +21,7 @@ from datastream.sources.s3.errors import code_of, explain, is_passing
 from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
 from datastream.sources.s3.write import PROBE, Writer
-from datastream.url import Location, configured
+from datastream.url import Location, Seconds, configured, unescaped
 
 NAME_MAX = 1024
 """Longest name of an object, in bytes."""
@@ -64,7 +64,7 @@ class S3Source(ObjectsSource):
         region: str = "",
         readonly: bool = False,
         exclude: str | Iterable[str] = (),
-        interval: float = 5.0,
+        interval: Seconds = 5.0,
         client_kwargs: Mapping[str, Any] | None = None,
         config_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
@@ -170,4 +170,4 @@ def open_s3(location: Location, **options: object) -> S3Source:
         raise DatastreamError("s3: takes no credentials before the bucket; give key= and secret=")
     if not location.path.startswith("//") or not bucket:
         raise DatastreamError(f"{location.shown!r} names no bucket; write s3://bucket/prefix")
-    return configured(partial(S3Source, bucket, prefix), location, options)
+    return configured(partial(S3Source, bucket, unescaped(prefix)), location, options)

@@ -32,7 +32,7 @@ from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
 from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
-from datastream.url import Location, configured
+from datastream.url import Location, Seconds, configured
 
 LOOK_AT_FILE = 1.0
 """Seconds, at most, between looks whether the path still leads to the same file."""
@@ -80,8 +80,8 @@ class SqliteSource(Source):
         create: bool | None = None,
         readonly: bool = False,
         triggers: bool = True,
-        timeout: float = 5.0,
-        interval: float = 0.014,
+        timeout: Seconds = 5.0,
+        interval: Seconds = 0.014,
     ) -> None:
         columns = Columns(key, value, value_type, updated_at)
         asked = Asked(os.fspath(path), table, columns, readonly, triggers, timeout)
@@ -382,6 +382,8 @@ def open_sqlite(location: Location, **options: object) -> SqliteSource:
     """The Source of ``sqlite:PATH`` and ``sqlite:///ABSOLUTE/PATH``."""
     example = "sqlite:settings.db, or memory: for none"
     path = local_path(location, example, "file")
-    if path == ":memory:":
+    if path.lstrip("/").startswith((":memory:", "file:")):
+        # Each of SQLite's connections would have a database of its own; and its own URLs are not
+        # taken, whose options are others.
         raise DatastreamError(f"{location.shown!r} names no file; write {example}")
     return configured(partial(SqliteSource, path), location, options)

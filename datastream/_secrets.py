@@ -1,0 +1,226 @@
+"""What must not be shown, kept out of error texts, statuses and log lines.
+
+Three things make a text fit to be shown: the secrets of stores that are open are replaced, wherever
+they turn up; so is what looks like a secret, in a URL or behind ``password=``; and what does not
+print is escaped, so that no text from outside speaks to a terminal or forges a line of a log.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from weakref import WeakValueDictionary
+
+MASK = "***"
+
+_NAMES = re.compile(
+    r"(?!pas+ive)pas+|pwd|secret|token|credential|auth(?!or(?!i))|cookie|jwt|sas_|connection_?string"
+    r"|(?:api|access|account|private|shared|storage|encryption)[_-]?key"
+    r"|(?:^|[_-])(?:sig|signature|sas|dsn|pw)$",
+    re.IGNORECASE,
+)
+_HARMLESS = frozenset(("", "true", "false", "none", "anon", "cloud", "0", "1", MASK))
+"""Values of options with such a name that are no secrets."""
+
+# The user stays, so that one sees who failed. Up to the last "@" of host and port: a password may
+# hold what should have been encoded.
+_USER = re.compile(r"(//[^\s/@:?#'\"]*):[^\s/'\"]*@")
+_OPTION = re.compile(r"(?<![\w.%-])([\w.%-]+)=('[^']*'|\"[^\"]*\"|[^\s&;,)'\"]+)")
+
+_known: WeakValueDictionary[int, Secrets] = WeakValueDictionary()
+
+
+class Secrets:
+    """Texts that are shown nowhere while this object lives.
+
+    Args:
+        texts: as they were given; all ways in which a library may spell them are found, too.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        spellings = {way for text in texts if text not in _HARMLESS for way in _spellings(text)}
+        parts = (_guarded(text) for text in sorted(spellings, key=len, reverse=True))
+        self._pattern = re.compile("|".join(parts)) if spellings else None
+        if spellings:
+            _known[id(self)] = self
+
+    def hide(self, text: str) -> str:
+        """`text` without them."""
+        return text if self._pattern is None else self._pattern.sub(MASK, text)
+
+
+def names_secret(name: str) -> bool:
+    """Whether an option of that name holds a secret."""
+    return bool(_NAMES.search(name))
+
+
+def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
+    """The values of options that hold secrets, also within options that hold options."""
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            yield from secrets_in({str(inner): found for inner, found in value.items()})
+        elif isinstance(value, str | bytes) and names_secret(name):
+            yield value if isinstance(value, str) else value.decode(errors="replace")
+        elif isinstance(value, str):
+            yield from (found[0] for found in re.findall(r"//[^\s/@:?#]*:([^\s/]*)(@)", value))
+
+
+def hide(text: str) -> str:
+    """`text` without the secrets of open stores, and without what looks like a secret."""
+    for reference in _known.valuerefs():
+        secrets = reference()
+        if secrets is not None:
+            text = secrets.hide(text)
+    if "@" in text:
+        text = _USER.sub(rf"\1:{MASK}@", text)
+    if "=" in text:
+        text = _OPTION.sub(_without_value, text)
+    return text
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped, for logs and terminals."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def presentable(text: str) -> str:
+    """`text` on one line, as it may be shown to anybody."""
+    return printable(hide(text))
+
+
+def hide_in(error: BaseException) -> BaseException:
+    """Take secrets out of an error and all that caused it, for those who print the traceback.
+
+    Returns:
+        The same error, or one that stands for it, if its text cannot be changed.
+    """
+    return _hide_in(error, {})
+
+
+def _hide_in(error: BaseException, done: dict[int, BaseException]) -> BaseException:
+    if id(error) in done:
+        return done[id(error)]
+    done[id(error)] = error
+    for link in ("__cause__", "__context__"):
+        inner = getattr(error, link)
+        if inner is not None:
+            clean = _hide_in(inner, done)
+            if clean is not inner:
+                setattr(error, link, clean)
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    is_clean = all(_hide_in(part, done) is part for part in parts)
+    if not (is_clean and _is_clean(error)):
+        _replace_texts(error)
+        if not (is_clean and _is_clean(error)):
+            done[id(error)] = _stand_in(error)
+    return done[id(error)]
+
+
+def _is_clean(error: BaseException) -> bool:
+    if getattr(error, "is_presentable", False):
+        return True
+    text = _text(error)
+    return hide(text) == text
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(error))
+    except Exception:  # noqa: BLE001
+        return type(error).__name__
+
+
+def _replace_texts(error: BaseException) -> None:
+    """Most errors show their arguments; those of the system, attributes; all of them, notes."""
+    error.args = tuple(hide(item) if isinstance(item, str) else item for item in error.args)
+    for name in ("strerror", "filename", "filename2"):
+        text = getattr(error, name, None)
+        if isinstance(error, OSError) and isinstance(text, str):
+            setattr(error, name, hide(text))
+    if getattr(error, "__notes__", None):
+        error.__notes__ = [hide(note) for note in error.__notes__]
+
+
+def _stand_in(error: BaseException) -> Exception:
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    stand_in = HiddenError(hide("; ".join(_text(one).strip() for one in (error, *parts))))
+    stand_in.__cause__, stand_in.__context__ = error.__cause__, error.__context__
+    stand_in.__suppress_context__ = error.__suppress_context__
+    return stand_in.with_traceback(error.__traceback__)
+
+
+class HiddenError(Exception):
+    """Stands for a library's error whose text held a secret: its name and the rest of its text."""
+
+    is_presentable = True
+
+
+class PresentableRecords(logging.Filter):
+    """Makes what is logged fit to be shown, whatever the handlers do with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_argument, record.args))
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            clean = hide_in(error)
+            record.exc_info = (type(clean), clean, clean.__traceback__)
+            lines = "".join(traceback.format_exception(clean)).rstrip("\n").split("\n")
+            if not all(map(str.isprintable, lines)):
+                record.exc_text = "\n".join(map(printable, lines))
+        return True
+
+
+def logger(name: str = "datastream") -> logging.Logger:
+    """The library's logger of that name, whose lines show no secret."""
+    found = logging.getLogger(name)
+    if not any(isinstance(item, PresentableRecords) for item in found.filters):
+        found.addFilter(PresentableRecords())
+    return found
+
+
+def _argument(item: object) -> object:
+    return item if isinstance(item, int | float) else presentable(str(item))
+
+
+def _without_value(match: re.Match[str]) -> str:
+    name, value = match[1], match[2]
+    is_secret = names_secret(unquote(name)) and unquote_plus(value).lower() not in _HARMLESS
+    return f"{name}={MASK}" if is_secret else match[0]
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """How a text may stand in what a library says."""
+    for plain in {text, unquote(text), unquote_plus(text)} - _HARMLESS:
+        yield plain
+        yield quote(plain, safe="", errors="replace")
+        yield quote(plain, errors="replace")
+        yield quote_plus(plain, errors="replace")
+        yield repr(plain)[1:-1]
+        yield json.dumps(plain)[1:-1]
+        yield printable(plain)
+        yield plain.encode(errors="replace").decode("latin-1")
+        yield base64.b64encode(plain.encode(errors="replace")).decode()
+
+
+def _guarded(text: str) -> str:
+    """The pattern of one secret; within other words it is none."""
+    start = r"(?<![A-Za-z0-9])" if text[0].isalnum() else ""
+    end = r"(?![A-Za-z0-9])" if text[-1].isalnum() else ""
+    return f"{start}{re.escape(text)}{end}" if len(text) < GUARDED else re.escape(text)
+
+
+GUARDED = 8
+"""Secrets shorter than this are common words too: they are hidden where they stand alone."""
+
+
+# Sources log to it too, and those of others may.
+logger()
