@@ -18,7 +18,6 @@ from datastream.errors import (
     InvalidValue,
     KeyNotFound,
     RevisionConflict,
-    printable,
     shown,
 )
 from datastream.selection import Selection, check_key
@@ -209,7 +208,7 @@ class StoreMapping(MutableMapping[str, Any]):
         try:
             return codecs.decode(entry.value, entry.value_type, key=entry.key)
         except InvalidValue as error:
-            log.warning("%s: %s", printable(self.name), printable(str(error)))
+            log.warning("%s: %s", self.name, error)
             return entry.value
 
 

@@ -17,7 +17,6 @@ from datastream._view.write_behind import WriteBehind
 from datastream._watch.subscription import Since
 from datastream._watches import Pace, StoreWatches, described
 from datastream.entry import Batch, Rejected
-from datastream.errors import printable
 from datastream.selection import Selection
 from datastream.view import View
 
@@ -150,10 +149,10 @@ def _open_keeper(keeper: Keeper[ViewState]) -> None:
 def _log_rejected(what: str, rejected: Rejected) -> None:
     log.warning(
         "%s: %s at revision %s is refused, its last good value stands: %s",
-        printable(what),
-        printable(repr(rejected.key)),
-        printable(repr(rejected.revision)),
-        printable(rejected.reason),
+        what,
+        repr(rejected.key),
+        repr(rejected.revision),
+        rejected.reason,
     )
 
 

@@ -20,7 +20,7 @@ from datastream._watch.subscription import Since, Sink
 from datastream._watch.values import ValueChanges
 from datastream.aio import AsyncWatch, Threads
 from datastream.entry import Batch, Change, Entry
-from datastream.errors import InvalidValue, printable, shown
+from datastream.errors import InvalidValue, shown
 from datastream.selection import Selection
 
 T = TypeVar("T")
@@ -255,13 +255,13 @@ class StoreWatches:
             try:
                 is_folder = self._core.is_folder(key)
             except Exception as error:  # noqa: BLE001
-                log.debug("%s: %s", printable(self.name), printable(str(error)))
+                log.debug("%s: %s", self.name, error)
                 return
             if is_folder:
                 log.warning(
                     "%s: a watch of %s waits for that very key, while others lie below it; to "
                     "watch those, write %s",
-                    printable(self.name),
+                    self.name,
                     shown(key),
                     shown(f"{key}/"),
                 )
@@ -269,7 +269,7 @@ class StoreWatches:
                 log.warning(
                     "%s: a watch of %s waits for that very key, question mark included; for a "
                     "pattern, write match=%s",
-                    printable(self.name),
+                    self.name,
                     shown(key),
                     shown(key),
                 )

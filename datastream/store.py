@@ -17,6 +17,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
+from datastream._secrets import hide
 from datastream._view.keeper import Keepers
 from datastream._views import StoreViews
 from datastream._watch import reaper
@@ -67,7 +68,7 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
     """
 
     def __init__(self, source: Source, *, name: str = "") -> None:
-        self.name = name or type(source).__name__
+        self.name = hide(name) or type(source).__name__
         self.threads = Threads(instant=source.instant)
         """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._source = source

@@ -15,7 +15,7 @@ from datastream._binding.paths import check_path
 from datastream._binding.tree import Path
 from datastream._view.changes import Listener, Listeners
 from datastream.entry import Batch, Entry, Operation, Rejected
-from datastream.errors import InvalidValue, printable
+from datastream.errors import InvalidValue
 
 T = TypeVar("T")
 
@@ -251,9 +251,7 @@ class BindingState(Generic[T]):
 
 def _log_rejected(what: str, rejected: tuple[Rejected, ...], *, exists: bool) -> None:
     stands = ", the last good one stands" if exists else ""
-    log.warning(
-        "%s: a state is refused%s: %s", printable(what), stands, printable(described(rejected))
-    )
+    log.warning("%s: a state is refused%s: %s", what, stands, described(rejected))
 
 
 def _summary(batches: tuple[Batch, ...]) -> tuple[tuple[Entry, ...], str, str]:

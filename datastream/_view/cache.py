@@ -20,7 +20,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datastream.errors import DatastreamError, printable
+from datastream.errors import DatastreamError
 from datastream.selection import Selection
 
 MAGIC = b"datastream cache 1 "
@@ -92,7 +92,7 @@ class CacheFile:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            log.warning("cache %s is ignored: %s", printable(str(self.path)), printable(str(error)))
+            log.warning("cache %s is ignored: %s", self.path, error)
             return None
 
     def write(self, cached: Cached) -> None:

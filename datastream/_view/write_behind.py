@@ -12,7 +12,6 @@ from datastream._view.cache import Cached, CacheFile, Columns, TooLarge, in_chun
 from datastream._view.state import ViewState, row_of
 from datastream._watch.dispatcher import Dispatcher
 from datastream.entry import Batch, Entry
-from datastream.errors import printable
 
 PAUSE = 1.0
 """Seconds from a change until it is written, at least."""
@@ -93,8 +92,8 @@ class WriteBehind:
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:
-            path = printable(str(self._file.path))
-            log.warning("cache %s cannot be written: %s", path, printable(complaint))
+            path = self._file.path
+            log.warning("cache %s cannot be written: %s", path, complaint)
         self._complaint = complaint
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import NoReturn, ParamSpec, TypeVar
 
+from datastream._secrets import hide_in
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.source import Source
 
@@ -88,13 +89,15 @@ class Calls:
             self._returned(thread)
 
     def translate(self, error: Exception, key: str | None) -> Exception:
-        """What leaves the store for an error of the source."""
+        """What leaves the store for an error of the source, with no secret in what caused it."""
+        hide_in(error)
         if isinstance(error, DatastreamError):
             return error
         if self.closed:
             return StoreClosed(self.closed)
         translated = self._source.translate(error, key)
         if isinstance(translated, DatastreamError | ImportError):
+            hide_in(translated)
             return translated
         return Unexpected(
             f"{self._name}: unexpected {type(error).__name__}: {error}; this is a bug in the "
@@ -117,7 +120,7 @@ class Calls:
         translated = self.translate(error, key)
         if translated is error:
             raise error
-        raise translated from error
+        raise translated from hide_in(error)
 
     def _returned(self, thread: int) -> None:
         self._due.pop(thread, None)

@@ -7,15 +7,17 @@ import threading
 from collections import deque
 from datetime import UTC, datetime
 from functools import partial
+from typing import cast
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from datastream._secrets import hide_in
 from datastream._watch.calls import Unexpected
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.subscriber import Subscriber
-from datastream.errors import SourceUnavailable, printable
+from datastream.errors import SourceUnavailable, presentable
 from datastream.source import WELL, Health
 from datastream.status import State, Status
 
@@ -125,6 +127,9 @@ class StatusHolder:
     ) -> None:
         before = self.current
         self.well = state is State.READY
+        degraded = presentable(degraded) if degraded else ""
+        if error is not None:
+            error = cast(Exception, hide_in(error))
         same = (before.state, str(before.error), before.degraded) == (state, str(error), degraded)
         if same or before.state is State.CLOSED:
             return
@@ -164,11 +169,9 @@ def _state_of(error: Exception) -> State:
 
 def _log_change(name: str, status: Status) -> None:
     """One line for each change; what only the library's own bugs bring, with its traceback."""
-    name = printable(name)
     if status.error is not None:
         trace = status.error if isinstance(status.error, Unexpected) else None
-        text = printable(str(status.error))
-        log.warning("%s: %s: %s", name, status.state, text, exc_info=trace)
+        log.warning("%s: %s: %s", name, status.state, status.error, exc_info=trace)
     elif status.state is State.READY:
-        degraded = f", {printable(status.degraded)}" if status.degraded else ""
+        degraded = f", {status.degraded}" if status.degraded else ""
         log.info("%s: READY%s", name, degraded)

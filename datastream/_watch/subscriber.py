@@ -13,7 +13,7 @@ from reactivex.abc import ObserverBase
 
 from datastream._watch.dispatcher import Dispatcher
 from datastream.entry import Batch, Change, Entry
-from datastream.errors import DatastreamError, printable
+from datastream.errors import DatastreamError
 
 T = TypeVar("T")
 
@@ -142,7 +142,7 @@ class Subscriber(Generic[T]):
         except BaseException as error:
             log.exception(
                 "a subscriber of %s raised at %s and is disposed; the others go on",
-                printable(self._what),
+                self._what,
                 _described(item),
             )
             self.close()
@@ -195,5 +195,5 @@ def _described(item: object) -> str:
         more = f" and {len(item) - 1} more" if len(item) > 1 else ""
         return _described(item.entries[0]) + more
     if isinstance(item, Entry):
-        return f"{printable(repr(item.key))}, revision {printable(repr(item.revision))}"
+        return f"{item.key!r}, revision {item.revision!r}"
     return type(item).__name__

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from datastream.entry import Batch, Change, Entry, Operation
-from datastream.errors import printable
 
 log = logging.getLogger("datastream")
 
@@ -53,10 +52,10 @@ class ValueChanges:
         except Exception as error:  # noqa: BLE001
             log.warning(
                 "%s: %s at revision %s is left out, its last good value stands: %s",
-                printable(self._what),
-                printable(repr(key)),
-                printable(repr(entry.revision)),
-                printable(str(error)),
+                self._what,
+                repr(key),
+                repr(entry.revision),
+                error,
             )
             return
         self._values[key] = new

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from datastream import Batch, DatastreamError, InvalidValue, SourceUnavailable, Store, StoreClosed
+from datastream._secrets import logger
 from datastream.selection import escape
 from datastream_grpc import _convert
 from datastream_grpc._pb import service_pb2 as pb
@@ -25,7 +26,7 @@ MAX_ERROR_TEXT = 1000
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 
-log = logging.getLogger("datastream.grpc")
+log = logger("datastream.grpc")
 
 Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
