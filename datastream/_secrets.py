@@ -13,11 +13,18 @@ import logging
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 from weakref import WeakValueDictionary
 
 MASK = "***"
+MOST_LEAVES = 1000
+"""Parts of a value that are looked for in an error's text."""
+WORTH_HIDING = 4
+"""Characters that a value must have to be hidden without quotation marks around it."""
+QUOTED = 40
+"""Characters by which a value is recognised, if its end is cut off."""
 
 _NAMES = re.compile(
     r"(?!pas+ive)pas+|pwd|secret|token|credential|auth(?!or(?!i))|cookie|jwt|sas_|connection_?string"
@@ -68,7 +75,8 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
         elif isinstance(value, str | bytes) and names_secret(name):
             yield value if isinstance(value, str) else value.decode(errors="replace")
         elif isinstance(value, str):
-            yield from (found[0] for found in re.findall(r"//[^\s/@:?#]*:([^\s/]*)(@)", value))
+            # The password in another URL, such as that of a server.
+            yield from re.findall(r"//[^\s/@:?#]*:(.*)@", value)
 
 
 def hide(text: str) -> str:
@@ -81,6 +89,19 @@ def hide(text: str) -> str:
         text = _USER.sub(rf"\1:{MASK}@", text)
     if "=" in text:
         text = _OPTION.sub(_without_value, text)
+    return text
+
+
+def without(text: str, value: object) -> str:
+    """`text` without a value that it quotes, or a part of that value, since it may be a secret."""
+    for leaf in islice(_leaves(value), MOST_LEAVES):
+        bare = str(leaf)
+        for spelling in (repr(leaf), bare)[: 1 + (len(bare) >= WORTH_HIDING)]:
+            if len(spelling) > QUOTED:
+                # Whoever quotes it cuts it short.
+                text = re.sub(rf"{re.escape(spelling[:QUOTED])}.*", MASK, text, flags=re.DOTALL)
+            else:
+                text = re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", MASK, text)
     return text
 
 
@@ -187,6 +208,20 @@ def logger(name: str = "datastream") -> logging.Logger:
     return found
 
 
+def _leaves(value: object) -> Iterator[object]:
+    if isinstance(value, Mapping):
+        for part in value.values():
+            yield from _leaves(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in value:
+            yield from _leaves(part)
+    elif isinstance(value, bytes):
+        yield value
+        yield value.decode(errors="replace")
+    elif value is not None and value != "" and not isinstance(value, bool):
+        yield value
+
+
 def _argument(item: object) -> object:
     return item if isinstance(item, int | float) else presentable(str(item))
 
@@ -213,7 +248,8 @@ def _spellings(text: str) -> Iterator[str]:
 
 def _guarded(text: str) -> str:
     """The pattern of one secret; within other words it is none."""
-    start = r"(?<![A-Za-z0-9])" if text[0].isalnum() else ""
+    # "%3A" is a colon, and no word.
+    start = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))" if text[0].isalnum() else ""
     end = r"(?![A-Za-z0-9])" if text[-1].isalnum() else ""
     return f"{start}{re.escape(text)}{end}" if len(text) < GUARDED else re.escape(text)
 

@@ -163,12 +163,20 @@ def _decode_bool(value: bytes) -> bool:
 
 
 def _decode_int(value: bytes) -> int:
-    return int(_ascii_number(value))
+    text = _ascii_number(value)
+    try:
+        return int(text)
+    except ValueError:
+        # Python's text quotes the value, which may be a secret.
+        raise ValueError("it is not a whole number, or too long for one") from None
 
 
 def _decode_float(value: bytes) -> float:
     text = _ascii_number(value)
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("it is not a number") from None
     if math.isinf(number) and "inf" not in text.lower():
         raise ValueError("it is too large for a float")
     return number

@@ -51,6 +51,9 @@ _NO_USER = frozenset(("github",))
 _ACCESS_KEYS = frozenset(("s3", "s3a", "oss", "tos", "tosfs", "oci"))
 """Schemes whose option ``key`` is a credential. Elsewhere it is the column of keys."""
 
+_CHAIN = re.compile("::(?=[A-Za-z][A-Za-z0-9+.-]*://)")
+"""Between the URLs of fsspec's chains, such as zip://a.zip::http://host."""
+
 
 class Location(NamedTuple):
     """A URL in parts."""
@@ -84,8 +87,8 @@ def parse(url: str) -> Location:
     scheme = scheme.lower()
     if _is_misread(scheme, rest):
         raise DatastreamError(
-            f"{scheme}: the password holds a '/', '?' or '#'; write them as %2F, %3F and %23, or "
-            "give the password as an option in code"
+            f"{scheme}: the user or password holds a '/', '?' or '#'; write them as %2F, %3F and "
+            "%23, or give it as an option in code"
         )
     if not url.isprintable():
         raise DatastreamError(f"{shown(url)!r} holds characters that do not print; remove them")
@@ -120,19 +123,21 @@ def _guess(url: str) -> str:
 
 
 def _is_misread(scheme: str, rest: str) -> bool:
-    """Whether a part of a password would be taken for a path, an option or a fragment."""
+    """Whether a part of a user or password would be taken for a path, an option or a fragment."""
+    rest, *others = _CHAIN.split(rest)
+    if any(_is_misread(*other.split(":", maxsplit=1)) for other in others):
+        return True
     if not rest.startswith("//") or scheme in LOCAL:
         return False
     authority = re.split("[/?#]", rest[2:], maxsplit=1)[0]
     port = authority.rpartition(":")[2] if ":" in authority else ""
-    is_arn = authority.startswith("arn:")
     later = rest[2 + len(authority) :]
-    return (
-        bool(port)
-        and not port.isdecimal()
-        and "@" in later
-        and "@" not in authority + ("@" if is_arn else "")
-    )
+    if authority.startswith("arn:") or "@" in authority or "@" not in later:
+        return False
+    # A number may be a port; but no option's name holds an "@", nor does a fragment.
+    is_port = port.isdecimal() or not port
+    name = re.search("[?#]([^=]*)", later)
+    return not is_port or (name is not None and "@" in name[1])
 
 
 def shown(url: str) -> str:
@@ -149,12 +154,12 @@ def shown(url: str) -> str:
         # A user with a password where a scheme should be, or no slashes before them.
         return f"{scheme}:{MASK}@{rest.rpartition('@')[2]}"
     place, mark, query = rest.partition("?")
+    if _lone_user(scheme, place):
+        place = re.sub(r"^//[^/]+@", f"//{MASK}@", place)
     if scheme not in LOCAL and scheme not in _NO_USER:
         # Up to the last "@": a password may hold what should have been encoded.
         place = re.sub(r"^(//[^/@:]*):.*@", rf"\1:{MASK}@", place)
         place = re.sub(r"(::[^:/]+://[^/@:]*):.*@", rf"\1:{MASK}@", place)
-    if _lone_user(scheme, place):
-        place = re.sub(r"^//[^/@]+@", f"//{MASK}@", place)
     pairs = "&".join(_shown_option(scheme, pair) for pair in query.split("&"))
     return f"{url[: len(scheme)]}:{place}{mark}{pairs}"
 
@@ -162,7 +167,10 @@ def shown(url: str) -> str:
 def _shown_option(scheme: str, pair: str) -> str:
     name, equals, value = pair.partition("=")
     plain = unquote_plus(value)
-    is_secret = _is_secret(scheme, unquote_plus(name)) and value
+    is_secret = bool(value) and _is_secret(scheme, unquote_plus(name))
+    if not is_secret and "://" in plain:
+        # A URL of its own, such as a server's.
+        is_secret = shown(plain) != plain
     return f"{name}{equals}{MASK}" if is_secret or hide(plain) != plain else pair
 
 
@@ -171,8 +179,8 @@ def _is_secret(scheme: str, name: str) -> bool:
 
 
 def _lone_user(scheme: str, place: str) -> str:
-    """A user without a password, which over HTTP is a token."""
-    found = re.match(r"//([^/@:]+)@", place)
+    """A user without a password, or with one that says so, which over HTTP is a token."""
+    found = re.match(r"//([^/:]+)(?::(?:x-oauth-basic)?)?@(?![^/]*@)", place)
     return found[1] if found and scheme.endswith(("http", "https")) else ""
 
 
@@ -189,7 +197,7 @@ def _secrets_in_url(location: Location) -> Iterator[str]:
         return
     if "@" in path and not path.startswith("//"):
         yield path.rpartition("@")[0]
-    for part in path.split("::"):
+    for part in _CHAIN.split(path):
         # With and without what may be the beginning of the path.
         for pattern in (r"^(?:[^/]*:)?(?://)?[^/@:]*:(.*)@", r"//[^/@:]*:([^/]*)@"):
             found = re.search(pattern, part)

@@ -12,6 +12,7 @@ from datastream._binding.layout import Layout
 from datastream._binding.paths import dotted
 from datastream._binding.shape import Shaper, normalized
 from datastream._binding.tree import Node, Path
+from datastream._secrets import without
 from datastream.entry import Entry, Rejected
 from datastream.errors import shown
 
@@ -80,7 +81,9 @@ class Evaluator(Generic[T]):
             outcome.missing = tuple(missing)
         except Exception as error:  # noqa: BLE001
             # A validator of the user's that raises what pydantic does not take for a refusal.
-            rejected.append(Rejected(self.layout.place, "", f"{type(error).__name__}: {error}"))
+            rejected.append(
+                Rejected(self.layout.place, "", without(f"{type(error).__name__}: {error}", shaped))
+            )
         outcome.rejected = tuple(rejected)
         return outcome
 
@@ -108,7 +111,9 @@ class Evaluator(Generic[T]):
         looked_for = self.layout.key((*at, *rest)) if is_missing else key
         key = looked_for or self.layout.key(at)
         where = dotted((*path, *rest))
-        reason = f"{where}: {problem['msg']}" if where else problem["msg"]
+        # A validator's own words may hold what it was given.
+        fault = without(problem["msg"], problem.get("input"))
+        reason = f"{where}: {fault}" if where else fault
         return Rejected(key, _revision(entries.get(key)), reason), is_missing
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from datastream._binding import document
 from datastream._binding.tree import Node, tree_of
-from datastream._view.state import reason_of
+from datastream._watch.values import reason_of
 from datastream.entry import Entry, Rejected
 from datastream.selection import Selection
 
@@ -39,7 +39,7 @@ class Layout:
             try:
                 values[key] = document.parse(entry) if self.is_document else entry.decode()
             except Exception as error:  # noqa: BLE001
-                rejected.append(Rejected(key, entry.revision, reason_of(error)))
+                rejected.append(Rejected(key, entry.revision, reason_of(error, entry)))
         if not self.is_document:
             return tree_of(values, self.place), rejected
         root = Node(values[self.place], self.place) if self.place in values else Node()

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from datastream import codecs
 from datastream._view.cache import Columns, RawRow
 from datastream._view.changes import Listener, Listeners
+from datastream._watch.values import reason_of
 from datastream.entry import Batch, Change, ChangeBatch, Entry, Operation, Rejected, deleted
 
 MANY = 100
@@ -228,7 +229,7 @@ class ViewState:
         return entry.key not in self.refused and self.rows.get(entry.key) == row_of(entry)
 
     def _refuse(self, entry: Entry, error: Exception, refused: dict[str, Refused]) -> None:
-        rejected = Rejected(entry.key, entry.revision, reason_of(error))
+        rejected = Rejected(entry.key, entry.revision, reason_of(error, entry))
         before = refused.get(entry.key)
         refused[entry.key] = Refused(rejected, entry)
         if before is None or before.entry.revision != entry.revision:
@@ -274,15 +275,3 @@ class ViewState:
 def row_of(entry: Entry) -> RawRow:
     """What a cache keeps of an entry."""
     return entry.value, entry.value_type, entry.revision
-
-
-def reason_of(error: Exception) -> str:
-    """Why a value was refused, without the value where the error lets one leave it out."""
-    problems: Any = getattr(error, "errors", None)
-    if not callable(problems) or not hasattr(error, "error_count"):
-        return str(error) or type(error).__name__
-    # pydantic's text repeats the input, which may be a secret.
-    found: Any = problems(include_url=False, include_input=False, include_context=False)
-    return "; ".join(
-        ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in found
-    )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
+from datastream._secrets import without
 from datastream.entry import Batch, Change, Entry, Operation
+from datastream.errors import DatastreamError
 
 log = logging.getLogger("datastream")
 
@@ -55,7 +58,7 @@ class ValueChanges:
                 self._what,
                 repr(key),
                 repr(entry.revision),
-                error,
+                reason_of(error, entry),
             )
             return
         self._values[key] = new
@@ -64,3 +67,24 @@ class ValueChanges:
 
 def _removed(key: str) -> Entry:
     return Entry(key, b"", "", None, "", Operation.DELETE)
+
+
+def reason_of(error: Exception, entry: Entry) -> str:
+    """Why a value was refused, without the value: it may be a secret."""
+    text = without(_fault(error), entry.value)
+    with suppress(Exception):
+        text = without(text, entry.decode())
+    return text
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, DatastreamError):
+        return str(error)
+    problems: Any = getattr(error, "errors", None)
+    if not callable(problems) or not hasattr(error, "error_count"):
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    # pydantic's text repeats the input.
+    found: Any = problems(include_url=False, include_input=False, include_context=False)
+    return "; ".join(
+        ": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in found
+    )

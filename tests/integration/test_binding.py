@@ -377,6 +377,24 @@ def test_it_is_freed_when_it_is_dropped_and_ended_when_it_is_closed(store, setti
     eventually(lambda: not store._core._publisher.routes, "unsubscribed")
 
 
+def test_reasons_do_not_quote_what_a_validator_was_given(store, caplog):
+    class Pin(BaseModel):
+        pin: str = ""
+
+        @field_validator("pin")
+        @classmethod
+        def check(cls, pin):
+            if pin:
+                raise ValueError(f"{pin} is no good pin")
+            return pin
+
+    with store.bind(Pin, "app/") as pin:
+        store["app/pin"] = "hunter2"
+        store.flush()
+        assert pin.rejected[0].reason == "pin: Value error, *** is no good pin"
+    assert "hunter2" not in caplog.text
+
+
 def test_a_validator_may_be_slow_or_call_the_store(store):
     class Slow(BaseModel):
         limit: int = 0
