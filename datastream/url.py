@@ -132,12 +132,13 @@ def _is_misread(scheme: str, rest: str) -> bool:
     authority = re.split("[/?#]", rest[2:], maxsplit=1)[0]
     port = authority.rpartition(":")[2] if ":" in authority else ""
     later = rest[2 + len(authority) :]
+    name = re.search("[?#]([^=]*)", later)
+    if name is not None and "@" in name[1]:
+        # No option's name holds one.
+        return True
     if authority.startswith("arn:") or "@" in authority or "@" not in later:
         return False
-    # A number may be a port; but no option's name holds an "@", nor does a fragment.
-    is_port = port.isdecimal() or not port
-    name = re.search("[?#]([^=]*)", later)
-    return not is_port or (name is not None and "@" in name[1])
+    return bool(port) and not port.isdecimal()
 
 
 def shown(url: str) -> str:
