@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+from datastream._aliases import check_size
 from datastream.errors import DatastreamError, InvalidValue
 
 EXTRA = 'pip install "datastream-kv[documents]"'
@@ -57,14 +58,16 @@ class Format(ABC):
             return self._dump(document, data)
         except DatastreamError:
             raise
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidValue(f"{self.name} cannot hold this value: {error}") from error
+        except Exception as error:
+            raise InvalidValue(f"{self.name} cannot hold this value: {_fault(error)}") from error
 
     def _checked(self, load: Callable[[bytes], Any], data: bytes) -> Any:
         try:
             document = load(data)
-        except (ValueError, RecursionError) as error:
-            raise Malformed(f"it is no {self.name}: {error}") from error
+        except (DatastreamError, ImportError):
+            raise
+        except Exception as error:
+            raise Malformed(f"it is no {self.name}: {_fault(error)}") from error
         if not isinstance(document, Mapping):
             raise Malformed(f"it is no {self.name} table, but a {type(document).__name__}")
         return document
@@ -139,6 +142,7 @@ class Yaml(Format):
             document = self._parser(kind).load(data.decode())
         except YAMLError as error:
             raise ValueError(_yaml_problem(error)) from None
+        check_size(document, len(data))
         return CommentedMap() if document is None else document
 
     def _dump(self, document: Any, before: bytes) -> bytes:
@@ -170,6 +174,14 @@ class Json(Format):
         return text.encode() + (b"\n" if before.endswith(b"\n") or not before else b"")
 
 
+def _fault(error: Exception) -> str:
+    """What a library found; those of YAML raise anything for a tag that does not fit its text."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    is_told = isinstance(error, ValueError | TypeError)
+    return str(error) if is_told else "a value does not fit its tag"
+
+
 # A name without a value, and below it the first line that is no comment.
 _BELOW = r"[^\s#-][^\n]*:[ \t]*(?:#[^\n]*)?\n(?:[ \t]*(?:#[^\n]*)?\n)*"
 _NESTED = re.compile(rf"^{_BELOW}( +)[^\s#-]", re.MULTILINE)
@@ -180,7 +192,7 @@ def _yaml_problem(error: Exception) -> str:
     """What is wrong and where, without the text that is there: it may be a password."""
     from ruamel.yaml.constructor import DuplicateKeyError
 
-    problem = getattr(error, "problem", None) or type(error).__name__
+    problem = getattr(error, "problem", None) or "it holds what YAML does not allow"
     if isinstance(error, DuplicateKeyError):
         problem = "a name is there twice"
     mark = getattr(error, "problem_mark", None)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from datastream._aliases import check_size
 from datastream.errors import InvalidValue, shown
 
 MAX_TYPE = 255
@@ -52,8 +53,9 @@ def decode(value: bytes, value_type: str, *, key: str = "") -> Any:
     try:
         return decoder(value_type)(value)
     except (ValueError, RecursionError) as error:
+        fault = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InvalidValue(
-            f"the {len(value)} bytes at {shown(key)} are no {value_type!r}: {error}; "
+            f"the {len(value)} bytes at {shown(key)} are no {value_type!r}: {fault}; "
             "read entry.value for the raw bytes"
         ) from error
 
@@ -204,13 +206,20 @@ def _decode_yaml(value: bytes) -> Any:
             'reading application/yaml needs PyYAML: pip install "datastream-kv[yaml]"'
         ) from error
     try:
-        return yaml.safe_load(value)
+        document = yaml.safe_load(value)
+        check_size(document, len(value))
+        return document
     except yaml.YAMLError as error:
         # Its own text quotes the document, which may hold secrets, over several lines.
-        problem = getattr(error, "problem", None) or type(error).__name__
+        problem = getattr(error, "problem", None) or "it holds what YAML does not allow"
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ValueError(f"{problem}{place}") from error
+    except (ValueError, RecursionError):
+        raise
+    except Exception as error:
+        # Whatever a tag that does not fit its text makes of it, such as `!!bool x`.
+        raise ValueError("a value does not fit its tag") from error
 
 
 _ENCODERS: dict[str, Callable[[Any], bytes]] = {

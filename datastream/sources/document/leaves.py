@@ -48,12 +48,18 @@ def leaves(document: Mapping[Any, Any]) -> tuple[dict[str, Leaf], list[str]]:
 
 
 def _walk(node: Mapping[Any, Any], above: Path) -> Iterator[tuple[Path, Any]]:
-    for name, value in node.items():
-        path = (*above, name)
-        if isinstance(value, Mapping):
-            yield from _walk(value, path)
-        else:
+    # Not by recursion: a dotted name of TOML is as deep as it is long.
+    below = [(above, iter(node.items()))]
+    while below:
+        above, items = below[-1]
+        for name, value in items:
+            path = (*above, name)
+            if isinstance(value, Mapping):
+                below.append((path, iter(value.items())))
+                break
             yield path, value
+        else:
+            below.pop()
 
 
 def entry_of(key: str, value: Any) -> Entry:
