@@ -17,7 +17,7 @@ from math import inf
 from datastream.entry import Capability, Entry, Operation
 from datastream.errors import DatastreamError
 from datastream.selection import Selects, compile_pattern
-from datastream.source import Reading, Source, Written
+from datastream.source import WELL, Health, Reading, Source, Written
 from datastream.sources._common.file_types import type_of_name
 from datastream.sources._common.look import (
     Coarse,
@@ -26,8 +26,10 @@ from datastream.sources._common.look import (
     Seen,
     common_scope,
     fill,
+    is_unread,
     look,
 )
+from datastream.sources._common.unread import Unread
 from datastream.sources._common.wake import WakeEvent, jittered
 
 TYPES = 50_000
@@ -40,9 +42,10 @@ class ListedSource(Source):
     Args:
         interval: seconds between two looks, where nothing notifies.
         exclude: globs of what to leave out; without a slash they are about names, else about keys.
+        where: what log lines call it.
     """
 
-    def __init__(self, interval: float, exclude: str | Iterable[str]) -> None:
+    def __init__(self, interval: float, exclude: str | Iterable[str], where: str = "") -> None:
         if not (isinstance(interval, int | float) and 0 < interval < inf):
             raise DatastreamError(f"interval={interval!r}: give a number of seconds above 0")
         self._interval = interval
@@ -51,21 +54,33 @@ class ListedSource(Source):
         self._epoch = secrets.token_hex(4)
         self._memory = Memory()
         self._types = Types()
+        self._unread = Unread(where)
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._types.tell(self._list(""), self._get_types)
+        listed = list(self._list(""))
+        readable = [item for item in listed if not self._unread.knows(item.key, item.signature)]
+        found = self._types.tell(readable, self._get_types)
+        self._unread.tried({item.key: item.signature for item in readable})
+        self._report_health()
+        return found
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         scope = common_scope(selection)
-        found = look(scope, self._list(scope), selection, self._memory.known, self._get)
+        known = self._memory.known
+        found = look(scope, self._list(scope), selection, known, self._get, skips=self._skips)
         self._memory.learn(found, selection, watched=since is not None)
+        self._note_unread(found, selection, scope)
         position = self._position_of(found)
         if since == position:
             return Reading((), position, complete=False)
-        return Reading(found.entries, position, True, partial(fill, found.loaded, self._get))
+        load = partial(self._load, found.loaded)
+        return Reading(found.entries, position, True, load, unread=frozenset(found.unread))
 
     def get(self, key: str) -> Entry | None:
         entry = self._get([key])[0]
+        self._report_health()
+        if is_unread(entry):
+            raise self._unread.error(key)
         return entry if entry.operation is Operation.PUT else None
 
     def wait(self, timeout: float | None) -> None:
@@ -86,12 +101,45 @@ class ListedSource(Source):
 
     @abstractmethod
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
-        """What `keys` hold, in that order; a DELETE for what is not there any more."""
+        """What `keys` hold, in that order; a DELETE for what is not there any more.
+
+        One that cannot be read, while others can, is added to `_unread`, and given as `unread`.
+        """
 
     def _get_types(self, keys: Sequence[str]) -> Mapping[str, str]:
         """Their types, told from the content; without what is not there any more."""
         entries = self._get(keys)
-        return {e.key: e.value_type for e in entries if e.operation is Operation.PUT}
+        return {e.key: e.value_type for e in entries if e.value_type}
+
+    # What cannot be read.
+
+    def _skips(self, item: Listed) -> bool:
+        return self._unread.skips(item.key, item.signature)
+
+    def _load(self, loaded: Mapping[str, Entry], entries: Sequence[Entry]) -> Sequence[Entry]:
+        filled = fill(loaded, self._get, entries)
+        if len(filled) < len(entries):
+            # Where listings tell revisions, these are the signatures.
+            self._unread.tried({entry.key: entry.revision for entry in entries})
+        self._report_health()
+        return filled
+
+    def _note_unread(self, found: Look, selection: Selects, scope: str) -> None:
+        """Take in what a look at `selection` could not read, and what has gone."""
+        unread = self._unread
+        unread.tried(found.unread)
+        if unread:
+            listed = found.unread.keys() | {entry.key for entry in found.entries}
+            unread.keep(listed, lambda key: key.startswith(scope) and selection.matches(key))
+        self._report_health()
+
+    def _why_degraded(self) -> str:
+        return self._unread.degraded
+
+    def _report_health(self) -> None:
+        degraded = self._why_degraded()
+        if self.health.degraded != degraded:
+            self.health = Health(degraded=degraded) if degraded else WELL
 
     # Positions.
 

@@ -67,6 +67,8 @@ class Look(NamedTuple):
     """Equal for two looks at one part of the tree only if nothing selected differs."""
     is_all: bool
     """Everything that was listed is selected."""
+    unread: Mapping[str, Hashable]
+    """What is selected and cannot be read, with its signature; no part of `entries`."""
 
     @property
     def digest(self) -> str:
@@ -77,11 +79,19 @@ class Look(NamedTuple):
 Known = Callable[[str], Seen | None]
 """What an earlier look has seen of a key."""
 Read = Callable[[Sequence[str]], Sequence[Entry]]
-"""What keys hold, in their order; a DELETE for what is not there any more."""
+"""What keys hold, in their order; a DELETE for what is not there any more, `unread` for what cannot
+be read."""
+UNREAD = "unread"
 
 
 def look(
-    part: str, listing: Iterable[Listed], selection: Selects, known: Known, read: Read
+    part: str,
+    listing: Iterable[Listed],
+    selection: Selects,
+    known: Known,
+    read: Read,
+    *,
+    skips: Callable[[Listed], bool] = lambda _: False,
 ) -> Look:
     """Turn a listing into the state of `selection`.
 
@@ -91,14 +101,19 @@ def look(
         selection: which of them are wanted.
         known: contents that need not be read again.
         read: reads contents.
+        skips: what cannot be read, as is known already.
     """
     began = monotonic()
     total = hash(part)
     wanted: list[Listed] = []
+    cannot: dict[str, Hashable] = {}
     is_all = True
     for item in listing:
         if selection.matches(item.key):
-            wanted.append(item)
+            if skips(item):
+                cannot[item.key] = item.signature
+            else:
+                wanted.append(item)
         else:
             is_all = False
             # So that the position means the same to those who select more.
@@ -108,12 +123,17 @@ def look(
     loaded = _loaded(new, read)
     for item in new:
         entry = loaded[item.key]
-        if entry.operation is Operation.PUT:
+        if is_unread(entry):
+            cannot[item.key] = item.signature
+        elif entry.operation is Operation.PUT:
             seen[item.key] = _seen(item, entry, known(item.key), began)
-    entries = [loaded.get(item.key) or _stub(item, seen) for item in wanted]
+    readable = [item for item in wanted if item.key not in cannot] if cannot else wanted
+    entries = [loaded.get(item.key) or _stub(item, seen) for item in readable]
     present = [entry for entry in entries if entry.operation is Operation.PUT]
     total += sum(hash_of(entry.key, entry.revision) for entry in present)
-    return Look(present, loaded, seen, total, is_all)
+    # So that it is another position once they can be read.
+    total += sum(hash_of(key, UNREAD) for key in cannot)
+    return Look(present, loaded, seen, total, is_all, cannot)
 
 
 def hash_of(key: str, revision: Hashable) -> int:
@@ -126,18 +146,27 @@ def digest_of(total: int) -> str:
     return f"{total & _MASK:016x}"
 
 
+def unread(key: str) -> Entry:
+    """What stands for a content that is there and cannot be read."""
+    return Entry(key, b"", "")
+
+
 def is_unread(entry: Entry) -> bool:
-    """Whether it stands for a content that is there and could not be read now."""
+    """Whether it stands for a content that is there and cannot be read."""
     return entry.operation is Operation.PUT and not entry.value_type
 
 
 def fill(loaded: Mapping[str, Entry], read: Read, entries: Sequence[Entry]) -> list[Entry]:
-    """`entries` with values and types; those not `loaded` already are read."""
+    """`entries` with values and types; those not `loaded` already are read.
+
+    What cannot be read is left out.
+    """
     missing = [entry for entry in entries if entry.key not in loaded]
     found = read([entry.key for entry in missing]) if missing else ()
     pairs = zip(missing, found, strict=True)
     new = {stub.key: dated(entry, stub.updated_at) for stub, entry in pairs}
-    return [new.get(entry.key) or loaded[entry.key] for entry in entries]
+    filled = [new.get(entry.key) or loaded[entry.key] for entry in entries]
+    return [entry for entry in filled if not is_unread(entry)]
 
 
 def dated(entry: Entry, at: datetime | None) -> Entry:
@@ -178,7 +207,7 @@ def _loaded(items: Sequence[Listed], read: Read) -> dict[str, Entry]:
 
 def _seen(item: Listed, entry: Entry, before: Seen | None, began: float) -> Seen:
     signature = item.signature
-    if signature is None or is_unread(entry):
+    if signature is None:
         return Seen(None, entry.revision, began, sure=False)
     if not isinstance(signature, Coarse):
         return Seen(signature, entry.revision, began)

@@ -17,7 +17,14 @@ import tenacity
 from datastream.entry import Entry, deleted
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.sources._common.file_types import type_of
-from datastream.sources.s3.errors import EMPTY, MISSING, code_of, is_passing, is_throttling
+from datastream.sources.s3.errors import (
+    EMPTY,
+    MISSING,
+    code_of,
+    is_passing,
+    is_throttling,
+    why_unreadable,
+)
 from datastream.sources.s3.versions import ORDERED, Version, note_order, versions_of
 
 T = TypeVar("T")
@@ -52,6 +59,12 @@ class Object(NamedTuple):
     data: bytes
     etag: str
     updated_at: datetime | None
+
+
+class Refused(NamedTuple):
+    """Instead of an object that is there and cannot be read."""
+
+    reason: str
 
 
 class Bucket:
@@ -127,12 +140,14 @@ class Bucket:
 
     def get_many(
         self, names: Sequence[str], *, size: int | None = None, ids: Sequence[str] = ()
-    ) -> list[Object | None]:
+    ) -> list[Object | Refused | None]:
         """Many objects, or their first `size` bytes; None for those that are not there."""
         first = {"Range": f"bytes=0-{size - 1}"} if size else {}
         versions = ids or [""] * len(names)
         return self.together(
-            lambda pair: self.get(pair[0], **first, **({"VersionId": pair[1]} if pair[1] else {})),
+            lambda pair: self.get_any(
+                pair[0], **first, **({"VersionId": pair[1]} if pair[1] else {})
+            ),
             list(zip(names, versions, strict=True)),
         )
 
@@ -183,6 +198,16 @@ class Bucket:
     async def get(self, name: str, **more: str) -> Object | None:
         """One object, for use in `together`."""
         return await _patiently(self._get, name, **more)
+
+    async def get_any(self, name: str, **more: str) -> Object | Refused | None:
+        """The same, also if it is one that cannot be read while others can."""
+        try:
+            return await self.get(name, **more)
+        except OSError as error:
+            reason = why_unreadable(error)
+            if not reason:
+                raise
+            return Refused(reason)
 
     async def _get(self, name: str, **more: str) -> Object | None:
         try:

@@ -39,6 +39,16 @@ _DENIED = (
 )
 
 
+_OF_ONE = {
+    "InvalidObjectState": "it is archived; restore it",
+    **dict.fromkeys(("AccessDenied", "403", "Forbidden"), "no right to get it; check its policy"),
+    **dict.fromkeys(
+        ("InvalidRequest", "InvalidArgument", "400"),
+        "it was stored with a key that only its writer has",
+    ),
+}
+
+
 def code_of(error: BaseException | None) -> str:
     """The code of a server's answer, "" if it never answered."""
     while error is not None:
@@ -47,6 +57,14 @@ def code_of(error: BaseException | None) -> str:
             return str(response["Error"].get("Code", ""))
         error = error.__cause__
     return ""
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why one object cannot be read while others can; "" if that is not what the server says."""
+    code = code_of(error)
+    if code.startswith("KMS."):
+        return f"{code}: its key cannot be used"
+    return f"{code}: {_OF_ONE[code]}" if code in _OF_ONE else ""
 
 
 def is_throttling(error: BaseException) -> bool:

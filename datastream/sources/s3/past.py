@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 
-from datastream.entry import Entry, Operation, Revision, deleted
-from datastream.errors import DatastreamError, shown
+from datastream.entry import Entry, Revision, deleted
+from datastream.errors import DatastreamError, printable, shown
 from datastream.sources._common.look import Listed
 from datastream.sources._common.past import ReadOnlyPast
 from datastream.sources._common.points import parse_time
-from datastream.sources.s3.bucket import Bucket, entry_of
+from datastream.sources.s3.bucket import Bucket, Refused, entry_of
 from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.versions import Version
+
+log = logging.getLogger("datastream")
 
 
 class PastObjects(ReadOnlyPast, ObjectsSource):
@@ -42,8 +45,7 @@ class PastObjects(ReadOnlyPast, ObjectsSource):
     def get(self, key: str) -> Entry | None:
         if key not in self._versions and not any(item.key == key for item in self._list(key)):
             return None
-        entry = self._get([key])[0]
-        return entry if entry.operation is Operation.PUT else None
+        return ObjectsSource.get(self, key)
 
     def close(self) -> None:
         ReadOnlyPast.close(self)
@@ -63,17 +65,21 @@ class PastObjects(ReadOnlyPast, ObjectsSource):
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
         versions = [self._versions[key] for key in keys]
         names, ids = [v.name for v in versions], [v.id for v in versions]
-        found = self._bucket.get_many(names, ids=ids)
-        return [entry_of(key, there) for key, there in zip(keys, found, strict=True)]
+        return self._entries(keys, self._bucket.get_many(names, ids=ids))
 
 
 def history(bucket: Bucket, prefix: str, key: str) -> Iterator[Revision]:
-    """Every version of `key`, the newest first, each read when it is asked for."""
+    """Every version of `key`, the newest first, each read when it is asked for.
+
+    One that cannot be read, such as an archived one, is left out with a warning.
+    """
     for version in bucket.versions(prefix + key):
         if version.name != prefix + key:
             # Sorted by name: what starts with it comes after it.
             return
-        yield Revision(_entry(bucket, key, version), version.updated_at.isoformat(), version.author)
+        entry = _entry(bucket, key, version)
+        if entry is not None:
+            yield Revision(entry, version.updated_at.isoformat(), version.author)
 
 
 def time_of(point: str | datetime) -> datetime:
@@ -90,10 +96,18 @@ def time_of(point: str | datetime) -> datetime:
     return at
 
 
-def _entry(bucket: Bucket, key: str, version: Version) -> Entry:
+def _entry(bucket: Bucket, key: str, version: Version) -> Entry | None:
     if version.deleted:
         return deleted(key, version.updated_at)
     there = bucket.get_many([version.name], ids=[version.id])[0]
+    if isinstance(there, Refused):
+        log.warning(
+            "version %s of %s cannot be read and is left out: %s",
+            version.id,
+            shown(key),
+            printable(there.reason),
+        )
+        return None
     if there is None:
         raise DatastreamError(f"version {version.id} of {shown(key)} has been removed meanwhile")
     return entry_of(key, there)

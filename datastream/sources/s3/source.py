@@ -14,15 +14,17 @@ from typing import Any
 from datastream.entry import Entry, Revision
 from datastream.errors import DatastreamError, InvalidKey, shown
 from datastream.source import WRITING, Feature, Source, Write, Written
-from datastream.sources._common.file_types import SNIFFED, type_of
+from datastream.sources._common.file_types import SNIFFED
 from datastream.sources._common.look import Listed
-from datastream.sources.s3.bucket import Bucket, entry_of
+from datastream.sources.s3.bucket import Bucket, Refused
 from datastream.sources.s3.errors import code_of, explain, is_passing
 from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
 from datastream.sources.s3.write import PROBE, Writer
 from datastream.url import Location, Seconds, configured, unescaped
 
+ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
+"""Storage classes whose objects have to be restored before they can be read."""
 NAME_MAX = 1024
 """Longest name of an object, in bytes."""
 
@@ -85,6 +87,8 @@ class S3Source(ObjectsSource):
         requests = Bucket(bucket, {name: value for name, value in given.items() if value})
         super().__init__(requests, start, f"s3://{bucket}/{prefix}", interval, exclude)
         self._writer = Writer(self._bucket, self._prefix, self._where)
+        # Archived objects that can be read, by their ETags.
+        self._restored: set[tuple[str, str]] = set()
         try:
             # Rights may end where the prefix ends.
             requests.page(start, MaxKeys=1)
@@ -120,10 +124,30 @@ class S3Source(ObjectsSource):
     def _list(self, scope: str) -> Iterator[Listed]:
         start = len(self._prefix)
         for page in self._bucket.pages(self._prefix + scope):
-            for item in page:
-                key = item["Key"][start:]
-                if self._admits(key):
-                    yield Listed(key, item["ETag"], item["ETag"])
+            found = [(item["Key"][start:], item) for item in page]
+            found = [(key, item) for key, item in found if self._admits(key)]
+            self._try_archived(found)
+            for key, item in found:
+                yield Listed(key, item["ETag"], item["ETag"])
+
+    def _try_archived(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Find out which of the archived objects can be read, as restored ones can."""
+        due = {
+            key: item["ETag"]
+            for key, item in found
+            if item.get("StorageClass") in ARCHIVED
+            and not self._unread.skips(key, item["ETag"])
+            and (key, item["ETag"]) not in self._restored
+        }
+        if not due:
+            return
+        answers = self._bucket.get_many([self._prefix + key for key in due], size=1)
+        for (key, etag), there in zip(due.items(), answers, strict=True):
+            if isinstance(there, Refused):
+                self._unread.add(key, there.reason)
+            else:
+                self._restored.add((key, etag))
+        self._unread.tried(due)
 
     def _admits(self, key: str) -> bool:
         # What ends in a slash is what some programs make to show an empty directory.
@@ -131,13 +155,12 @@ class S3Source(ObjectsSource):
         return bool(name) and not name.startswith(PROBE) and key not in self._excluded
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
-        found = self._bucket.get_many([self._prefix + key for key in keys])
-        return [entry_of(key, there) for key, there in zip(keys, found, strict=True)]
+        return self._entries(keys, self._bucket.get_many([self._prefix + key for key in keys]))
 
     def _get_types(self, keys: Sequence[str]) -> Mapping[str, str]:
         found = self._bucket.get_many([self._prefix + key for key in keys], size=SNIFFED + 1)
-        pairs = zip(keys, found, strict=True)
-        return {key: type_of(key, there.data) for key, there in pairs if there is not None}
+        entries = self._entries(keys, found)
+        return {entry.key: entry.value_type for entry in entries if entry.value_type}
 
     # Asking the server.
 

@@ -12,7 +12,7 @@ from datastream.entry import Entry, deleted
 from datastream.errors import Unsupported, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources._common.file_types import check_round_trip
-from datastream.sources.s3.bucket import Bucket, Head, sent_at
+from datastream.sources.s3.bucket import Bucket, Head, Object, sent_at
 from datastream.sources.s3.errors import MISSING, code_of, explain
 
 PROBE = ".datastream-"
@@ -115,8 +115,8 @@ class Writer:
         if head.has_md5:
             return head.etag.strip('"') == md5(value, usedforsecurity=False).hexdigest()
         # Of an object in parts, or encrypted, the ETag says nothing about the content.
-        there = await self._bucket.get(name)
-        return there is not None and there.etag == head.etag and there.data == value
+        there = await self._bucket.get_any(name)
+        return isinstance(there, Object) and there.etag == head.etag and there.data == value
 
     # What the server can do: found out once, when first needed.
 

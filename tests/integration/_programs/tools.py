@@ -156,6 +156,18 @@ class Statuses:
                 raise AssertionError(f"never {states}: {self.seen}")
             return self.seen[-1]
 
+    def wait_degraded(self, text: str) -> None:
+        """Until the newest status is READY, degraded by `text`, or by nothing if that is empty."""
+
+        def is_so() -> bool:
+            newest = self.seen[-1]
+            fits = text in newest.degraded if text else not newest.degraded
+            return newest.state is State.READY and fits
+
+        with self._changed:
+            if not self._changed.wait_for(is_so, TIMEOUT):
+                raise AssertionError(f"never degraded by {text!r}: {self.seen}")
+
 
 class Collected:
     """All that an Observable gives."""

@@ -76,7 +76,7 @@ TROUBLES = {
     "another XML": ("list", spoilt.says(b"<a/>", content_type="application/xml")),
     "half of the XML": ("list", spoilt.changed(lambda body: body[: len(body) // 2])),
     "cut object": ("get", spoilt.cut),
-    "no right to get": ("get", spoilt.error(403, "AccessDenied")),
+    "expired token of a get": ("get", spoilt.error(400, "ExpiredToken")),
     "slow down of an object": ("get", spoilt.error(503, "SlowDown")),
 }
 
