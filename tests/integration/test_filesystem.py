@@ -17,6 +17,7 @@ from fsspec.registry import known_implementations
 import datastream
 from datastream import (
     DatastreamError,
+    Denied,
     InvalidKey,
     ReadOnly,
     SourceUnavailable,
@@ -28,6 +29,7 @@ from datastream.source import Write
 from datastream.sources.filesystem import FilesystemSource
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
+from tests.integration._programs.tools import Statuses
 
 
 @pytest.fixture
@@ -142,6 +144,34 @@ def test_a_web_server_that_fails_in_the_middle_deletes_nothing(web):
         (directory / "b").write_text("3")
         recorder.wait_state({"sub/a": b"1", "b": b"3"})
         assert [entry.key for entry in recorder.live] == ["b"]
+
+
+def test_a_directory_that_may_not_be_listed_on_a_web_server(web, monkeypatch):
+    url, directory, server = web
+    for name in ("open", "closed"):
+        (directory / name).mkdir()
+        (directory / name / "a").write_text("1")
+    with datastream.open(url, interval=0.05) as store:
+        recorder, statuses = Recorder(store), Statuses(store)
+        recorder.wait_state({"open/a": b"1", "closed/a": b"1"})
+        handler = server.RequestHandlerClass.func
+        send_head = handler.send_head
+
+        def refuse(self):
+            if self.path.startswith("/closed"):
+                return self.send_error(403)
+            return send_head(self)
+
+        monkeypatch.setattr(handler, "send_head", refuse)
+        (directory / "open" / "a").write_text("2")
+        recorder.wait_state({"open/a": b"2", "closed/a": b"1"})
+        statuses.wait_degraded("'closed/' (403")
+        assert set(store.snapshot()) == {"open/a"}
+        with pytest.raises(Denied, match="'closed/a'"):
+            store.entry("closed/a")
+        monkeypatch.undo()
+        statuses.wait_degraded("")
+        assert len(recorder.live) == 1
 
 
 def test_memory_with_slashes_is_fsspecs(memory_url):

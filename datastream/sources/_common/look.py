@@ -23,6 +23,7 @@ class Listed(NamedTuple):
     """One name of a listing."""
 
     key: str
+    """One that ends in "/" stands for all below it, which cannot be listed."""
     signature: Hashable
     """Changes when the content may have; None where nothing tells, so that it has to be read."""
     revision: str = ""
@@ -109,7 +110,9 @@ def look(
     cannot: dict[str, Hashable] = {}
     is_all = True
     for item in listing:
-        if selection.matches(item.key):
+        if item.key.endswith("/"):
+            cannot[item.key] = item.signature
+        elif selection.matches(item.key):
             if skips(item):
                 cannot[item.key] = item.signature
             else:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
+import tarfile
+import zipfile
+import zlib
+
 from datastream.errors import DatastreamError, Denied, InvalidKey, SourceUnavailable, shown
 
+_OF_ONE_MEMBER = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError),
+    *(TypeError, ValueError, lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile),
+    zlib.error,
+)
+"""What the readers of archives raise for a member that is broken, sealed, or of a kind they do not
+know."""
+
 _Kinds = tuple[type[Exception], ...]
+FORBIDDEN = 403
+"""How web servers, and object stores, refuse one file."""
+
 _WRITING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
     (
         (FileExistsError, IsADirectoryError, NotADirectoryError, FileNotFoundError),
@@ -23,6 +40,20 @@ _OPENING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
     ((PermissionError,), Denied, "check the credentials"),
     ((TypeError, ValueError), DatastreamError, "check the options of this filesystem"),
 )
+
+
+def why_unreadable(error: Exception, *, in_archive: bool) -> str:
+    """Why one file, or directory, cannot be read while others can; "" if all may be concerned."""
+    if in_archive:
+        # The readers' own OSErrors have no number, those of what the archive lies in have one.
+        is_of_one = isinstance(error, _OF_ONE_MEMBER) or (
+            type(error) is OSError and error.errno is None
+        )
+    else:
+        is_of_one = isinstance(error, PermissionError) or FORBIDDEN in (
+            getattr(error, name, None) for name in ("status", "status_code", "code")
+        )
+    return f"{error}".strip("'\"") or type(error).__name__ if is_of_one else ""
 
 
 def explain(

@@ -1,8 +1,9 @@
-"""What the many filesystems tell of a file, by whatever name."""
+"""Signature and time of a file, from the information that each filesystem names differently."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +13,7 @@ _CONTENT = (
     *("ETag", "etag", "e_tag", "md5Hash", "md5", "content_md5", "crc32c", "CRC", "sha", "sha256"),
     *("checksum", "generation", "blob_id", "oid"),
 )
-"""Names under which something stands that follows from the content."""
+"""Names of what follows from the content."""
 _TIMES = (
     *("mtime", "modified", "LastModified", "last_modified", "updated", "timeModified"),
     *("time", "created", "date_time"),
@@ -20,7 +21,7 @@ _TIMES = (
 
 
 def signature_of(info: Mapping[str, Any]) -> Hashable:
-    """What of a file differs after it was written; None if nothing does for sure."""
+    """What differs after a file was written; None if the filesystem has nothing of that kind."""
     size = info.get("size")
     content = tuple(str(info[name]) for name in _CONTENT if info.get(name))
     if content:
@@ -32,23 +33,23 @@ def signature_of(info: Mapping[str, Any]) -> Hashable:
 
 
 def time_of(info: Mapping[str, Any]) -> datetime | None:
-    """When a file was written, where its filesystem tells."""
+    """When a file was written, where its filesystem has that."""
     for name in _TIMES:
-        value = info.get(name)
-        if isinstance(value, datetime):
-            return value if value.tzinfo else value.replace(tzinfo=UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return datetime.fromtimestamp(value, UTC)
-        if isinstance(value, str) and (at := _parsed(value)):
-            return at
-        if isinstance(value, tuple) and len(value) == 6:
-            return datetime(*value, tzinfo=UTC)
+        # Archives may hold any time, such as month 0, or one that no datetime reaches.
+        with suppress(ValueError, OverflowError, OSError, TypeError):
+            at = _time(info.get(name))
+            if at is not None:
+                return at if at.tzinfo else at.replace(tzinfo=UTC)
     return None
 
 
-def _parsed(text: str) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+def _time(value: Any) -> datetime | None:
+    if isinstance(value, datetime):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return datetime.fromtimestamp(value, UTC)
+    if isinstance(value, str):
+        return datetime.fromisoformat(value)
+    if isinstance(value, tuple) and len(value) == 6:
+        return datetime(*value, tzinfo=UTC)
+    return None

@@ -8,24 +8,33 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from datastream.errors import DatastreamError, InvalidKey, SourceUnavailable
+from datastream.errors import DatastreamError, InvalidKey, SourceUnavailable, printable, shown
 from datastream.selection import check_text
+from datastream.sources.filesystem.errors import why_unreadable
 from datastream.url import Given, Location, text_as, unknown_option
 
 _OBJECT_STORES = frozenset(
     {"abfs", "abfss", "az", "adl", "gcs", "gs", "oci", "oss", "tos", "tosfs"}
 )
-"""Their directories come and go with what is in them."""
+"""Protocols without directories: a prefix exists while an object has it."""
 
 _THREAD_SAFE = frozenset({"data", "file", "local", "memory", "zip"})
-"""Besides those that use fsspec's event loop."""
+"""Protocols whose calls may overlap, besides those of filesystems on fsspec's event loop."""
+REFUSED = "datastream-refused"
+"""In the information on a directory that cannot be listed: why."""
 LISTINGS = 3
-"""How often a place is listed anew because something went while it was listed."""
+"""Attempts to list a place while files or directories are removed from it."""
 
 log = logging.getLogger("datastream")
+
+
+class Refused(NamedTuple):
+    """Instead of the content of a file that is there and cannot be read."""
+
+    reason: str
 
 
 class Opened:
@@ -48,36 +57,37 @@ class Opened:
         self.is_archive = isinstance(system, AbstractArchiveFileSystem)
         self.can_write = _can_remove(system) and not self.is_archive
         self.thread_safe = bool(system.async_impl or self._protocols & _THREAD_SAFE)
-        """Whether calls may overlap; most clients of one connection do not say."""
+        """Whether calls may overlap. Most clients that use one connection do not document it."""
         self.has_times = not self._quoted
-        """Whether `info` may tell when a file was written."""
+        """Whether `info` may have the time at which a file was written."""
         self.users, self.retired = 0, False
-        """For the source's own book-keeping."""
+        """How many calls the source has running on it; whether another one has replaced it."""
         self._tells_root = False
         self._warned: set[str] = set()
         if self.is_archive:
-            # Its table of contents is made at the first use, and seen half made by other threads.
+            # fsspec fills an archive's table of contents at the first call, without a lock.
             with suppress(FileNotFoundError):
                 system.ls(self._root)
 
     def files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """All files below the place, each with its key and what is told of it.
+        """All files below the place, each with its key and the filesystem's information on it.
 
-        Raises rather than leaving out what cannot be listed.
+        A directory that cannot be listed, while others can, comes with a key that ends in "/".
+        Raises where anything else cannot be listed.
         """
-        start = f"{self._root}/"
         for name, info in self._all_found():
-            key = name[len(start) :] if name.startswith(start) else name.lstrip("/")
-            key = unquote(key) if self._quoted else key
-            if info.get("type") != "directory" and self._is_legal(key):
+            key = self._key(name)
+            if REFUSED in info:
+                yield f"{key}/", info
+            elif info.get("type") != "directory" and self._is_legal(key):
                 yield key, info
 
-    def read(self, keys: Sequence[str]) -> list[bytes | None]:
+    def read(self, keys: Sequence[str]) -> list[bytes | Refused | None]:
         """The contents of many files, None for those that are not there."""
         paths = [self._path(key) for key in keys]
         starts: list[None] = [None] * len(paths)
         found = self._system.cat_ranges(paths, starts, starts, on_error="return")
-        return [_content(item) for item in found]
+        return [self._content(item) for item in found]
 
     def write(self, key: str, value: bytes) -> None:
         """Put a content in its place, directories included."""
@@ -90,7 +100,7 @@ class Opened:
         self._system.rm_file(self._path(key))
 
     def info(self, key: str) -> Mapping[str, Any]:
-        """What is told of one file."""
+        """The filesystem's information on one file."""
         info: Mapping[str, Any] = self._system.info(self._path(key))
         return info
 
@@ -116,6 +126,23 @@ class Opened:
             with suppress(Exception):
                 close()
 
+    def _content(self, found: Any) -> bytes | Refused | None:
+        if isinstance(found, bytes):
+            return found
+        if isinstance(found, FileNotFoundError | IsADirectoryError):
+            return None
+        if not isinstance(found, Exception):
+            raise SourceUnavailable(f"{type(found).__name__} instead of a content")
+        reason = why_unreadable(found, in_archive=self.is_archive)
+        if not reason:
+            raise found
+        return Refused(reason)
+
+    def _key(self, name: str) -> str:
+        start = f"{self._root}/"
+        key = name[len(start) :] if name.startswith(start) else name.lstrip("/")
+        return unquote(key) if self._quoted else key
+
     def _path(self, key: str) -> str:
         return f"{self._root}/{quote(key) if self._quoted else key}"
 
@@ -125,13 +152,13 @@ class Opened:
         except FileNotFoundError:
             return False
         except Exception:  # noqa: BLE001
-            # Not every filesystem tells anything of its root; the next listing says more.
+            # Some filesystems refuse `info` of the root; the next listing tells.
             return not self._protocols & _OBJECT_STORES
         return True
 
     def _all_found(self) -> list[tuple[str, Mapping[str, Any]]]:
         for _ in range(LISTINGS - 1):
-            # A directory, or a file in it, may go while all are listed.
+            # A directory, or a file in it, may be removed during the listing.
             with suppress(FileNotFoundError, KeyError, RuntimeError):
                 return list(self._found())
         return list(self._found())
@@ -140,15 +167,33 @@ class Opened:
         system = self._system
         try:
             if self._protocols & _OBJECT_STORES:
-                # They list all at once, and raise what prevents it.
+                # One request lists all, and an error of it is raised.
                 yield from system.find(self._root, detail=True).items()
                 return
-            # Elsewhere `find` leaves out what it cannot list.
-            for _, _, files in system.walk(self._root, detail=True, on_error="raise"):
-                yield from ((info["name"], info) for info in files.values())
+            # Elsewhere `find` leaves out what it cannot list, without a word.
+            yield from self._walked()
         except FileNotFoundError:
             if not (self._protocols & _OBJECT_STORES and self._has_container()):
                 raise
+
+    def _walked(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        folders = [self._root]
+        while folders:
+            folder = folders.pop()
+            try:
+                listing = self._system.ls(folder, detail=True)
+            except Exception as error:
+                reason = why_unreadable(error, in_archive=self.is_archive)
+                if not reason or folder == self._root:
+                    raise
+                yield folder, {REFUSED: reason}
+                continue
+            for info in listing:
+                name = info["name"].rstrip("/")
+                if info["type"] == "directory" and name != folder:
+                    folders.append(name)
+                else:
+                    yield name, info
 
     def _has_container(self) -> bool:
         return bool(self._system.exists(self._root.lstrip("/").partition("/")[0]))
@@ -156,12 +201,14 @@ class Opened:
     def _is_legal(self, key: str) -> bool:
         try:
             check_text(key)
+            if not is_path(key):
+                raise InvalidKey(f"{shown(key)} leads elsewhere: a part is empty, '.' or '..'")
         except InvalidKey as error:
             if key not in self._warned:
                 self._warned.add(key)
-                log.warning("%s: a file is left out: %s", self._root, error)
+                log.warning("%s: a file is left out: %s", printable(self._root), error)
             return False
-        return not key.endswith("/")
+        return True
 
 
 def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
@@ -188,9 +235,10 @@ def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
     }
     path = url.partition(":")[2]
     if protocol in _ARCHIVES and "::" not in url and "fo" not in typed:
-        # What an archive's own URL names is a place in it; people mean the archive.
+        # fsspec takes zip://PATH for a path within an archive; here it names the archive.
         url, typed = f"{protocol}://", {**typed, "fo": _local(path)}
-    # Of its own, and without the cache that never forgets.
+    # A new instance, because fsspec shares them, and without its cache of listings that never
+    # expires.
     system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
     return Opened(system, root)
 
@@ -266,14 +314,9 @@ def check_options(location: Location, own: Iterable[str]) -> None:
             raise unknown_option(location.shown, name, own, known, "what fsspec's filesystem takes")
 
 
-def _content(found: Any) -> bytes | None:
-    if isinstance(found, FileNotFoundError | IsADirectoryError):
-        return None
-    if isinstance(found, Exception):
-        raise found
-    if not isinstance(found, bytes):
-        raise SourceUnavailable(f"{type(found).__name__} instead of a content")
-    return found
+def is_path(key: str) -> bool:
+    """Whether a path keeps `key` as it is."""
+    return not any(part in ("", ".", "..") for part in key.split("/"))
 
 
 def _overrides(system: Any, *names: str) -> bool:
@@ -286,5 +329,8 @@ def _overrides(system: Any, *names: str) -> bool:
 
 
 def _can_remove(system: Any) -> bool:
-    """Whoever can remove files can write them; there is no other sign that all have."""
+    """Whether the filesystem overrides a method that removes files.
+
+    fsspec has no flag for what can be written, and every filesystem that can has such a method.
+    """
     return _overrides(system, "rm", "_rm", "rm_file", "_rm_file")

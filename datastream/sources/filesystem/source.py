@@ -17,10 +17,17 @@ from datastream.errors import DatastreamError, InvalidKey, shown
 from datastream.source import Feature, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
-from datastream.sources._common.look import Listed
+from datastream.sources._common.look import Listed, is_unread, unread
 from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import signature_of, time_of
-from datastream.sources.filesystem.place import Opened, check_options, open_fsspec
+from datastream.sources.filesystem.place import (
+    REFUSED,
+    Opened,
+    Refused,
+    check_options,
+    is_path,
+    open_fsspec,
+)
 from datastream.url import Location, Seconds, check_port, configured
 
 
@@ -54,8 +61,8 @@ class FilesystemSource(ListedSource):
         interval: Seconds = 5.0,
         **storage_options: Any,
     ) -> None:
-        super().__init__(interval, exclude)
         self._where = where or url.split("?", maxsplit=1)[0]
+        super().__init__(interval, exclude, self._where)
         self._open = partial(open_fsspec, url, storage_options)
         self._lock = threading.Lock()
         try:
@@ -72,10 +79,14 @@ class FilesystemSource(ListedSource):
         self.thread_safe = self._opened.thread_safe
 
     def get(self, key: str) -> Entry | None:
-        if key in self._excluded or not _is_path(key):
+        if key in self._excluded or not is_path(key):
             return None
         with self._using() as opened:
             data = opened.read([key])[0]
+            if isinstance(data, Refused):
+                self._unread.add(key, data.reason)
+                raise self._unread.error(key)
+            self._unread.discard(key)
             if data is None:
                 # Not there, or all of it is away.
                 opened.check_root()
@@ -89,6 +100,8 @@ class FilesystemSource(ListedSource):
                 check_round_trip(write.key, write.value, write.value_type)
         found = self._get([write.key for write in writes])
         for write, entry in zip(writes, found, strict=True):
+            if is_unread(entry):
+                raise self._unread.error(write.key)
             check_expected(write, entry.revision or None)
         return self._written(self._write(writes, found))
 
@@ -106,13 +119,25 @@ class FilesystemSource(ListedSource):
             self._open_anew()
         with self._using() as opened:
             for key, info in opened.files():
-                if key not in self._excluded:
+                if key in self._excluded:
+                    continue
+                if REFUSED in info:
+                    self._unread.add(key, info[REFUSED])
+                    yield Listed(key, None)
+                else:
                     yield Listed(key, signature_of(info), "", time_of(info))
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
         with self._using() as opened:
             contents = opened.read(keys)
-        return [_entry(key, data) for key, data in zip(keys, contents, strict=True)]
+        return [self._entry(key, data) for key, data in zip(keys, contents, strict=True)]
+
+    def _entry(self, key: str, data: bytes | Refused | None) -> Entry:
+        if isinstance(data, Refused):
+            self._unread.add(key, data.reason)
+            return unread(key)
+        self._unread.discard(key)
+        return _entry(key, data)
 
     def _open_anew(self) -> None:
         """An archive's table of contents is read when it is opened."""
@@ -169,18 +194,14 @@ class FilesystemSource(ListedSource):
         return _entry(write.key, write.value)._replace(updated_at=at)
 
     def _check_key(self, key: str) -> None:
-        if not _is_path(key):
+        if not is_path(key):
             raise InvalidKey(f"{shown(key)} has an empty part, '.' or '..', which no path keeps")
         if key in self._excluded:
             raise InvalidKey(f"{shown(key)} is excluded; choose another name")
 
 
-def _is_path(key: str) -> bool:
-    return not any(part in ("", ".", "..") for part in key.split("/"))
-
-
 def _time_at(opened: Opened, key: str) -> Any:
-    """When a file that was just read was written, where that is told."""
+    """When a file that was just read was written, where its filesystem has that."""
     with suppress(Exception):
         return time_of(opened.info(key)) if opened.has_times else None
     return None
