@@ -128,6 +128,7 @@ def look(
         entry = loaded[item.key]
         if is_unread(entry):
             cannot[item.key] = item.signature
+            seen[item.key] = Seen(None, UNREAD, began, sure=False)
         elif entry.operation is Operation.PUT:
             seen[item.key] = _seen(item, entry, known(item.key), began)
     readable = [item for item in wanted if item.key not in cannot] if cannot else wanted

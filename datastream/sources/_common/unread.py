@@ -80,6 +80,10 @@ class Unread:
             if key not in keys and concerns(key):
                 self.discard(key)
 
+    def has(self, key: str) -> bool:
+        """Whether it could not be read lately."""
+        return key in self._failures
+
     def knows(self, key: str, signature: Hashable) -> bool:
         """Whether it could not be read as it is now."""
         failure = self._failures.get(key)

@@ -1,4 +1,4 @@
-"""What one file holds, and what of it tells that it has changed."""
+"""What one file holds, and by what a change of it is recognised."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from datastream.entry import Entry
-from datastream.errors import SourceUnavailable
+from datastream.errors import SourceUnavailable, shown
 from datastream.sources._common.file_types import type_of
 from datastream.sources._common.listing import fingerprint
 from datastream.sources._common.look import Listed
+from datastream.sources.files.held import PATH_MAX, Held
 
 RACY_NS, COARSE_RACY_NS = 50_000_000, 2_000_000_000
 """Age up to which a file may change again under the same time stamp: fine clocks, coarse ones."""
@@ -23,6 +24,7 @@ READ_TRIES = 8
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+_NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class Busy(SourceUnavailable):
@@ -46,39 +48,35 @@ class Content(NamedTuple):
         )
 
 
-def read_file(path: str, flags: int = 0) -> Content | None:
-    """What is at `path`, None if no file is. Never half of one content and half of another.
-
-    Args:
-        path: where.
-        flags: of `os.open`, besides those needed.
+def read_file(held: Held, name: str) -> Content | None:
+    """What is at `name`, None if no file is. Never half of one content and half of another.
 
     Raises:
         Busy: it changes all the time.
         OSError: it cannot be read.
     """
+    handle = _open(held, name)
+    if handle is None:
+        return None
     try:
-        # Opening a pipe would otherwise wait for somebody to write into it.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return None
-        raise
-    try:
-        return _read_whole(handle, path)
+        return _read_whole(handle, name)
     finally:
         os.close(handle)
 
 
-def read_start(path: str, size: int) -> tuple[bytes, int] | None:
+def read_start(held: Held, name: str, size: int) -> tuple[bytes, int] | None:
     """The first `size` bytes of a file and its length, None if there is none."""
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123
-            return file.read(size), os.fstat(file.fileno()).st_size
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return None
-        raise
+    handle = _open(held, name)
+    if handle is None:
+        return None
+    with os.fdopen(handle, "rb") as file:
+        info = os.fstat(handle)
+        return (file.read(size), info.st_size) if stat.S_ISREG(info.st_mode) else None
+
+
+def is_of_one(error: OSError) -> bool:
+    """Whether the error is about one file or directory, not about what this process may use."""
+    return error.errno not in _NOTHING_LEFT
 
 
 def listed(key: str, info: os.stat_result, now: int) -> Listed:
@@ -90,7 +88,7 @@ def listed(key: str, info: os.stat_result, now: int) -> Listed:
         now: when that was looked up, in ns.
     """
     modified, changed = info.st_mtime_ns, info.st_ctime_ns
-    # A time to come was set by hand and tells nothing.
+    # A time in the future was set by hand, so that it does not show when the file changed.
     latest = modified if changed < modified <= now else changed
     racy = RACY_NS if latest % 1_000_000_000 else COARSE_RACY_NS
     # Written just now, it may be written again without looking any different.
@@ -100,7 +98,7 @@ def listed(key: str, info: os.stat_result, now: int) -> Listed:
 
 
 def signature(info: os.stat_result) -> tuple[int, int, int, int]:
-    """What of a file differs after it was written."""
+    """What differs after a file was written."""
     return info.st_mtime_ns, info.st_ctime_ns, info.st_size, info.st_ino
 
 
@@ -116,7 +114,18 @@ def time_stamp(at: datetime) -> int:
     return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
-def _read_whole(handle: int, path: str) -> Content | None:
+def _open(held: Held, name: str) -> int | None:
+    try:
+        # Without NONBLOCK, opening a pipe would wait until somebody writes into it.
+        return held.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        is_too_long = error.errno == errno.ENAMETOOLONG and len(os.fsencode(name)) > PATH_MAX
+        if error.errno in _NO_FILE and not is_too_long:
+            return None
+        raise
+
+
+def _read_whole(handle: int, name: str) -> Content | None:
     before = os.fstat(handle)
     if not stat.S_ISREG(before.st_mode):
         return None
@@ -131,6 +140,6 @@ def _read_whole(handle: int, path: str) -> Content | None:
         if signature(before) == signature(after) and len(data) == before.st_size:
             return Content(data, after)
         before = after
-        # Whoever writes it is about to be done; the waiting gets longer each time.
+        # Most writers are done soon, so the first pauses are short.
         time.sleep(0.001 * attempt)
-    raise Busy(f"{path} changes while it is read; write it elsewhere and rename it")
+    raise Busy(f"{shown(name)} changes while it is read; write it elsewhere and rename it")

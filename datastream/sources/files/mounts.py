@@ -11,9 +11,14 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def mount_points(directory: str) -> frozenset[str]:
-    """The mount points on the way to `directory`, at it and below; none where nothing tells."""
+    """The mount points on the way to `directory`, at it and below; none without ``/proc``.
+
+    Raises:
+        OSError: the table cannot be read now.
+    """
     text = ""
-    with suppress(OSError):
+    # Nothing else: with EMFILE the table is there, and cannot be read just now.
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         text = _TABLE.read_text(errors="surrogateescape")
     here = directory.rstrip("/") + "/"
     places = (_unescaped(line.split(" ", 5)[4]) for line in text.splitlines())

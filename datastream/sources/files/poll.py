@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datastream.entry import Entry, deleted
 from datastream.selection import Selects
-from datastream.source import Reading
+from datastream.source import Reading, is_below
 from datastream.sources._common.look import Look, Seen, look
 from datastream.sources.files.followed import Ask, Followed
 from datastream.sources.files.reader import Reader
@@ -96,7 +96,7 @@ class Poll:
         if ask.since == position:
             return Reading((), position, complete=False)
         load = partial(self._reader.load, walk, found.loaded)
-        return Reading(found.entries, position, complete=True, load=load)
+        return Reading(found.entries, position, True, load, unread=frozenset(found.unread))
 
     def _read_changed(self, walk: Walk, ask: Ask, changed: _Changed) -> Reading | None:
         """What has become of the files that may have changed; None to look at everything."""
@@ -113,8 +113,11 @@ class Poll:
         found = found._replace(is_all=len(wanted) == len(keys))
         position = self._followed.looked_at({*wanted}, found, self._epoch)
         gone = [deleted(key) for key in wanted if key not in found.seen]
+        for entry in gone:
+            self._tree.unread.discard(entry.key)
         load = partial(self._reader.load, walk, found.loaded)
-        return Reading([*gone, *found.entries], position, complete=False, load=load)
+        entries, unread = [*gone, *found.entries], frozenset(found.unread)
+        return Reading(entries, position, False, load, unread=unread)
 
     def _keys(self, walk: Walk, ask: Ask, changed: _Changed) -> set[str] | None:
         """Keys that may have changed since a position; None if any may have."""
@@ -138,6 +141,10 @@ class Poll:
 def _changes(before: Mapping[str, Seen], found: Look, selection: Selects) -> list[Entry]:
     """What turns a state known before into the one found."""
     gone = before.keys() - found.seen.keys()
-    deletes = [deleted(key) for key in gone if selection.matches(key)]
+    deletes = [
+        deleted(key)
+        for key in gone
+        if selection.matches(key) and not is_below(key, found.unread.keys())
+    ]
     known = {key: seen.revision for key, seen in before.items()}
     return deletes + [entry for entry in found.entries if known.get(entry.key) != entry.revision]

@@ -7,13 +7,22 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
 from datastream.entry import Entry, deleted
-from datastream.errors import SourceUnavailable, shown
+from datastream.errors import SourceUnavailable, Unreadable, shown
 from datastream.selection import Selects
 from datastream.sources._common.file_types import SNIFFED, type_of
-from datastream.sources._common.look import Known, Look, Read, fill, is_unread, look
-from datastream.sources.files.content import Busy, read_file, read_start
+from datastream.sources._common.look import (
+    Known,
+    Look,
+    Read,
+    common_scope,
+    fill,
+    look,
+    unread,
+)
+from datastream.sources.files.content import Busy, Content, is_of_one, read_file
+from datastream.sources.files.held import Held
 from datastream.sources.files.staging import StagingArea
-from datastream.sources.files.tree import Moment, Tree
+from datastream.sources.files.tree import Tree
 from datastream.sources.files.walk import Walk, part_of
 
 LOOKS = 10
@@ -29,13 +38,11 @@ class Reader:
 
     Args:
         tree: the directory.
-        last: what a key held when it could be read.
         repairs: finish what a writer left that died; only those who may write can.
     """
 
-    def __init__(self, tree: Tree, last: Known, *, repairs: bool) -> None:
+    def __init__(self, tree: Tree, *, repairs: bool) -> None:
         self._tree = tree
-        self._last = last
         self._repairs = repairs
 
     def whole(self, action: Callable[[Walk], T]) -> T:
@@ -45,29 +52,29 @@ class Reader:
             SourceUnavailable: the directory is away, or changes too fast.
         """
         for attempt in range(LOOKS):
-            place = self._tree.place()
-            staging = StagingArea(place.root)
-            with _beside_writers(staging, attempt):
-                batch = staging.batch()
-                if batch is not None:
-                    walk = Walk(self._tree, Moment(place, batch))
-                    found = action(walk)
-                    if self.is_still(walk):
-                        return found
-            if batch is None and attempt >= UNLOCKED and self._repairs:
-                # With all writers waiting it is half written still: its writer has died.
-                with suppress(OSError), staging.exclusive():
-                    pass
+            with self._tree.hold() as held:
+                staging = StagingArea(held)
+                with _beside_writers(staging, attempt):
+                    batch = staging.batch()
+                    if batch is not None:
+                        walk = Walk(self._tree, held, batch)
+                        found = action(walk)
+                        if self._is_still(walk, held):
+                            return found
+                if batch is None and attempt >= UNLOCKED and self._repairs:
+                    # With all writers waiting it is half written still: its writer has died.
+                    with suppress(OSError), staging.exclusive():
+                        pass
         raise SourceUnavailable(
             f"{self._tree.path} is swapped again and again while it is read, or a process died "
             "while it wrote several files; the next one that opens it for writing finishes that"
         )
 
-    def is_still(self, walk: Walk) -> bool:
+    def _is_still(self, walk: Walk, held: Held) -> bool:
         """Whether all that `walk` has met is still there, and no batch was written since."""
         return (
-            StagingArea(walk.place.root).batch() == walk.moment.batch
-            and walk.links_hold()
+            StagingArea(held).batch() == walk.moment.batch
+            and walk.links_hold(held)
             and self._tree.place() == walk.place
         )
 
@@ -75,30 +82,43 @@ class Reader:
         """What one key holds.
 
         Raises:
-            PermissionError, Busy: it cannot be read.
+            Unreadable: it cannot be read.
         """
         for _ in range(LOOKS):
-            place = self._tree.place()
-            self._finish_dead(StagingArea(place.root))
-            path = Walk(self._tree, Moment(place, "")).path_of(key)
-            content = None if path is None else read_file(path)
+            with self._tree.hold() as held:
+                self._finish_dead(StagingArea(held))
+                content = self._content(held, key)
             if content is not None:
                 return content.entry(key)
             # Nothing is there; or the directory has just been moved away.
-            if self._tree.place() == place:
+            if self._tree.place() == held.place:
                 return None
         raise SourceUnavailable(f"{self._tree.path} is swapped again and again while it is read")
 
-    def look(self, walk: Walk, selection: Selects, known: Known, *, strict: bool = False) -> Look:
-        """Look at all of `selection`. With `strict`, a file that cannot be read is an error."""
-        read = self.reading(walk, strict=strict)
-        return look(part_of(selection), walk.selected(selection), selection, known, read)
+    def _content(self, held: Held, key: str) -> Content | None:
+        try:
+            name = Walk(self._tree, held, "").name_of(key)
+            return None if name is None else read_file(held, name)
+        except (OSError, Busy) as error:
+            reason = _reason(error, held)
+            text = f"{shown(key)} in {self._tree.path} cannot be read: {reason}"
+            raise Unreadable(text) from error
 
-    def reading(self, walk: Walk, *, strict: bool = False) -> Read:
+    def look(self, walk: Walk, selection: Selects, known: Known) -> Look:
+        """Look at all of `selection`."""
+        listing, read = walk.selected(selection), self.reading(walk)
+        found = look(part_of(selection), listing, selection, known, read)
+        if self._tree.unread:
+            scope = common_scope(selection)
+            listed = found.seen.keys() | found.unread.keys()
+            self._tree.unread.keep(
+                listed, lambda key: key.startswith(scope) and selection.matches(key)
+            )
+        return found
+
+    def reading(self, walk: Walk) -> Read:
         """A function that reads the contents of keys."""
-        if strict:
-            return lambda keys: [_entry(walk, key) for key in keys]
-        return lambda keys: [self._entry_or_last(walk, key) for key in keys]
+        return lambda keys: [self._entry(walk, key) for key in keys]
 
     def load(
         self, listed: Walk, loaded: Mapping[str, Entry], entries: Sequence[Entry]
@@ -108,45 +128,37 @@ class Reader:
         Raises:
             SourceUnavailable: it does not go together with what was listed any more.
         """
-        filled = fill(loaded, self.reading(Walk(self._tree, listed.moment)), entries)
-        pairs = zip(entries, filled, strict=True)
-        if any(old.revision != new.revision for old, new in pairs) and not self.is_still(listed):
-            raise SourceUnavailable(f"{self._tree.path} was swapped while it was read")
-        # Watchers that had it before keep it; a newcomer has to wait.
-        self.check_read(filled)
+        with self._tree.hold() as held:
+            walk = Walk(self._tree, held, listed.moment.batch)
+            filled = fill(loaded, self.reading(walk), entries)
+            as_listed = {(entry.key, entry.revision) for entry in entries}
+            is_other = any((entry.key, entry.revision) not in as_listed for entry in filled)
+            if is_other and not self._is_still(listed, held):
+                raise SourceUnavailable(f"{self._tree.path} was swapped while it was read")
         return filled
-
-    def check_read(self, entries: Sequence[Entry]) -> None:
-        """Refuse what could be read before and cannot be now."""
-        unread = next((entry for entry in entries if is_unread(entry)), None)
-        if unread is not None:
-            raise SourceUnavailable(
-                f"{shown(unread.key)} in {self._tree.path} could be read before and cannot be now"
-            )
 
     def types(self, walk: Walk, keys: Sequence[str]) -> dict[str, str]:
         """The types of contents, told from their beginnings."""
         types = {}
         for key in keys:
-            path = walk.path_to_read(key)
-            # One that may not be read, and whose name does not tell, has none.
-            with suppress(PermissionError):
-                start = None if path is None else read_start(path, SNIFFED)
+            try:
+                start = walk.read_start(key, SNIFFED)
+            except OSError as error:
+                self._tree.unread.add(key, _reason(error, walk.held))
+            else:
                 if start is not None:
                     types[key] = type_of(key, *start)
         return types
 
-    def _entry_or_last(self, walk: Walk, key: str) -> Entry:
-        """What `key` holds; as it was, if it cannot be read now; left out, if it never could."""
+    def _entry(self, walk: Walk, key: str) -> Entry:
+        """What `key` holds, `unread` if it cannot be read."""
         try:
-            return _entry(walk, key)
-        except (PermissionError, Busy) as error:
-            last = self._last(key)
-            if last is not None:
-                return Entry(key, b"", "", None, last.revision)
-            if isinstance(error, PermissionError):
-                self._tree.warn(key, f"{error.filename} cannot be read and is left out")
-            return deleted(key)
+            content = walk.read(key)
+        except (OSError, Busy) as error:
+            self._tree.unread.add(key, _reason(error, walk.held))
+            return unread(key)
+        self._tree.unread.discard(key)
+        return deleted(key) if content is None else content.entry(key)
 
     def _finish_dead(self, staging: StagingArea) -> None:
         """Finish what a dead writer began; one that is alive is not waited for."""
@@ -159,6 +171,11 @@ def _beside_writers(staging: StagingArea, attempt: int) -> AbstractContextManage
     return staging.shared() if attempt >= UNLOCKED else nullcontext()
 
 
-def _entry(walk: Walk, key: str) -> Entry:
-    content = walk.read(key)
-    return deleted(key) if content is None else content.entry(key)
+def _reason(error: OSError | Busy, held: Held) -> str:
+    """Why one file cannot be read; raises what concerns all of them."""
+    if not isinstance(error, OSError):
+        return str(error)
+    if not is_of_one(error):
+        raise error
+    held.check_entered()
+    return error.strerror or str(error)

@@ -16,7 +16,7 @@ from pathlib import Path
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selects
-from datastream.source import WELL, WRITING, Health, Reading, Write, Written
+from datastream.source import WRITING, Reading, Write, Written
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Listed, Seen
@@ -24,11 +24,12 @@ from datastream.sources._common.paths import local_path
 from datastream.sources.files.content import time_of
 from datastream.sources.files.errors import explain
 from datastream.sources.files.followed import Ask, Followed
+from datastream.sources.files.held import Held
 from datastream.sources.files.poll import Poll
 from datastream.sources.files.reader import Reader
 from datastream.sources.files.staging import LOCK_TIMEOUT, StagingArea
 from datastream.sources.files.tree import Moment, Place, Tree
-from datastream.sources.files.walk import Walk, are_few
+from datastream.sources.files.walk import Walk
 from datastream.sources.files.watcher import Watcher
 from datastream.sources.files.write import find_targets, put_in_place
 from datastream.url import Location, Seconds, configured
@@ -66,9 +67,9 @@ class FilesSource(ListedSource):
         polling: bool = False,
         interval: Seconds = 5.0,
     ) -> None:
-        super().__init__(interval, exclude)
         self._where = str(path)
-        self._tree = Tree(str(path), hidden=hidden, exclude=self._excluded)
+        super().__init__(interval, exclude, self._where)
+        self._tree = Tree(self._where, hidden=hidden, exclude=self._excluded, unread=self._unread)
         try:
             place = self._open(create=create)
         except OSError as error:
@@ -83,14 +84,18 @@ class FilesSource(ListedSource):
             recursive=self.recursive,
         )
         self._followed = Followed()
-        self._reader = Reader(self._tree, self._followed.known, repairs=writable)
+        self._reader = Reader(self._tree, repairs=writable)
         self._poll = Poll(self._reader, self._tree, self._watcher, self._followed, self._epoch)
         self._writing = threading.Lock()
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._reader.whole(
-            lambda walk: self._types.tell(walk.files(""), partial(self._reader.types, walk))
-        )
+        with self._noticing():
+            return self._reader.whole(self._capabilities)
+
+    def _capabilities(self, walk: Walk) -> Sequence[Capability]:
+        listed = [item for item in walk.files("") if not item.key.endswith("/")]
+        found = self._types.tell(listed, partial(self._reader.types, walk))
+        return [capability for capability in found if not self._unread.has(capability.key)]
 
     def get(self, key: str) -> Entry | None:
         with self._noticing():
@@ -127,10 +132,8 @@ class FilesSource(ListedSource):
         for write in writes:
             if write.value is not None:
                 check_round_trip(write.key, write.value, write.value_type)
-        with self._noticing():
-            place = self._tree.place()
-            with self._alone(place) as staging:
-                return self._write(place, staging, writes)
+        with self._noticing(), self._tree.hold() as held, self._alone(held) as staging:
+            return self._write(held, staging, writes)
 
     # Reading.
 
@@ -138,12 +141,11 @@ class FilesSource(ListedSource):
         """What there is, all of one moment, contents included."""
 
         def state(walk: Walk) -> Reading:
-            strict = are_few(selection)
-            found = self._reader.look(walk, selection, lambda _: None, strict=strict)
-            self._reader.check_read(found.entries)
+            found = self._reader.look(walk, selection, lambda _: None)
             if not self._followed.is_following:
                 self._memory.learn(found, selection, watched=False)
-            return Reading(found.entries, self._position_of(found), complete=True)
+            unread = frozenset(found.unread)
+            return Reading(found.entries, self._position_of(found), True, unread=unread)
 
         return self._reader.whole(state)
 
@@ -161,17 +163,15 @@ class FilesSource(ListedSource):
         finally:
             self._report_health()
 
-    def _report_health(self) -> None:
-        degraded = self._watcher.degraded
-        if self.health.degraded != degraded:
-            self.health = Health(degraded=degraded) if degraded else WELL
+    def _why_degraded(self) -> str:
+        return "; ".join(filter(None, (self._watcher.degraded, self._unread.degraded)))
 
     # Writing.
 
     @contextmanager
-    def _alone(self, place: Place) -> Iterator[StagingArea]:
+    def _alone(self, held: Held) -> Iterator[StagingArea]:
         """Write while no other writer does, of this store or of any other."""
-        staging = StagingArea(place.root)
+        staging = StagingArea(held)
         if not self._writing.acquire(timeout=LOCK_TIMEOUT):
             raise SourceUnavailable(
                 f"{self._where}: another write has not ended for {LOCK_TIMEOUT:g} s; try again"
@@ -182,30 +182,32 @@ class FilesSource(ListedSource):
         finally:
             self._writing.release()
 
-    def _write(self, place: Place, staging: StagingArea, writes: Sequence[Write]) -> Written:
-        targets = find_targets(self._tree, place, writes)
+    def _write(self, held: Held, staging: StagingArea, writes: Sequence[Write]) -> Written:
+        # It may have been moved while the lock was waited for.
+        self._check_place(held.place, "; nothing was written")
+        targets = find_targets(self._tree, held, writes)
         before = staging.batch()
-        put_in_place(place, staging, writes, targets)
+        put_in_place(held, staging, writes, targets)
         stored = [
-            _stored(place.path(target), write)
-            for target, write in zip(targets, writes, strict=True)
+            _stored(held, target, write) for target, write in zip(targets, writes, strict=True)
         ]
-        if not self._tree.is_at(place):
-            raise SourceUnavailable(
-                f"{self._where} was moved while it was written; read it again when it is back"
-            )
+        self._check_place(held.place, " while it was written; read it again when it is back")
         written = self._written(stored)
-        moments = (Moment(place, batch or "") for batch in (before, staging.batch()))
+        moments = (Moment(held.place, batch or "") for batch in (before, staging.batch()))
         self._followed.wrote(written.position, {write.key for write in writes}, *moments)
         return written
 
-    # `read` does not use these.
+    def _check_place(self, place: Place, text: str) -> None:
+        if self._tree.place() != place:
+            raise SourceUnavailable(f"{self._where} was moved{text}")
+
+    # Every method that would use these is overridden.
 
     def _list(self, scope: str) -> Iterator[Listed]:
-        return Walk(self._tree, Moment(self._tree.place(), "")).files(scope)
+        raise NotImplementedError
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
-        return self._reader.reading(Walk(self._tree, Moment(self._tree.place(), "")))(keys)
+        raise NotImplementedError
 
     # Opening.
 
@@ -220,13 +222,13 @@ class FilesSource(ListedSource):
         return self._tree.place()
 
 
-def _stored(path: str, write: Write) -> Entry:
+def _stored(held: Held, target: str, write: Write) -> Entry:
     """What was written, with the time that its file has."""
     if write.value is None:
         return deleted(write.key)
     at = write.updated_at
     with suppress(OSError):
-        at = time_of(os.stat(path).st_mtime_ns)  # noqa: PTH116
+        at = time_of(held.stat(target).st_mtime_ns)
     value_type = type_of(write.key, write.value)
     return Entry(write.key, write.value, value_type, at, fingerprint(write.value))
 

@@ -19,15 +19,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from hashlib import blake2b
 from typing import NamedTuple
 
 from datastream.errors import SourceUnavailable
 from datastream.sources._common.listing import fingerprint
 from datastream.sources.files.content import read_file
-from datastream.sources.files.moves import keep, make, move, remove, remove_empty, sync
+from datastream.sources.files.held import TO_LIST, Held, parent_of, resemble
 from datastream.sources.files.tree import RESERVED
 
+LOCK, JOURNAL, BATCH = f"{RESERVED}/lock", f"{RESERVED}/journal", f"{RESERVED}/batch"
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for another process's lock."""
 LOCK_STEP = 0.001
@@ -50,12 +51,8 @@ class Step(NamedTuple):
 class StagingArea:
     """The directory ``.datastream``: a lock, contents about to be put in place, a journal."""
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._path = Path(root) / RESERVED
-        self._lock = self._path / "lock"
-        self._journal = self._path / "journal"
-        self._batch = self._path / "batch"
+    def __init__(self, held: Held) -> None:
+        self._held = held
 
     @contextmanager
     def exclusive(self, timeout: float = LOCK_TIMEOUT) -> Iterator[None]:
@@ -84,14 +81,15 @@ class StagingArea:
 
     def batch(self) -> str | None:
         """The number of the last batch of several files; None while one is only half written."""
-        batch = ""
-        with suppress(OSError):
-            batch = self._batch.read_text()
+        batch = self._read(BATCH)
         return None if self.interrupted() else batch
 
     def interrupted(self) -> bool:
         """Whether several files are being written, or a process died while it did that."""
-        return os.path.exists(self._journal)  # noqa: PTH110
+        try:
+            return self._held.find(JOURNAL) is not None
+        except PermissionError:
+            return False
 
     def stage(self, data: bytes, like: os.stat_result | None, at_ns: int | None) -> str:
         """Write a content to disk, beside the place where it belongs, and return its name.
@@ -103,13 +101,13 @@ class StagingArea:
         """
         name = f"new-{secrets.token_hex(8)}"
         mode = 0o666 if like is None else like.st_mode & 0o7777
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        handle = os.open(self._path / name, flags, mode)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        handle = self._held.open(_staged(name), flags, mode)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             if like is not None:
-                _resemble(handle, like)
+                resemble(handle, like)
             if at_ns is not None:
                 os.utime(handle, ns=(at_ns, at_ns))
             os.fsync(handle)
@@ -124,38 +122,56 @@ class StagingArea:
             folders = self._do_all(steps)
         except OSError:
             if several:
-                self._journal.unlink(missing_ok=True)
+                self._held.remove(JOURNAL)
             raise
         for folder in dict.fromkeys(folders):
-            sync(folder)
+            self._held.sync(folder)
         if several:
             self._end()
 
     def discard(self) -> None:
         """Remove what was staged and not applied."""
-        for path in self._path.glob("new-*"):
-            path.unlink(missing_ok=True)
+        handle = self._held.open(RESERVED, TO_LIST)
+        try:
+            with os.scandir(handle) as items:
+                names = [item.name for item in items if item.name.startswith("new-")]
+        finally:
+            os.close(handle)
+        for name in names:
+            self._held.remove(_staged(name))
 
     # Several at once.
 
     def _begin(self, steps: Sequence[Step]) -> None:
         """Keep the journal, then change the batch's number, by which readers know."""
-        self._replace(self._journal, json.dumps([step._asdict() for step in steps]))
-        sync(str(self._path))
-        self._replace(self._batch, secrets.token_hex(8))
+        self._replace(JOURNAL, json.dumps([step._asdict() for step in steps]))
+        self._held.sync(RESERVED)
+        self._replace(BATCH, secrets.token_hex(8))
 
-    def _replace(self, path: Path, text: str) -> None:
-        draft = self._path / f"new-{path.name}"
-        with draft.open("w") as file:
+    def _replace(self, name: str, text: str) -> None:
+        draft = _staged(f"new-{name.rpartition('/')[2]}")
+        handle = self._held.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        with os.fdopen(handle, "w") as file:
             file.write(text)
             file.flush()
-            os.fsync(file.fileno())
-        draft.rename(path)
+            os.fsync(handle)
+        self._held.rename(draft, name)
+
+    def _read(self, name: str) -> str:
+        """The text of a file, "" if it is not there or may not be read."""
+        try:
+            handle = self._held.open(name, os.O_RDONLY)
+        except OSError as error:
+            if error.errno in _NO_LOCK:
+                return ""
+            raise
+        with os.fdopen(handle, errors="replace") as file:
+            return file.read()
 
     def _end(self) -> None:
-        self._journal.unlink(missing_ok=True)
+        self._held.remove(JOURNAL)
         # After a power failure it must not be there to be done once more.
-        sync(str(self._path))
+        self._held.sync(RESERVED)
 
     def _do_all(self, steps: Sequence[Step]) -> list[str]:
         """Do `steps`, or take back what was done; returns the directories that have changed."""
@@ -164,51 +180,69 @@ class StagingArea:
         try:
             # Deletes first: they may make room for what is put.
             for step in sorted(steps, key=lambda step: step.staged is not None):
-                target = self._at(step.target)
-                undo.append(self._way_back(target, several=len(steps) > 1))
-                folders += self._do(step, target)
+                undo.append(self._way_back(step.target, several=len(steps) > 1))
+                folders += self._do(step)
         except OSError:
             for action in reversed(undo):
                 action()
             raise
         for step in steps:
             if step.staged is None:
-                folders.append(remove_empty(self._at(step.target).parent, self._root))
+                folders.append(self._held.remove_empty(parent_of(step.target)))
         return folders
 
-    def _do(self, step: Step, target: Path) -> list[str]:
+    def _do(self, step: Step) -> list[str]:
         if step.staged is None:
-            target.unlink(missing_ok=True)
+            self._held.remove(step.target)
             return []
-        folders = make(target.parent, self._root)
-        move(self._path / step.staged, target)
+        folders = self._held.make(parent_of(step.target))
+        self._held.move(_staged(step.staged), step.target, _beside(step.target))
         return folders
 
-    def _way_back(self, target: Path, *, several: bool) -> Callable[[], object]:
-        kept = self._path / f"new-{secrets.token_hex(8)}"
-        if not several or not keep(target, kept):
-            return partial(remove, target if several else None, target.parent, self._root)
-        return partial(move, kept, target)
+    def _way_back(self, target: str, *, several: bool) -> Callable[[], object]:
+        kept = _staged(f"new-{secrets.token_hex(8)}")
+        if not several or not self._held.keep(target, kept):
+            return partial(self._take_back, target, made=several)
+        return partial(self._held.move, kept, target, _beside(target))
+
+    def _take_back(self, target: str, *, made: bool) -> None:
+        if made:
+            self._held.remove(target)
+        self._held.remove_empty(parent_of(target))
 
     def _recover(self) -> None:
         """Finish what a process that died had begun, except where others wrote since."""
         if self.interrupted():
-            begun = [Step(**step) for step in json.loads(self._journal.read_text())]
-            self._replace(self._batch, secrets.token_hex(8))
+            begun = self._begun()
+            self._replace(BATCH, secrets.token_hex(8))
             due = [step for step in begun if self._is_still_due(step)]
             for folder in dict.fromkeys(self._do_all(due)):
-                sync(folder)
+                self._held.sync(folder)
             self._end()
         self.discard()
 
-    def _is_still_due(self, step: Step) -> bool:
-        if step.staged is not None and not (self._path / step.staged).exists():
-            return False
-        content = read_file(str(self._at(step.target)))
-        return (fingerprint(content.data) if content else "") == step.before
+    def _begun(self) -> list[Step]:
+        """The steps of the journal.
 
-    def _at(self, target: str) -> Path:
-        return Path(self._root, target)
+        Raises:
+            SourceUnavailable: somebody else has written to it.
+        """
+        try:
+            begun = [Step(**step) for step in json.loads(self._read(JOURNAL))]
+            # Only what is below the directory, whoever wrote the journal.
+            if all(_is_below(step.target) and _is_below(step.staged or "x") for step in begun):
+                return begun
+        except (ValueError, TypeError, AttributeError):
+            pass
+        raise SourceUnavailable(
+            f"{self._held.place.path(JOURNAL)} is damaged; look at what it names, and remove it"
+        )
+
+    def _is_still_due(self, step: Step) -> bool:
+        if step.staged is not None and self._held.find(_staged(step.staged)) is None:
+            return False
+        content = read_file(self._held, step.target)
+        return (fingerprint(content.data) if content else "") == step.before
 
     # The lock.
 
@@ -230,7 +264,7 @@ class StagingArea:
 
     def _open_to_read(self) -> int:
         try:
-            return os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+            return self._held.open(LOCK, os.O_RDONLY)
         except OSError as error:
             if error.errno in _NO_LOCK:
                 raise _NoLockError from error
@@ -239,23 +273,30 @@ class StagingArea:
     def _open_to_write(self) -> int:
         """Open the lock, made with the directory's permissions: its other users take it too."""
         with suppress(FileNotFoundError):
-            return os.open(self._lock, os.O_RDWR | os.O_CLOEXEC)
-        root = os.stat(self._root)  # noqa: PTH116
-        with suppress(FileExistsError):
-            self._path.mkdir()
-            with suppress(PermissionError):
-                os.chown(self._path, -1, root.st_gid)
-            self._path.chmod(root.st_mode & 0o777)
-            sync(self._root)
-        handle = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return self._held.open(LOCK, os.O_RDWR)
+        root = self._held.stat("")
+        if self._held.find(RESERVED) is None:
+            self._make_area(root)
+        handle = self._held.open(LOCK, os.O_RDWR | os.O_CREAT)
         with suppress(PermissionError):
             os.fchmod(handle, root.st_mode & 0o666)
         return handle
 
+    def _make_area(self, root: os.stat_result) -> None:
+        self._held.make(RESERVED)
+        handle = self._held.open(RESERVED, TO_LIST)
+        try:
+            with suppress(PermissionError):
+                os.fchown(handle, -1, root.st_gid)
+            os.fchmod(handle, root.st_mode & 0o777)
+        finally:
+            os.close(handle)
+        self._held.sync("")
+
     def _is_lock(self, handle: int) -> bool:
         """Whether it is still the one that others take: its directory may have been removed."""
         try:
-            return os.path.samestat(os.fstat(handle), self._lock.stat())
+            return os.path.samestat(os.fstat(handle), self._held.stat(LOCK))
         except FileNotFoundError:
             return False
 
@@ -267,9 +308,10 @@ class StagingArea:
                 if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
                     raise
             if time.monotonic() > until:
+                lock = self._held.place.path(LOCK)
                 raise SourceUnavailable(
-                    f"{self._lock} is held by another writer for over {LOCK_TIMEOUT:g} s; "
-                    "see which process it is (fuser), or try again"
+                    f"{lock} is held by another writer for over {LOCK_TIMEOUT:g} s; see which "
+                    "process it is (fuser), or try again"
                 )
             time.sleep(LOCK_STEP)
 
@@ -278,9 +320,19 @@ class _NoLockError(Exception):
     """There is no lock yet, or it cannot be read."""
 
 
-def _resemble(handle: int, like: os.stat_result) -> None:
-    if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
-        with suppress(PermissionError):
-            os.fchown(handle, like.st_uid, like.st_gid)
-    # Last, because a new owner takes some permissions away.
-    os.fchmod(handle, like.st_mode & 0o7777)
+def _is_below(name: str) -> bool:
+    return not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def _staged(name: str) -> str:
+    return f"{RESERVED}/{name}"
+
+
+def _beside(target: str) -> str:
+    """Where to copy what cannot be renamed.
+
+    The same name each time, so that what a dead process left is overwritten.
+    """
+    name = blake2b(os.fsencode(target), digest_size=8).hexdigest()
+    folder = parent_of(target)
+    return f"{folder}/{RESERVED}-{name}" if folder else f"{RESERVED}-{name}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from datastream.errors import InvalidKey, SourceUnavailable, shown
 from datastream.selection import check_text
 from datastream.sources._common.listing import Exclusion
+from datastream.sources._common.unread import Unread
+from datastream.sources.files.held import TO_HOLD, Held, held
 from datastream.sources.files.mounts import mount_points
 
 RESERVED = ".datastream"
@@ -43,10 +47,10 @@ class Place(NamedTuple):
             return path[len(start) :]
         return "" if path == self.root else None
 
-    def holds(self, real: str) -> bool:
-        """Whether a path without links leads to what is below it, and is not reserved."""
-        start = self.root.rstrip("/")
-        return f"{real}/".startswith(f"{start}/") and not real.startswith(f"{start}/{RESERVED}")
+
+def is_reserved(name: str) -> bool:
+    """Whether it is what this library keeps for itself, or below that."""
+    return name.startswith(RESERVED)
 
 
 class Moment(NamedTuple):
@@ -63,14 +67,16 @@ class Tree:
         path: the directory; looked up anew at each look, so it may be a link that is swapped.
         hidden: take names that start with a dot too.
         exclude: what to leave out.
+        unread: takes the files and directories that cannot be read.
     """
 
-    def __init__(self, path: str, *, hidden: bool, exclude: Exclusion) -> None:
+    def __init__(self, path: str, *, hidden: bool, exclude: Exclusion, unread: Unread) -> None:
         self.path = path
         self.opened = False
         """Whether a directory can be read that could not; the poller resets it."""
         self.folders: set[str] = set()
         """The directories ever read, by what the keys in them begin with."""
+        self.unread = unread
         self._hidden = hidden
         self._exclude = exclude
         self._lock = threading.Lock()
@@ -89,9 +95,36 @@ class Tree:
         try:
             info = os.stat(root)  # noqa: PTH116
         except OSError as error:
-            raise SourceUnavailable(
-                f"{self.path}: {error.strerror}; nothing is taken for deleted while it is away"
-            ) from error
+            raise self._away(error) from error
+        return self._place_of(root, info)
+
+    @contextmanager
+    def hold(self) -> Iterator[Held]:
+        """The same directory, open: for one look or one write.
+
+        It is held no longer, because what is mounted there could not be unmounted meanwhile.
+        """
+        root = os.path.realpath(self.path)
+        try:
+            handle = os.open(root, TO_HOLD)
+        except OSError as error:
+            raise self._away(error) from error
+        try:
+            place = self._place_of(root, os.fstat(handle))
+        except BaseException:
+            os.close(handle)
+            raise
+        with held(place, handle) as directory:
+            yield directory
+
+    def _away(self, error: OSError) -> SourceUnavailable:
+        if error.errno == errno.ENOTDIR:
+            return SourceUnavailable(f"{self.path} is no directory any more")
+        return SourceUnavailable(
+            f"{self.path}: {error.strerror}; nothing is taken for deleted while it is away"
+        )
+
+    def _place_of(self, root: str, info: os.stat_result) -> Place:
         if not stat.S_ISDIR(info.st_mode):
             raise SourceUnavailable(f"{self.path} is no directory any more")
         # Looked up once more before it is believed: another thread may know of a later mount.
@@ -110,9 +143,9 @@ class Tree:
         root = os.path.realpath(self.path)
         try:
             info = os.stat(root)  # noqa: PTH116
+            return place == (root, info.st_dev, info.st_ino, self._mounted(root))
         except OSError:
             return False
-        return place == (root, info.st_dev, info.st_ino, self._mounted(root))
 
     def admits(self, key: str) -> bool:
         """Whether `key` names a place below the directory that is not left out."""
@@ -143,7 +176,7 @@ class Tree:
             return True
         return False
 
-    def target(self, place: Place, key: str) -> str:
+    def target(self, held: Held, key: str) -> str:
         """Where to write `key`, links followed: the path below the directory.
 
         Raises:
@@ -156,16 +189,15 @@ class Tree:
             )
         if any(len(name.encode()) > NAME_MAX for name in key.split("/")):
             raise InvalidKey(f"{shown(key)}: no part of a file's path is over {NAME_MAX} bytes")
-        path = os.path.realpath(place.path(key))
-        if not place.holds(path):
+        real = held.real(key)
+        if not real or is_reserved(real):
             raise InvalidKey(f"{shown(key)} leads out of {self.path} through a symbolic link")
-        with suppress(OSError):
-            mode = os.lstat(path).st_mode
-            if stat.S_ISDIR(mode):
-                raise InvalidKey(f"{shown(key)} is a directory; keys start with it, none is it")
-            if not stat.S_ISREG(mode):
-                raise InvalidKey(f"{shown(key)} is no regular file; nothing was written")
-        return path[len(place.root.rstrip("/")) + 1 :]
+        info = held.find(real)
+        if info is not None and stat.S_ISDIR(info.st_mode):
+            raise InvalidKey(f"{shown(key)} is a directory; keys start with it, none is it")
+        if info is not None and not stat.S_ISREG(info.st_mode):
+            raise InvalidKey(f"{shown(key)} is no regular file; nothing was written")
+        return real
 
     # Directories that cannot be read.
 
@@ -177,19 +209,19 @@ class Tree:
                 self._unreadable.discard(prefix)
                 self.opened = True
 
-    def refuse(self, path: str, prefix: str, error: PermissionError) -> None:
+    def refuse(self, prefix: str, reason: str) -> None:
         """Note that a directory cannot be read.
 
         Raises:
-            SourceUnavailable: it could be read before.
+            SourceUnavailable: it is the whole.
         """
-        if not prefix or prefix in self.folders:
+        if not prefix:
             raise SourceUnavailable(
-                f"{path} cannot be read any more; nothing is taken for deleted"
-            ) from error
+                f"{self.path} cannot be read: {reason}; nothing is taken for deleted"
+            )
         with self._lock:
             self._unreadable.add(prefix)
-        self.warn(prefix, f"{path} cannot be read and is left out")
+        self.unread.add(prefix, reason)
 
     def warn(self, about: str, text: str) -> None:
         """Log it, once."""

@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from datastream.errors import InvalidKey, shown
 from datastream.source import Write, check_expected
 from datastream.sources.files.content import Content, read_file, time_stamp
+from datastream.sources.files.held import Held
 from datastream.sources.files.staging import StagingArea, Step
-from datastream.sources.files.tree import Place, Tree
+from datastream.sources.files.tree import Tree
 
 
-def find_targets(tree: Tree, place: Place, writes: Sequence[Write]) -> list[str]:
+def find_targets(tree: Tree, held: Held, writes: Sequence[Write]) -> list[str]:
     """Where to write, as paths below the directory.
 
     Raises:
         InvalidKey: one of the keys can be no file there, or not all of them together.
     """
-    targets = [tree.target(place, write.key) for write in writes]
+    targets = [tree.target(held, write.key) for write in writes]
     puts = {to for to, write in zip(targets, writes, strict=True) if write.value is not None}
     gone = set(targets) - puts
     if len(set(targets)) < len(targets):
         raise InvalidKey("two of the keys are the same file through a link; write one of them")
     for target in puts:
         for above in _above(target):
-            path = Path(place.root, above)
-            if above in puts or (above not in gone and path.exists() and not path.is_dir()):
+            if above in puts or (above not in gone and _is_file(held, above)):
                 raise InvalidKey(
                     f"{shown(target)}: {shown(above)} is a file, so that nothing can be below "
                     "it; nothing was written"
@@ -35,7 +34,7 @@ def find_targets(tree: Tree, place: Place, writes: Sequence[Write]) -> list[str]
 
 
 def put_in_place(
-    place: Place, staging: StagingArea, writes: Sequence[Write], targets: Sequence[str]
+    held: Held, staging: StagingArea, writes: Sequence[Write], targets: Sequence[str]
 ) -> None:
     """Do all of `writes`; the caller holds the lock.
 
@@ -43,7 +42,7 @@ def put_in_place(
         RevisionConflict, KeyNotFound: an ``expect`` does not hold; nothing was written.
         OSError: it cannot be done; what was done is taken back.
     """
-    found = [read_file(place.path(target)) for target in targets]
+    found = [read_file(held, target) for target in targets]
     for write, content in zip(writes, found, strict=True):
         check_expected(write, _revision(write, content) or None)
     try:
@@ -69,6 +68,10 @@ def _step(staging: StagingArea, write: Write, target: str, content: Content | No
 
 def _revision(write: Write, content: Content | None) -> str:
     return content.entry(write.key).revision if content else ""
+
+
+def _is_file(held: Held, name: str) -> bool:
+    return held.find(name) is not None and not held.is_directory(name)
 
 
 def _above(path: str) -> list[str]:

@@ -1,7 +1,8 @@
 """``unprivileged.py URL``: watches as nobody, who may not read everything; answers questions.
 
-``state`` and ``status`` print what the watcher has and how the store stands, ``list`` its keys,
-``all`` those of a snapshot, ``get KEY`` a value, ``put KEY VALUE`` its revision, or the error.
+``state``, ``status`` and ``degraded`` print what the watcher has and how the store stands, ``list``
+its keys, ``all`` those of a snapshot, ``get KEY`` a value, ``put KEY VALUE`` its revision, or the
+error.
 """
 
 import json
@@ -39,6 +40,9 @@ with datastream.open(sys.argv[1]) as store:
             elif question == "status":
                 store.refresh()
                 answer = str(statuses[-1].state)
+            elif question == "degraded":
+                store.refresh()
+                answer = store.status.current.degraded
             elif question == "get":
                 answer = store[rest[0]]
             elif question == "list":

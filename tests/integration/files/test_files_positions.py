@@ -317,8 +317,7 @@ def test_readers_do_not_keep_a_writer_waiting(root, source):
 
 def test_one_key_is_read_beside_a_writer_that_holds_the_lock(root, source):
     source.write([Write("a", b"1"), Write("b", b"1")])
-    area = StagingArea(str(root))
-    with area.exclusive():
+    with source._tree.hold() as held, StagingArea(held).exclusive():
         # As while a batch is being written.
         (root / ".datastream" / "journal").write_text("[]")
         began = time.monotonic()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 import datastream
-from datastream import Denied, SourceUnavailable, State
+from datastream import Denied, InvalidKey, SourceUnavailable, State, Unreadable
 from datastream.testing import Recorder
 from tests.integration._programs.tools import PROGRAMS, Child, Statuses, eventually, never
 from tests.integration.files.tools import ROOT_ONLY, mount, open_way, unmount
@@ -229,16 +229,40 @@ def test_made_unreadable_and_readable_again(root):
     with Child("unprivileged", f"file:{root}") as nobody:
         assert nobody.line() == "ready"
         first = nobody.ask("state")
-        for path in (root, root / "sub"):
-            path.chmod(0o000)
-            eventually(lambda: nobody.ask("status") == "STALE", "it is away")
-            assert nobody.ask("get sub/b") in ("SourceUnavailable", "Denied")
-            assert nobody.ask("state") == first
-            path.chmod(0o755)
-            eventually(lambda: nobody.ask("status") == "READY", "it is back")
-            assert nobody.ask("state") == first
+        root.chmod(0o000)
+        eventually(lambda: nobody.ask("status") == "STALE", "it is away")
+        assert nobody.ask("get sub/b") in ("SourceUnavailable", "Denied")
+        assert nobody.ask("state") == first
+        root.chmod(0o755)
+        eventually(lambda: nobody.ask("status") == "READY", "it is back")
+        assert nobody.ask("state") == first
         (root / "sub" / "b").write_text("2")
         eventually(lambda: nobody.ask("state") == '{"a": "1", "sub/b": "2"}', "it is watched")
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("mode", [0o000, 0o444, 0o111])
+def test_one_unreadable_directory_concerns_no_other(root, mode):
+    open_way(root)
+    (root / "sub" / "deep").mkdir()
+    (root / "sub" / "deep" / "c").write_text("1")
+    with Child("unprivileged", f"file:{root}") as nobody:
+        assert nobody.line() == "ready"
+        first = nobody.ask("state")
+        (root / "sub").chmod(mode)
+        (root / "a").write_text("2")
+        eventually(lambda: '"a": "2"' in nobody.ask("state"), "the others go on")
+        eventually(lambda: "'sub/' (Permission denied)" in nobody.ask("degraded"), "it is named")
+        assert nobody.ask("status") == "READY"
+        assert nobody.ask("state") == first.replace('"a": "1"', '"a": "2"')
+        assert nobody.ask("all") == nobody.ask("list") == "a"
+        if mode != 0o111:
+            assert nobody.ask("get sub/b") == "Unreadable"
+        (root / "sub").chmod(0o755)
+        eventually(lambda: not nobody.ask("degraded"), "it can be read again")
+        assert nobody.ask("all") == "a sub/b sub/deep/c"
+        (root / "sub" / "b").write_text("2")
+        eventually(lambda: '"sub/b": "2"' in nobody.ask("state"), "it is watched")
 
 
 @ROOT_ONLY
@@ -262,7 +286,7 @@ def test_one_unreadable_file_concerns_no_other(root):
     with Child("unprivileged", f"file:{root}") as nobody:
         assert nobody.line() == "ready"
         assert nobody.ask("state") == '{"a": "1", "sub/b": "1"}'
-        assert nobody.ask("get secret") == "Denied"
+        assert nobody.ask("get secret") == "Unreadable"
         assert nobody.ask("all") == nobody.ask("list") == "a sub/b"
         eventually(lambda: nobody.ask("status") == "READY", "it is no trouble")
         (root / "secret").chmod(0o644)
@@ -271,11 +295,31 @@ def test_one_unreadable_file_concerns_no_other(root):
         (root / "a").write_text("2")
         eventually(lambda: '"a": "2"' in nobody.ask("state"), "the others go on")
         assert nobody.ask("state") == '{"a": "2", "secret": "1", "sub/b": "1"}'
-        assert nobody.ask("get secret") == "Denied"
-        assert nobody.ask("all") == "SourceUnavailable"
+        assert nobody.ask("get secret") == "Unreadable"
+        assert nobody.ask("all") == nobody.ask("list") == "a sub/b"
+        assert "'secret' (Permission denied)" in nobody.ask("degraded")
         (root / "secret").chmod(0o644)
         (root / "secret").write_text("2")
         eventually(lambda: '"secret": "2"' in nobody.ask("state"), "and it too")
+
+
+def test_a_path_longer_than_the_system_takes_is_left_out(root, store, caplog):
+    """Such trees are made step by step, as `tar` and `rsync` do."""
+    name, handles = "x" * 250, [os.open(root, os.O_RDONLY)]
+    for _ in range(18):
+        os.mkdir(name, dir_fd=handles[-1])
+        handles.append(os.open(name, os.O_RDONLY, dir_fd=handles[-1]))
+        os.close(os.open("f", os.O_CREAT, dir_fd=handles[-1]))
+    for handle in handles:
+        os.close(handle)
+    keys = ["a", "sub/b", *("/".join([name] * depth) + "/f" for depth in range(1, 17))]
+    assert set(store) == set(store.snapshot()) == set(keys)
+    assert caplog.text.count("cannot be read and is left out") == 1
+    assert "File name too long" in store.status.current.degraded
+    with pytest.raises(Unreadable, match="too long"):
+        store.entry("/".join([name] * 18) + "/f")
+    with pytest.raises(InvalidKey, match="too long"):
+        store.put("/".join([name] * 18) + "/f", 1)
 
 
 # --- files that are being written ---

@@ -35,13 +35,16 @@ def calls(monkeypatch):
         real = getattr(module, name)
 
         def call(*args, **kwargs):
-            done.append((name, note(*args)))
+            done.append((name, note(*args, **kwargs)))
             return real(*args, **kwargs)
 
         monkeypatch.setattr(module, name, call)
 
-    spy(os, "fsync", lambda handle: str(Path(f"/proc/self/fd/{handle}").readlink()))
-    spy(os, "rename", lambda one, other: str(other))
+    def path_of(handle):
+        return str(Path(f"/proc/self/fd/{handle}").readlink())
+
+    spy(os, "fsync", path_of)
+    spy(os, "rename", lambda _, name, **held: f"{path_of(held['dst_dir_fd'])}/{name}")
     yield done
     monkeypatch.undo()
 
@@ -142,14 +145,14 @@ def test_what_fails_half_way_is_taken_back(root, store, tmp_path, monkeypatch):
     store.put_many({"a": 1, "b/c": 1, "gone": 1})
     watcher = Recorder(store)
     inode = (root / "a").stat().st_ino
-    real = Path.rename
+    real = os.rename
 
-    def rename(self, target):
-        if Path(target).name == "fails":
-            raise PermissionError(13, "Permission denied", str(target))
-        return real(self, target)
+    def rename(name, target, **held):
+        if target.endswith("fails"):
+            raise PermissionError(13, "Permission denied", target)
+        return real(name, target, **held)
 
-    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(os, "rename", rename)
     writes = [Write("gone", None), Write("a", b"2"), Write("new/x", b"2"), Write("b/fails", b"2")]
     with pytest.raises(Denied):
         store.write(*writes)
