@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlencode
 
 import fsspec.asyn
 import s3fs
@@ -43,6 +44,16 @@ CLOSE_TIMEOUT = 5.0
 """Seconds for the connections to close."""
 
 
+ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
+"""Storage classes whose objects have to be restored before they can be read."""
+KEPT = (
+    *("Metadata", "CacheControl", "ContentDisposition", "ContentLanguage", "Expires"),
+    *("StorageClass", "WebsiteRedirectLocation"),
+)
+"""What an object has besides its content, and a put would lose."""
+ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
+
+
 class Head(NamedTuple):
     """What a bucket tells of an object without its content."""
 
@@ -51,6 +62,9 @@ class Head(NamedTuple):
     updated_at: datetime | None
     has_md5: bool
     """The ETag is that of the content, as it is not of parts and of what is encrypted."""
+    kept: Mapping[str, Any]
+    """What a put has to say again so that it stays as it is."""
+    has_tags: bool
 
 
 class Object(NamedTuple):
@@ -234,12 +248,20 @@ class Bucket:
             answer = await self.request("head_object", Key=name)
         except FileNotFoundError:
             return None
+        kept = {name: answer[name] for name in KEPT if answer.get(name)}
+        if kept.get("StorageClass") in ARCHIVED:
+            # What is put could not be read.
+            del kept["StorageClass"]
+        if str(answer.get("ServerSideEncryption", "")).startswith("aws:kms"):
+            kept |= {name: answer[name] for name in ENCRYPTION if answer.get(name)}
         sealed = answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption", "AES256")
         return Head(
             answer["ETag"],
             answer["ContentLength"],
             answer.get("LastModified"),
             has_md5="-" not in answer["ETag"] and sealed == "AES256",
+            kept=kept,
+            has_tags=bool(answer.get("TagCount")),
         )
 
 
@@ -248,6 +270,11 @@ def entry_of(key: str, there: Object | None) -> Entry:
     if there is None:
         return deleted(key)
     return Entry(key, there.data, type_of(key, there.data), there.updated_at, there.etag)
+
+
+def tags_of(answer: Mapping[str, Any]) -> str:
+    """An object's tags as a put takes them."""
+    return urlencode([(tag["Key"], tag["Value"]) for tag in answer.get("TagSet", ())])
 
 
 def sent_at(answer: Mapping[str, Any]) -> datetime | None:

@@ -6,6 +6,7 @@ another ETag than before is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -16,15 +17,13 @@ from datastream.errors import DatastreamError, InvalidKey, shown
 from datastream.source import WRITING, Feature, Source, Write, Written
 from datastream.sources._common.file_types import SNIFFED
 from datastream.sources._common.look import Listed
-from datastream.sources.s3.bucket import Bucket, Refused
+from datastream.sources.s3.bucket import ARCHIVED, Bucket, Refused
 from datastream.sources.s3.errors import code_of, explain, is_passing
 from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
 from datastream.sources.s3.write import PROBE, Writer
 from datastream.url import Location, Seconds, configured, unescaped
 
-ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
-"""Storage classes whose objects have to be restored before they can be read."""
 NAME_MAX = 1024
 """Longest name of an object, in bytes."""
 
@@ -33,7 +32,7 @@ class S3Source(ObjectsSource):
     """A Source over the objects of a bucket whose names start with a prefix.
 
     Args:
-        bucket: its name.
+        bucket: its name, or the ARN of an access point.
         prefix: "" for the whole bucket; keys are what follows behind it and a slash.
         endpoint_url: of the server, where it is not Amazon's.
         key, secret, token: credentials; else those that boto3 finds.
@@ -109,7 +108,7 @@ class S3Source(ObjectsSource):
 
     def write(self, writes: Sequence[Write]) -> Written:
         for write in writes:
-            self._check_name(write.key)
+            self._check_name(write.key, is_put=write.value is not None)
         return self._written(self._writer.write(writes))
 
     def history(self, key: str) -> Iterator[Revision]:
@@ -174,21 +173,38 @@ class S3Source(ObjectsSource):
             raise
         return answer.get("Status") in ("Enabled", "Suspended")
 
-    def _check_name(self, key: str) -> None:
+    def _check_name(self, key: str, *, is_put: bool) -> None:
         name = f"{self._prefix}{key}"
         if len(name.encode()) > NAME_MAX:
             raise InvalidKey(f"{shown(key)}: an object's name has {NAME_MAX} bytes at most")
         if not self._admits(key):
             raise InvalidKey(f"{shown(key)} is excluded or reserved; choose another name")
+        if not is_put:
+            # What others have put under such names is read, and can be removed.
+            return
         if any(part in (".", "..") for part in name.split("/")):
             raise InvalidKey(f"{shown(key)} has a part '.' or '..', which no URL keeps")
         if any(char < " " or char == "\x7f" for char in name):
             raise InvalidKey(f"{shown(key)} has control characters, which not all servers keep")
 
 
+_ACCESS_POINT = re.compile(
+    r"(arn:[^/]+?:(?:accesspoint[:/]|outpost[:/][^:/]+[:/](?:accesspoint|bucket)[:/])[^/]+)(?:/|$)"
+)
+
+
+def _parted(path: str) -> tuple[str, str]:
+    """Bucket and prefix; an access point, which stands for a bucket, has slashes in its name."""
+    found = _ACCESS_POINT.match(path)
+    if found:
+        return found[1], path[found.end() :]
+    bucket, _, prefix = path.partition("/")
+    return bucket, prefix
+
+
 def open_s3(location: Location, **options: object) -> S3Source:
     """The Source of ``s3://BUCKET/PREFIX``."""
-    bucket, _, prefix = location.path.removeprefix("//").partition("/")
+    bucket, prefix = _parted(location.path.removeprefix("//"))
     if "@" in bucket:
         raise DatastreamError("s3: takes no credentials before the bucket; give key= and secret=")
     if not location.path.startswith("//") or not bucket:

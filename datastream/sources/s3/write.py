@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import md5
 from typing import Any
@@ -12,13 +13,15 @@ from datastream.entry import Entry, deleted
 from datastream.errors import Unsupported, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources._common.file_types import check_round_trip
-from datastream.sources.s3.bucket import Bucket, Head, Object, sent_at
-from datastream.sources.s3.errors import MISSING, code_of, explain
+from datastream.sources.s3.bucket import Bucket, Head, Object, sent_at, tags_of
+from datastream.sources.s3.errors import MISSING, code_of, explain, is_passing
 
 PROBE = ".datastream-"
 """Start of the last part of a name under which is tried what the server can do."""
 NEVER = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
+LEFT_AFTER = timedelta(hours=1)
+"""Age at which such an object is none that somebody is trying just now."""
 NAMED = 3
 """Keys that an error text names."""
 
@@ -80,14 +83,22 @@ class Writer:
         name = self._prefix + write.key
         if head is not None and await self._holds(name, head, write.value):
             return Entry(write.key, write.value, value_type, head.updated_at, head.etag)
+        kept = {} if head is None else await self._kept(name, head)
         kind = _CONTENT_TYPES.get(value_type, value_type)
-        answer = await self._change("put_object", write, Body=write.value, ContentType=kind)
+        answer = await self._change("put_object", write, Body=write.value, ContentType=kind, **kept)
         etag = answer["ETag"]
         # The answer does not tell the time that listings and reads will show.
         there = await self._bucket.head(name)
         same = there is not None and there.etag == etag
         at = there.updated_at if there is not None and same else sent_at(answer)
         return Entry(write.key, write.value, value_type, at, etag)
+
+    async def _kept(self, name: str, head: Head) -> dict[str, Any]:
+        """What an object has besides its content, to be put with the new one."""
+        if not head.has_tags:
+            return dict(head.kept)
+        answer = await self._bucket.request("get_object_tagging", Key=name)
+        return {**head.kept, "Tagging": tags_of(answer)}
 
     async def _delete(self, write: Write, head: Head | None) -> Entry:
         if head is not None:
@@ -134,7 +145,7 @@ class Writer:
                 "create": self._probe_create,
                 "delete": self._probe_delete,
             }[what]
-            self._has[what] = probe(f"{self._prefix}{PROBE}{secrets.token_hex(8)}")
+            self._has[what] = self._tried(probe)
         if not self._has[what]:
             raise Unsupported(
                 f"{self._where}: this server cannot {what} under a condition (If-Match, "
@@ -142,26 +153,51 @@ class Writer:
                 "written"
             )
 
+    def _tried(self, probe: Callable[[str], bool]) -> bool:
+        """Try it on an object of its own, of which nothing stays."""
+        start = f"{self._prefix}{PROBE}"
+        # Those of processes that died over it.
+        self._remove(start, datetime.now(UTC) - LEFT_AFTER)
+        name = f"{start}{secrets.token_hex(8)}"
+        # Before it is made: who may not delete it would leave it behind.
+        self._bucket.call("delete_object", Key=name)
+        try:
+            return probe(name)
+        finally:
+            self._remove(name, None)
+
+    def _remove(self, start: str, until: datetime | None) -> None:
+        """Remove what starts with that name, all versions and marks of deletes included.
+
+        Args:
+            start: of the name.
+            until: only what is older.
+        """
+        try:
+            found = list(self._bucket.versions(start))
+        except OSError as error:
+            # Not everybody may ask, and not every server knows.
+            if not code_of(error) or is_passing(error):
+                raise
+            if until is None:
+                self._bucket.call("delete_object", Key=start)
+            return
+        for version in found:
+            if until is None or version.updated_at < until:
+                self._bucket.call("delete_object", Key=version.name, VersionId=version.id)
+
     # Each does what a server that knows conditions refuses.
 
     def _probe_replace(self, name: str) -> bool:
-        if not self._succeeds("put_object", Key=name, Body=b"", IfMatch=NEVER):
-            return True
-        self._bucket.call("delete_object", Key=name)
-        return False
+        return not self._succeeds("put_object", Key=name, Body=b"", IfMatch=NEVER)
 
     def _probe_create(self, name: str) -> bool:
         self._bucket.call("put_object", Key=name, Body=b"")
-        has = not self._succeeds("put_object", Key=name, Body=b"", IfNoneMatch="*")
-        self._bucket.call("delete_object", Key=name)
-        return has
+        return not self._succeeds("put_object", Key=name, Body=b"", IfNoneMatch="*")
 
     def _probe_delete(self, name: str) -> bool:
         self._bucket.call("put_object", Key=name, Body=b"")
-        has = not self._succeeds("delete_object", Key=name, IfMatch=NEVER)
-        # Also if it was "done": it may have been answered that this is not known here.
-        self._bucket.call("delete_object", Key=name)
-        return has
+        return not self._succeeds("delete_object", Key=name, IfMatch=NEVER)
 
     def _succeeds(self, method: str, **arguments: object) -> bool:
         """Whether the server does it in spite of the condition, or says that it knows none."""
