@@ -22,6 +22,7 @@ from datastream import (
 )
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually, together
+from tests.integration._programs.tools import Statuses
 
 TOML = """\
 # The settings of the app.
@@ -266,7 +267,7 @@ def test_deleting_and_putting_in_one_write(file):
 
 
 def test_keys_that_are_no_keys_are_left_out(file, caplog):
-    _, store = file("s.json", '{"": 1, "a/b": 2, "a": {"b": 3}, "ok": 4, "x/": 5}')
+    path, store = file("s.json", '{"": 1, "a/b": 2, "a": {"b": 3}, "ok": 4, "x/": 5}')
     assert dict(store) == {"a/b": 2, "ok": 4}
     assert "twice" in caplog.text
     caplog.clear()
@@ -274,6 +275,11 @@ def test_keys_that_are_no_keys_are_left_out(file, caplog):
     assert caplog.text == "", "said once"
     store["a/b"] = 9
     assert store["a/b"] == 9
+    recorder, statuses = Recorder(store), Statuses(store)
+    statuses.wait_degraded("left out: ")
+    path.write_text('{"ok": 5}')
+    recorder.wait_state({"ok": b"5"})
+    statuses.wait_degraded("")
 
 
 def test_writers_of_different_leaves_lose_nothing(file):

@@ -8,8 +8,11 @@ from typing import Any, NamedTuple, Protocol
 from datastream._formats import Format, Malformed
 from datastream.entry import Entry, Operation, Revision, deleted
 from datastream.selection import Selection
-from datastream.source import Feature, Write
+from datastream.source import WELL, Feature, Health, Write
 from datastream.sources.document.leaves import Leaf, leaves
+
+NAMED = 3
+"""Leaves left out that the status names."""
 
 
 class Holder(Protocol):
@@ -34,6 +37,16 @@ class Parsed(NamedTuple):
     revision: str
     data: bytes
     leaves: dict[str, Leaf]
+    skipped: Sequence[str] = ()
+    """Why leaves were left out."""
+
+    @property
+    def health(self) -> Health:
+        """What of it is left out, as the status says it."""
+        if not self.skipped:
+            return WELL
+        more = f" and {len(self.skipped) - NAMED} more" if len(self.skipped) > NAMED else ""
+        return Health(degraded=f"left out: {'; '.join(self.skipped[:NAMED])}{more}")
 
 
 def history_of(key: str, revisions: Iterator[Revision], format: Format) -> Iterator[Revision]:

@@ -20,7 +20,7 @@ from datastream.errors import (
     shown,
 )
 from datastream.selection import Selection, Selects
-from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
+from datastream.source import Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.file_types import type_of_name
 from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
@@ -122,7 +122,8 @@ class DocumentSource(Source):
             if str(self.health.error) != str(error):
                 self.health = Health(error)
             return last
-        self.health = WELL
+        if self.health != parsed.health:
+            self.health = parsed.health
         return parsed
 
     def _read(self, *, armed: bool) -> Parsed:
@@ -163,7 +164,7 @@ class DocumentSource(Source):
                 f"{self._where}: {error}; mend it, its last good state stands"
             ) from error
         self._warn(skipped)
-        return Parsed(entry.revision, entry.value, found)
+        return Parsed(entry.revision, entry.value, found, skipped)
 
     @property
     def _where(self) -> str:
@@ -236,8 +237,8 @@ class DocumentSource(Source):
                 # Another writer was faster, and may be again; the pauses get longer.
                 self._stopped.wait(0.001 * attempt)
                 continue
-            found, _ = leaves(self._format.read(data))
-            self._parsed = Parsed(after.revision, data, found)
+            found, skipped = leaves(self._format.read(data))
+            self._parsed = Parsed(after.revision, data, found, skipped)
             self._check(writes, found)
             message, author = about(writes)
             position = self._versions.position(after.revision)

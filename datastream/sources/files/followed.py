@@ -1,7 +1,7 @@
 """What the watchers of one store know, as far as its poller does.
 
 A reading may be dropped, and own writes move the position beside the poller. So nothing that was
-looked at is forgotten until a later position shows that watchers were told of it.
+looked at is forgotten until a later position shows that it was published.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Followed:
     def has_waited(self) -> bool:
         """Whether this is the first read after a wait, so that notifications say what changed.
 
-        They come a little later than what they tell of. That is no harm to a poller, which waits
-        again; other reads have to show all that happened before them.
+        A notification comes a little later than its change. The poller may miss that change, as it
+        waits again; other reads have to show all that happened before them.
         """
         waited, self._has_waited = self._has_waited, False
         return waited
@@ -103,7 +103,7 @@ class Followed:
     def due(self, ask: Ask, moment: Moment) -> set[str] | None:
         """Keys that may differ from what watchers know, as far as looks have shown.
 
-        None if that cannot be told, so that everything has to be looked at.
+        None if it is not known, so that everything has to be looked at.
         """
         with self._lock:
             if self._names != _names_of(ask.selection):

@@ -22,7 +22,7 @@ MOST = 500
 
 
 class _Changed(NamedTuple):
-    """What notifications have told."""
+    """What the notifications since the last look were about."""
 
     paths: set[str] | None
     """None if anything may have changed."""
@@ -83,7 +83,7 @@ class Poll:
 
     def _read_all(self, walk: Walk, ask: Ask, changed: _Changed) -> Reading:
         began = monotonic()
-        # Also to find out whether `since` shows what watchers have been told.
+        # The call also finds out whether `since` is a position of the watchers.
         self._followed.due(ask, walk.moment)
         found = self._reader.look(walk, ask.selection, ask.known)
         reading = self._reading(walk, ask, found)

@@ -138,7 +138,7 @@ class Reader:
         return filled
 
     def types(self, walk: Walk, keys: Sequence[str]) -> dict[str, str]:
-        """The types of contents, told from their beginnings."""
+        """The types of contents, by their first bytes."""
         types = {}
         for key in keys:
             try:

@@ -76,6 +76,8 @@ class Tree:
         """Whether a directory can be read that could not; the poller resets it."""
         self.folders: set[str] = set()
         """The directories ever read, by what the keys in them begin with."""
+        self.has_odd_names = False
+        """Whether a name was met that is no UTF-8."""
         self.unread = unread
         self._hidden = hidden
         self._exclude = exclude
@@ -172,6 +174,7 @@ class Tree:
         try:
             check_text(name)
         except InvalidKey:
+            self.has_odd_names = True
             self.warn(key, f"{name!r} in {self.path} is no UTF-8 and is left out")
             return True
         return False

@@ -15,6 +15,8 @@ LOOK_AT_ROOT = 0.5
 LOOK_AGAIN = 2.0
 """Seconds from a look at the whole directory that a notification led to until the next one:
 inotify misses files created before the new directory's watch exists."""
+UNDECODED = "decode path"
+"""In the text of notifications that fail over a name that is no UTF-8."""
 FAILS_AGAIN, REST = 10.0, 60.0
 """Notifications that fail twice within so many seconds are given up for so many."""
 
@@ -42,7 +44,7 @@ class Watcher:
         recursive: bool = True,
     ) -> None:
         self.degraded = ""
-        """Why it polls although it was not told to."""
+        """Why it polls although `polling` is False."""
         self._tree = tree
         self._wake = wake
         self._interval = interval
@@ -170,7 +172,12 @@ class Watcher:
         self._failed_at = now
 
     def _fall_back(self, reason: str) -> None:
-        self.degraded = f"polling every {self._interval:g} s: {self._tree.path} is not watched"
+        polling = f"polling every {self._interval:g} s"
+        if UNDECODED in reason and self._tree.has_odd_names:
+            # Which name it is has been logged.
+            self.degraded = f"{polling}: {self._tree.path} holds a name that is no UTF-8"
+            return
+        self.degraded = f"{polling}: {self._tree.path} is not watched"
         self._tree.warn(
             "",
             f"{self._tree.path} is not watched ({reason}), so it is polled every "

@@ -1,4 +1,4 @@
-"""The errors of so many libraries, as ours."""
+"""The errors of the filesystems' libraries, as ours."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ _WRITING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (
         InvalidKey,
         "{key} is a directory or lies below a file, and cannot be written",
     ),
+    ((RecursionError,), InvalidKey, "{key} has too many parts"),
     ((PermissionError,), Denied, "see who may read and write there"),
 )
 _OPENING: tuple[tuple[_Kinds, type[DatastreamError], str], ...] = (

@@ -55,7 +55,7 @@ ENCRYPTION = ("ServerSideEncryption", "SSEKMSKeyId", "BucketKeyEnabled")
 
 
 class Head(NamedTuple):
-    """What a bucket tells of an object without its content."""
+    """An object without its content."""
 
     etag: str
     size: int
@@ -166,7 +166,7 @@ class Bucket:
         )
 
     def head_many(self, names: Sequence[str]) -> list[Head | None]:
-        """What is told of many objects; None for those that are not there."""
+        """Many objects without their contents; None for those that are not there."""
         return self.together(self.head, names)
 
     def call(self, method: str, **arguments: Any) -> Any:
@@ -187,7 +187,7 @@ class Bucket:
         creator = getattr(self._system, "_s3creator", None)
         if creator is None or self._process != os.getpid():
             return
-        # Busy with somebody else's work, or gone at the interpreter's end: nothing left to do.
+        # fsspec's loop is busy with other filesystems, or has ended with the interpreter.
         with suppress(TimeoutError, RuntimeError):
             self._sync(self._system.loop, creator.__aexit__, *[None] * 3, timeout=CLOSE_TIMEOUT)
 
@@ -243,7 +243,7 @@ class Bucket:
         return Object(data, answer["ETag"], answer.get("LastModified"))
 
     async def head(self, name: str) -> Head | None:
-        """What is told of one object, for use in `together`."""
+        """One object without its content, for use in `together`."""
         try:
             answer = await self.request("head_object", Key=name)
         except FileNotFoundError:

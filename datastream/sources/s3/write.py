@@ -21,7 +21,7 @@ PROBE = ".datastream-"
 NEVER = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
 LEFT_AFTER = timedelta(hours=1)
-"""Age at which such an object is none that somebody is trying just now."""
+"""Age at which no process can still be using such an object."""
 NAMED = 3
 """Keys that an error text names."""
 
@@ -87,7 +87,7 @@ class Writer:
         kind = _CONTENT_TYPES.get(value_type, value_type)
         answer = await self._change("put_object", write, Body=write.value, ContentType=kind, **kept)
         etag = answer["ETag"]
-        # The answer does not tell the time that listings and reads will show.
+        # The answer lacks the time that listings and reads will show.
         there = await self._bucket.head(name)
         same = there is not None and there.etag == etag
         at = there.updated_at if there is not None and same else sent_at(answer)

@@ -14,6 +14,7 @@ from datastream.selection import Selection
 from datastream.source import Write
 from datastream.sources.files import FilesSource
 from datastream.sources.files.held import Held
+from tests.integration.files.tools import ROOT_ONLY, tmpfs, unmount
 
 ALL = Selection()
 CALLS = ("open", "stat", "make", "remove", "remove_empty", "rename", "keep", "sync")
@@ -44,7 +45,7 @@ class Meanwhile:
 
 
 def fill(directory, value):
-    (directory / "d").mkdir(parents=True)
+    (directory / "d").mkdir(parents=True, exist_ok=True)
     for name in ("a", "b", "d/c", "d/e"):
         (directory / name).write_text(value)
 
@@ -176,6 +177,28 @@ def test_one_key_while_the_directory_is_replaced(tmp_path, monkeypatch):
 
     for kind in KINDS:
         every_moment(tmp_path / kind, monkeypatch, kind, act)
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("what", ["put", "put_many"])
+def test_a_write_never_reaches_what_lies_under_a_mount(tmp_path, monkeypatch, what):
+    for at in range(1, 60, 4):
+        path = tmp_path / str(at)
+        fill(path, "2")
+        before = tree_of(path)
+        with tmpfs(path):
+            fill(path, "1")
+            source = FilesSource(path)
+            with monkeypatch.context() as patch:
+                Meanwhile(patch, at, lambda path=path: unmount(path))
+                with suppress(SourceUnavailable, OSError):
+                    source.write(WRITES[what])
+            unmount(path)
+            assert tree_of(path) == before
+            with pytest.raises(SourceUnavailable, match="mounted"):
+                source.write(WRITES[what])
+            assert tree_of(path) == before
+            source.close()
 
 
 def test_a_journal_that_leads_out_is_not_followed(root, tmp_path):
