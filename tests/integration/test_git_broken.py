@@ -12,7 +12,7 @@ import pytest
 from datastream.errors import DatastreamError, SourceUnavailable, Unsupported
 from datastream.selection import Selection
 from datastream.source import Write
-from datastream.sources.git import GitSource, RemoteGitSource
+from datastream.sources.git import GitSource, RemoteGitSource, refs
 from datastream.sources.git.refs import HEAD, Refs
 from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
 
@@ -131,13 +131,78 @@ def test_spellings_that_git_reads_are_read(repository, head):
     assert repository.files()[b"a"] == b"3"
 
 
+def test_ids_in_capitals_and_with_more_behind_are_read(repository):
+    tip = repository.head()
+    ref = repository.path / ".git/refs/heads/main"
+    source = GitSource(repository.path)
+    for spelled in (tip.upper() + "\n", f"{tip}\r\n", f"{tip} and more\n", f"{tip}\t\n\n"):
+        ref.write_text(spelled)
+        assert repository.head() == tip
+        assert source.read(ALL, tip).position == tip
+    ref.unlink()
+    packed = repository.path / ".git/packed-refs"
+    for spelled in (f"{tip.upper()} refs/heads/main\n", f"{tip} refs/heads/main\r\n"):
+        packed.write_text(spelled)
+        assert source.read(ALL, tip).position == tip
+    ref.write_text(f"{tip}\n")
+    packed.unlink()
+    source.write([Write("a", b"3")])
+    assert repository.files()[b"a"] == b"3"
+    source.close()
+
+
+def test_packed_refs_that_are_a_directory_are_trouble(tmp_path):
+    bare = Repository.new(tmp_path / "bare", bare=True)
+    position = bare.import_commit({"a": "1"})
+    bare.git("pack-refs", "--all", "--prune")
+    (bare.path / "packed-refs").rename(bare.path / "kept")
+    (bare.path / "packed-refs").mkdir()
+    source = GitSource(bare.path)
+    for since in (None, position):
+        with pytest.raises(SourceUnavailable, match="is a directory"):
+            source.read(ALL, since)
+    source.close()
+    (bare.path / "packed-refs").rmdir()
+    (bare.path / "kept").rename(bare.path / "packed-refs")
+
+
+def test_a_first_commit_that_is_just_made_is_no_lost_branch(tmp_path, monkeypatch):
+    repository = Repository.new(tmp_path / "work")
+    git = repository.path / ".git"
+    source = GitSource(repository.path)
+    assert source.read(ALL, None).position == "unborn"
+    tip = repository.commit({"a": "1"})
+    # As git does it: the log first, and then the ref.
+    ref = git / "refs/heads/main"
+    ref.rename(git / "later")
+    monkeypatch.setattr(refs.time, "sleep", lambda _: (git / "later").rename(ref))
+    assert source.read(ALL, None).position == tip
+    source.close()
+
+
+def test_a_broken_ref_of_a_path_is_no_empty_remote(tmp_path):
+    bare = Repository.new(tmp_path / "bare", bare=True)
+    bare.import_commit({"a": "1"})
+    ref = bare.path / "refs/heads/main"
+    kept = ref.read_bytes()
+    for how in (empty, cut, zeros):
+        how(ref)
+        for options in ({}, {"branch": "main"}):
+            with pytest.raises(SourceUnavailable, match="nothing is taken for deleted"):
+                RemoteGitSource(f"file://{bare.path}", **options)
+        ref.write_bytes(kept)
+    source = RemoteGitSource(f"file://{bare.path}")
+    assert source.get("a").value == b"1"
+    source.close()
+
+
 def test_a_head_that_is_a_symbolic_link_is_followed(repository):
     head = repository.path / ".git/HEAD"
     head.unlink()
     head.symlink_to("refs/heads/main")
     git = repository.path / ".git"
-    refs = Refs(git, git, HEAD, "here")
-    assert refs.find() == (b"refs/heads/main", repository.head().encode())
+    found = Refs(git, git, HEAD, "here").find()
+    assert found == (b"refs/heads/main", repository.head().encode())
 
 
 def test_symbolic_refs_in_a_circle_end(repository):

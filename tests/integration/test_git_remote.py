@@ -16,6 +16,7 @@ from datastream import (
     SourceUnavailable,
     State,
     Store,
+    Unsupported,
 )
 from datastream.sources.git import RemoteGitSource, tracking
 from datastream.sources.git.objects import Objects
@@ -114,6 +115,37 @@ def test_a_path_whose_branch_is_checked_out_is_not_pushed_to(tmp_path):
         with pytest.raises(Denied, match="checked out"):
             store["a"] = 2
     assert repository.head() == head
+
+
+@pytest.mark.parametrize("with_commit", [False, True])
+def test_ids_of_another_kind_are_refused_before_anything_is_written(tmp_path, with_commit):
+    served = tmp_path / "served"
+    there = Repository(served / "there.git")
+    there.path.mkdir(parents=True)
+    there.git("init", "-q", "--bare", "-b", "main", "--object-format=sha256")
+    if with_commit:
+        there.import_commit({"a": "1"})
+    there.git("config", "http.receivepack", "true")
+    before = sorted(there.path.rglob("*"))
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nfor last; do :; done\neval "$last"\n')
+    ssh.chmod(0o755)
+    server = GitServer(served)
+    try:
+        for url, options in (
+            (f"git:{there.path}", {}),
+            (f"git+file://{there.path}", {}),
+            (f"git+{server.url}/there.git", {"username": USER, "password": PASSWORD}),
+            (f"git+ssh://git@localhost{there.path}", {"ssh_command": str(ssh)}),
+        ):
+            with pytest.raises(Unsupported, match="SHA-1"):
+                datastream.open(url, **options)["a"] = 2
+    finally:
+        server.close()
+    assert sorted(there.path.rglob("*")) == before
+    assert not [
+        path for path in clones(tmp_path) if (path / "objects/pack").exists() and with_commit
+    ]
 
 
 def test_an_empty_remote_gets_its_first_branch(url, bare):

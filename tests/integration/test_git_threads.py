@@ -484,24 +484,6 @@ def test_a_folder_that_gc_removes_is_made_again(bare, monkeypatch):
     source.close()
 
 
-def test_only_one_write_waits_for_an_index_lock_that_stays(tmp_path, caplog):
-    repository = Repository.new(tmp_path / "work")
-    source = GitSource(repository.path)
-    put(source, a=1)
-    lock = repository.path / ".git/index.lock"
-    lock.touch()
-    put(source, a=2)
-    started = time.monotonic()
-    put(source, a=3)
-    assert time.monotonic() - started < 1
-    assert caplog.text.count("holds the index") == 2
-    lock.unlink()
-    repository.git("restore", "--staged", "--worktree", ".")
-    put(source, a=4)
-    assert (repository.path / "a").read_text() == "4"
-    source.close()
-
-
 def test_a_conflict_is_told_and_harms_no_handle(source):
     revision = put(source, a=1).entries[0].revision
     put(source, a=2)

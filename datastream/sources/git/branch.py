@@ -6,24 +6,21 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from dulwich.objects import ZERO_SHA, Commit, ObjectID
+from dulwich.objects import ObjectID
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed, shown
 from datastream.sources._common.wake import FileNotifications, WakeEvent
 from datastream.sources.git.commit import NewCommit
-from datastream.sources.git.objects import Objects, State
+from datastream.sources.git.objects import Objects, State, reopen_repo
+from datastream.sources.git.publishing import Publishing
 from datastream.sources.git.refs import Place, Refs, branch_ref
-from datastream.sources.git.worktree import WorkTree
 
 log = logging.getLogger("datastream")
-
-
-class Moved(SourceUnavailable):
-    """The branch has moved since it was read; read again and retry."""
 
 
 class LocalBranch:
@@ -38,7 +35,7 @@ class LocalBranch:
         self._refs = Refs(repo.commondir(), repo.controldir(), branch_ref(name), where)
         self._alive: Ref | None = None
         self.watch = RefWatch(repo.commondir(), repo.controldir(), self._refs.find)
-        self._work_tree = WorkTree(repo, where)
+        self.publishing = Publishing(repo, where, partial(reopen_repo, where))
         self._check(name)
 
     def tip(self) -> ObjectID | None:
@@ -77,13 +74,13 @@ class LocalBranch:
         Raises:
             Moved: the branch is not at `base` any more; nothing has changed.
         """
-        ref, tip = self._refs.find()
-        if tip != base.commit:
-            raise Moved(f"{self._where}: the branch moved")
-        objects.add(new.objects)
-        with self._work_tree.following(objects, ref, new.changes) as bring_along:
-            self._move(objects.repo, ref, base.commit, new.commit)
-            bring_along()
+        self.publishing.publish(objects, self._refs, base.commit, new)
+
+    @property
+    def degraded(self) -> str:
+        """What works less well than it could; "" if nothing does."""
+        indexes = self.publishing.work_trees.degraded
+        return "; ".join(filter(None, (self.watch.degraded, indexes)))
 
     def confirm(self, base: State) -> None:
         """No-op: a local read is authoritative."""
@@ -91,10 +88,10 @@ class LocalBranch:
     def close(self) -> None:
         """Stop watching, for good."""
         self.watch.close()
+        self.publishing.close()
 
     def _check(self, name: str) -> None:
-        others = self._refs.names()
-        if name and others and self.tip() is None:
+        if name and self.tip() is None and (others := self._refs.names()):
             raise DatastreamError(
                 f"{self._where} has no branch {shown(name)}; it has {', '.join(others[:9])}"
             )
@@ -104,21 +101,6 @@ class LocalBranch:
             f"{self._where}: {ref.decode('utf-8', 'replace')} was deleted; make it again, or "
             "open another branch"
         )
-
-    def _move(self, repo: Repo, ref: Ref, old: ObjectID | None, commit: Commit) -> None:
-        # As git does: the reflog is kept where somebody works, not in a bare repository.
-        entry = None if repo.bare else b"datastream: " + commit.message.partition(b"\n")[0]
-        moved = repo.refs.set_if_equals(
-            ref,
-            ZERO_SHA if old is None else old,
-            commit.id,
-            committer=commit.committer,
-            timestamp=commit.commit_time,
-            timezone=commit.commit_timezone,
-            message=entry,
-        )
-        if not moved:
-            raise Moved(f"{self._where}: the branch moved")
 
 
 class RefWatch:

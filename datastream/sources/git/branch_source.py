@@ -20,12 +20,12 @@ from datastream.source import WRITING, Feature, Reading, Source, Write, Written,
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.git import past
-from datastream.sources.git.branch import Moved
 from datastream.sources.git.commit import NewCommit, Signature, make_commit
 from datastream.sources.git.errors import translated
 from datastream.sources.git.files import Files, path_below
 from datastream.sources.git.handles import Handles
 from datastream.sources.git.keys import MAX_DEPTH, check_path, path_of
+from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State, time_of
 from datastream.sources.git.tree import Change, rewritten
 

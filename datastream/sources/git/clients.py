@@ -9,18 +9,25 @@ import socket
 import subprocess
 import threading
 import weakref
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import IO, Any, cast
 
 from dulwich.client import (
+    GitClient,
     HttpGitClient,
     HTTPUnauthorized,
+    LocalGitClient,
     SSHGitClient,
     SubprocessSSHVendor,
     SubprocessWrapper,
+    extract_object_format_from_capabilities,
 )
 from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.protocol import Protocol
+from dulwich.repo import Repo
+
+from datastream.errors import Unsupported
+from datastream.sources.git.objects import open_repo
 
 
 class Sockets:
@@ -68,7 +75,37 @@ def _shut(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-class PatientHttp(HttpGitClient):
+class LocalClient(LocalGitClient):
+    """A client for a repository on this machine, opened as all others are."""
+
+    @classmethod
+    def _open_repo(cls, path: str | bytes) -> closing[Repo]:
+        return closing(open_repo(os.fsdecode(path)))
+
+
+def check_format(name: str | None, where: str) -> None:
+    """Refuse a repository whose objects have other ids than ours.
+
+    Raises:
+        Unsupported: it is such.
+    """
+    if name not in (None, "sha1"):
+        raise Unsupported(f"{where} has objects in the format {name}; only SHA-1 is supported")
+
+
+class _Checked(GitClient):
+    """Refuses to push into a repository with other ids: an empty one tells no one who reads it."""
+
+    where = ""
+
+    def _negotiate_receive_pack_capabilities(
+        self, server_capabilities: set[bytes]
+    ) -> tuple[set[bytes], bytes | None]:
+        check_format(extract_object_format_from_capabilities(server_capabilities), self.where)
+        return super()._negotiate_receive_pack_capabilities(server_capabilities)
+
+
+class PatientHttp(_Checked, HttpGitClient):
     """A client that leaves no answer open, whatever becomes of it."""
 
     def _http_request(
@@ -93,7 +130,7 @@ class PatientHttp(HttpGitClient):
             answer.close()
 
 
-class PatientSSH(SSHGitClient):
+class PatientSSH(_Checked, SSHGitClient):
     """A client that leaves no process behind, and waits only so long for an answer."""
 
     def __init__(self, host: str, *args: Any, timeout: float, **kwargs: Any) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,11 +26,18 @@ HEAD = Ref(b"HEAD")
 HEADS = b"refs/heads/"
 MAX_SYMREFS = 5
 """Symbolic refs that git follows, one after the other."""
+LOOKS, PAUSE = 20, 0.005
+"""How often a ref that is lost is looked for, and seconds between that."""
 
 _OF_WORK_TREE = (b"refs/bisect/", b"refs/worktree/", b"refs/rewritten/")
-_COMMIT = re.compile(rb"[0-9a-f]{40}[\r\n]*")
-_PACKED = re.compile(rb"([0-9a-f]{40}) (\S+)")
+# As git reads them: in any case, and what follows behind a space counts for nothing.
+_COMMIT = re.compile(rb"([0-9a-fA-F]{40})(\s.*)?", re.DOTALL)
+_PACKED = re.compile(rb"([0-9a-fA-F]{40})[ \t](\S+)\s*")
 _HOLDS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
+
+
+class Lost(Damaged):
+    """There is no ref where there was one."""
 
 
 class Missing(Damaged):
@@ -66,7 +75,7 @@ class Refs:
     def __init__(self, common: str | Path, own: str | Path, name: Ref, where: str) -> None:
         self._common, self._own = os.fspath(common), os.fspath(own)
         self._name = name
-        self._where = where
+        self.where = where
         self._packed: tuple[object, Mapping[bytes, ObjectID]] = None, {}
 
     def find(self) -> Place:
@@ -76,10 +85,19 @@ class Refs:
             Missing: the repository is not there.
             Damaged: a file on the way to the commit is empty, cut or lost.
         """
+        for _ in range(LOOKS):
+            try:
+                return self._find()
+            except Lost:
+                # git writes the log before the ref: a branch may get its first commit just now.
+                time.sleep(PAUSE)
+        return self._find()
+
+    def _find(self) -> Place:
         with self._folders() as (common, own):
             name = self._name
             for _ in range(MAX_SYMREFS + 1):
-                folder = own if name == HEAD or name.startswith(_OF_WORK_TREE) else common
+                folder = own if _is_of_work_tree(name) else common
                 raw = folder.ref(name)
                 if raw is None:
                     return Place(name, self._packed_ref(common, own, name))
@@ -91,7 +109,17 @@ class Refs:
                 if not raw.endswith(b"\n") and not self._exists(common, own, target):
                     raise self._broken(name, "is cut")
                 name = Ref(target)
-        raise DatastreamError(f"{self._where}: {self._name!r} leads in a circle; repair it")
+        raise DatastreamError(f"{self.where}: {self._name!r} leads in a circle; repair it")
+
+    def file(self, name: Ref) -> tuple[Path, Path]:
+        """The file of a loose ref, and the repository's folder that it lies in."""
+        top = Path(self._own if _is_of_work_tree(name) else self._common)
+        return top / os.fsdecode(name), top
+
+    def log(self, name: bytes) -> Path:
+        """The file in which git notes where a ref was."""
+        top = self._own if _is_of_work_tree(name) else self._common
+        return Path(top, "logs", os.fsdecode(name))
 
     def was_alive(self, ref: Ref) -> bool:
         """Whether an unborn `ref` had commits: True too if the repository keeps no log of it."""
@@ -122,7 +150,7 @@ class Refs:
                         yield common, own
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Missing(
-                f"{self._where}: the repository is not there; nothing is taken for deleted while "
+                f"{self.where}: the repository is not there; nothing is taken for deleted while "
                 "it is away"
             ) from error
 
@@ -135,13 +163,15 @@ class Refs:
             if common.size(b"packed-refs") == 0:
                 raise self._broken(b"packed-refs", "is empty")
             if common.size(b"logs/" + name) > 0:
-                raise self._broken(name, "was deleted or lost, but its log is there")
+                raise Lost(str(self._broken(name, "was deleted or lost, but its log is there")))
         return found
 
     def _packed_refs(self, common: _Folder) -> Mapping[bytes, ObjectID]:
         key, known = self._packed
         with common.opened(b"packed-refs") as file:
             if file is None:
+                if common.is_directory(b"packed-refs"):
+                    raise self._broken(b"packed-refs", "is a directory")
                 return {}
             found = os.fstat(file.fileno())
             now = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -157,23 +187,24 @@ class Refs:
                 match = _PACKED.fullmatch(line)
                 if match is None:
                     raise self._broken(b"packed-refs", "is broken")
-                refs[match[2]] = ObjectID(match[1])
+                refs[match[2]] = ObjectID(match[1].lower())
         if packed and not packed.endswith(b"\n"):
             raise self._broken(b"packed-refs", "is cut")
         return refs
 
     def _exists(self, common: _Folder, own: _Folder, target: bytes) -> bool:
-        folder = own if target.startswith(_OF_WORK_TREE) else common
+        folder = own if _is_of_work_tree(target) else common
         return folder.ref(Ref(target)) is not None or target in self._packed_refs(common)
 
     def _commit(self, name: Ref, raw: bytes) -> ObjectID:
-        if not _COMMIT.fullmatch(raw):
+        match = _COMMIT.fullmatch(raw)
+        if match is None:
             raise self._broken(name, "is cut or broken" if raw.strip(b"\0 \r\n") else "is empty")
-        return ObjectID(raw.strip())
+        return ObjectID(match[1].lower())
 
     def _broken(self, name: bytes, how: str) -> Damaged:
         return Damaged(
-            f"{self._where}: {name.decode('utf-8', 'replace')} {how}, so nothing is taken for "
+            f"{self.where}: {name.decode('utf-8', 'replace')} {how}, so nothing is taken for "
             "deleted; repair it, see git fsck and git reflog"
         )
 
@@ -186,6 +217,10 @@ class TolerantRefs(DiskRefsContainer):
             return super().get_packed_refs()
         except StopIteration:
             return {}
+
+
+def _is_of_work_tree(name: bytes) -> bool:
+    return name == HEAD or name.startswith(_OF_WORK_TREE)
 
 
 def _target(raw: bytes) -> bytes | None:
@@ -224,6 +259,18 @@ class _Folder:
         """The content of a file, None if there is none."""
         with self.opened(name, flags) as file:
             return None if file is None else file.read()
+
+    def is_directory(self, name: bytes) -> bool:
+        """Whether it is there, and no file."""
+        path = os.fsdecode(name)
+        try:
+            if self._handle is not None:
+                found = os.stat(path, dir_fd=self._handle)
+            else:
+                found = Path(self._path, path).stat()
+        except OSError:
+            return False
+        return stat.S_ISDIR(found.st_mode)
 
     def size(self, name: bytes) -> int:
         """The size of a file, -1 if there is none."""

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from dulwich.client import GitClient, LocalGitClient, default_urllib3_manager
+from dulwich.client import GitClient, default_urllib3_manager
 from dulwich.config import StackedConfig
 from dulwich.file import FileLocked
-from dulwich.objects import ZERO_SHA, ObjectID, ShaFile
+from dulwich.objects import ZERO_SHA, ObjectID
 from dulwich.pack import UnpackedObject, pack_objects_to_data
 from dulwich.refs import HEADREF, Ref
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, Denied, StoreClosed
 from datastream.sources.git.address import Address
-from datastream.sources.git.branch import Moved
-from datastream.sources.git.clients import PatientHttp, PatientSSH, Sockets
+from datastream.sources.git.clients import (
+    LocalClient,
+    PatientHttp,
+    PatientSSH,
+    Sockets,
+    check_format,
+)
+from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.errors import local_errors, remote_errors
-from datastream.sources.git.objects import Objects, open_repo
-from datastream.sources.git.refs import HEADS
+from datastream.sources.git.moving import Moved
+from datastream.sources.git.objects import NoRepository, Objects, open_repo, reopen_repo
+from datastream.sources.git.publishing import Publishing
+from datastream.sources.git.refs import HEAD, HEADS, Refs
 
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
@@ -60,15 +69,19 @@ class Remote:
         # Guards the clients in use; never held while one of them talks.
         self._lock = threading.Lock()
         self._clients: set[PatientSSH] = set()
+        self._publishing: Publishing | None = None
         self._closed = False
         self._pool: Any = self._connections() if address.url.scheme.startswith("http") else None
 
     def head(self, branch: str) -> Head:
         """Where a branch is; "" asks for the remote's HEAD. One cheap question."""
         ref = Ref(HEADS + (branch or DEFAULT).encode())
+        if self.address.url.scheme == "file":
+            return self._head_here(branch, ref)
         with self._client() as client:
             asked = [ref] if branch else [HEADREF, ref]
             found = client.get_refs(self._remote_path(), ref_prefix=asked)
+        check_format(found.object_format, self.where)
         target = ref if branch else found.symrefs.get(HEADREF, ref)
         commit = found.refs.get(target)
         return Head(target, commit if branch or commit else found.refs.get(HEADREF))
@@ -99,8 +112,8 @@ class Remote:
                 repo.refs[ref] = self.fetch(repo, Head(ref, commit), None)
                 return
 
-    def push(self, head: Head, commit: ObjectID, objects: Sequence[ShaFile]) -> None:
-        """Move a branch from where `head` says to `commit`, which consists of `objects`.
+    def push(self, head: Head, new: NewCommit) -> None:
+        """Move a branch from where `head` says to a new commit.
 
         Raises:
             Moved: it is elsewhere, or somebody else moves it right now.
@@ -110,13 +123,13 @@ class Remote:
         def update(refs: dict[Ref, ObjectID]) -> dict[Ref, ObjectID]:
             if refs.get(head.ref) != head.commit:
                 raise Moved(f"{self.where}: the branch moved")
-            return {head.ref: commit}
+            return {head.ref: new.commit.id}
 
         def pack(*_: Any, **__: Any) -> tuple[int, Iterator[UnpackedObject]]:
-            return pack_objects_to_data([(item, None) for item in objects], deltify=False)
+            return pack_objects_to_data([(item, None) for item in new.objects], deltify=False)
 
         if self.address.url.scheme == "file":
-            self._push_here(head, commit, objects)
+            self._push_here(head, new)
             return
         with self._client() as client:
             result = client.send_pack(self._remote_path(), update, pack)
@@ -134,6 +147,8 @@ class Remote:
         self._sockets.close()
         if self._pool is not None:
             self._pool.clear()
+        if self._publishing is not None:
+            self._publishing.close()
 
     def _refused(self, refusal: str) -> DatastreamError:
         if any(sign in refusal for sign in _RACES):
@@ -158,9 +173,15 @@ class Remote:
                     self._clients.discard(new)
 
     def _new(self) -> GitClient:
+        new = self._unchecked()
+        if isinstance(new, PatientHttp | PatientSSH):
+            new.where = self.where
+        return new
+
+    def _unchecked(self) -> GitClient:
         url, (username, password) = self.address.url, self.address.credentials
         if url.scheme == "file":
-            return LocalGitClient()
+            return LocalClient()
         if url.scheme == "ssh":
             return PatientSSH(
                 url.hostname or "",
@@ -199,21 +220,49 @@ class Remote:
     def _remote_path(self) -> bytes:
         return self._path.encode()
 
-    def _push_here(self, head: Head, commit: ObjectID, objects: Sequence[ShaFile]) -> None:
+    def _head_here(self, branch: str, ref: Ref) -> Head:
+        """`head` of a repository on this machine, where a broken ref can be told from none."""
+        with self._opened() as repo:
+            refs = partial(Refs, repo.commondir(), repo.controldir(), where=self.where)
+            place = refs(name=ref).find()
+            if branch:
+                return Head(ref, place.commit)
+            head = refs(name=HEAD).find()
+            # A HEAD without a branch stands for the default one.
+            return Head(ref, place.commit or head.commit) if head.ref == HEAD else Head(*head)
+
+    def _push_here(self, head: Head, new: NewCommit) -> None:
         """`push` into a repository on this machine, where dulwich would leave a pack each time."""
-        with local_errors(self.where), closing(open_repo(self._path)) as repo:
-            if not repo.bare and repo.refs.follow(HEADREF)[0][-1] == head.ref:
+        with self._opened() as repo:
+            refs = partial(Refs, repo.commondir(), repo.controldir(), where=self.where)
+            if not repo.bare and refs(name=HEAD).find().ref == head.ref:
                 raise Denied(
                     f"{self.where} has {head.ref.decode()} checked out; open it as "
                     f"git:{self._path}, or push to a bare repository"
                 )
-            Objects(repo).add(objects)
+            publishing = self._publishing_in(repo)
             try:
-                moved = repo.refs.set_if_equals(head.ref, head.commit or ZERO_SHA, commit)
+                publishing.publish(Objects(repo), refs(name=head.ref), head.commit, new)
             except FileLocked:
-                moved = False
-            if not moved:
-                raise Moved(f"{self.where}: the branch moved")
+                raise Moved(f"{self.where}: another program moves the branch") from None
+
+    @contextmanager
+    def _opened(self) -> Iterator[Repo]:
+        """The repository on this machine."""
+        with local_errors(self.where):
+            try:
+                repo = open_repo(self._path)
+            except NoRepository:
+                raise DatastreamError(f"{self.where}: no repository there; check the URL") from None
+            with closing(repo):
+                yield repo
+
+    def _publishing_in(self, repo: Repo) -> Publishing:
+        with self._lock:
+            if self._publishing is None:
+                reopen = partial(reopen_repo, self._path)
+                self._publishing = Publishing(repo, self.where, reopen)
+            return self._publishing
 
 
 def _lines(progress: Progress) -> Callable[[bytes], None]:

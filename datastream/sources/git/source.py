@@ -6,11 +6,12 @@ the difference of two trees, whatever lies between them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from datastream.source import Health
+from datastream.source import Health, Write, Written
 from datastream.sources._common.paths import local_path
 from datastream.sources._common.wake import jittered
 from datastream.sources.git.branch import LocalBranch
@@ -75,11 +76,19 @@ class GitSource(BranchSource):
         interval = jittered(self._interval)
         seconds = interval if timeout is None else min(interval, timeout)
         self._local.watch.wait(self._seen, self._wake, seconds)
-        if self.health.degraded != self._local.watch.degraded:
-            self.health = Health(degraded=self._local.watch.degraded)
+        self._report()
+
+    def write(self, writes: Sequence[Write]) -> Written:
+        written = super().write(writes)
+        self._report()
+        return written
 
     def release(self) -> None:
         self._local.watch.release()
+
+    def _report(self) -> None:
+        if self.health.degraded != (degraded := self._local.degraded):
+            self.health = Health(degraded=degraded)
 
     def _past(self, point: str | datetime | None) -> Past:
         return Past(self._handles, self._local.tip(), self._where)

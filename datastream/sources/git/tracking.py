@@ -14,10 +14,11 @@ from dulwich.refs import DiskRefsContainer
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, SourceUnavailable, shown
-from datastream.sources.git.branch import Moved, RefWatch
+from datastream.sources.git.branch import RefWatch
 from datastream.sources.git.clone import TIP, folder_for, free_stale_lock, inode, open_clone
 from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.errors import Damaged
+from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import Objects, State, reopen_repo
 from datastream.sources.git.refs import HEADS, Place, Refs
 from datastream.sources.git.remote import Head, Progress, Remote
@@ -159,7 +160,7 @@ class RemoteBranch:
         # First, so that all that can fail once it is pushed is to note it.
         objects.add(new.objects)
         with self._turns.push():
-            self._remote.push(Head(ref, base.commit), commit, new.objects)
+            self._remote.push(Head(ref, base.commit), new)
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.
         self._pushed = base.commit, commit
         try:

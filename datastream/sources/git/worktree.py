@@ -1,101 +1,147 @@
-"""The work tree of a checked-out branch, brought along when the branch moves.
+"""One work tree: its index and files, brought along path by path when its branch moves.
 
-Only what a commit touches is looked at. Where one of those files, or its place in the index, is
-not what the commit before says, everything stays as it is: it is the user's.
+A plain ``git commit`` commits what the index holds, so what the index keeps of an older commit
+would take the newer one back. Each path is judged alone. What the user has staged, or changed in
+the file, is the user's. What is as the commit before had it, or waits to be brought along, follows.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import secrets
-import stat
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any
 
 import tenacity
-from dulwich.file import FileLocked, GitFile
-from dulwich.index import (
-    ConflictedIndexEntry,
-    IndexChecksumWriter,
-    IndexEntry,
-    index_entry_from_stat,
-    read_index_dict_with_version,
-    write_index_dict,
-)
-from dulwich.objects import Blob, ObjectID
-from dulwich.refs import Ref
-from dulwich.repo import Repo
+from dulwich.file import FileLocked, GitFile, SharedPerm
+from dulwich.objects import ObjectID
+from dulwich.sparse_patterns import sparse_path_matcher
 
-from datastream.sources.git.errors import DAMAGE
+from datastream.sources.git.bringing import Bringing, Step
+from datastream.sources.git.errors import Damaged
+from datastream.sources.git.index_file import Index
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.refs import HEAD, Refs
-from datastream.sources.git.tree import FILE, Change
+from datastream.sources.git.repository import configuration
+from datastream.sources.git.tree import Change, is_file, lookup
 
-LOCK_TIMEOUT = 2.0
+LOCK_TIMEOUT = 0.5
 """Seconds to wait for a git command that holds the index."""
 
-_CHECKSUM = 20
-_ASSUMED = 0x8000
-"""Flag of an entry that git does not compare with the file."""
-
-Entries = dict[bytes, IndexEntry | ConflictedIndexEntry]
-Bring = Callable[[], None]
-
-log = logging.getLogger("datastream")
+_SPARSE = (b"core",), b"sparseCheckout"
+_CONE = (b"core",), b"sparseCheckoutCone"
 
 
 class WorkTree:
-    """The files and the index beside a repository, if it has any. One write at a time uses it."""
+    """The index and the files of one work tree. Safe to use from several threads.
 
-    def __init__(self, repo: Repo, where: str) -> None:
-        self._bare = repo.bare
-        self._root = Path(repo.path)
-        self._index = Path(repo.index_path())
-        self._head = Refs(repo.commondir(), repo.controldir(), HEAD, where)
-        self._where = where
+    Args:
+        common, own: the repository's folder, and the one in it that is of this work tree.
+        root: the folder with the files.
+        where: the repository as error texts name it.
+        shared: how files are made accessible to others; None leaves that to the umask.
+    """
+
+    def __init__(
+        self, common: Path, own: Path, root: Path, where: str, shared: SharedPerm | None
+    ) -> None:
+        self.own, self.root = own, root
+        self._common = common
+        self._index = own / "index"
+        self._head = Refs(common, own, HEAD, where)
+        self._shared = shared
+        # Guards what follows, for memory work only.
+        self._mutex = threading.Lock()
+        self._behind: dict[bytes, frozenset[ObjectID | None]] = {}
+        self._branch = b""
         # The lock that was waited for in vain.
         self._left: tuple[int, int] | None = None
 
-    def following(
-        self, objects: Objects, ref: Ref, changes: Sequence[Change]
-    ) -> AbstractContextManager[Bring]:
-        """Hold the index while `ref` moves; call what this gives once it has."""
-        if self._bare or self._head.find().ref != ref:
-            return nullcontext(lambda: None)
-        return self._held(objects, changes)
-
-    @contextmanager
-    def _held(self, objects: Objects, changes: Sequence[Change]) -> Iterator[Bring]:
-        # git commit and git add hold it too, so it does not change between our read and our write.
-        lock = self._lock()
-        if lock is None:
-            yield lambda: self._warn("another git program holds the index")
-            return
+    def ref(self) -> bytes:
+        """The branch that is checked out; b"" if git itself could not tell."""
         try:
-            entries = _read_index(self._index)
-            reason = self._obstacle(entries, changes)
-            if reason or entries is None:
-                yield lambda: self._warn(reason)
-            else:
-                yield lambda: self._bring(objects, entries, changes, lock)
-        finally:
-            lock.abort()
+            return self._head.find().ref
+        except (Damaged, OSError):
+            return b""
 
-    def _lock(self) -> GitFile | None:  # type: ignore[valid-type]
+    def lock(self, *, patient: bool = True) -> Any:
+        """The lock of the index; None if it cannot be had, or not soon.
+
+        git commit and git add hold it too: nothing changes between our read and our write.
+        """
         # A lock that was waited for in vain is a killed program's, or an editor is open.
-        patience = LOCK_TIMEOUT if self._left is None or self._left != self._lock_there() else 0
+        known = self._left is not None and self._left == self._lock_there()
+        patience = LOCK_TIMEOUT if patient and not known else 0
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(FileLocked),
             wait=tenacity.wait_random(0.001, 0.02),
             stop=tenacity.stop_after_delay(patience),
             retry_error_callback=lambda _: None,
         )
-        lock = retrying(GitFile, str(self._index), "wb")
+        try:
+            lock = retrying(
+                GitFile, str(self._index), "wb", mask=0o666, fsync=False, shared_perm=self._shared
+            )
+        except OSError:
+            return None
         self._left = self._lock_there() if lock is None else None
         return lock
+
+    def late(self) -> list[str]:
+        """The paths that wait for the index to be free."""
+        with self._mutex:
+            return [os.fsdecode(path) for path in self._behind]
+
+    def leave_behind(self, ref: bytes, changes: Iterable[Change]) -> None:
+        """Have the paths that change on a branch wait until `bring` is called."""
+        with self._mutex:
+            if ref != self._branch:
+                # What waited for another branch was left to who switched.
+                self._branch = ref
+                self._behind.clear()
+            for change in changes:
+                before = self._behind.get(change.path, frozenset())
+                self._behind[change.path] = before | {change.old}
+
+    def tip(self) -> ObjectID | None:
+        """The commit to which paths wait to be brought; None if they wait no more.
+
+        Another branch may be checked out by now; or the work tree is not there any more.
+        """
+        ref, commit = self._head.find()
+        with self._mutex:
+            if ref != self._branch or commit is None:
+                self._behind.clear()
+                return None
+        return commit
+
+    def bring(self, objects: Objects, tree: ObjectID, lock: Any) -> list[str]:
+        """Bring along the paths that wait, to what they are in `tree`; closes the lock.
+
+        Returns:
+            the paths that are not as in the tree, because the user changed them.
+
+        Raises:
+            BrokenIndex, OSError: the index cannot be read or written; the paths wait.
+        """
+        with self._mutex:
+            waiting = dict(self._behind)
+        steps = [Step(path, held, _file(objects, tree, path)) for path, held in waiting.items()]
+        index, written = self._read()
+        bringing = Bringing(self.root, index, written, objects, self._is_outside())
+        # Deletes first: they may make room.
+        steps.sort(key=lambda step: step.new is not None)
+        left = list(filter(None, map(bringing.take, steps)))
+        bringing.keep_doubts()
+        lock.write(index.written())
+        lock.close()
+        with self._mutex:
+            for path, held in waiting.items():
+                # Unless it was left behind once more, meanwhile.
+                if self._behind.get(path) == held:
+                    del self._behind[path]
+        return left
 
     def _lock_there(self) -> tuple[int, int] | None:
         """Which lock it is that another program holds."""
@@ -105,142 +151,30 @@ class WorkTree:
             return None
         return found.st_ino, found.st_mtime_ns
 
-    def _warn(self, reason: str) -> None:
-        log.warning(
-            "%s: committed, but the work tree was left as it is: %s. Files you have not changed "
-            "yourself are brought up to date by git restore --staged --worktree",
-            self._where,
-            reason,
-        )
-
-    # Looking.
-
-    def _obstacle(self, entries: Entries | None, changes: Sequence[Change]) -> str:
-        """Why the work tree cannot be brought along; "" if nothing speaks against it."""
-        if entries is None:
-            return "its index is of a kind that is not supported"
-        gone = {self._place(change.path) for change in changes if change.new is None}
-        for change in changes:
-            if not self._is_clean(change, entries.get(change.path), gone):
-                return f"{os.fsdecode(change.path)!r} was changed there"
-        return ""
-
-    def _is_clean(
-        self, change: Change, entry: IndexEntry | ConflictedIndexEntry | None, gone: set[Path]
-    ) -> bool:
-        place = self._place(change.path)
-        if not self._leads_to(place.parent, gone):
-            return False
-        if change.old is None or entry is None:
-            return change.old is None and entry is None and _is_free(place, gone)
-        if isinstance(entry, ConflictedIndexEntry) or entry.sha != change.old:
-            return False
-        if entry.skip_worktree or entry.flags & _ASSUMED:
-            return False
-        return _holds(place, entry)
-
-    def _leads_to(self, folder: Path, gone: set[Path]) -> bool:
-        """Whether all from the root down to `folder` are directories, or will not be there."""
-        while folder != self._root:
-            if (
-                folder not in gone
-                and os.path.lexists(folder)
-                and (folder.is_symlink() or not folder.is_dir())
-            ):
-                return False
-            folder = folder.parent
-        return True
-
-    def _place(self, path: bytes) -> Path:
-        return self._root / os.fsdecode(path)
-
-    # Writing.
-
-    def _bring(
-        self, objects: Objects, entries: Entries, changes: Sequence[Change], lock: BinaryIO
-    ) -> None:
+    def _read(self) -> tuple[Index, int]:
+        """The index, and when it was written, in nanoseconds."""
         try:
-            for change in sorted(changes, key=lambda change: change.new is not None):
-                if change.new is None:
-                    self._remove(change.path)
-                    entries.pop(change.path, None)
-                else:
-                    content = objects.content(change.new)
-                    self._write(entries, change.path, change.new, content)
-        except (OSError, *DAMAGE) as error:
-            self._warn(str(error))
-        # Without git's extensions: what they say of the trees is outdated.
-        writer = IndexChecksumWriter(lock)
-        write_index_dict(writer, entries)
-        writer.close()
+            with self._index.open("rb") as file:
+                written = os.fstat(file.fileno()).st_mtime_ns
+                raw = file.read()
+        except FileNotFoundError:
+            return Index(), 0
+        return Index.read(raw, self._shared_index), written
 
-    def _remove(self, path: bytes) -> None:
-        place = self._place(path)
-        place.unlink(missing_ok=True)
-        with suppress(OSError):
-            for folder in place.parents:
-                if folder == self._root:
-                    break
-                folder.rmdir()
+    def _shared_index(self, name: str) -> bytes:
+        return (self.own / f"sharedindex.{name}").read_bytes()
 
-    def _write(self, entries: Entries, path: bytes, blob: ObjectID, content: bytes) -> None:
-        before = entries.get(path)
-        mode = before.mode if isinstance(before, IndexEntry) else FILE
-        place = self._place(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = place.with_name(f".datastream-{secrets.token_hex(6)}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 | mode & 0o111)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            temporary.replace(place)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        entries[path] = index_entry_from_stat(place.lstat(), blob, mode)
+    def _is_outside(self) -> Callable[[bytes], bool]:
+        """Tells which new files are not to be checked out."""
+        config = configuration(self._common, self.own)
+        patterns = self.own / "info" / "sparse-checkout"
+        if not config.get_boolean(*_SPARSE, False) or not patterns.exists():
+            return lambda path: False
+        lines = patterns.read_text("utf-8", "surrogateescape").splitlines()
+        inside = sparse_path_matcher(lines, bool(config.get_boolean(*_CONE, True)))
+        return lambda path: not inside(os.fsdecode(path))
 
 
-def _is_free(place: Path, gone: set[Path]) -> bool:
-    """Whether nothing is there, or a directory of files that all go."""
-    if place.is_dir() and not place.is_symlink():
-        return all(_is_free(below, gone) for below in place.iterdir())
-    return place in gone or not os.path.lexists(place)
-
-
-def _holds(place: Path, entry: IndexEntry) -> bool:
-    """Whether a file has the content that the index says it has."""
-    try:
-        found = place.lstat()
-        if stat.S_IFMT(found.st_mode) != stat.S_IFMT(entry.mode):
-            return False
-        if stat.S_ISLNK(found.st_mode):
-            content = os.fsencode(place.readlink())
-        elif _is_as_indexed(found, entry):
-            return True
-        else:
-            content = place.read_bytes()
-    except OSError:
-        return False
-    return Blob.from_string(content).id == entry.sha
-
-
-def _is_as_indexed(found: os.stat_result, entry: IndexEntry) -> bool:
-    """What git does: same size and times mean the same content, read or not.
-
-    It is how a file is recognised that a filter wrote, such as one with other line ends.
-    """
-    if not isinstance(entry.mtime, tuple) or found.st_size != entry.size:
-        return False
-    seconds, nanoseconds = entry.mtime
-    return found.st_mtime_ns == seconds * 1_000_000_000 + nanoseconds
-
-
-def _read_index(path: Path) -> Entries | None:
-    """The entries of an index; None if it holds more than can be kept."""
-    if not path.exists():
-        return {}
-    with path.open("rb") as file:
-        entries, _, _ = read_index_dict_with_version(cast("BinaryIO", file))
-        rest = path.stat().st_size - file.tell()
-    # git marks with small letters what a program must know: split and sparse indexes.
-    return entries if rest <= _CHECKSUM else None
+def _file(objects: Objects, tree: ObjectID, path: bytes) -> ObjectID | None:
+    found = lookup(objects.items, tree, path)
+    return found[1] if found is not None and is_file(found[0]) else None

@@ -1,0 +1,219 @@
+"""All work trees of a repository in which a branch is checked out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any, NamedTuple
+
+from dulwich.objects import ObjectID
+from dulwich.repo import Repo
+
+from datastream.errors import DatastreamError
+from datastream.sources.git.errors import DAMAGE
+from datastream.sources.git.objects import Objects
+from datastream.sources.git.refs import HEAD
+from datastream.sources.git.repository import main_root
+from datastream.sources.git.tree import Change
+from datastream.sources.git.worktree import WorkTree
+
+FIRST_PAUSE, SLOWEST_PAUSE = 0.002, 0.1
+"""Seconds between two looks at an index that another program holds."""
+LOOKS = 100
+"""How many pauses fit in the time for which it is held already."""
+CLOSING = 1.0
+"""Seconds that `close` waits for a look that is under way."""
+NAMED = 5
+"""Paths that a warning names."""
+
+
+class News(NamedTuple):
+    """A commit that a branch moves to."""
+
+    objects: Objects
+    root: ObjectID
+    changes: Sequence[Change]
+
+
+Bring = Callable[[News], None]
+
+log = logging.getLogger("datastream")
+
+
+class WorkTrees:
+    """Brings along every work tree in which a branch is checked out. Safe to use from threads.
+
+    Args:
+        repo: the repository, bare or not; it is not used later.
+        where: the repository as error texts name it.
+        reopen: opens it once more.
+    """
+
+    def __init__(self, repo: Repo, where: str, reopen: Callable[[], Repo]) -> None:
+        self._common = Path(repo.commondir()).resolve()
+        self._own = Path(repo.controldir()).resolve()
+        self._shared = repo.object_store.shared_perm
+        self._where = where
+        self._reopen = reopen
+        self._known: dict[Path, WorkTree] = {}
+        root = main_root(repo)
+        if root is not None:
+            self._known[self._common] = self._tree(self._common, root)
+        # Guards the thread; never held while a file is read or written.
+        self._mutex = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._stop = threading.Event()
+
+    @property
+    def degraded(self) -> str:
+        """Which indexes wait; "" if none does."""
+        roots = [str(tree.root) for tree in list(self._known.values()) if tree.late()]
+        return f"another git program holds the index of {', '.join(roots)}" if roots else ""
+
+    def folders(self, ref: bytes) -> list[Path]:
+        """The repository's folders of the work trees in which `ref` is checked out."""
+        return [tree.own for tree in self._at(ref)]
+
+    @contextmanager
+    def held(self, ref: bytes) -> Iterator[Bring]:
+        """Hold the indexes where `ref` is checked out; gives what brings them along."""
+        with ExitStack() as stack:
+            locks = [(tree, tree.lock()) for tree in self._at(ref)]
+            for _, lock in locks:
+                if lock is not None:
+                    stack.callback(lock.abort)
+
+            def bring(news: News) -> None:
+                for tree, lock in locks:
+                    tree.leave_behind(ref, news.changes)
+                    if lock is None:
+                        self._postpone(tree)
+                    else:
+                        self._attempt(tree, news.objects, news.root, lock)
+
+            yield bring
+
+    def close(self) -> None:
+        """Stop waiting for indexes, after a last look."""
+        self._stop.set()
+        with self._mutex:
+            thread = self._thread
+        if thread is not None:
+            thread.join(CLOSING)
+        for tree in list(self._known.values()):
+            if late := tree.late():
+                self._warn(tree, f"{_listed(late)} waited in vain for the index to be free")
+
+    # Which they are.
+
+    def _at(self, ref: bytes) -> list[WorkTree]:
+        found = [tree for tree in self._all() if tree.ref() == ref]
+        # Without a branch, a work tree has a HEAD of its own.
+        return [tree for tree in found if ref != HEAD or tree.own == self._own]
+
+    def _all(self) -> list[WorkTree]:
+        linked = self._common / "worktrees"
+        try:
+            folders = [Path(found.path) for found in os.scandir(linked)]
+        except OSError:
+            folders = []
+        for own in folders:
+            if own not in self._known and (root := _linked_root(own)) is not None:
+                self._known[own] = self._tree(own, root)
+        there = {self._common, *folders}
+        return [tree for own, tree in sorted(self._known.items()) if own in there]
+
+    def _tree(self, own: Path, root: Path) -> WorkTree:
+        return WorkTree(self._common, own, root, self._where, self._shared)
+
+    # Bringing along, now or later.
+
+    def _postpone(self, tree: WorkTree) -> None:
+        log.warning(
+            "%s: committed, but another git program holds the index (%s). Until it lets go, git "
+            "commit in %s would take this back. Then it is brought along; remove that file if no "
+            "git program runs",
+            self._where,
+            tree.own / "index.lock",
+            tree.root,
+        )
+        with self._mutex:
+            if self._thread is None and not self._stop.is_set():
+                name = f"datastream index {self._where}"
+                self._thread = threading.Thread(target=self._catch_up, name=name, daemon=True)
+                self._thread.start()
+
+    def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID, lock: Any) -> None:
+        try:
+            left = tree.bring(objects, root, lock)
+        except (OSError, *DAMAGE) as error:
+            self._warn(tree, f"its index could not be brought along: {error}")
+        else:
+            if left:
+                self._warn(tree, f"{_listed(left)} was changed there")
+
+    def _warn(self, tree: WorkTree, reason: str) -> None:
+        log.warning(
+            "%s: committed, but the work tree %s has not followed everywhere: %s. Files you have "
+            "not changed yourself are brought up to date by git restore --staged --worktree",
+            self._where,
+            tree.root,
+            reason,
+        )
+
+    def _catch_up(self) -> None:
+        """Look at the indexes that are held until all have followed."""
+        began, objects = monotonic(), None
+        try:
+            while True:
+                pause = min(max(FIRST_PAUSE, (monotonic() - began) / LOOKS), SLOWEST_PAUSE)
+                stopped = self._stop.wait(pause)
+                try:
+                    # Opened before the lock is taken, which others may want by then.
+                    objects = objects or Objects(self._reopen())
+                    self._look(objects)
+                except (DatastreamError, OSError, *DAMAGE) as error:
+                    log.debug("%s: indexes have not followed yet: %s", self._where, error)
+                if self._is_over(stopped=stopped):
+                    return
+        finally:
+            if objects is not None:
+                objects.close()
+
+    def _is_over(self, *, stopped: bool) -> bool:
+        """Whether the thread ends; then the next one may begin."""
+        with self._mutex:
+            if stopped or not any(tree.late() for tree in list(self._known.values())):
+                self._thread = None
+                return True
+        return False
+
+    def _look(self, objects: Objects) -> None:
+        for tree in list(self._known.values()):
+            lock = tree.lock(patient=False) if tree.late() else None
+            if lock is not None:
+                try:
+                    commit = tree.tip()
+                    if commit is not None:
+                        self._attempt(tree, objects, objects.commit(commit).tree, lock)
+                finally:
+                    lock.abort()
+
+
+def _linked_root(own: Path) -> Path | None:
+    """The folder of the files of a linked work tree; None if it is none, or half made."""
+    try:
+        link = os.fsdecode((own / "gitdir").read_bytes().strip())
+    except OSError:
+        return None
+    return (own / link).parent if link else None
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
+    return ", ".join(repr(path) for path in paths[:NAMED]) + more
