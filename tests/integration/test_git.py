@@ -244,7 +244,8 @@ def test_one_write_is_one_commit(repository):
     ]
 
 
-def test_message_author_and_time_can_be_given(repository):
+def test_message_author_and_time_can_be_given(repository, monkeypatch):
+    monkeypatch.delenv("GIT_AUTHOR_NAME")
     repository.git("config", "user.name", "Configured")
     then = datetime(2020, 2, 3, 4, 5, 6, tzinfo=UTC)
     with opened(repository, message="rates: {keys}\n\nBy hand.", email="x@example.org") as store:

@@ -5,6 +5,7 @@ import resource
 import shutil
 import threading
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -175,7 +176,8 @@ def test_a_first_commit_that_is_just_made_is_no_lost_branch(tmp_path, monkeypatc
     # As git does it: the log first, and then the ref.
     ref = git / "refs/heads/main"
     ref.rename(git / "later")
-    monkeypatch.setattr(refs.time, "sleep", lambda _: (git / "later").rename(ref))
+    late = SimpleNamespace(sleep=lambda _: (git / "later").rename(ref))
+    monkeypatch.setattr(refs, "time", late)
     assert source.read(ALL, None).position == tip
     source.close()
 

@@ -20,7 +20,7 @@ from datastream.source import WRITING, Feature, Reading, Source, Write, Written,
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.git import past
-from datastream.sources.git.commit import NewCommit, Signature, make_commit
+from datastream.sources.git.commit import NewCommit, Signature, Signing, make_commit
 from datastream.sources.git.errors import translated
 from datastream.sources.git.files import Files, path_below
 from datastream.sources.git.handles import Handles
@@ -71,7 +71,7 @@ class BranchSource(Source):
         branch: what is followed.
         where: the repository as error texts name it.
         prefix: only files below this folder; keys do not contain it.
-        signature: of the commits that writes make.
+        signing: signs the commits that writes make.
     """
 
     features = WRITING | {
@@ -83,13 +83,13 @@ class BranchSource(Source):
     }
 
     def __init__(
-        self, handles: Handles, branch: Branch, where: str, prefix: bytes, signature: Signature
+        self, handles: Handles, branch: Branch, where: str, prefix: bytes, signing: Signing
     ) -> None:
         self._handles = handles
         self._branch = branch
         self._where = where
         self._prefix = prefix
-        self._signature = signature
+        self._signing = signing
         self._writing = threading.Lock()
         self._wake = WakeEvent()
         # The commit up to which watchers know everything; "" before the first read with `since`.
@@ -121,7 +121,7 @@ class BranchSource(Source):
 
     def write(self, writes: Sequence[Write]) -> Written:
         planned = [self._planned(write) for write in writes]
-        signature = self._signature.of(writes)
+        signature = self._signing.of(writes)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((Moved, FileLocked)),
             # At random, so that writers who met once do not meet again.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from dulwich.config import StackedConfig
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
@@ -89,7 +90,8 @@ def free_stale_lock(folder: Path) -> None:
 
 def _make(folder: Path, fill: Fill) -> None:
     folder.mkdir(mode=0o700)
-    repo = Repo.init_bare(str(folder))
+    # What the user has configured is no business of a clone's.
+    repo = Repo.init_bare(str(folder), config=StackedConfig([]))
     try:
         fill(repo)
     finally:

@@ -8,18 +8,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from dulwich.config import Config
 from dulwich.objects import Commit, ObjectID, ShaFile
-from dulwich.repo import DefaultIdentityNotFound, get_user_identity
 
 from datastream.errors import DatastreamError, InvalidValue, shown
 from datastream.source import Write
+from datastream.sources.git.identity import Identities
 from datastream.sources.git.tree import Change
 
 NAMED = 3
 """Keys that a message names; of more it gives the number."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FORBIDDEN = ("\0", "\n", "<", ">")
 _IDENTITY = re.compile(
     r"[^<>\x00-\x1f\x7f\ud800-\udfff]*[^<>\s\x00-\x1f\x7f\ud800-\udfff] "
     r"<[^<>\s\x00-\x1f\x7f\ud800-\udfff]*>"
@@ -27,21 +25,39 @@ _IDENTITY = re.compile(
 
 
 class Signature(NamedTuple):
-    """Who makes commits, and with which message."""
+    """Who makes a commit, and what it says."""
 
-    identity: bytes
+    author: bytes
+    committer: bytes
     message: str
     """A template; ``{keys}`` in it stands for what is written."""
-    author: bytes = b""
-    """Who has asked for them, if it is somebody else."""
     text: str = ""
-    """The message of one commit, as it is, instead of the template."""
+    """The message as it is, instead of the template."""
+
+
+class Signing:
+    """Signs the commits of a store.
+
+    Args:
+        identities: who they are by.
+        message: a template for what they say; ``{keys}`` in it stands for what is written.
+
+    Raises:
+        DatastreamError: no commit can hold the message.
+    """
+
+    def __init__(self, identities: Identities, message: str) -> None:
+        if "\0" in message or not _is_text(message):
+            raise DatastreamError("a commit message is UTF-8, without NUL")
+        self._identities = identities
+        self._message = message
 
     def of(self, writes: Sequence[Write]) -> Signature:
-        """What it is for `writes`, which may name an author and a message of their own.
+        """The signature for `writes`, which may name an author and a message of their own.
 
         Raises:
             InvalidValue: no commit can hold these.
+            DatastreamError: git does not know who commits.
         """
         for write in writes:
             _check_message(write.message)
@@ -49,9 +65,10 @@ class Signature(NamedTuple):
                 raise InvalidValue(
                     f"author {shown(write.author)} is not of the form Name <address>, on one line"
                 )
-        author = next((write.author for write in writes if write.author), "")
+        author, committer = self._identities.get()
+        named = next((write.author.encode() for write in writes if write.author), author)
         text = next((write.message for write in writes if write.message.strip()), "")
-        return self._replace(author=author.encode(), text=text)
+        return Signature(named, committer, self._message, text)
 
 
 class NewCommit(NamedTuple):
@@ -62,28 +79,6 @@ class NewCommit(NamedTuple):
     """What it consists of, itself last."""
     changes: Sequence[Change]
     """What it changes."""
-
-
-def signature(config: Config, author: str, email: str, message: str) -> Signature:
-    """Author and committer of the commits to come; what is not given is git's configuration.
-
-    Raises:
-        DatastreamError: it is nothing that a commit can hold.
-    """
-    name, _, address = _configured(config).partition(" <")
-    name, address = author or name, email or address.rstrip(">")
-    if any(sign in name + address for sign in _FORBIDDEN) or not name.strip():
-        raise DatastreamError("author and email are one line each, without < and >")
-    if "\0" in message:
-        raise DatastreamError("a commit message cannot hold NUL")
-    return Signature(f"{name} <{address}>".encode(), message)
-
-
-def _configured(config: Config) -> str:
-    try:
-        return get_user_identity(config).decode("utf-8", "replace")
-    except DefaultIdentityNotFound:
-        return "datastream <datastream@localhost>"
 
 
 def make_commit(
@@ -97,8 +92,8 @@ def make_commit(
     commit = Commit()
     commit.tree = tree
     commit.parents = [] if parent is None else [parent]
-    commit.author = signature.author or signature.identity
-    commit.committer = signature.identity
+    commit.author = signature.author
+    commit.committer = signature.committer
     commit.author_time = commit.commit_time = _seconds(writes)
     commit.author_timezone = commit.commit_timezone = 0
     commit.message = _message(signature, writes).encode()
@@ -108,10 +103,16 @@ def make_commit(
 def _check_message(text: str) -> None:
     if "\0" in text:
         raise InvalidValue(f"message {shown(text)} has a NUL, which no commit message can hold")
+    if not _is_text(text):
+        raise InvalidValue(f"message {shown(text)} cannot be encoded as UTF-8")
+
+
+def _is_text(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidValue(f"message {shown(text)} cannot be encoded as UTF-8") from error
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seconds(writes: Sequence[Write]) -> int:

@@ -12,6 +12,7 @@ from dulwich.objects import ZERO_SHA, Commit, ObjectID
 from dulwich.reflog import format_reflog_line
 
 from datastream.errors import SourceUnavailable
+from datastream.sources.git.modes import make_folders
 from datastream.sources.git.refs import Place, Refs
 
 ATTEMPTS = 10
@@ -80,15 +81,3 @@ def _line(old: ObjectID | None, new: Commit) -> bytes:
         new.commit_timezone,
         b"datastream: " + new.message.partition(b"\n")[0],
     )
-
-
-def make_folders(folder: Path, top: Path, shared: SharedPerm | None) -> None:
-    """Make a folder and those above it, below one that is there, each as the others expect it."""
-    missing = []
-    while folder != top and not folder.is_dir():
-        missing.append(folder)
-        folder = folder.parent
-    for new in reversed(missing):
-        with suppress(FileExistsError):
-            new.mkdir()
-            adjust_shared_perm(new, shared)

@@ -7,18 +7,22 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from dulwich.config import StackedConfig
 from dulwich.errors import NotGitRepository
+from dulwich.file import adjust_shared_perm
 from dulwich.object_store import DiskObjectStore
 from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree, parse_tree
 from dulwich.refs import DiskRefsContainer
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError, Unsupported
-from datastream.sources.git.errors import local_errors
+from datastream.sources.git.errors import DAMAGE, Damaged, local_errors
+from datastream.sources.git.modes import make_folders
 from datastream.sources.git.refs import Missing, TolerantRefs
 from datastream.sources.git.repository import TolerantRepo
 from datastream.sources.git.tree import Items
@@ -86,12 +90,23 @@ def reopen_repo(path: str | Path) -> Repo:
         raise Missing(f"{path}: the repository is not there") from error
 
 
+def config_of(path: str | Path) -> StackedConfig:
+    """What git is configured with, for the repository at `path`."""
+    with closing(reopen_repo(path)) as repo:
+        return repo.get_config_stack()
+
+
 def _opened(path: str | Path) -> Repo:
     try:
         repo = TolerantRepo(str(path))
     except NotGitRepository as error:
         raise NoRepository(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
+        ) from error
+    except DAMAGE as error:
+        raise Damaged(
+            f"{path} cannot be opened, because git's configuration or another file there is broken "
+            f"({error!r}); see what git status says there"
         ) from error
     hidden = Path(repo.controldir()).resolve()
     if repo.bare and hidden.name == ".git" and not repo.get_config().get_boolean("core", "bare"):
@@ -249,7 +264,7 @@ class Objects:
             pass
         data = item.as_legacy_object(store.loose_compression_level)
         for attempt in range(ATTEMPTS):
-            folder.mkdir(exist_ok=True)
+            make_folders(folder, Path(store.path), store.shared_perm)
             try:
                 _write_file(folder / f"tmp_obj_{secrets.token_hex(6)}", place, data, store)
                 return
@@ -267,6 +282,7 @@ def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStor
             if store.fsync_object_files:
                 file.flush()
                 os.fsync(file.fileno())
+        adjust_shared_perm(temporary, store.shared_perm)
         temporary.replace(place)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import NoRepository, Objects, open_repo, reopen_repo
 from datastream.sources.git.publishing import Publishing
 from datastream.sources.git.refs import HEAD, HEADS, Refs
+from datastream.sources.git.repository import user_config
 
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
@@ -63,7 +64,8 @@ class Remote:
         self.where = address.shown
         self._ssh_command = ssh_command
         self._timeout = timeout
-        self._config = StackedConfig.default()
+        local = address.url.scheme == "file"
+        self._config = StackedConfig([]) if local else user_config()
         self._path = unquote(address.url.path)
         self._sockets = Sockets()
         # Guards the clients in use; never held while one of them talks.

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from dulwich.config import StackedConfig
 from dulwich.repo import Repo
 
 from datastream.entry import Capability, Entry
@@ -20,14 +19,16 @@ from datastream.selection import Selects
 from datastream.source import WELL, Health, Reading, Write, Written
 from datastream.sources.git.address import Address
 from datastream.sources.git.branch_source import BranchSource, folder_of
-from datastream.sources.git.commit import signature
+from datastream.sources.git.commit import Signing
 from datastream.sources.git.errors import Damaged
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
+from datastream.sources.git.identity import Identities
 from datastream.sources.git.objects import NoRepository, Objects
 from datastream.sources.git.past import Past
 from datastream.sources.git.refs import Missing, branch_ref
 from datastream.sources.git.remote import Progress, Remote
+from datastream.sources.git.repository import user_config
 from datastream.sources.git.schedule import Schedule
 from datastream.sources.git.tracking import RemoteBranch
 from datastream.url import Program, Seconds
@@ -81,7 +82,7 @@ class RemoteGitSource(BranchSource):
     ) -> None:
         below = folder_of(prefix)
         branch_ref(branch)
-        who = signature(StackedConfig.default(), author, email, message)
+        signing = Signing(Identities(user_config, author, email), message)
         self._watched = False
         self._schedule = Schedule(interval)
         self._asking, self._renewing = threading.Lock(), threading.Lock()
@@ -97,7 +98,7 @@ class RemoteGitSource(BranchSource):
         except BaseException:
             remote.close()
             raise
-        super().__init__(handles, tracked, remote.where, below, who)
+        super().__init__(handles, tracked, remote.where, below, signing)
         self._files: Callable[[Repo], Files] = files
         try:
             if not tracked.asked:

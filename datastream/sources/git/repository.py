@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from dulwich.config import ConfigFile
+from dulwich.config import ConfigFile, StackedConfig, env_config
 from dulwich.repo import Repo
+
+from datastream.errors import DatastreamError
+from datastream.sources.git.errors import DAMAGE
 
 _WITH_UNIT = re.compile(rb"\s*([+-]?\d+)([kmg])\s*", re.IGNORECASE)
 _UNITS = {b"k": 1 << 10, b"m": 1 << 20, b"g": 1 << 30}
+_VERSION = (b"core",), b"repositoryformatversion"
+_EXTENSIONS = (b"extensions",)
+_HONOURED = (b"worktreeconfig", b"partialclone", b"preciousobjects", b"objectformat")
+"""Extensions that count in repositories of version 0, too."""
+_GRAFTS = os.path.join("info", "grafts")  # noqa: PTH118
 _BIG_FILES = (b"core",), b"bigFileThreshold"
 """From what size on git compresses a file in another way; dulwich refuses such a file."""
 _UNLIMITED = b"%d" % (1 << 62)
+
+
+class BadConfig(DatastreamError):
+    """What git is configured with cannot be read."""
 
 
 class TolerantRepo(Repo):
@@ -21,6 +36,28 @@ class TolerantRepo(Repo):
 
     def get_config(self) -> ConfigFile:
         return _completed(super().get_config(), self.controldir())
+
+    def get_config_stack(self) -> StackedConfig:
+        """Everything that git is configured with, what counts most first."""
+        with _config_errors():
+            conditions = self._get_config_condition_matchers()
+            of_user = [
+                ConfigFile.from_path(os.fspath(found.path or ""), condition_matchers=conditions)
+                for found in StackedConfig.default_backends()
+            ]
+            given = env_config(os.environ)
+            local = self.get_config()
+        return StackedConfig([*([given] if given else []), local, *of_user], writable=local)
+
+    def get_named_file(self, path: Any, basedir: str | None = None) -> Any:
+        # git has given up grafts, and they are not followed here.
+        return None if path == _GRAFTS else super().get_named_file(path, basedir)
+
+
+def user_config() -> StackedConfig:
+    """What git is configured with for everything that this user does."""
+    with _config_errors():
+        return StackedConfig(StackedConfig.default_backends())
 
 
 def configuration(common: str | Path, own: str | Path) -> ConfigFile:
@@ -53,6 +90,16 @@ def keeps_logs(repo: Repo) -> bool:
         return not repo.bare
 
 
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    try:
+        yield
+    except (*DAMAGE, OSError) as error:
+        raise BadConfig(
+            f"git's configuration cannot be read ({error}); see git config --list --show-origin"
+        ) from error
+
+
 def _read(path: Path) -> ConfigFile:
     try:
         return ConfigFile.from_path(str(path))
@@ -75,4 +122,25 @@ def _completed(config: ConfigFile, own: str | Path) -> ConfigFile:
                 config.set(section, name, b"%d" % number)
     if config.has_section(_BIG_FILES[0]):
         config.set(*_BIG_FILES, _UNLIMITED)
+    _check_version(config)
     return config
+
+
+def _check_version(config: ConfigFile) -> None:
+    """Have the version written in decimal, and only extensions that count."""
+    try:
+        value = config.get(*_VERSION)
+    except KeyError:
+        version = 0
+    else:
+        try:
+            version = int(value, 0)
+        except ValueError:
+            text = value.decode("utf-8", "replace")
+            raise ValueError(f"core.repositoryformatversion is {text!r} and no number") from None
+        config.set(*_VERSION, b"%d" % version)
+    for name, value in list(config.items(_EXTENSIONS)):
+        ignored = version == 0 and name.lower() not in _HONOURED
+        known = name.lower() == b"noop" or (name.lower() == b"refstorage" and value == b"files")
+        if ignored or known:
+            config.remove(_EXTENSIONS, name)

@@ -16,11 +16,12 @@ from datastream.sources._common.paths import local_path
 from datastream.sources._common.wake import jittered
 from datastream.sources.git.branch import LocalBranch
 from datastream.sources.git.branch_source import BranchSource, folder_of
-from datastream.sources.git.commit import signature
+from datastream.sources.git.commit import Signing
 from datastream.sources.git.errors import local_errors
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
-from datastream.sources.git.objects import Objects, open_repo, reopen_repo
+from datastream.sources.git.identity import Identities
+from datastream.sources.git.objects import Objects, config_of, open_repo, reopen_repo
 from datastream.sources.git.past import Past
 from datastream.sources.git.remote_source import RemoteGitSource
 from datastream.url import Location, Seconds, check_port, configured
@@ -56,6 +57,7 @@ class GitSource(BranchSource):
         interval: Seconds = LOOK,
     ) -> None:
         below = folder_of(prefix)
+        signing = Signing(Identities(partial(config_of, path), author, email), message)
         self._interval = interval
         repo = open_repo(path)
         known = Known()
@@ -65,12 +67,11 @@ class GitSource(BranchSource):
         )
         try:
             with local_errors(str(path)):
-                who = signature(repo.get_config_stack(), author, email, message)
                 self._local = LocalBranch(repo, branch, str(path))
         except BaseException:
             handles.close()
             raise
-        super().__init__(handles, self._local, str(path), below, who)
+        super().__init__(handles, self._local, str(path), below, signing)
 
     def wait(self, timeout: float | None) -> None:
         interval = jittered(self._interval)
