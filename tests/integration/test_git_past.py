@@ -325,3 +325,57 @@ def test_every_commit_of_a_real_repository(real):
             ).splitlines()
         )
         assert {k: e.value for k, e in store.snapshot().items()} == state
+
+
+NAMES = [
+    *("@", "HEAD", "main", "heads/main", "refs/heads/main", "other/deep", "origin", "origin/main"),
+    *("v1", "tags/v1", "of-a-tag", "v1^{commit}", "v1^{}", "@^{commit}", "@~", "@^^", "@^0~1^0"),
+    *("main^2", "main^2~1", "<0>", "<1>", "<2>", "<3>", "<4>", "some-thing-7-g<2>", "v1-0-g<4>"),
+    *("of-a-tree", "head", "@^3", "@~99", "config", "../x", "refs/heads/", "", "-", "~1", "^"),
+    *("a b", "main:a", "HEAD^{tree}", "HEAD~" + "9" * 30, "main\0", "\udcff", "FETCH_HEAD"),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_points_have_the_names_that_git_gives_them(tmp_path, packed):
+    repository = Repository.new(tmp_path / "work")
+    commits = [repository.commit({"a": str(number)}) for number in range(4)]
+    repository.git("tag", "-a", "v1", "-m", "x", commits[1])
+    repository.git("tag", "-a", "of-a-tag", "-m", "x", "v1")
+    repository.git("tag", "-a", "of-a-tree", "-m", "x", "HEAD^{tree}")
+    repository.git("branch", "other/deep", commits[2])
+    repository.git("update-ref", "refs/remotes/origin/main", commits[2])
+    repository.git("symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/main")
+    repository.git("checkout", "-q", "-b", "side", commits[0])
+    repository.commit({"side": "1"})
+    repository.git("checkout", "-q", "main")
+    repository.git("merge", "-q", "side", "-m", "merged")
+    if packed:
+        repository.git("gc", "-q")
+    head = repository.head()
+    ids = head.upper(), head[:7], head[:8].upper(), repository.git("describe"), head[:4]
+    with datastream.open(f"git:{repository.path}") as store:
+        for name in NAMES:
+            for number, part in enumerate(ids):
+                name = name.replace(f"<{number}>", part)
+            expected = ""
+            if "\0" not in name and name.isprintable():
+                asked = ("rev-parse", "-q", "--verify", f"{name}^{{commit}}")
+                expected = repository.git(*asked, check=False)
+            try:
+                with store.at(name) as past:
+                    found = past.snapshot_batch().cursor
+            except DatastreamError:
+                found = ""
+            assert found == expected, name
+
+
+def test_replaced_objects_are_read_as_they_are_stored(tmp_path):
+    repository = Repository.new(tmp_path / "work")
+    first = repository.commit({"a": "1"})
+    second = repository.commit({"a": "2"})
+    repository.git("replace", second, first)
+    with datastream.open(f"git:{repository.path}") as store:
+        assert store["a"] == 2
+        assert [revision.point for revision in store.history("a")] == [second, first]
+    repository.git("replace", "-d", second)

@@ -26,7 +26,8 @@ from datastream.sources.git.files import Files, path_below
 from datastream.sources.git.handles import Handles
 from datastream.sources.git.keys import MAX_DEPTH, check_path, path_of
 from datastream.sources.git.moving import Moved
-from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State, time_of
+from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State
+from datastream.sources.git.reading import ReadCommit
 from datastream.sources.git.tree import Change, rewritten
 
 PATIENCE = 60.0
@@ -206,9 +207,10 @@ class BranchSource(Source):
                 entries = [_entry(item, state) for item in planned]
                 return Written(entries, state.position, state.position)
             commit, root = self._commit(files, planned, news, state, signature)
-            stored = State(commit.id, root, time_of(commit))
+            made = ReadCommit.of(commit)
+            stored = State(made.id, root, made.time)
             entries = [_entry(item, stored) for item in planned]
-            point, author, message = past.about(commit)
+            point, author, message = past.about(made)
             return Written(entries, stored.position, state.position, author, message, point)
 
     def _commit(

@@ -11,9 +11,7 @@ from dulwich.client import HTTPProxyUnauthorized, HTTPUnauthorized
 from dulwich.errors import (
     ChecksumMismatch,
     FileFormatException,
-    GitProtocolError,
     NotGitRepository,
-    SendPackError,
     WrongObjectException,
 )
 from dulwich.file import FileLocked
@@ -38,7 +36,6 @@ DAMAGE = (
 
 _REFUSALS = ("status 403", "permission denied", "access denied", "authentication failed")
 _MISSING = ("does not appear to be a git repository", "repository not found", "not exported")
-_REMOTE = (GitProtocolError, SendPackError, HTTPUnauthorized, HTTPProxyUnauthorized)
 
 
 class Damaged(SourceUnavailable):
@@ -93,8 +90,8 @@ def remote_errors(where: str, hide: Callable[[str], str]) -> Iterator[None]:
         ) from error
     except (UnsupportedExtension, UnsupportedVersion) as error:
         raise Unsupported(f"{where} needs a newer git library: {error!r}") from error
-    except (*_REMOTE, *DAMAGE, OSError, NotImplementedError) as error:
-        # Not chained: what the client says may quote headers or URLs. Damage is what it makes of
+    except Exception as error:  # noqa: BLE001
+        # Not chained: what the client says may quote headers or URLs. It raises anything at
         # answers that are no git.
         raise _explained(where, hide(_words(error)), error) from None
 

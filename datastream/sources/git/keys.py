@@ -62,14 +62,19 @@ def check_path(key: str, path: bytes) -> None:
             f"{shown(key)} is too long to be checked out: {MAX_PATH} bytes, "
             f"{MAX_NAME} between two slashes"
         )
-    if not all(map(_is_safe, names)):
+    if not is_checked_out(path):
         raise InvalidKey(
             f"{shown(key)} names '.', '..' or a spelling of '.git', which git refuses; rename it"
         )
 
 
+def is_checked_out(path: bytes) -> bool:
+    """Whether git checks out a file of that path."""
+    return all(map(_is_safe, path.split(b"/")))
+
+
 def _is_safe(name: bytes) -> bool:
-    if not validate_path_element_ntfs(name) or name in (b".", b".."):
+    if not validate_path_element_ntfs(name) or name in (b"", b".", b".."):
         return False
     try:
         name.decode()

@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import zlib
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import closing
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dulwich.config import StackedConfig
-from dulwich.errors import NotGitRepository
+from dulwich.errors import FileFormatException, NotGitRepository
 from dulwich.file import adjust_shared_perm
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import Commit, ObjectID, ShaFile, Tag, Tree, parse_tree
-from dulwich.refs import DiskRefsContainer
-from dulwich.repo import Repo
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.refs import DiskRefsContainer, Ref
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
 from datastream.errors import DatastreamError, Unsupported
-from datastream.sources.git.errors import DAMAGE, Damaged, local_errors
+from datastream.sources.git.errors import Damaged, local_errors
 from datastream.sources.git.modes import make_folders
-from datastream.sources.git.refs import Missing, TolerantRefs
+from datastream.sources.git.reading import ReadCommit, read_commit, read_tree, tagged
+from datastream.sources.git.refs import Missing, Refs, TolerantRefs
 from datastream.sources.git.repository import TolerantRepo
 from datastream.sources.git.tree import Items
 
@@ -35,8 +37,13 @@ EMPTY = Tree()
 """git knows this one without having it stored."""
 ATTEMPTS = 10
 """How often a folder for an object is made that git gc removes."""
+_KINDS = {kind.type_name: kind.type_num for kind in (Commit, Tree, Blob, Tag)}
 READ_ONLY = 0o444
 """Mode of a file that holds an object."""
+
+
+class Absent(Damaged):
+    """The repository lacks an object."""
 
 
 class NoRepository(DatastreamError):
@@ -103,7 +110,9 @@ def _opened(path: str | Path) -> Repo:
         raise NoRepository(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
         ) from error
-    except DAMAGE as error:
+    except (DatastreamError, OSError, UnsupportedExtension, UnsupportedVersion):
+        raise
+    except Exception as error:
         raise Damaged(
             f"{path} cannot be opened, because git's configuration or another file there is broken "
             f"({error!r}); see what git status says there"
@@ -179,24 +188,35 @@ class Objects:
         state = self._trees.states.get(commit)
         if state is None:
             found = self.commit(commit)
-            state = State(commit, found.tree, time_of(found))
+            state = State(commit, found.tree, found.time)
             self._trees.keep_state(state)
         return state
 
-    def commit(self, name: ObjectID) -> Commit:
+    def commit(self, name: ObjectID) -> ReadCommit:
         """The commit, through an annotated tag if need be."""
-        found = self._read(name)
-        while isinstance(found, Tag):
-            found = self._read(found.object[1])
-        if not isinstance(found, Commit):
-            raise KeyError(name)
-        return found
+        kind, raw = self._raw(name)
+        while kind == Tag.type_num:
+            name = tagged(name, raw)
+            kind, raw = self._raw(name)
+        if kind != Commit.type_num:
+            raise Damaged(f"{name.decode()} is no commit; see git fsck")
+        return read_commit(name, raw)
 
     def has_commit(self, name: ObjectID) -> bool:
         try:
-            return isinstance(self._read(name), Commit)
-        except KeyError:
+            return self._raw(name)[0] == Commit.type_num
+        except Absent:
             return False
+
+    def ref(self, name: Ref) -> ObjectID | None:
+        """What a ref of this repository stands for, None if there is none."""
+        repo = self.repo
+        return Refs(repo.commondir(), repo.controldir(), name, repo.path).find().commit
+
+    def beginning(self, part: str) -> list[ObjectID]:
+        """The objects whose ids begin so."""
+        with _object_errors(part):
+            return list(self._store.iter_prefix(part.encode()))
 
     def items(self, tree: ObjectID | None) -> Items:
         """What a tree holds."""
@@ -231,23 +251,34 @@ class Objects:
         """Close all files."""
         self.repo.close()
 
-    def _read(self, name: ObjectID) -> ShaFile:
-        kind, raw = self._raw(name)
-        return ShaFile.from_raw_string(kind, raw, name)
-
     def _raw(self, name: ObjectID) -> tuple[int, bytes]:
-        try:
-            return self._store.get_raw(name)
-        except KeyError:
-            # A gc that runs just now moves objects into packs; then the second look finds it.
-            return self._store.get_raw(name)
+        with _object_errors(name.decode()):
+            try:
+                return self._store.get_raw(name)
+            except KeyError:
+                # A gc that runs just now moves objects into packs; then a second look finds it.
+                return self._store.get_raw(name)
+            except FileFormatException:
+                # dulwich has parsed it, too, which is done more kindly here.
+                return self._loose(name)
+
+    def _loose(self, name: ObjectID) -> tuple[int, bytes]:
+        """An object in a file of its own, as it is."""
+        text = name.decode()
+        stores: tuple[Any, ...] = (self._store, *self._store.alternates)
+        places = (Path(store.path, text[:2], text[2:]) for store in stores)
+        data = zlib.decompress(next(filter(Path.is_file, places)).read_bytes())
+        head, _, raw = data.partition(b"\0")
+        kind, _, size = head.partition(b" ")
+        if int(size) != len(raw):
+            raise ValueError("its size is wrong")
+        return _KINDS[kind], raw
 
     def _parsed(self, tree: ObjectID) -> Items:
         kind, raw = self._raw(tree)
         if kind != Tree.type_num:
-            raise KeyError(tree)
-        parsed = parse_tree(raw, self.repo.object_format.oid_length)
-        return {name: (mode, ObjectID(item)) for name, mode, item in parsed}
+            raise Damaged(f"{tree.decode()} is no tree; see git fsck")
+        return read_tree(tree, raw)
 
     def _write(self, item: ShaFile) -> None:
         # Not by dulwich: it locks the object's name, which two writers of one value would both
@@ -289,10 +320,15 @@ def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStor
         raise
 
 
-def time_of(commit: Commit) -> datetime | None:
-    """When a commit was made; None if its date is none."""
+@contextmanager
+def _object_errors(name: str) -> Iterator[None]:
+    """Whatever dulwich raises of what it cannot read becomes ours, with the object's name."""
     try:
-        return datetime.fromtimestamp(commit.commit_time, UTC)
-    except (ValueError, OverflowError, OSError, TypeError):
-        # dulwich gives None for a commit without a date.
-        return None
+        yield
+    except KeyError as error:
+        raise Absent(f"object {name} is missing; see what git fsck says") from error
+    except (OSError, MemoryError):
+        # Of the system, not of the object.
+        raise
+    except Exception as error:
+        raise Damaged(f"object {name} cannot be read ({error!r}); see git fsck") from error

@@ -6,14 +6,12 @@ other, whatever was merged into it. Dates are never used to order.
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from itertools import takewhile
 
-from dulwich.errors import RefFormatError
-from dulwich.objects import Commit, ObjectID
-from dulwich.objectspec import AmbiguousShortId, parse_commit, parse_object
+from dulwich.objects import ObjectID
 
 from datastream.entry import Capability, Entry, Revision, deleted
 from datastream.errors import DatastreamError, shown
@@ -21,9 +19,13 @@ from datastream.selection import Selects
 from datastream.source import Feature, Reading
 from datastream.sources._common.past import ReadOnlyPast
 from datastream.sources._common.points import parse_time
-from datastream.sources.git.errors import translated
+from datastream.sources.git.errors import Damaged, translated
 from datastream.sources.git.handles import Handles
-from datastream.sources.git.objects import Objects, State, time_of
+from datastream.sources.git.naming import base_of, find_commit
+from datastream.sources.git.objects import Objects, State
+from datastream.sources.git.reading import ReadCommit
+
+log = logging.getLogger("datastream")
 
 
 class Past:
@@ -72,19 +74,17 @@ class Past:
         """The commit that git calls so, None if there is none."""
         if not name:
             return None
-        base = re.split("[~^]", name)[0]
-        way = name.removeprefix(base)
+        base = base_of(name)
         if base in self._names and self.tip is not None:
-            name = f"{self.tip.decode()}{way}"
-        repo = self.objects.repo
+            name = self.tip.decode() + name.removeprefix(base)
+        return find_commit(self.objects, name)
+
+    def value(self, commit: ObjectID, key: str) -> ObjectID | Damaged | None:
+        """The content that a key has in a commit; the reason if the commit cannot tell."""
         try:
-            # Only the second one knows v1.2~3, and only the first one short ids.
-            found = parse_object(repo, name) if way else parse_commit(repo, name)
-            return self.objects.commit(found.id).id
-        except AmbiguousShortId as error:
-            raise DatastreamError(f"{shown(name)} begins several ids; write more of it") from error
-        except (KeyError, ValueError, IndexError, RefFormatError):
-            return None
+            return self.files.blob(self.objects.state(commit), key)
+        except Damaged as error:
+            return error
 
     def line(self) -> Iterator[ObjectID]:
         """Where the branch was, newest first."""
@@ -123,7 +123,7 @@ class Past:
 
     def _at_time(self, time: datetime) -> ObjectID:
         for commit in self.line():
-            made = time_of(self.objects.commit(commit))
+            made = self.objects.commit(commit).time
             if made is not None and made <= time:
                 return commit
         raise DatastreamError(f"{self.where} has no commit as old as {time}")
@@ -142,23 +142,24 @@ def history(opened: OpenPast, key: str) -> Iterator[Revision]:
     with opened() as past:
         commit = past.tip
         while commit is not None:
-            state = past.objects.state(commit)
-            value = past.files.blob(state, key)
-            parents = [past.objects.state(name) for name in past.objects.parents(commit)]
-            values = [past.files.blob(parent, key) for parent in parents]
-            if value in values:
-                commit = parents[values.index(value)].commit
-                continue
-            if value is not None or values:
-                yield _revision(past, key, commit, value)
-            commit = parents[0].commit if parents else None
+            value, parents = past.value(commit, key), past.objects.parents(commit)
+            values = [past.value(parent, key) for parent in parents]
+            if isinstance(value, Damaged):
+                log.warning("%s: history leaves a commit out: %s", past.where, value)
+                commit = next(iter(parents), None)
+            elif value in values:
+                commit = parents[values.index(value)]
+            else:
+                if value is not None or values:
+                    yield _revision(past, key, commit, value)
+                commit = next(iter(parents), None)
 
 
 def _revision(past: Past, key: str, name: ObjectID, value: ObjectID | None) -> Revision:
     commit = past.objects.commit(name)
-    time = time_of(commit)
-    entry = deleted(key, time) if value is None else past.files.entry(key, value, time)
-    return Revision(entry, *about(commit))
+    if value is None:
+        return Revision(deleted(key, commit.time), *about(commit))
+    return Revision(past.files.entry(key, value, commit.time), *about(commit))
 
 
 def explained(reading: Reading, objects: Objects, before: State, after: State) -> Reading:
@@ -173,17 +174,9 @@ def explained(reading: Reading, objects: Objects, before: State, after: State) -
     return reading._replace(author=author, message=message, point=point)
 
 
-def about(commit: Commit) -> tuple[str, str, str]:
+def about(commit: ReadCommit) -> tuple[str, str, str]:
     """Its name, its author and its message."""
-    return commit.id.decode(), _text(commit, commit.author), _text(commit, commit.message)
-
-
-def _text(commit: Commit, raw: bytes) -> str:
-    encoding = (commit.encoding or b"utf-8").decode("ascii", "replace")
-    try:
-        return raw.decode(encoding)
-    except (LookupError, UnicodeDecodeError):
-        return raw.decode("utf-8", "replace")
+    return commit.id.decode(), commit.author, commit.message
 
 
 def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
@@ -195,7 +188,13 @@ def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -
         line = past.line_after(base)
         for commit in line:
             new = past.objects.state(commit)
-            reading = past.files.changed(selection, state, new)
+            try:
+                reading = past.files.changed(selection, state, new)
+            except Damaged as error:
+                if commit == line[-1]:
+                    raise
+                log.warning("%s: a replay leaves a commit out: %s", past.where, error)
+                continue
             if reading.entries or commit == line[-1]:
                 yield explained(reading, past.objects, state, new)
             state = new

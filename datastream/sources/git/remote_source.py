@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,6 +23,7 @@ from datastream.sources.git.errors import Damaged
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
 from datastream.sources.git.identity import Identities
+from datastream.sources.git.naming import base_of
 from datastream.sources.git.objects import NoRepository, Objects
 from datastream.sources.git.past import Past
 from datastream.sources.git.refs import Missing, branch_ref
@@ -234,7 +234,7 @@ class RemoteGitSource(BranchSource):
         return past
 
     def _fetch_named(self, past: Past, point: str) -> None:
-        name = re.split("[~^]", point)[0]
+        name = base_of(point)
         if name in self._remote_branch.names() or past.named(name) is not None:
             return
         try:

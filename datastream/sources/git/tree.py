@@ -65,7 +65,7 @@ def walk(read: ReadTree, root: ObjectID | None, above: bytes = b"") -> Iterator[
             if stat.S_ISDIR(mode):
                 pending.append((iter(read(item[1]).items()), above + name + b"/"))
                 break
-            if mode != S_IFGITLINK:
+            if is_file(mode):
                 yield above + name, item
         else:
             pending.pop()

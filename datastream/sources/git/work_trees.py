@@ -16,6 +16,7 @@ from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError
 from datastream.sources.git.errors import DAMAGE
+from datastream.sources.git.keys import is_checked_out
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.refs import HEAD
 from datastream.sources.git.repository import main_root
@@ -89,8 +90,10 @@ class WorkTrees:
                     stack.callback(lock.abort)
 
             def bring(news: News) -> None:
+                # What git refuses to check out has no place in an index, nor in a folder.
+                changes = [change for change in news.changes if is_checked_out(change.path)]
                 for tree, lock in locks:
-                    tree.leave_behind(ref, news.changes)
+                    tree.leave_behind(ref, changes)
                     if lock is None:
                         self._postpone(tree)
                     else:
