@@ -14,14 +14,20 @@ from typing import NamedTuple
 import psycopg
 
 from datastream.sources._common.columns import Columns
-from datastream.sources.postgres.changes import ChangedRows, Installed, look_up
+from datastream.sources.postgres.changes import ChangedRows, Found, Installed, look_up
 from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.history import History
 from datastream.sources.postgres.layout import Layout, find_layout
 from datastream.sources.postgres.listener import hears
-from datastream.sources.postgres.log import install_statements, marks, run, uninstall_statements
-from datastream.sources.postgres.marks import catalogue_marks
+from datastream.sources.postgres.log import (
+    begin_epoch,
+    install_statements,
+    run,
+    traces,
+    uninstall_statements,
+)
+from datastream.sources.postgres.marks import relation_part
 from datastream.sources.postgres.options import POLL
 from datastream.sources.postgres.states import ComparedRows
 from datastream.sources.postgres.table import RowTable
@@ -85,7 +91,7 @@ class Catalogue:
 
     def is_current(self, db: Connection) -> bool:
         """Whether table and triggers are as they were found."""
-        return _marks(db, self.layout.oid) == self.marks
+        return _marks(db, self.layout) == self.marks
 
 
 class Inspector:
@@ -100,12 +106,14 @@ class Inspector:
         self._where = where
         self._connect = connect
 
-    def look_up(self, session: Session, trusted: int | None, *, install: bool) -> Catalogue:
+    def look_up(
+        self, session: Session, trusted: tuple[int, str] | None, *, install: bool
+    ) -> Catalogue:
         """The catalogue of now.
 
         Args:
-            trusted: the table that had triggers when it was last looked up. Gone meanwhile, they
-                were removed on purpose.
+            trusted: table and mark that had triggers when they were last looked up. Gone
+                meanwhile, they were removed on purpose.
             install: make the log if it is missing, which may take seconds.
 
         Raises:
@@ -121,16 +129,18 @@ class Inspector:
             if log.installed is None
             else ChangedRows(layout, table, _server(db), log.installed)
         )
-        found = _marks(db, layout.oid)
-        if str(found).partition("/")[0] != layout.fingerprint:
+        found = _marks(db, layout)
+        if relation_part(found) != layout.fingerprint:
             raise Altered
         writer = RowWriter(layout, table, self._where) if layout.can_write else None
         return Catalogue(session.started, layout, table, writer, log, rows, found)
 
     def _find_log(
-        self, session: Session, layout: Layout, trusted: int | None, *, install: bool
+        self, session: Session, layout: Layout, trusted: tuple[int, str] | None, *, install: bool
     ) -> Log:
         obstacle = self._obstacle(session.db, layout)
+        if layout.is_replicated and layout.owns:
+            begin_epoch(session.db, layout)
         if obstacle:
             return Log(None, obstacle)
         if session.is_pooled and not install:
@@ -152,25 +162,27 @@ class Inspector:
         return ""
 
     def _find_triggers(
-        self, db: Connection, layout: Layout, trusted: int | None, *, install: bool
+        self, db: Connection, layout: Layout, trusted: tuple[int, str] | None, *, install: bool
     ) -> Log:
         found = look_up(db, layout)
         wanted = self._wishes.history(layout)
         if _fits(found, wanted):
-            return Log(found)
+            return Log(found.installed)
+        flaw = found.flaw or "it has no triggers of ours"
         if not (self._wishes.triggers and layout.owns):
             reason = "triggers=False" if layout.owns else f"it is another role's; {_REMEDY}"
-            return Log(found, "" if found else f"it has no triggers of ours ({reason})")
-        if found is None and trusted == layout.oid:
-            return Log(None, "its triggers were removed; to have them again, open it anew")
+            return _log(found, f"{flaw} ({reason})")
+        if trusted == (layout.oid, layout.mark) and (
+            found.is_off or not (found.installed or found.flaw)
+        ):
+            flaw = found.flaw or "its triggers were removed"
+            return Log(None, f"{flaw}; to have them again, open it anew")
         if not install:
-            return Log(found, install_at=monotonic())
+            return _log(found, f"{flaw}; they are made soon", monotonic())
         return _try_install(db, layout, found, wanted)
 
 
-def _try_install(
-    db: Connection, layout: Layout, found: Installed | None, wanted: History | None
-) -> Log:
+def _try_install(db: Connection, layout: Layout, found: Found, wanted: History | None) -> Log:
     def statements() -> list[str]:
         # Another process may have made the same while this one waited for its turn.
         return [] if _fits(look_up(db, layout), wanted) else replace_statements(db, layout, wanted)
@@ -179,42 +191,47 @@ def _try_install(
         run(db, layout, statements)
     except psycopg.errors.LockNotAvailable:
         reason = "it is being written; triggers are tried again"
-        return Log(found, "" if found else reason, monotonic() + INSTALL_AGAIN)
+        return _log(found, reason, monotonic() + INSTALL_AGAIN)
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.ReadOnlySqlTransaction) as error:
-        reason = f"triggers cannot be made: {error.diag.message_primary}; {_REMEDY}"
-        return Log(found, "" if found else reason)
-    found = look_up(db, layout)
-    return Log(found, "" if found else "its triggers were removed as soon as they were made")
+        return _log(found, f"triggers cannot be made: {error.diag.message_primary}; {_REMEDY}")
+    return _log(look_up(db, layout), "its triggers were removed as soon as they were made")
+
+
+def _log(found: Found, reason: str, install_at: float | None = None) -> Log:
+    """What there is, else why not."""
+    return Log(found.installed, "" if found.installed else reason, install_at)
 
 
 def replace_statements(db: Connection, layout: Layout, history: History | None) -> list[str]:
     """All that makes the log; what is there already is replaced."""
-    present = [mark for mark in marks(db, layout) if mark == layout.mark]
-    return [*uninstall_statements(layout, present), *install_statements(layout, history)]
+    present = [trace for trace in traces(db, layout) if trace.mark == layout.mark]
+    return [*uninstall_statements(present), *install_statements(layout, history)]
 
 
 def remove_statements(db: Connection, layout: Layout) -> list[str]:
     """All that removes what is installed for this table."""
-    return uninstall_statements(layout, marks(db, layout))
+    return uninstall_statements(traces(db, layout))
 
 
-def _fits(found: Installed | None, wanted: History | None) -> bool:
-    return found is not None and (wanted is None or wanted.form == found.history)
+def _fits(found: Found, wanted: History | None) -> bool:
+    installed = found.installed
+    return installed is not None and (wanted is None or wanted.form == installed.history)
 
 
-def _marks(db: Connection, oid: int) -> object:
-    row = db.execute(f"SELECT {catalogue_marks(oid)}".encode()).fetchone()
+def _marks(db: Connection, layout: Layout) -> object:
+    row = db.execute(f"SELECT {layout.marked.all(layout.mark)}".encode()).fetchone()
     return row and row[0]
 
 
 def _server(db: Connection) -> str:
-    """This server and the branch of its history that it is on."""
+    """This server, the branch of its history that it is on, and the database."""
+    database = "(SELECT oid::text FROM pg_database WHERE datname = current_database())"
     try:
         row = db.execute(
-            "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8) "
-            "FROM pg_control_system()"
+            "SELECT system_identifier, left(pg_walfile_name(pg_current_wal_lsn()), 8), "
+            f"{database} FROM pg_control_system()".encode()
         ).fetchone()
     except psycopg.Error:
         # Some providers refuse it. A restart then counts as another history, which is safe.
-        row = db.execute("SELECT pg_postmaster_start_time()::text").fetchone()
+        row = db.execute(f"SELECT pg_postmaster_start_time()::text, {database}".encode()).fetchone()
     return str(row)

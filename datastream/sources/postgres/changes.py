@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -14,8 +15,8 @@ from datastream.sources.postgres import position as positions
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.log import EVENTS, FORM, Names
-from datastream.sources.postgres.marks import catalogue_marks
+from datastream.sources.postgres.log import EVENTS, Names, made_for
+from datastream.sources.postgres.marks import lasting_part
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -23,8 +24,18 @@ class Installed(NamedTuple):
     """What `look_up` found."""
 
     marks: str
-    """`layout_mark` and `trigger_mark`."""
+    """`Marked.all`, and the epoch of the log."""
     history: str
+
+
+class Found(NamedTuple):
+    """Whether there is a log that tells of every change, and why not."""
+
+    installed: Installed | None
+    flaw: str = ""
+    """What is wrong with what is there; "" if there is nothing at all."""
+    is_off: bool = False
+    """Somebody has switched the triggers off."""
 
 
 class ChangedRows:
@@ -38,10 +49,9 @@ class ChangedRows:
         self._table = table
         self._found = found
         names = Names.of(layout)
-        where = (layout.oid, names.state)
-        self._head = _head(*where, names.log)
+        self._head = _head(layout, names)
         self._changes = self._changes_statement(layout, names)
-        seed = f"{server}/{layout.oid}/{found.marks.rpartition('/')[2]}"
+        seed = f"{server}/{lasting_part(found.marks)}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
 
     def read(self, db: Connection, selection: Selects, since: str | None) -> Reading:
@@ -108,43 +118,67 @@ class ChangedRows:
             f"UNION ALL {keys} WHERE xid = ANY($3::xid8[])"
         )
         return (
-            f"SELECT h.*, r.* FROM ({_head(layout.oid, names.state, names.log, honoured)}) h "
+            f"SELECT h.*, r.* FROM ({_head(layout, names, honoured)}) h "
             f"LEFT JOIN LATERAL (SELECT true, l.*, t.* FROM "
             f"(SELECT key, sum(delta)::int AS delta FROM ({lines}) u "
             # OFFSET 0: each key by the index, however many the planner expects.
             f"WHERE h.honoured GROUP BY key) l LEFT JOIN LATERAL ({self._table.select} "
-            f"WHERE t.{layout.key.quoted} = l.key::{layout.key.type} OFFSET 0) t ON true) r ON true"
+            f"WHERE {self._table.is_key('l.key')} OFFSET 0) t ON true) r ON true"
         )
 
 
 _MICROSECONDS = "(extract(epoch FROM at) * 1000000)::int8"
 
 
-def _head(oid: int, state: str, log: str, honoured: str = "") -> str:
+def _head(layout: Layout, names: Names, honoured: str = "") -> str:
     """One row: whether all is as it was found, and the place of this snapshot."""
-    line = f"(SELECT concat(xid, '.', {_MICROSECONDS}) FROM {log} ORDER BY xid DESC LIMIT 1)"
+    line = f"(SELECT concat(xid, '.', {_MICROSECONDS}) FROM {names.log} ORDER BY xid DESC LIMIT 1)"
     place = f"pg_current_snapshot(), '/', coalesce({line}, '0.0')"
     return (
-        f"SELECT concat({catalogue_marks(oid)}, ' ', {place}) "
-        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {state} st"
+        f"SELECT concat({_marks(layout)}, ' ', {place}) "
+        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {names.state} st"
     )
 
 
-def look_up(connection: Connection, layout: Layout) -> Installed | None:
-    """What is installed for `layout`; None if it is not all there, or not to be read."""
+def _marks(layout: Layout) -> str:
+    return f"concat({layout.marked.all(layout.mark)}, '/', st.epoch)"
+
+
+def look_up(connection: Connection, layout: Layout) -> Found:
+    """What is installed for `layout`."""
     names = Names.of(layout)
     row = connection.execute(
-        f"SELECT {catalogue_marks(layout.oid)}, "
-        "to_regclass($1) IS NOT NULL AND to_regclass($2) IS NOT NULL "
-        "AND has_table_privilege(to_regclass($1), 'SELECT') "
-        "AND has_table_privilege(to_regclass($2), 'SELECT'), "
-        "(SELECT count(*) FILTER (WHERE tgenabled = 'A') FROM pg_trigger "
-        "WHERE tgrelid = $3::oid AND starts_with(tgname, $4))".encode(),
+        "SELECT count(*), count(*) FILTER (WHERE tgenabled IN ('D', 'R')), "
+        "count(*) FILTER (WHERE tgenabled = 'A'), "
+        "coalesce(has_table_privilege(to_regclass($1), 'SELECT') "
+        "AND has_table_privilege(to_regclass($2), 'SELECT'), false) "
+        "FROM pg_trigger WHERE tgrelid = $3::oid AND starts_with(tgname, $4)",
         (names.log, names.state, layout.oid, f"{names.channel}_"),
     ).fetchone()
-    if row is None or not row[1] or row[2] != len(EVENTS):
-        return None
-    state = connection.execute(f"SELECT form, history FROM {names.state}".encode()).fetchone()
-    if state is None or state[0] != FORM:
-        return None
-    return Installed(str(row[0]), str(state[1]))
+    number, off, always, readable = row or (0, 0, 0, False)
+    if not number:
+        return Found(None)
+    if off:
+        return Found(None, "its triggers are switched off", is_off=True)
+    if number != len(EVENTS) or always != len(EVENTS):
+        return Found(None, "its triggers do not fire for all writers")
+    if not readable:
+        return Found(None, "this role may not read its change log, or that was dropped")
+    return _look_into(connection, layout, names)
+
+
+def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
+    row = connection.execute(
+        f"SELECT {_marks(layout)}, st.history, to_jsonb(st) @> $1::jsonb "
+        "AND (SELECT relpersistence = 'u' FROM pg_class WHERE oid = to_regclass($2)) = $3::bool, "
+        # Of a cluster with more transactions than this one has had.
+        "greatest(st.cut, (SELECT xid FROM "
+        f"{names.log} ORDER BY xid DESC LIMIT 1)) <= pg_snapshot_xmax(pg_current_snapshot()) "
+        f"FROM {names.state} st".encode(),
+        (json.dumps(made_for(layout)), names.log, layout.is_unlogged),
+    ).fetchone()
+    if row is None:
+        return Found(None, "its change log was emptied, or is hidden from this role")
+    if not (row[2] and row[3]):
+        return Found(None, "its change log is one of another table, server or version")
+    return Found(Installed(str(row[0]), str(row[1])))

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.sources.postgres.errors import explain, explain_connecting
+from datastream.sources.postgres.spelling import SPELLING
 
 Connection = psycopg.Connection[tuple[object, ...]]
 T = TypeVar("T")
@@ -23,7 +24,9 @@ ATTEMPTS = 8
 """How often a transaction is tried that lost against another one."""
 SESSION = (
     # One spelling of a value in every process, whatever role and database have set.
-    "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET extra_float_digits = 1; "
+    "".join(f"SET {name} = {value}; " for name, value in SPELLING.items())
+    # What row-level security hides from this role is left out, and is no error.
+    + "SET row_security = on; "
     # Statements are few and their shape is right for any parameters.
     "SET plan_cache_mode = force_generic_plan; SET jit = off"
 )
@@ -36,7 +39,8 @@ class Session:
     def __init__(self, db: Connection) -> None:
         self.db = db
         self.started = ""
-        """When the server was started: tells it from others, and from itself after a restart."""
+        """When the server was started, and the database: tells it from others, and from itself
+        after a restart."""
         self.is_pooled = False
         """Whether PgBouncer or the like stands between."""
         self._lock = threading.Lock()
@@ -54,7 +58,11 @@ class Session:
         if self.db.info.server_version < 130000:
             raise psycopg.NotSupportedError("the server is older than PostgreSQL 13")
         self.db.execute(SESSION)
-        statement = "SELECT pg_postmaster_start_time()::text, pg_backend_pid()"
+        # Another database may have this one's name by now.
+        statement = (
+            "SELECT concat_ws('/', pg_postmaster_start_time(), (SELECT oid FROM pg_database "
+            "WHERE datname = current_database())), pg_backend_pid()"
+        )
         row = self.db.execute(statement).fetchone()
         if row is not None:
             self.started = str(row[0])

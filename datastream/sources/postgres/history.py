@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from datastream.entry import Entry, Revision, deleted
-from datastream.sources.postgres.layout import Layout, literal
-from datastream.sources.postgres.rows import entries, shape
+from datastream.sources.postgres.layout import Column, Layout, literal
+from datastream.sources.postgres.rows import READ_BY_TYPE, entries, shape
 
 CHUNK = 100
 """Changes fetched at a time."""
@@ -29,33 +29,57 @@ class History(NamedTuple):
         types = [column.type if column else "" for column in columns]
         return json.dumps([*layout.columns, *types])
 
-    def create_statements(self, table: str) -> list[str]:
-        """The table; its columns are those that `Shape.fields` selects, bound to no other type."""
+    def create_statements(self, create: str, table: str) -> list[str]:
+        """The table; its columns are those that `Shape.fields` selects, bound to no other type.
+
+        Args:
+            create: how its statement begins.
+        """
         value = "bytea" if self.layout.value.kind == "bytea" else "text"
         stamp = self.layout.updated_at
         time = "bytea" if stamp and stamp.kind.startswith("timestamp") else "text"
         return [
-            f"CREATE TABLE {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+            f"{create} {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
             f"at timestamptz NOT NULL DEFAULT now(), author text DEFAULT session_user, "
             f"gone boolean NOT NULL, key text NOT NULL, value {value}, value_type text, "
             f"updated_at {time})",
             f"CREATE INDEX ON {table} (key, id)",
         ]
 
-    def keep(self, table: str, event: str) -> str:
-        """PL/pgSQL that writes down what a statement did."""
-        key = self.layout.key.quoted
-        into = f"INSERT INTO {table} (gone, key, value, value_type, updated_at)"
-        put = f"{into} SELECT false, {shape(self.layout, 'r').fields} FROM new_rows r"
-        gone = f"INSERT INTO {table} (gone, key) SELECT true, r.{key}::text FROM"
-        present = f"WHERE r.{key} IS NOT NULL"
-        return {
-            "insert": f"{put} {present};",
-            "update": f"{gone} old_rows r {present} AND r.{key} NOT IN "
-            f"(SELECT n.{key} FROM new_rows n WHERE n.{key} IS NOT NULL); {put} {present};",
-            "delete": f"{gone} old_rows r {present};",
-            "truncate": f"{gone} {self.layout.name} r {present};",
-        }[event]
+    def fits(self, relation: str) -> str:
+        """Whether a relation has all columns, of types that are read as `form` says."""
+        layout = self.layout
+        found = [layout.key, layout.value, layout.value_type, layout.updated_at]
+        columns = [column for column in found if column]
+        known = " OR ".join(_is_column(column) for column in columns)
+        return (
+            f"(SELECT count(*) FROM pg_attribute WHERE attrelid = {relation} AND ({known})) "
+            f"= {len(columns)}"
+        )
+
+    def keep(self, table: str, rows: str) -> str:
+        """A statement that writes down what `rows` hold."""
+        key = f"r.{self.layout.key.quoted}"
+        if self.layout.is_virtual:
+            # Rows that were just written have no such values yet, those of the table do.
+            among = f"SELECT n.{self.layout.key.quoted}::text FROM {rows} n"
+            rows = f"(SELECT * FROM {self.layout.name} r WHERE {key}::text IN ({among}))"
+        return (
+            f"INSERT INTO {table} (gone, key, value, value_type, updated_at) "
+            f"SELECT false, {shape(self.layout, 'r').fields} FROM {rows} r WHERE {key} IS NOT NULL"
+        )
+
+    def keep_gone(self, table: str, rows: str, made: str = "") -> str:
+        """A statement that writes down that `rows` are gone, without those in `made`."""
+        column = self.layout.key.quoted
+        statement = (
+            f"INSERT INTO {table} (gone, key) SELECT true, r.{column}::text FROM {rows} r "
+            f"WHERE r.{column} IS NOT NULL"
+        )
+        if made:
+            still = f"SELECT n.{column}::text FROM {made} n WHERE n.{column} IS NOT NULL"
+            statement += f" AND r.{column}::text NOT IN ({still})"
+        return statement
 
     def prune(self, table: str) -> str:
         """PL/pgSQL that removes what is too old."""
@@ -64,6 +88,12 @@ class History(NamedTuple):
             age = literal(f"{self.days} days")
             text += f" DELETE FROM {table} WHERE at < now() - {age}::interval;"
         return text
+
+
+def _is_column(column: Column) -> str:
+    name = f"attname = {literal(column.name)}"
+    # What is read by a cast to text can be read so whatever it becomes.
+    return f"{name} AND atttypid = {column.declared}" if column.kind in READ_BY_TYPE else name
 
 
 Fetch = Callable[[str, tuple[object, ...]], Sequence[Any]]

@@ -13,10 +13,12 @@ from psycopg import sql
 from datastream.errors import DatastreamError
 from datastream.sources._common.columns import Columns
 from datastream.sources.postgres.connection import Connection
-from datastream.sources.postgres.marks import layout_mark
+from datastream.sources.postgres.marks import Marked
 
 ANCESTOR_COLUMNS = "key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz"
 """The table made on first use: the shape of the Go project's."""
+TYPE, TIME = "value_type", "updated_at"
+"""Columns that are used where they are there."""
 KINDS = {
     "bytea": "bytes",
     "json": "json", "jsonb": "json",
@@ -33,9 +35,10 @@ _READABLE_MARK = 24
 
 
 class Column(NamedTuple):
-    """A column as found; of a domain, the type below it."""
+    """A column as found; of a domain, the type below all of them."""
 
     name: str
+    number: int
     kind: str
     """PostgreSQL's short name of the type: int4, not integer."""
     type: str
@@ -45,6 +48,16 @@ class Column(NamedTuple):
     typmod: int
     exact: bool
     """Not of a collation to which "a" and "A" are the same."""
+    declared: int
+    """The number of the type that it was declared with."""
+    generated: str
+    """Why the server takes no value for it: "a" for an identity, "s" for an expression whose value
+    is stored, "v" for one that is worked out when it is read; "" if it does."""
+
+    @property
+    def spells_alone(self) -> bool:
+        """Equal values have one text: there is no 1.0 beside 1.00."""
+        return self.kind in WRITABLE_KEYS
 
     @property
     def quoted(self) -> str:
@@ -68,22 +81,45 @@ class Layout(NamedTuple):
     value: Column
     value_type: Column | None
     updated_at: Column | None
-    can_write: bool
+    cannot_write: str
+    """Why rows can only be read; "" if they can be written."""
     obstacle: str
     """Why no trigger can be made or trusted; "" if one can."""
+    is_replicated: bool
+    """A subscription writes it, past the triggers."""
     owns: bool
     """May make triggers and tables beside it."""
+    is_unlogged: bool
+    """A crash of the server empties it."""
+    marked: Marked
+    """What `marks` go by."""
     fingerprint: str
-    """`layout_mark` of what was looked up, or of just before."""
+    """`relation_mark` of what was looked up, or of just before."""
+
+    @property
+    def can_write(self) -> bool:
+        return not self.cannot_write
 
     @property
     def name(self) -> str:
         return quoted(self.schema, self.table)
 
     @property
+    def is_virtual(self) -> bool:
+        """Part of a row is worked out when it is read."""
+        columns = (self.key, self.value, self.value_type, self.updated_at)
+        return any(column is not None and column.generated == "v" for column in columns)
+
+    @property
     def mark(self) -> str:
         """Names what is installed for these columns, and the channel it notifies."""
-        seed = "\0".join((self.schema, self.table, *self.columns))
+        columns = self.columns
+        # Those that are taken where they are there may come and go.
+        chosen = [
+            "" if name == default else name
+            for name, default in ((columns.value_type, TYPE), (columns.updated_at, TIME))
+        ]
+        seed = "\0".join((self.schema, self.table, columns.key, columns.value, *chosen))
         digest = blake2b(seed.encode(), digest_size=4).hexdigest()
         readable = self.table.encode()[:_READABLE_MARK].decode(errors="ignore")
         return f"_datastream_{readable}_{digest}"
@@ -94,8 +130,10 @@ class _Relation(NamedTuple):
     schema: str
     table: str
     kind: str
+    unlogged: bool
     related: bool
     replicated: bool
+    hides_rows: bool
     owns: bool
     may_create: bool
     may_write: bool
@@ -135,11 +173,14 @@ def find_layout(
             f"{where}: no such table; this role sees {_tables(connection)}: name one with table= "
             "and schema=, or make it with create=True"
         )
+    marked = Marked(relation.oid, quoted(schema, table) if schema else quoted(table))
     # First: if the table is altered meanwhile, the next statement finds another one.
-    fingerprint = _fingerprint(connection, relation.oid)
+    fingerprint = _fingerprint(connection, marked)
     found = _columns(connection, relation.oid)
     columns = _choose(asked, found, where)
-    key = found[columns.key]
+    key, value = found[columns.key], found[columns.value]
+    value_type, updated_at = found.get(columns.value_type), found.get(columns.updated_at)
+    used = [column.number for column in (key, value, value_type, updated_at) if column]
     unique = _is_unique(connection, relation.oid, columns.key)
     return Layout(
         relation.oid,
@@ -147,22 +188,21 @@ def find_layout(
         relation.table,
         columns,
         key,
-        found[columns.value],
-        found.get(columns.value_type),
-        found.get(columns.updated_at),
-        can_write=relation.may_write
-        and unique
-        and key.exact
-        and key.kind in WRITABLE_KEYS
-        and relation.kind in "rpf",
-        obstacle=_obstacle(relation, unique=unique, exact=key.exact),
+        value,
+        value_type,
+        updated_at,
+        cannot_write=_cannot_write(relation, key, (value, value_type), unique=unique),
+        obstacle=_obstacle(relation, (key, value), unique=unique),
+        is_replicated=relation.replicated,
         owns=relation.owns and relation.may_create,
+        is_unlogged=relation.unlogged,
+        marked=marked.of(used, *_types(connection, relation.oid, used)),
         fingerprint=fingerprint,
     )
 
 
-def _fingerprint(connection: Connection, oid: int) -> str:
-    row = connection.execute(f"SELECT {layout_mark(oid)}::text".encode()).fetchone()
+def _fingerprint(connection: Connection, marked: Marked) -> str:
+    row = connection.execute(f"SELECT {marked.relation}".encode()).fetchone()
     return str(row and row[0])
 
 
@@ -173,10 +213,10 @@ def find_relation(connection: Connection, schema: str, table: str) -> _Relation 
 
 
 _FIND_RELATION = """
-SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text,
+SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u',
   c.relispartition OR c.relkind = 'p'
     OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)),
-  EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid),
+  EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid), row_security_active(c.oid),
   pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'CREATE'),
   has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
     AND has_table_privilege(c.oid, 'DELETE') AND NOT pg_is_in_recovery()
@@ -197,18 +237,49 @@ def _tables(connection: Connection) -> str:
 
 
 def _columns(connection: Connection, oid: int) -> dict[str, Column]:
-    rows = connection.execute(
-        "SELECT a.attname::text, b.typname::text, format_type(b.oid, NULL), "
-        "format_type(b.oid, m.typmod), m.typmod, "
-        "coalesce(c.collisdeterministic, true) AND b.typname <> 'citext' "
-        "FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid "
-        "JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END "
-        "CROSS JOIN LATERAL (SELECT CASE t.typtype WHEN 'd' THEN t.typtypmod "
-        "ELSE a.atttypmod END AS typmod) m LEFT JOIN pg_collation c ON c.oid = a.attcollation "
-        "WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-        (oid,),
-    ).fetchall()
+    rows = connection.execute(_COLUMNS.encode(), (oid,)).fetchall()
     return {str(row[0]): Column(*row) for row in rows}  # type: ignore[arg-type]
+
+
+# A type is named with -1, "no length": as CHARACTER or BIT alone it would have the length 1.
+_COLUMNS = """
+WITH RECURSIVE below AS (
+  SELECT attnum AS number, atttypid AS type, atttypmod AS typmod FROM pg_attribute
+  WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped
+  UNION ALL
+  SELECT number, typbasetype, typtypmod FROM below JOIN pg_type ON oid = type WHERE typtype = 'd'
+)
+SELECT attname::text, attnum, typname::text, format_type(t.oid, -1), format_type(t.oid, typmod),
+  typmod, coalesce(collisdeterministic, true) AND typname <> 'citext',
+  atttypid::int8, attgenerated::text || CASE attidentity WHEN 'a' THEN 'a' ELSE '' END
+FROM below JOIN pg_type t ON t.oid = type AND typtype <> 'd'
+JOIN pg_attribute ON attrelid = $1::oid AND attnum = number
+LEFT JOIN pg_collation c ON c.oid = attcollation ORDER BY attnum
+"""
+
+
+def _types(connection: Connection, oid: int, numbers: list[int]) -> tuple[list[int], list[int]]:
+    """Enums, and relations of composite types, whose change changes what these columns hold."""
+    rows = connection.execute(_TYPES.encode(), (oid, numbers)).fetchall()
+    enums = [int(str(row[0])) for row in rows if row[1] == "e"]
+    return enums, [int(str(row[2])) for row in rows if row[1] == "c"]
+
+
+_TYPES = """
+WITH RECURSIVE inside AS (
+  SELECT atttypid AS type FROM pg_attribute WHERE attrelid = $1::oid AND attnum = ANY ($2::int2[])
+  UNION
+  SELECT part FROM inside JOIN pg_type t ON t.oid = type CROSS JOIN LATERAL (
+    VALUES (typbasetype), (typelem)
+    UNION ALL SELECT rngsubtype FROM pg_range r
+    WHERE type IN (rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)
+    UNION ALL SELECT atttypid FROM pg_attribute
+    WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped
+  ) AS p (part) WHERE part <> 0
+)
+SELECT t.oid::int8, typtype::text, typrelid::int8 FROM inside JOIN pg_type t ON t.oid = type
+WHERE typtype IN ('e', 'c') ORDER BY 1
+"""
 
 
 def _choose(asked: Columns, found: Mapping[str, Column], where: str) -> Columns:
@@ -219,8 +290,8 @@ def _choose(asked: Columns, found: Mapping[str, Column], where: str) -> Columns:
                 f"name the right one with {role}="
             )
     return asked._replace(
-        value_type=asked.value_type or ("value_type" if "value_type" in found else ""),
-        updated_at=asked.updated_at or ("updated_at" if "updated_at" in found else ""),
+        value_type=asked.value_type or (TYPE if TYPE in found else ""),
+        updated_at=asked.updated_at or (TIME if TIME in found else ""),
     )
 
 
@@ -236,13 +307,32 @@ def _is_unique(connection: Connection, oid: int, column: str) -> bool:
     return row is not None
 
 
-def _obstacle(relation: _Relation, *, unique: bool, exact: bool) -> str:
-    if relation.kind != "r" and not relation.related:
-        return "it is no plain table"
-    if relation.related:
-        return "its rows may be written through another table (partition, inheritance)"
-    if relation.replicated:
-        return "a subscription writes it, for which statement triggers do not fire"
-    if not (unique and exact):
+def _cannot_write(
+    relation: _Relation, key: Column, held: tuple[Column | None, ...], *, unique: bool
+) -> str:
+    generated = [column.name for column in (key, *held) if column and column.generated]
+    if generated:
+        return f"the server generates its column {generated[0]!r}"
+    if relation.kind not in "rpf":
+        return "it is no table"
+    if not unique or not key.exact:
         return "no plain unique index tells one key from another"
-    return ""
+    if key.kind not in WRITABLE_KEYS:
+        return f"keys of the type {key.type} can be spelled in several ways"
+    return "" if relation.may_write else "this role may not write it, or the server is a replica"
+
+
+def _obstacle(relation: _Relation, held: tuple[Column, ...], *, unique: bool) -> str:
+    obstacles = {
+        "its rows may be written through another table (partition, inheritance)": relation.related,
+        "it is no plain table": relation.kind != "r",
+        "a subscription writes it, for which statement triggers do not fire": relation.replicated,
+        "row-level security hides rows from this role, and no log tells when that changes": (
+            relation.hides_rows
+        ),
+        "it holds names of other objects, which change with those": any(
+            column.kind.startswith("reg") for column in held
+        ),
+        "no plain unique index tells one key from another": not (unique and held[0].exact),
+    }
+    return next((text for text, applies in obstacles.items() if applies), "")

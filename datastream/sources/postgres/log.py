@@ -13,11 +13,15 @@ whatever order they committed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
+
+import psycopg
 
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.history import History
 from datastream.sources.postgres.layout import Layout, literal, quoted
+from datastream.sources.postgres.spelling import SPELLING
 
 KEPT = 100_000
 """Changes the log keeps at least; a reader that missed more gets the full state again."""
@@ -27,8 +31,10 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "2"
+FORM = "3"
 """Of what is installed; another one is replaced."""
+_TABLE = "\0"
+"""Stands for the table in a statement whose text is put together when it runs."""
 EVENTS = {
     "insert": "AFTER INSERT {} REFERENCING NEW TABLE AS new_rows",
     "update": "AFTER UPDATE {} REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
@@ -60,55 +66,102 @@ class Names(NamedTuple):
         return cls(mark, log, state, history, f"{record}()", f"{prune}()")
 
 
+def made_for(layout: Layout) -> dict[str, object]:
+    """What the log is good for: kept in its state, and compared with what is wanted."""
+    return {"form": FORM, "relation": layout.oid}
+
+
 def install_statements(layout: Layout, history: History | None) -> list[str]:
     """All that makes the log, in order, where there is none."""
     names = Names.of(layout)
+    tables = [names.log, names.state, *([names.history] if history else [])]
+    # What empties the table then empties its log, too.
+    create = f"CREATE {'UNLOGGED ' if layout.is_unlogged else ''}TABLE"
     return [
         # Waits for running writers: what they have written would be in no log.
         f"LOCK TABLE {layout.name} IN SHARE ROW EXCLUSIVE MODE",
-        f"CREATE TABLE {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
+        f"{create} {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
         "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, delta int, keys text[])",
         f"CREATE INDEX ON {names.log} (xid)",
-        f"CREATE TABLE {names.state} (form text, epoch text, cut xid8, history text)",
-        f"INSERT INTO {names.state} SELECT {literal(FORM)}, gen_random_uuid()::text, "
-        f"pg_snapshot_xmin(pg_current_snapshot()), {literal(history.form if history else '')}",
-        *(history.create_statements(names.history) if history else ()),
+        f"{create} {names.state} (form text, relation int8, epoch text, cut xid8, history text)",
+        f"INSERT INTO {names.state} SELECT {literal(FORM)}, {layout.oid}, "
+        "gen_random_uuid()::text, pg_snapshot_xmin(pg_current_snapshot()), "
+        f"{literal(history.form if history else '')}",
+        f"COMMENT ON TABLE {names.state} IS {literal(_remark(layout))}",
+        *(history.create_statements(create, names.history) if history else ()),
         *_function(names.prune, "void", _prune_body(names, history)),
         *_function(names.record, "trigger", _record_body(layout, names, history)),
         *(statement for event in EVENTS for statement in _trigger(layout, names, event)),
-        _grants(layout, names, history),
+        *(statement for table in tables for statement in _readers(layout, table)),
+        _grants(layout, tables),
     ]
 
 
-def uninstall_statements(layout: Layout, marks: Iterable[str]) -> list[str]:
-    """All that removes what has these marks; the table itself stays as it is."""
+def _remark(layout: Layout) -> str:
+    """By which what is left of a table is found that has another name by now."""
+    return f"datastream: what changed in {layout.name}"
+
+
+class Trace(NamedTuple):
+    """What is installed under one name, or is left of it."""
+
+    schema: str
+    mark: str
+    triggers: list[str]
+    """``name ON table``, quoted; the table may be another one by now."""
+
+
+def traces(connection: Connection, layout: Layout) -> list[Trace]:
+    """Of all that is installed for this table, for any columns, or was for one of its name."""
+    rows = connection.execute(
+        _TRACES.encode(),
+        (layout.oid, layout.schema, f"{layout.mark}_state", _remark(layout)),
+    ).fetchall()
+    return [Trace(str(schema), str(mark), list(names)) for schema, mark, names in rows]  # type: ignore[call-overload]
+
+
+_TRACES = """
+WITH found AS (
+  SELECT pronamespace AS schema, regexp_replace(proname, '_note$', '') AS mark
+  FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
+  WHERE tgrelid = $1::oid AND starts_with(proname, '_datastream_')
+  UNION
+  SELECT relnamespace, regexp_replace(relname, '_state$', '')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+  WHERE nspname = $2::text AND relname ~ '^_datastream_.*_state$'
+    AND (relname = $3::text OR obj_description(c.oid, 'pg_class') = $4::text)
+)
+SELECT nspname::text, mark, array(
+  SELECT format('%I ON %I.%I', tgname, t.nspname, relname)
+  FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid
+  JOIN pg_namespace t ON t.oid = relnamespace
+  WHERE pronamespace = schema AND proname = mark || '_note' AND NOT tgisinternal ORDER BY 1
+)
+FROM found JOIN pg_namespace n ON n.oid = schema ORDER BY 1, 2
+"""
+
+
+def uninstall_statements(found: Iterable[Trace]) -> list[str]:
+    """All that removes these; the table itself stays as it is."""
     statements = []
-    for mark in marks:
-        names = Names.marked(layout.schema, mark)
-        for event in EVENTS:
-            name = quoted(f"{mark}_{event}")
-            statements.append(f"DROP TRIGGER IF EXISTS {name} ON {layout.name}")
+    for trace in found:
+        names = Names.marked(trace.schema, trace.mark)
+        statements += [f"DROP TRIGGER {trigger}" for trigger in trace.triggers]
         statements += [
             f"DROP FUNCTION IF EXISTS {names.record}",
             f"DROP FUNCTION IF EXISTS {names.prune}",
             f"DROP TABLE IF EXISTS {names.log}, {names.state}, {names.history}",
             # Watchers read at once, and poll from then on.
-            f"NOTIFY {quoted(mark)}",
+            f"NOTIFY {quoted(trace.mark)}",
         ]
     return statements
 
 
-def marks(connection: Connection, layout: Layout) -> list[str]:
-    """Of all that is installed for this table, for any columns, or is left of it."""
-    rows = connection.execute(
-        "SELECT regexp_replace(tgname, '_[a-z]*$', '') FROM pg_trigger WHERE tgrelid = $1::oid "
-        "AND starts_with(tgname, '_datastream_') "
-        "UNION SELECT regexp_replace(relname, '_state$', '') FROM pg_class "
-        "JOIN pg_namespace n ON n.oid = relnamespace "
-        "WHERE n.nspname = $2::text AND relname = $3::text ORDER BY 1",
-        (layout.oid, layout.schema, f"{layout.mark}_state"),
-    ).fetchall()
-    return [str(mark) for (mark,) in rows]
+def begin_epoch(connection: Connection, layout: Layout) -> None:
+    """Have no position from before be honoured: the table is written past the log."""
+    state = Names.of(layout).state
+    with suppress(psycopg.errors.UndefinedTable):
+        connection.execute(f"UPDATE {state} SET epoch = gen_random_uuid()::text".encode())
 
 
 def run(connection: Connection, layout: Layout, statements: Callable[[], Iterable[str]]) -> None:
@@ -141,68 +194,71 @@ def _trigger(layout: Layout, names: Names, event: str) -> list[str]:
 
 
 def _function(name: str, returns: str, body: str) -> list[str]:
+    settings = {"search_path": "pg_catalog, pg_temp", "row_security": "on", **SPELLING}
     return [
-        # With the rights of its owner: writers of the table need no rights on the log.
+        # With the rights of its owner: writers of the table need no rights on the log. And
+        # spelling as readers do, whatever the writer's session has set.
         f"CREATE FUNCTION {name} RETURNS {returns} LANGUAGE plpgsql SECURITY DEFINER "
-        f"SET search_path = pg_catalog, pg_temp AS {literal(body)}",
+        + " ".join(f"SET {setting} = {value}" for setting, value in settings.items())
+        + f" AS {literal(body)}",
         f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC",
     ]
 
 
 def _record_body(layout: Layout, names: Names, history: History | None) -> str:
-    key = layout.key.quoted
-    keep = {event: history.keep(names.history, event) if history else "" for event in EVENTS}
-    made, removed, whole = (
-        f"SELECT {key}::text AS key, {delta} AS delta FROM {rows} WHERE {key} IS NOT NULL"
-        for rows, delta in (("new_rows", 1), ("old_rows", -1), (layout.name, -1))
-    )
+    made, removed = (_keys(layout, *of) for of in (("new_rows", 1), ("old_rows", -1)))
     updated = (
-        f"SELECT key, sum(delta)::int AS delta FROM ({made} UNION ALL {removed}) AS u GROUP BY key"
+        f"SELECT u.key, sum(u.delta)::int AS delta FROM ({made} UNION ALL {removed}) AS u "
+        "GROUP BY u.key"
     )
-    anything = f"INSERT INTO {names.log} (size) VALUES (1)"
+    has_key = (
+        "EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID "
+        f"AND attname = {literal(layout.key.name)})"
+    )
+    # An exception handler would cost each statement a subtransaction. What could go wrong is asked
+    # for instead, so that writers never fail: the table was altered, or somebody dropped the log.
     return f"""
-DECLARE touched bigint;
+DECLARE
+  _touched bigint;
+  _has_key boolean;
 BEGIN
-  -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
-  IF TG_OP = 'TRUNCATE' THEN
-    SELECT count(*) INTO touched FROM (SELECT FROM {layout.name} LIMIT {KEPT}) AS t;
-  ELSIF TG_OP = 'DELETE' THEN
-    SELECT count(*) INTO touched FROM old_rows;
-  ELSE
-    SELECT count(*) INTO touched FROM new_rows;
-  END IF;
-  IF touched = 0 AND TG_OP <> 'TRUNCATE' THEN
+  IF to_regclass({literal(names.log)}) IS NULL THEN
     RETURN NULL;
   END IF;
-  BEGIN
-    IF TG_OP = 'INSERT' THEN
-      {_log(names, made)}
-      {keep["insert"]}
-    ELSIF TG_OP = 'UPDATE' THEN
-      {_log(names, updated)}
-      {keep["update"]}
-    ELSIF TG_OP = 'DELETE' THEN
-      {_log(names, removed)}
-      {keep["delete"]}
+  IF TG_OP = 'DELETE' THEN
+    SELECT count(*), {has_key} INTO _touched, _has_key FROM old_rows;
+  ELSIF TG_OP = 'TRUNCATE' THEN
+    SELECT NULL, {has_key} INTO _touched, _has_key;
+  ELSE
+    SELECT count(*), {has_key} INTO _touched, _has_key FROM new_rows;
+  END IF;
+  -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
+  IF _touched = 0 THEN
+    RETURN NULL;
+  END IF;
+  IF NOT _has_key THEN
+    {_anything(names)}
+  ELSIF TG_OP = 'INSERT' THEN
+    {_log(names, made)}
+  ELSIF TG_OP = 'UPDATE' THEN
+    {_log(names, updated)}
+  ELSIF TG_OP = 'DELETE' THEN
+    {_log(names, removed)}
+  ELSIF current_setting('transaction_isolation') <> 'read committed'
+    OR row_security_active(TG_RELID) THEN
+    -- A snapshot older than the lock may not show every row that goes; nor do policies.
+    {_anything(names)}
+  ELSE
+    {_of_table(f"SELECT count(*) FROM (SELECT FROM {_TABLE} LIMIT {KEPT}) AS t")} INTO _touched;
+    IF _touched < {KEPT} THEN
+      {_of_table(_many(names, _keys(layout, _TABLE, -1)))};
     ELSE
-      -- A snapshot older than the lock may not show every row that goes.
-      IF current_setting('transaction_isolation') = 'read committed' AND touched < {KEPT} THEN
-        {_log(names, whole)}
-      ELSE
-        {anything};
-      END IF;
-      {keep["truncate"]}
+      {_anything(names)}
     END IF;
-  EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception THEN
-    -- The table was altered: its writers must not fail, and readers read everything.
-    BEGIN
-      {anything};
-    EXCEPTION WHEN undefined_table THEN
-      RETURN NULL;  -- somebody dropped the log: readers notice
-    END;
-  END;
+  END IF;
+  {_keep(history, names.history) if history else ""}
   PERFORM pg_notify({literal(names.channel)}, '');
-  IF random() * {PRUNED_BY_WRITERS} < touched THEN
+  IF random() * {PRUNED_BY_WRITERS} < _touched THEN
     PERFORM {names.prune};
   END IF;
   RETURN NULL;
@@ -210,16 +266,56 @@ END
 """
 
 
+def _keys(layout: Layout, rows: str, delta: int) -> str:
+    # Qualified: a column may be called like a variable.
+    key = f"r.{layout.key.quoted}"
+    return f"SELECT {key}::text AS key, {delta} AS delta FROM {rows} AS r WHERE {key} IS NOT NULL"
+
+
 def _log(names: Names, keys: str) -> str:
+    few = (
+        f"INSERT INTO {names.log} (size, delta, keys) "
+        f"SELECT count(*), k.delta, array_agg(k.key) FROM ({keys}) AS k GROUP BY k.delta"
+    )
+    return f"IF _touched <= {KEYS_A_LINE} THEN {few}; ELSE {_many(names, keys)}; END IF;"
+
+
+def _many(names: Names, keys: str) -> str:
     """Many keys to a line: a line each would cost a COPY as much as its rows do."""
-    into = (
-        f"INSERT INTO {names.log} (size, delta, keys) SELECT count(*), delta, array_agg(key) FROM"
-    )
-    line = f"row_number() OVER () / {KEYS_A_LINE} AS line"
     return (
-        f"IF touched <= {KEYS_A_LINE} THEN {into} ({keys}) AS k GROUP BY delta; ELSE {into} "
-        f"(SELECT key, delta, {line} FROM ({keys}) AS k) AS n GROUP BY delta, line; END IF;"
+        f"INSERT INTO {names.log} (size, delta, keys) "
+        "SELECT count(*), n.delta, array_agg(n.key) FROM (SELECT k.key, k.delta, "
+        f"row_number() OVER () / {KEYS_A_LINE} AS line FROM ({keys}) AS k) AS n "
+        "GROUP BY n.delta, n.line"
     )
+
+
+def _anything(names: Names) -> str:
+    return f"INSERT INTO {names.log} (size) VALUES (1);"
+
+
+def _of_table(statement: str) -> str:
+    """PL/pgSQL that runs what says `_TABLE`, under whatever name that table has by now."""
+    before, after = statement.split(_TABLE)
+    return f"EXECUTE {literal(before)} || TG_RELID::regclass || {literal(after)}"
+
+
+def _keep(history: History, table: str) -> str:
+    made, gone = "new_rows", "old_rows"
+    return f"""
+  IF {history.fits("TG_RELID")} THEN
+    IF TG_OP = 'INSERT' THEN
+      {history.keep(table, made)};
+    ELSIF TG_OP = 'UPDATE' THEN
+      {history.keep_gone(table, gone, made)};
+      {history.keep(table, made)};
+    ELSIF TG_OP = 'DELETE' THEN
+      {history.keep_gone(table, gone)};
+    ELSE
+      {_of_table(history.keep_gone(table, _TABLE))};
+    END IF;
+  END IF;
+"""
 
 
 def _prune_body(names: Names, history: History | None) -> str:
@@ -244,17 +340,26 @@ END
 """
 
 
-def _grants(layout: Layout, names: Names, history: History | None) -> str:
+def _readers(layout: Layout, table: str) -> list[str]:
+    """Only who sees every row of the table is shown what its log says of them."""
+    sees = f"has_table_privilege({layout.oid}, 'SELECT') AND NOT row_security_active({layout.oid})"
+    return [
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY readers ON {table} FOR SELECT USING ({sees})",
+    ]
+
+
+def _grants(layout: Layout, tables: list[str]) -> str:
     """Roles that may read the table may read its log and history."""
-    tables = ", ".join([names.log, names.state, *([names.history] if history else [])])
     body = f"""
 DECLARE who text;
 BEGIN
   FOR who IN
     SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-    FROM pg_class, aclexplode(relacl) WHERE oid = {layout.oid} AND privilege_type = 'SELECT'
+    FROM pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner)))
+    WHERE oid = {layout.oid} AND privilege_type = 'SELECT'
   LOOP
-    EXECUTE {literal(f"GRANT SELECT ON {tables} TO ")} || who;
+    EXECUTE {literal(f"GRANT SELECT ON {', '.join(tables)} TO ")} || who;
   END LOOP;
 END
 """

@@ -30,6 +30,9 @@ _ISO = {
     "date": "to_json({0}) #>> '{{}}'",
 }
 
+READ_BY_TYPE = {"bytea", *_ISO}
+"""Kinds of columns whose values are read by something else than a cast to text."""
+
 
 class Shape(NamedTuple):
     """The SQL of one row."""

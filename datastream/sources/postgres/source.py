@@ -123,7 +123,7 @@ class PostgresSource(Source):
         self._listener = Listener(connector.connect)
         self._inspector = Inspector(self._wishes, self._where, connector.connect)
         self._access = Access(self._pool, self._look_up, self._publish)
-        self._trusted: int | None = None
+        self._trusted: tuple[int, str] | None = None
         self._changes = 0
         # The thread that waits. Its reads have a connection reserved, however many others read.
         self._poller = 0
@@ -158,14 +158,18 @@ class PostgresSource(Source):
         # Without a position: this transaction may have changed other rows as well, through the
         # table's own triggers, and only the next `read` can tell.
         if Feature.WRITE not in self.features:
-            raise ReadOnly(f"{self._where} can only be read; nothing was written")
+            raise ReadOnly(self._only_read("can only be read"))
         return self._access.call(
             Use.WRITE, lambda db, catalogue: self._write(db, catalogue, writes)
         )
 
     def wait(self, timeout: float | None) -> None:
         self._poller = threading.get_ident()
-        channel = self._access.known.channel
+        catalogue = self._access.known
+        channel = catalogue.channel
+        if catalogue.is_install_due:
+            # The next `read` does it.
+            return
         if channel:
             with passing():
                 self._listener.wait(channel, timeout)
@@ -272,24 +276,30 @@ class PostgresSource(Source):
             )
         degraded = f"polling every {self._interval:g} s: {obstacle}" if obstacle else ""
         if degraded and degraded != self.health.degraded:
-            level = logging.INFO if self._wishes.mode == POLL else logging.WARNING
-            log.log(level, "%s: %s", self._where, degraded)
+            expected = self._wishes.mode == POLL or catalogue.is_install_due
+            log.log(logging.INFO if expected else logging.WARNING, "%s: %s", self._where, degraded)
         if catalogue.log.installed is not None:
-            self._trusted = catalogue.layout.oid
+            self._trusted = (catalogue.layout.oid, catalogue.layout.mark)
         self.health = Health(degraded=degraded)
+        # Whoever found out: watchers learn of it now.
+        self._listener.wake()
 
     def _write(
         self, db: Connection, catalogue: Catalogue, writes: Sequence[Write]
     ) -> Sequence[Entry]:
         writer = catalogue.writer
         if writer is None:
-            raise ReadOnly(f"{self._where} can only be read now; nothing was written")
+            raise ReadOnly(self._only_read("can only be read now"))
         try:
             return persistently(lambda: writer.write(db, writes))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if is_lost(db):
                 raise unknown_outcome(error, self._where) from error
             raise
+
+    def _only_read(self, what: str) -> str:
+        reason = self._access.known.layout.cannot_write
+        return f"{self._where} {what}{f': {reason}' if reason else ''}; nothing was written"
 
     def _fetch(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Any]:
         def rows(db: Connection, _: Catalogue) -> Sequence[Any]:

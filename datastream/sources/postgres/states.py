@@ -15,7 +15,6 @@ from datastream.source import Reading
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.marks import catalogue_marks
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -25,7 +24,7 @@ class ComparedRows:
     def __init__(self, db: Connection, layout: Layout, table: RowTable) -> None:
         self._table = table
         # A replica that was promoted may have triggers, so it is looked up again.
-        self._head = f"SELECT concat({catalogue_marks(layout.oid)}, pg_is_in_recovery()) AS head"
+        self._head = f"SELECT concat({layout.marked.all(layout.mark)}, pg_is_in_recovery()) AS head"
         row = db.execute(self._head.encode()).fetchone()
         self._found = row and row[0]
         # Of the last read: its position, and the server's summary of the rows. Both belong

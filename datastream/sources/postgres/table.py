@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from psycopg import DataError
+
 from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey
 from datastream.selection import Selects, check_text, starts
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.marks import layout_mark
 from datastream.sources.postgres.rows import Row, Shape, entries, shape
 from datastream.sources.postgres.values import fits_key
 
@@ -34,15 +35,16 @@ class RowTable:
         self.shape: Shape = shape(layout)
         self._key = f"t.{layout.key.quoted}"
         self._present = f"{self._key} IS NOT NULL"
-        self.one = f"{self._key} = $1::{layout.key.type}"
+        self.one = self.is_key("$1")
         """True for the row of one key."""
         self.select = f"SELECT {self.shape.fields} FROM {layout.name} t"
         """All rows; a WHERE may follow."""
         self._get = f"{self.select} WHERE {self.one}"
-        mark = f"{layout_mark(layout.oid)}::text"
-        self._checked_get = (
-            f"SELECT {mark}, r.* FROM (SELECT) AS o LEFT JOIN LATERAL ({self._get}) r ON true"
-        )
+        mark = layout.marked.relation
+        checked = f"SELECT {mark}, r.* FROM (SELECT) AS o LEFT JOIN LATERAL ({{}}) r ON true"
+        self._checked_get = checked.format(self._get)
+        # For what its type does not even parse; a scan.
+        self._get_spelled = checked.format(f"{self.select} WHERE {self._key}::text = $1::text")
         name = f"t.{layout.value_type.quoted}::text" if layout.value_type else "NULL::text"
         # Of a value only whether there is one.
         missing = f"CASE WHEN t.{layout.value.quoted} IS NOT NULL THEN ''::bytea END"
@@ -69,7 +71,10 @@ class RowTable:
         """
         if not fits_key(key, self._layout.key):
             return None
-        found = rows(db, self._checked_get, (key,))
+        try:
+            found = rows(db, self._checked_get, (key,))
+        except DataError:
+            found = rows(db, self._get_spelled, (key,))
         self._check(found[0][0])
         return self._only(key, [row[1:] for row in found])
 
@@ -78,6 +83,14 @@ class RowTable:
         if not fits_key(key, self._layout.key):
             return None
         return self._only(key, rows(db, self._get, (key,)))
+
+    def is_key(self, text: str) -> str:
+        """A condition: the row's key is the one that is spelled like the expression `text`."""
+        column = self._layout.key
+        found = f"{self._key} = {text}::{column.type}"
+        if column.spells_alone:
+            return found
+        return f'{found} AND {self._key}::text = {text}::text COLLATE "C"'
 
     def _only(self, key: str, found: Iterable[Row]) -> Entry | None:
         # PostgreSQL may find other spellings equal.
@@ -120,11 +133,13 @@ class RowTable:
             return self._present, []
         column = self._layout.key
         keys = sorted(key for key in selection.keys if fits_key(key, column))
+        listed = f"{self._key} = ANY(${first}::{column.type}[])"
+        if not column.spells_alone:
+            listed = f"{self._key}::text = ANY(${first}::text[])"
         if not begins:
-            return f"{self._key} = ANY(${first}::{column.type}[])", [keys]
+            return listed, [keys]
         return (
-            f"({self._key} = ANY(${first}::{column.type}[]) "
-            f"OR {self._key}::text ^@ ANY(${first + 1}::text[]))",
+            f"({listed} OR {self._key}::text ^@ ANY(${first + 1}::text[]))",
             [keys, sorted(begins)],
         )
 

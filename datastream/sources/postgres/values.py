@@ -28,7 +28,10 @@ _FITS = {"float": ("float", "int")}
 def written(layout: Layout) -> list[Column]:
     """The columns that a put sets beside the key: value, then type and time if there are any."""
     time = layout.updated_at
-    optional = [layout.value_type, time if time and time.kind in _NOW else None]
+    optional = [
+        layout.value_type,
+        time if time and time.kind in _NOW and not time.generated else None,
+    ]
     return [layout.value, *(column for column in optional if column)]
 
 
