@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar, cast
 
 from datastream._watch import reaper
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
-from datastream._watch.doubt import Vanished
+from datastream._watch.confirm_empty import Vanished
 from datastream._watch.feed import Feed
 from datastream._watch.joining import Joiner
 from datastream._watch.poller import Poller

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from datastream._watch.calls import Calls
-from datastream._watch.doubt import CONFIRM_AFTER, Vanished
+from datastream._watch.confirm_empty import CONFIRM_AFTER, Vanished
 from datastream._watch.publisher import Outcome, Publisher, Ticket
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable

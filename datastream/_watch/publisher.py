@@ -14,8 +14,8 @@ from enum import Enum, auto
 from typing import NamedTuple
 
 from datastream._watch.apart import Apart, News, Told
+from datastream._watch.confirm_empty import ConfirmEmpty
 from datastream._watch.diff import is_news
-from datastream._watch.doubt import Doubt
 from datastream._watch.routing import Route, Routes
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Entry, Operation, deleted
@@ -95,7 +95,7 @@ class Publisher:
         self._grown_at = 0
         self._covered = 0
         self._joining = 0
-        self._doubt = Doubt()
+        self._confirm_empty = ConfirmEmpty()
         self._apart = Apart()
         # What was published since the first of those that wait for their writes began to.
         self._published = threading.Condition(self.lock)
@@ -176,7 +176,7 @@ class Publisher:
             if not (moved or has_grown):
                 self.position = reading.position
             self._at_position = not (moved or has_grown or _has_moved_on(reading, values))
-            self._doubt.clear()
+            self._confirm_empty.clear()
             self._covered = max(self._covered, ticket.number)
             self._deliver(news, apart, reading)
             self._apart.published(told)
@@ -233,12 +233,12 @@ class Publisher:
         That nothing else is left raises no suspicion meanwhile.
         """
         with self.lock:
-            self._doubt.deleting(keys)
+            self._confirm_empty.deleting(keys)
         try:
             yield
         finally:
             with self.lock:
-                self._doubt.deleted(keys)
+                self._confirm_empty.deleted(keys)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -369,7 +369,7 @@ class Publisher:
         known, entries, skipped = self._known, told.entries, told.skipped
         if not told.complete:
             return [entry for entry in entries if is_news(known, entry)]
-        self._doubt.check(known, is_empty=not (entries or all(map(told.is_unread, known))))
+        self._confirm_empty.check(known, is_empty=not (entries or all(map(told.is_unread, known))))
         present = {entry.key for entry in entries}
         gone = [deleted(key) for key in known if key not in present and told.tells_of(key)]
         return gone + [
@@ -525,7 +525,7 @@ class Publisher:
         self._known.clear()
         self._touched.clear()
         self._floor = self._version
-        self._doubt.clear()
+        self._confirm_empty.clear()
         for route in self.routes.all():
             for subscription in route.joining:
                 # What is published from the next position on is not all it has missed.

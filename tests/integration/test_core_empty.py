@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 
 from datastream import Operation, SourceUnavailable, State, Store
-from datastream._watch import doubt
+from datastream._watch import confirm_empty
 from datastream.testing import Recorder
 from tests.integration._core_sources import Call, Listing
 from tests.integration._programs.tools import Statuses, eventually
@@ -131,7 +131,7 @@ def test_the_status_says_that_all_has_vanished(source, store, everything):
 
 
 def test_it_is_believed_when_a_later_look_says_the_same(source, store, everything, monkeypatch):
-    monkeypatch.setattr(doubt, "CONFIRM_AFTER", 0.2)
+    monkeypatch.setattr(confirm_empty, "CONFIRM_AFTER", 0.2)
     source.change(a=None, b=None, c=None)
     everything.wait_state({})
     assert sorted(deletes(everything)) == ["a", "b", "c"]

@@ -22,6 +22,7 @@ from datastream.sources.git import RemoteGitSource, tracking
 from datastream.sources.git.objects import Objects
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
+from tests.integration._programs.tools import eventually
 from tests.repositories import Repository, clones, git_environment  # noqa: F401  (a fixture)
 from tests.servers.git_http import PASSWORD, USER, GitServer
 
@@ -386,9 +387,14 @@ def test_an_unwatched_store_asks_when_it_is_read(url, bare, server, caplog):
         bare.import_commit({"a": "2"})
         assert store["a"] == 2
         server.status = 500
+
+        def warnings():
+            return [record.levelname for record in caplog.records].count("WARNING")
+
+        # A read asks no sooner than after the interval.
+        eventually(lambda: store["a"] == 2 and warnings(), "it is said that the remote is away")
         assert store["a"] == 2
-        assert store["a"] == 2
-        assert [r.levelname for r in caplog.records].count("WARNING") == 1
+        assert warnings() == 1
 
 
 # Two who push.

@@ -3,8 +3,8 @@
 import pytest
 
 from datastream import Batch, Entry, Operation, Selection
-from datastream._watch import doubt
-from datastream._watch.doubt import Vanished
+from datastream._watch import confirm_empty
+from datastream._watch.confirm_empty import Vanished
 from datastream._watch.publisher import Outcome, Publisher, Step
 from datastream._watch.subscription import Join, Subscription
 from datastream.entry import deleted
@@ -177,20 +177,20 @@ def test_values_are_loaded_for_news_only(listed):
 
 def test_all_gone_is_believed_after_a_second_look_a_real_time_later(publisher, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(doubt, "monotonic", lambda: now[0])
+    monkeypatch.setattr(confirm_empty, "monotonic", lambda: now[0])
     one = joined(publisher, state("p1", a="1", b="1"))
-    for moment in (0.0, 0.0, doubt.CONFIRM_AFTER * 0.9):
+    for moment in (0.0, 0.0, confirm_empty.CONFIRM_AFTER * 0.9):
         now[0] = moment
         with pytest.raises(Vanished, match="2 watched keys"):
             publisher.publish(publisher.ticket(), state("p2"))
-    now[0] = doubt.CONFIRM_AFTER
+    now[0] = confirm_empty.CONFIRM_AFTER
     publisher.publish(publisher.ticket(), state("p2"))
     assert one.sink.news[1:] == [[("a", None), ("b", None)]]
 
 
 def test_an_answer_that_is_not_empty_ends_the_suspicion(publisher, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(doubt, "monotonic", lambda: now[0])
+    monkeypatch.setattr(confirm_empty, "monotonic", lambda: now[0])
     joined(publisher, state("p1", a="1"))
     with pytest.raises(Vanished):
         publisher.publish(publisher.ticket(), state("p2"))

@@ -1,4 +1,4 @@
-"""Doubt about a backend that shows nothing any more: an empty folder may be one not mounted."""
+"""Confirms that a backend is empty: a directory that shows nothing may be one not mounted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONFIRM_AFTER = 1.0
 """Seconds between two looks after which it is believed that all watched keys are gone."""
 
 
-class Doubt:
+class ConfirmEmpty:
     """Believes that all keys are gone only when a second look, a real time later, says so too.
 
     Not locked: the owner serialises the calls.
