@@ -21,10 +21,7 @@ class Served(Harness):
         self.server = serve(self.backing, "127.0.0.1:0")
 
     def source(self):
-        source = GrpcSource(self.server.address)
-        # The wire does not tell what the served store can do.
-        source.features = self.backing.features
-        return source
+        return GrpcSource(self.server.address)
 
     def writer(self):
         return super().writer() if self.clients_write else self.behind.writer()

@@ -5,61 +5,48 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
-from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message as WireMessage
 
 from datastream import Capability, Entry, SourceUnavailable, Unsupported
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
+from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._servicer import SERVICE
 from datastream_grpc._status import is_unnamed
 from datastream_grpc._stream import Message, Wanted, entries_of, reading_of
 
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
 
-M = TypeVar("M", bound=WireMessage)
+T = TypeVar("T")
 
 
 class Calls:
-    """Calls over one channel, from any thread, beside each other.
+    """Calls of one server, from any thread, beside each other.
 
     Args:
-        channel: owned: `close` closes it.
+        connection: to the server; stays the caller's.
         where: the server, for error texts.
         timeout: seconds for one call.
     """
 
-    def __init__(self, channel: grpc.Channel, where: str, timeout: float) -> None:
+    def __init__(self, connection: Connection, where: str, timeout: float) -> None:
+        self.connection = connection
         self.where = where
         self.timeout = timeout
-        self._channel = channel
-        self._sync = self._unary("Sync", pb.DataRequest, pb.DataResponse)
-        self._push = self._unary("PushUpdate", pb.Data, Empty)
-        self._write = self._unary("Write", pb.WriteRequest, pb.WriteResponse)
-        self._list = self._unary(
-            "ListCapabilities", pb.ListCapabilitiesRequest, pb.ListCapabilitiesResponse
-        )
-        self.subscribe = channel.unary_stream(
-            f"/{SERVICE}/Subscribe",
-            request_serializer=pb.DataRequest.SerializeToString,
-            response_deserializer=pb.DataResponse.FromString,
-        )
         self._legacy_positions = count(1)
 
     def capabilities(self) -> Sequence[Capability]:
         """Every key with its type."""
-        response = self._list(pb.ListCapabilitiesRequest(), timeout=self.timeout)
+        response = self._call(self._stubs.list, pb.ListCapabilitiesRequest())
         return [Capability(c.key, c.value_type) for c in response.capabilities]
 
     def entry(self, key: str) -> Entry | None:
         """The entry of one key."""
         try:
-            response = self._sync(pb.DataRequest(keys=(key,)), timeout=self.timeout)
+            response = self._call(self._stubs.sync, pb.DataRequest(keys=(key,)))
         except grpc.RpcError as error:
             if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 return None
@@ -69,7 +56,7 @@ class Calls:
     def state(self, wanted: Wanted) -> Reading:
         """The complete state."""
         try:
-            response = self._sync(wanted.request(), timeout=self.timeout)
+            response = self._call(self._stubs.sync, wanted.request())
         except grpc.RpcError as error:
             if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 raise
@@ -81,7 +68,7 @@ class Calls:
         if since.startswith(LEGACY):
             return self.state(wanted)
         request = wanted.request(deletes=True, since=since, once=True)
-        call = self.subscribe(request, timeout=self.timeout)
+        call = self._stubs.subscribe(request, timeout=self.timeout)
         try:
             received = _first(_convert.from_messages(call))
             if not received.cursor:
@@ -98,7 +85,7 @@ class Calls:
         """Write all of them; the entries as stored."""
         request = pb.WriteRequest(writes=[_convert.to_item(write) for write in writes])
         try:
-            response = self._write(request, timeout=self.timeout)
+            response = self._call(self._stubs.write, request)
         except grpc.RpcError as error:
             if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                 return [self._push_alone(writes)]
@@ -112,20 +99,36 @@ class Calls:
 
     def silence(self) -> SourceUnavailable:
         """What to raise when the server does not answer in time."""
+        self.connection.ask()
         return SourceUnavailable(
             f"{self.where}: no answer within {self.timeout:g} s; is the server overloaded?"
         )
 
-    def close(self) -> None:
-        """Cancel every call that runs."""
-        self._channel.close()
+    def subscribe(self, request: pb.DataRequest) -> Any:
+        """A stream without end."""
+        return self._stubs.subscribe(request)
+
+    @property
+    def _stubs(self) -> Stubs:
+        return self.connection.stubs
+
+    def _call(self, method: Callable[..., T], request: Any) -> T:
+        try:
+            response = method(request, timeout=self.timeout)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                # Slow, or gone without a word.
+                self.connection.ask()
+            raise
+        self.connection.heard()
+        return response
 
     def _state_by_key(self, wanted: Wanted) -> pb.DataResponse:
         """For those of the ancestor's servers that fail a whole call for one missing key."""
         state = pb.DataResponse()
         for key in (*wanted.keys, *wanted.prefixes):
             try:
-                state.MergeFrom(self._sync(pb.DataRequest(keys=(key,)), timeout=self.timeout))
+                state.MergeFrom(self._call(self._stubs.sync, pb.DataRequest(keys=(key,))))
             except grpc.RpcError as error:
                 if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                     raise
@@ -143,16 +146,8 @@ class Calls:
         if write.updated_at is None:
             # Its servers store what they are sent, and take a missing time for 1970.
             data.updated_at.GetCurrentTime()
-        self._push(data, timeout=self.timeout)
+        self._call(self._stubs.push, data)
         return _convert.to_entry(data)
-
-    def _unary(self, name: str, request: type[WireMessage], response: type[M]) -> Callable[..., M]:
-        method: Callable[..., M] = self._channel.unary_unary(
-            f"/{SERVICE}/{name}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        return method
 
 
 def _first(messages: Iterable[pb.DataResponse]) -> pb.DataResponse:

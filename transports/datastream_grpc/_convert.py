@@ -21,9 +21,9 @@ MESSAGE_BYTES = 1 << 20
 
 def to_data(entry: Entry) -> pb.Data:
     data = pb.Data(
-        key=_utf8(entry.key),
+        key=as_utf8(entry.key),
         value=entry.value,
-        value_type=_utf8(entry.value_type),
+        value_type=as_utf8(entry.value_type),
         revision=entry.revision,
     )
     if entry.operation is Operation.DELETE:
@@ -31,7 +31,7 @@ def to_data(entry: Entry) -> pb.Data:
     if entry.updated_at is not None:
         # A time the wire has no room for is left out, rather than the entry.
         with suppress(ValueError, OverflowError):
-            _set_time(data.updated_at, entry.updated_at)
+            set_time(data.updated_at, entry.updated_at)
     return data
 
 
@@ -64,7 +64,7 @@ def to_item(write: Write) -> pb.WriteItem:
     if write.value is None:
         data.operation = pb.OPERATION_DELETE
     if write.updated_at is not None:
-        _set_time(data.updated_at, write.updated_at)
+        set_time(data.updated_at, write.updated_at)
     return pb.WriteItem(data=data, expect=write.expect)
 
 
@@ -76,17 +76,18 @@ def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
     """
     parts: list[bytes] = []
     size = 0
+    is_first = True
     for entry in batch.entries:
         if not deletes and entry.operation is Operation.DELETE:
             continue
         part = pb.DataResponse(data={entry.key: to_data(entry)}).SerializeToString()
         if parts and size + len(part) > MESSAGE_BYTES:
-            yield b"".join([*parts, _mark(batch, partial=True)])
-            parts, size = [], 0
+            yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=False)])
+            parts, size, is_first = [], 0, False
         parts.append(part)
         size += len(part)
     if parts or deletes or batch.initial:
-        yield b"".join([*parts, _mark(batch)])
+        yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=True)])
 
 
 def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
@@ -108,13 +109,18 @@ def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilit
     )
 
 
-def _mark(batch: Batch, *, partial: bool = False) -> bytes:
+def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> bytes:
+    # Who resumes from the cursor has the whole batch; who forgets what it had has no part of it.
     return pb.DataResponse(
-        cursor=batch.cursor, initial=batch.initial, reset=batch.reset, partial=partial
+        cursor=batch.cursor if is_last else "",
+        initial=batch.initial and is_first,
+        reset=batch.reset and is_first,
+        partial=not is_last,
     ).SerializeToString()
 
 
-def _set_time(stamp: Timestamp, time: datetime) -> None:
+def set_time(stamp: Timestamp, time: datetime) -> None:
+    """Write `time` into a message."""
     # What FromDatetime does, in Python code that takes 2 µs longer.
     since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
     stamp.seconds = since.days * 86_400 + since.seconds
@@ -123,13 +129,17 @@ def _set_time(stamp: Timestamp, time: datetime) -> None:
 
 def _time(data: pb.Data) -> datetime | None:
     """The time of a message; None if it has none, or one that Python does not know."""
-    if data.HasField("updated_at"):
-        with suppress(ValueError, OverflowError):
-            return data.updated_at.ToDatetime(UTC)
+    return time_of(data.updated_at) if data.HasField("updated_at") else None
+
+
+def time_of(stamp: Timestamp) -> datetime | None:
+    """A time of the wire; None if Python does not know it."""
+    with suppress(ValueError, OverflowError):
+        return stamp.ToDatetime(UTC)
     return None
 
 
-def _utf8(text: str) -> str:
+def as_utf8(text: str) -> str:
     """Text as the wire can carry it, whatever a source made of foreign bytes."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 

@@ -9,7 +9,7 @@ from datastream import SourceUnavailable
 from datastream.source import Reading
 from datastream_grpc._calls import LEGACY, Calls
 from datastream_grpc._status import translated
-from datastream_grpc._stream import Message, Stream, Wanted, reading_of
+from datastream_grpc._stream import Message, Stream, Told, Wanted, reading_of
 
 JOIN = 2.0
 """Seconds `close` waits for the thread of the cancelled stream."""
@@ -20,9 +20,11 @@ class LongStream:
 
     Args:
         calls: of the server.
+        told: takes what the server says of itself, see `Stream`.
     """
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Calls, told: Told) -> None:
+        self._told = told
         self.news = threading.Event()
         """Set when something arrived, and whenever there is no stream to wait for any more."""
         self._calls = calls
@@ -94,7 +96,7 @@ class LongStream:
         for stream in running:
             stream.cancel()
         # Cancels every other call that still runs.
-        self._calls.close()
+        self._calls.connection.close()
         self.news.set()
         for stream in running:
             stream.join(JOIN)
@@ -137,6 +139,8 @@ class LongStream:
             self._calls.subscribe,
             wanted,
             since,
+            told=self._told,
+            heard=self._calls.connection.heard,
             position=self._calls.position,
             news=self.news,
             state=state,
@@ -149,7 +153,7 @@ class LongStream:
         self._opening = stream
         try:
             if not stream.begin(self._calls.timeout):
-                raise stream.error or self._calls.silence()
+                raise stream.error or stream.trouble or self._calls.silence()
         except BaseException:
             stream.cancel()
             raise

@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import DecodeError
 from grpc import aio
 
-from datastream import Batch, DatastreamError, InvalidValue, SourceUnavailable, Store, StoreClosed
+from datastream import (
+    Batch,
+    DatastreamError,
+    InvalidValue,
+    SourceUnavailable,
+    Status,
+    Store,
+    StoreClosed,
+)
 from datastream._secrets import logger
+from datastream.aio import AsyncWatch, Inbox
 from datastream.selection import escape
 from datastream_grpc import _convert
+from datastream_grpc._connection import SERVICE
+from datastream_grpc._description import to_description
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import NAME, code_of
 
-SERVICE = "datastream.DataService"
 MAX_ERROR_TEXT = 1000
 """gRPC drops a status whose text takes more than some kilobytes."""
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 
 log = logger("datastream.grpc")
+
+T = TypeVar("T")
 
 Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
@@ -38,10 +51,19 @@ class _ClientLeft(Exception):
 
 
 class Servicer:
-    """Answers for one store."""
+    """Answers for one store.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: what is served.
+        message_bytes: what a client may send at once.
+    """
+
+    def __init__(self, store: Store, message_bytes: int) -> None:
         self._store = store
+        self._message_bytes = message_bytes
+        # What it says of itself as a message, and who waits in a stream that wants to know it.
+        self._description = self._described(store.status.current)
+        self._inboxes: set[Inbox] = set()
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -49,7 +71,7 @@ class Servicer:
         self._serialised: dict[tuple[int, bool], tuple[Batch, list[bytes]]] = {}
 
     def handlers(self) -> Any:
-        """The five methods, to be registered with a server."""
+        """The methods, to be registered with a server."""
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
         methods: dict[str, tuple[Any, Handler, Any]] = {
             "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
@@ -57,6 +79,7 @@ class Servicer:
             "Subscribe": (stream, self.subscribe, pb.DataRequest),
             "PushUpdate": (unary, self.push_update, pb.Data),
             "Write": (unary, self.write, pb.WriteRequest),
+            "Describe": (unary, self.describe, pb.DescribeRequest),
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -93,6 +116,21 @@ class Servicer:
         stored = await self._call(self._store.write, *writes)
         return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
 
+    async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
+        return self._describe(self._store.status.current)
+
+    def tell(self, status: Status) -> None:
+        """Tell all streams how the store stands now."""
+        self._description = self._described(status)
+        for inbox in self._inboxes:
+            inbox.wake()
+
+    def _describe(self, status: Status) -> pb.DescribeResponse:
+        return to_description(status, self._store.features, self._message_bytes)
+
+    def _described(self, status: Status) -> bytes:
+        return pb.DataResponse(description=self._describe(status)).SerializeToString()
+
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
@@ -107,24 +145,36 @@ class Servicer:
             # Another store's stream, whose subscribers may have read later states meanwhile.
             transient=deletes and not once,
         )
-        with _Listed(self._streams):
+        with _listed(self._streams, asyncio.current_task()):
             async with watch:
-                # Not `async for`: its steps are coroutines, one more for each stream and batch.
-                inbox = await watch.inbox()
-                while (found := inbox.poll()) is not None:
-                    if not isinstance(found, Batch):
-                        await found
-                        continue
-                    for message in self._messages(found, deletes):
-                        try:
-                            await context.write(message)
-                        except Exception as error:
-                            # gRPC has no error of its own for this.
-                            raise _ClientLeft from error
-                    if once:
-                        return
+                if await self._serve(watch, request, context):
+                    return
         # Only the end of the store ends its watches.
         raise StoreClosed("the server's store was closed")
+
+    async def _serve(
+        self, watch: AsyncWatch[Batch], request: pb.DataRequest, context: Context
+    ) -> bool:
+        """Send what `watch` gives; True once all that was asked for is sent."""
+        told = self._description if request.describe else b""
+        if told:
+            # Before there is a batch, which a backend that is away keeps waiting for.
+            await _write(context, told)
+        # Not `async for`: its steps are coroutines, one more for each stream and batch.
+        inbox = await watch.inbox()
+        with _listed(self._inboxes, inbox if request.describe else None):
+            while (found := inbox.poll()) is not None:
+                if told and told is not self._description:
+                    told = self._description
+                    await _write(context, told)
+                if not isinstance(found, Batch):
+                    await found
+                    continue
+                for message in self._messages(found, request.deletes):
+                    await _write(context, message)
+                if request.once:
+                    return True
+        return False
 
     async def stop_streams(self) -> None:
         """End every stream with UNAVAILABLE, so that its client comes back to another server."""
@@ -223,21 +273,25 @@ def _serialise(message: Any) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
 
 
-class _Listed:
-    """Keeps the running task in a set, while in the block."""
+async def _write(context: Context, message: bytes) -> None:
+    try:
+        await context.write(message)
+    except Exception as error:
+        # gRPC has no error of its own for this.
+        raise _ClientLeft from error
 
-    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
-        self._tasks = tasks
 
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-
-    def __exit__(self, *_: object) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.discard(task)
+@contextmanager
+def _listed(items: set[T], item: T | None) -> Iterator[None]:
+    """Keep `item` in a set while in the block, if there is one."""
+    if item is None:
+        yield
+        return
+    items.add(item)
+    try:
+        yield
+    finally:
+        items.discard(item)
 
 
 _EMPTY = Empty()

@@ -8,6 +8,7 @@ import grpc
 
 import datastream
 from datastream import DatastreamError
+from datastream.errors import printable
 
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
@@ -59,11 +60,17 @@ def is_unnamed(error: Any, code: grpc.StatusCode) -> bool:
     return error.code() is code and not name_of(error)
 
 
+def kind_of(name: str, otherwise: type[DatastreamError]) -> type[DatastreamError]:
+    """The error that a server calls `name`."""
+    return _NAMED.get(name, otherwise)
+
+
 def from_status(error: Any, where: str) -> DatastreamError:
     """The error that a failed call stands for."""
     code: grpc.StatusCode = error.code()
-    details: str = error.details() or ""
-    kind = _NAMED.get(name_of(error)) or _UNNAMED.get(code, datastream.SourceUnavailable)
+    # A server's text must not reach a terminal as it is.
+    details = printable(error.details() or "")
+    kind = kind_of(name_of(error), _UNNAMED.get(code, datastream.SourceUnavailable))
     if code is grpc.StatusCode.UNAVAILABLE and kind is datastream.SourceUnavailable:
         # gRPC tells the whole story of how it tried; the end of it is what matters.
         details = details.rpartition("last error: ")[2]
@@ -78,4 +85,7 @@ def translated(error: Exception, where: str) -> Exception:
         return from_status(error, where)
     if isinstance(error, EOFError):
         return datastream.SourceUnavailable(f"{where}: {error}")
+    if isinstance(error, ValueError) and "closed" in str(error):
+        # What gRPC raises for a channel that was replaced just now; the next call has the new one.
+        return datastream.SourceUnavailable(f"{where}: the connection was lost; try again")
     return error

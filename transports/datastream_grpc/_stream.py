@@ -20,8 +20,14 @@ BRIEF = 0.2
 """Seconds; a stream that the server ends sooner counts as refused."""
 KEPT = 1000
 """Messages kept one by one; beyond, only the newest entry of each key is."""
+PATIENCE = 0.5
+"""Seconds that a stream gets to begin once the server has said that its backend is away."""
 REMEMBERED = 128
 """Positions before `Stream`'s oldest message that are still known to lie before it."""
+
+
+Told = Callable[[pb.DescribeResponse], Exception | None]
+"""Takes what a server says of itself; returns why its store is not well, None if it is."""
 
 
 class Wanted(NamedTuple):
@@ -71,6 +77,8 @@ class Stream:
 
     Args:
         subscribe: begins the call.
+        told: takes what the server says of itself.
+        heard: called whenever something arrives.
         wanted: what it is opened for.
         since: the position from which it goes on.
         position: gives the position of a message by its cursor.
@@ -84,6 +92,8 @@ class Stream:
         wanted: Wanted,
         since: str,
         *,
+        told: Told,
+        heard: Callable[[], None],
         position: Callable[[str], str],
         news: threading.Event,
         state: Message | None = None,
@@ -95,7 +105,11 @@ class Stream:
         """Why the call ended, once it has."""
         self.refused = False
         """The server ended the call within `BRIEF` seconds."""
-        self._call = subscribe(wanted.request(deletes=True, since=since if state is None else ""))
+        self.trouble: Exception | None = None
+        """Why the backend of the server is away, if the server says so."""
+        self._told, self._heard = told, heard
+        since_sent = since if state is None else ""
+        self._call = subscribe(wanted.request(deletes=True, since=since_sent, describe=True))
         self._position = position
         self._news = news
         # For memory work only: the thread that reads the call must never wait for a reader.
@@ -103,9 +117,9 @@ class Stream:
         self._base = since
         self._messages = [] if state is None else [state]
         self._past: deque[str] = deque(maxlen=REMEMBERED)
-        self._begun = threading.Event()
-        if state is not None:
-            self._begun.set()
+        self._has_begun = state is not None
+        # Set when it begins or ends, and when the server describes itself, until `begin` sees it.
+        self._stirred = threading.Event()
         self._received = 0
         self._thread = threading.Thread(
             target=self._receive, name="datastream-grpc-stream", daemon=True
@@ -115,13 +129,15 @@ class Stream:
     def begin(self, timeout: float) -> bool:
         """Wait for the message that begins the stream; False if there is none.
 
-        Then `error` says why, or nothing at all arrived within `timeout` seconds. A large first
-        message takes as long as its parts take.
+        Then `error` or `trouble` says why, or nothing at all arrived within `timeout` seconds. A
+        large first message takes as long as its parts take.
         """
-        received = -1
-        while not self._begun.is_set() and received != self._received:
+        while not self._has_begun:
             received = self._received
-            self._begun.wait(timeout)
+            has_stirred = self._stirred.wait(PATIENCE if self.trouble else timeout)
+            self._stirred.clear()
+            if not has_stirred and received == self._received:
+                break
         with self._lock:
             return bool(self._messages)
 
@@ -191,7 +207,8 @@ class Stream:
                     message = message._replace(reset=True)
                 self._keep(message)
                 # The first one is taken by who opened the stream.
-                news = self._news if self._begun.is_set() else self._begun
+                news = self._news if self._has_begun else self._stirred
+                self._has_begun = True
                 news.set()
             error = EOFError("the server ended the stream")
         except grpc.RpcError as broken:
@@ -199,11 +216,17 @@ class Stream:
         self.refused = time.monotonic() - self.opened < BRIEF
         with self._lock:
             self.error = error
-        self._begun.set()
+        self._has_begun = True
+        self._stirred.set()
         self._news.set()
 
     def _counted(self) -> Iterator[pb.DataResponse]:
         for message in self._call:
+            self._heard()
+            if message.HasField("description"):
+                self.trouble = self._told(message.description)
+                self._stirred.set()
+                continue
             self._received += 1
             yield message
 

@@ -8,25 +8,29 @@ import threading
 import weakref
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from reactivex.abc import DisposableBase
 
-from datastream import State, Status, Store
+from datastream import DatastreamError, State, Status, Store
 from datastream_grpc import _loop
-from datastream_grpc._servicer import SERVICE, Servicer
+from datastream_grpc._connection import SERVICE
+from datastream_grpc._servicer import Servicer
 
 MAX_MESSAGE = 4 << 20
 """Bytes a client may send at once, gRPC's usual limit."""
+HEARTBEAT = 20.0
+"""Seconds of silence after which a client is asked whether it is there."""
+LEAST_HEARTBEAT = 0.1
 MAX_PORT = 65_535
 HEALTH_KEY = "health"
 """The key that is asked for to find out whether the backend answers; it need not exist."""
 FIRST_LOOK = 0.5
 """Seconds that `serve` gives a backend which was not asked before."""
-LOOK_FIRST, LOOK_MOST = 0.2, 10.0
+LOOK_FIRST, LOOK_MOST = 0.2, 2.0
 """Seconds, at most, between two looks at a backend in trouble, at first and later."""
 
 
@@ -36,13 +40,13 @@ class Server:
     Made by `serve`; a context manager that stops on leaving. The store stays open.
     """
 
-    def __init__(self, store: Store, address: str, max_message_size: int) -> None:
+    def __init__(self, store: Store, address: str, settings: Settings) -> None:
         _check_port(address)
         self._loop = _loop.shared.acquire()
         # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
         self._running = threading.Lock()
         self._running.acquire()
-        self._inner = _Inner(store, address, max_message_size)
+        self._inner = _Inner(store, address, settings)
         try:
             port = _loop.run(self._loop, self._inner.start())
         except BaseException:
@@ -86,8 +90,19 @@ class Server:
         return f"<Server {self.address}>"
 
 
+class Settings(NamedTuple):
+    """How a server runs; see `serve`."""
+
+    max_message_size: int
+    heartbeat: float
+
+
 def serve(
-    store: Store, address: str = "127.0.0.1:8080", *, max_message_size: int = MAX_MESSAGE
+    store: Store,
+    address: str = "127.0.0.1:8080",
+    *,
+    max_message_size: int = MAX_MESSAGE,
+    heartbeat: float = HEARTBEAT,
 ) -> Server:
     """Expose `store` over gRPC; returns as soon as it listens.
 
@@ -99,21 +114,28 @@ def serve(
         store: stays yours: close it after the server.
         address: ``host:port``, port 0 for a free one, or ``unix:path``.
         max_message_size: bytes a client may send in one message.
+        heartbeat: seconds of silence after which a client is asked whether it is there; it has half
+            as long to answer.
 
     Raises:
+        DatastreamError: `heartbeat` is too short.
         OSError: the address is in use, or not this machine's.
     """
-    return Server(store, address, max_message_size)
+    if not heartbeat >= LEAST_HEARTBEAT:
+        raise DatastreamError(
+            f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
+        )
+    return Server(store, address, Settings(max_message_size, heartbeat))
 
 
 class _Inner:
     """What lives on the loop."""
 
-    def __init__(self, store: Store, address: str, max_message_size: int) -> None:
+    def __init__(self, store: Store, address: str, settings: Settings) -> None:
         self._store = store
         self._address = address
-        self._limit = max_message_size
-        self._servicer = Servicer(store)
+        self._settings = settings
+        self._servicer = Servicer(store, settings.max_message_size)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
         self._server: aio.Server | None = None
@@ -122,18 +144,7 @@ class _Inner:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        server = aio.server(
-            options=(
-                ("grpc.max_receive_message_length", self._limit),
-                # Two servers on one port would each get some of the clients.
-                ("grpc.so_reuseport", 0),
-                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-                ("grpc.keepalive_permit_without_calls", 1),
-                # A client that vanished without a word is found and its streams released.
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
-            )
-        )
+        server = aio.server(options=_options(self._settings))
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -176,6 +187,7 @@ class _Inner:
 
     async def _set_health(self, status: Status) -> None:
         self._state = status.state
+        self._servicer.tell(status)
         states = health_pb2.HealthCheckResponse
         serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
         for name in ("", SERVICE):
@@ -201,6 +213,22 @@ class _Inner:
             # At random, so that many servers of one backend do not come back as a herd.
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(2 * pause, LOOK_MOST)
+
+
+def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
+    silence = int(settings.heartbeat * 1000)
+    return (
+        ("grpc.max_receive_message_length", settings.max_message_size),
+        # Two servers on one port would each get some of the clients.
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A client that vanished without a word is found and its streams released.
+        ("grpc.keepalive_time_ms", silence),
+        ("grpc.keepalive_timeout_ms", silence // 2),
+        # Else gRPC waits a minute for an answer, whatever the time-out above says.
+        ("grpc.http2.ping_timeout_ms", silence // 2),
+    )
 
 
 def _check_port(address: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
 from datastream import Capability, DatastreamError, Entry
 from datastream.selection import Selection, Selects
-from datastream.source import WRITING, Feature, Reading, Source, Write, Written
+from datastream.source import Health, Reading, Source, Write, Written
 from datastream.url import Count, Location, Seconds, configured
 from datastream_grpc._calls import Calls
+from datastream_grpc._connection import Connection
+from datastream_grpc._description import ASSUMED, OLDER_SERVER, Description, from_description
 from datastream_grpc._long_stream import LongStream
+from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
 from datastream_grpc._stream import Wanted
 
@@ -22,21 +25,32 @@ MAX_MESSAGE = 64 << 20
 """Bytes a server may answer at once."""
 PAUSE = 0.05
 """Seconds for which `wait` lasts while there is no stream to wait for."""
+FIRST_ASK = 1.0
+"""Seconds that a server gets to say what it can do when it is opened."""
+LEAST_HEARTBEAT = 0.1
+"""Seconds."""
+
+T = TypeVar("T")
 
 
 class GrpcSource(Source):
     """A Source over a server of this protocol, ours or the ancestor's.
 
-    Connects when first used, and again whenever the connection was lost.
+    Connects at once, and again whenever the connection was lost; a server that does not answer may
+    come later.
 
     Args:
         target: ``host:port`` or ``unix:path``.
         timeout: seconds for one call, and for a stream to begin.
         max_message_size: bytes the server may answer at once.
+        heartbeat: seconds of silence after which the server is asked whether it is there; it has as
+            long to answer.
         credentials: for TLS; None is plaintext.
+
+    Raises:
+        DatastreamError: `heartbeat` is too short.
     """
 
-    features = WRITING | {Feature.TYPES, Feature.LOG}
     eventually_consistent = True
 
     def __init__(
@@ -45,14 +59,30 @@ class GrpcSource(Source):
         *,
         timeout: Seconds = 10.0,
         max_message_size: Count = MAX_MESSAGE,
+        heartbeat: Seconds = 15.0,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        channel = _open_channel(target, max_message_size, credentials)
-        self._calls = Calls(channel, target, timeout)
-        self._stream = LongStream(self._calls)
+        if not heartbeat >= LEAST_HEARTBEAT:
+            raise DatastreamError(
+                f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 15"
+            )
+        self._where = target
+        self.features = ASSUMED
+        self._connection = Connection(
+            partial(_open_channel, target, max_message_size, credentials),
+            target,
+            heartbeat,
+            described=self._described,
+            died=self._died,
+        )
+        self._calls = Calls(self._connection, target, timeout)
+        self._stream = LongStream(self._calls, self._told)
+        # Whoever uses it finds out why it does not answer.
+        with suppress(grpc.RpcError):
+            self._described(self._connection.describe(min(timeout, FIRST_ASK)))
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._calls.capabilities()
+        return self._answered(self._calls.capabilities())
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         """The state by a call; what changed from the stream, or for a resume by one call.
@@ -64,28 +94,29 @@ class GrpcSource(Source):
         """
         wanted = Wanted.of(selection)
         if since is None:
-            return self._stream.state(wanted)
+            return self._answered(self._stream.state(wanted))
         if isinstance(selection, Selection):
             return self._calls.once(wanted, since)
         return self._stream.after(wanted, since)
 
     def get(self, key: str) -> Entry | None:
-        return self._calls.entry(key)
+        return self._answered(self._calls.entry(key))
 
     def wait(self, timeout: float | None) -> None:
-        stream = self._stream
-        if not stream.is_running:
-            # It was released, or ended: only a read can tell what happened meanwhile.
-            timeout = min(PAUSE, math.inf if timeout is None else timeout)
-        stream.news.wait(timeout)
+        stream, connection = self._stream, self._connection
+        # Without a stream, only a read can tell what happened meanwhile.
+        soon = connection.due() if stream.is_running else PAUSE
+        stream.news.wait(soon if timeout is None else min(soon, timeout))
         # Not lost, if it is set just now: a read follows, which finds what it was set for.
         stream.news.clear()
+        connection.ask_if_due()
+        connection.mend()
 
     def wake(self) -> None:
         self._stream.news.set()
 
     def write(self, writes: Sequence[Write]) -> Written:
-        return Written(self._calls.write(writes))
+        return Written(self._answered(self._calls.write(writes)))
 
     def translate(self, error: Exception, key: str | None) -> Exception:
         return translated(error, self._calls.where)
@@ -95,6 +126,33 @@ class GrpcSource(Source):
 
     def close(self) -> None:
         self._stream.close()
+
+    def _answered(self, answer: T) -> T:
+        """`answer`; that there is one is all that is known of the backend while no stream runs."""
+        health = self.health
+        if health.error is not None and not self._stream.is_running:
+            self.health = Health(degraded=health.degraded)
+        return answer
+
+    # Called on threads of gRPC.
+
+    def _described(self, described: pb.DescribeResponse | None) -> None:
+        self._take(OLDER_SERVER if described is None else from_description(described, self._where))
+
+    def _told(self, described: pb.DescribeResponse) -> Exception | None:
+        self._described(described)
+        return self.health.error
+
+    def _died(self) -> None:
+        self._take(Description(self.features, Health(self._connection.silence())))
+
+    def _take(self, description: Description) -> None:
+        if description.features != self.features:
+            self.features = description.features
+        health = description.health
+        if (str(health.error), health.degraded) != (str(self.health.error), self.health.degraded):
+            self.health = health
+            self._stream.news.set()
 
 
 def _open_channel(
@@ -107,11 +165,9 @@ def _open_channel(
         ("grpc.max_send_message_length", -1),
         # Back soon after the server is, instead of after gRPC's two minutes.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # What it says it is not: how long an attempt may take.
+        ("grpc.min_reconnect_backoff_ms", 5_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.keepalive_time_ms", 30_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
         # A connection of its own, which ends with this source.
         ("grpc.use_local_subchannel_pool", 1),
     )

@@ -16,9 +16,47 @@ class Operation(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPERATION_UNSPECIFIED: _ClassVar[Operation]
     OPERATION_PUT: _ClassVar[Operation]
     OPERATION_DELETE: _ClassVar[Operation]
+
+class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_UNSPECIFIED: _ClassVar[State]
+    STATE_CONNECTING: _ClassVar[State]
+    STATE_READY: _ClassVar[State]
+    STATE_STALE: _ClassVar[State]
+    STATE_FAILED: _ClassVar[State]
+    STATE_CLOSED: _ClassVar[State]
+
+class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FEATURE_UNSPECIFIED: _ClassVar[Feature]
+    FEATURE_WRITE: _ClassVar[Feature]
+    FEATURE_COMPARE_AND_SET: _ClassVar[Feature]
+    FEATURE_ATOMIC: _ClassVar[Feature]
+    FEATURE_TYPES: _ClassVar[Feature]
+    FEATURE_LOG: _ClassVar[Feature]
+    FEATURE_MESSAGES: _ClassVar[Feature]
+    FEATURE_HISTORY: _ClassVar[Feature]
+    FEATURE_AT: _ClassVar[Feature]
+    FEATURE_REPLAY: _ClassVar[Feature]
 OPERATION_UNSPECIFIED: Operation
 OPERATION_PUT: Operation
 OPERATION_DELETE: Operation
+STATE_UNSPECIFIED: State
+STATE_CONNECTING: State
+STATE_READY: State
+STATE_STALE: State
+STATE_FAILED: State
+STATE_CLOSED: State
+FEATURE_UNSPECIFIED: Feature
+FEATURE_WRITE: Feature
+FEATURE_COMPARE_AND_SET: Feature
+FEATURE_ATOMIC: Feature
+FEATURE_TYPES: Feature
+FEATURE_LOG: Feature
+FEATURE_MESSAGES: Feature
+FEATURE_HISTORY: Feature
+FEATURE_AT: Feature
+FEATURE_REPLAY: Feature
 
 class ListCapabilitiesRequest(_message.Message):
     __slots__ = ()
@@ -39,7 +77,7 @@ class Capability(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value_type: _Optional[str] = ...) -> None: ...
 
 class DataRequest(_message.Message):
-    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once")
+    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe")
     class RevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -53,16 +91,18 @@ class DataRequest(_message.Message):
     REVISIONS_FIELD_NUMBER: _ClassVar[int]
     DELETES_FIELD_NUMBER: _ClassVar[int]
     ONCE_FIELD_NUMBER: _ClassVar[int]
+    DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
     revisions: _containers.ScalarMap[str, str]
     deletes: bool
     once: bool
-    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ...) -> None: ...
+    describe: bool
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ...) -> None: ...
 
 class DataResponse(_message.Message):
-    __slots__ = ("data", "cursor", "initial", "reset", "partial")
+    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,12 +115,14 @@ class DataResponse(_message.Message):
     INITIAL_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     data: _containers.MessageMap[str, Data]
     cursor: str
     initial: bool
     reset: bool
     partial: bool
-    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ...) -> None: ...
+    description: DescribeResponse
+    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ...) -> None: ...
 
 class Data(_message.Message):
     __slots__ = ("key", "value", "value_type", "updated_at", "revision", "operation")
@@ -117,3 +159,43 @@ class WriteResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[Data]
     def __init__(self, entries: _Optional[_Iterable[_Union[Data, _Mapping]]] = ...) -> None: ...
+
+class DescribeRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class DescribeResponse(_message.Message):
+    __slots__ = ("status", "features", "limits", "version")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    features: _containers.RepeatedScalarFieldContainer[Feature]
+    limits: Limits
+    version: str
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("state", "since", "reason", "degraded", "error")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    DEGRADED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    state: State
+    since: _timestamp_pb2.Timestamp
+    reason: str
+    degraded: str
+    error: str
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., degraded: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
+
+class Limits(_message.Message):
+    __slots__ = ("message_bytes", "keys", "patterns")
+    MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    message_bytes: int
+    keys: int
+    patterns: int
+    def __init__(self, message_bytes: _Optional[int] = ..., keys: _Optional[int] = ..., patterns: _Optional[int] = ...) -> None: ...
