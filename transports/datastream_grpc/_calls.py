@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import Any, TypeVar
 
 import grpc
 
-from datastream import Capability, Entry, SourceUnavailable, Unsupported
+from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import is_unnamed
-from datastream_grpc._stream import Message, Wanted, entries_of, reading_of
+from datastream_grpc._stream import Wanted, entries_of, message_of, reading_of
 
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
@@ -38,25 +38,25 @@ class Calls:
         self.timeout = timeout
         self._legacy_positions = count(1)
 
-    def capabilities(self) -> Sequence[Capability]:
-        """Every key with its type."""
-        response = self._call(self._stubs.list, pb.ListCapabilitiesRequest())
+    def capabilities(self, at: str = "") -> Sequence[Capability]:
+        """Every key with its type, now or at a point in the past."""
+        response = self._call(self._stubs.list, pb.ListCapabilitiesRequest(at=at))
         return [Capability(c.key, c.value_type) for c in response.capabilities]
 
-    def entry(self, key: str) -> Entry | None:
-        """The entry of one key."""
+    def entry(self, key: str, at: str = "") -> Entry | None:
+        """The entry of one key, now or at a point in the past."""
         try:
-            response = self._call(self._stubs.sync, pb.DataRequest(keys=(key,)))
+            response = self._call(self._stubs.sync, pb.DataRequest(keys=(key,), at=at))
         except grpc.RpcError as error:
             if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 return None
             raise
         return _convert.to_entry(response.data[key]) if key in response.data else None
 
-    def state(self, wanted: Wanted) -> Reading:
-        """The complete state."""
+    def state(self, wanted: Wanted, at: str = "") -> Reading:
+        """The complete state, now or at a point in the past."""
         try:
-            response = self._call(self._stubs.sync, wanted.request())
+            response = self._call(self._stubs.sync, wanted.request(at=at))
         except grpc.RpcError as error:
             if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 raise
@@ -79,11 +79,48 @@ class Calls:
                 next(call, None)
         finally:
             call.cancel()
-        return reading_of([Message(entries_of(received), received.cursor, received.reset)])
+        return reading_of([message_of(received, received.cursor)])
+
+    def describe_at(self, point: str) -> pb.DescribeResponse:
+        """What can be done with the store as it was then."""
+        response: pb.DescribeResponse = self._call(
+            self._stubs.describe, pb.DescribeRequest(at=point)
+        )
+        return response
+
+    def history(self, key: str, at: str = "") -> Iterator[Revision]:
+        """What a key held before, newest first."""
+        request = pb.HistoryRequest(key=key, at=at)
+        for some in self._long(self._stubs.history, request):
+            yield from map(_convert.to_revision, some.revisions)
+
+    def replay(self, wanted: Wanted, since: str) -> Iterator[Reading]:
+        """What happened since a point in the past, batch by batch."""
+        request = pb.ReplayRequest(
+            keys=[*wanted.keys, *wanted.prefixes], match=wanted.patterns, since=since
+        )
+        for received in _convert.from_messages(self._long(self._stubs.replay, request)):
+            reading = reading_of([message_of(received, received.cursor)])
+            yield reading._replace(complete=received.initial)
+
+    def _long(self, method: Callable[..., Any], request: Any) -> Iterator[Any]:
+        """The messages of a stream that ends by itself, or with the connection."""
+        call = method(request)
+        with self.connection.watched():
+            try:
+                for message in call:
+                    self.connection.heard()
+                    yield message
+            finally:
+                call.cancel()
 
     def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Write all of them; the entries as stored."""
-        request = pb.WriteRequest(writes=[_convert.to_item(write) for write in writes])
+        request = pb.WriteRequest(
+            writes=[_convert.to_item(write) for write in writes],
+            message=next((write.message for write in writes if write.message), ""),
+            author=next((write.author for write in writes if write.author), ""),
+        )
         try:
             response = self._call(self._stubs.write, request)
         except grpc.RpcError as error:

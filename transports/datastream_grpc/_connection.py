@@ -37,6 +37,16 @@ class Stubs:
             request_serializer=pb.DataRequest.SerializeToString,
             response_deserializer=pb.DataResponse.FromString,
         )
+        self.history = channel.unary_stream(
+            f"/{SERVICE}/History",
+            request_serializer=pb.HistoryRequest.SerializeToString,
+            response_deserializer=pb.HistoryResponse.FromString,
+        )
+        self.replay = channel.unary_stream(
+            f"/{SERVICE}/Replay",
+            request_serializer=pb.ReplayRequest.SerializeToString,
+            response_deserializer=pb.DataResponse.FromString,
+        )
 
 
 class Connection:

@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from datastream import Batch, Entry, InvalidValue, Operation
+from datastream import Batch, Entry, InvalidValue, Operation, Revision
 from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._pb import service_pb2 as pb
@@ -103,6 +103,29 @@ def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataRespon
             whole = None
 
 
+def to_history(revisions: Iterable[Revision]) -> pb.HistoryResponse:
+    return pb.HistoryResponse(
+        revisions=[
+            pb.Revision(
+                data=to_data(revision.entry),
+                point=as_utf8(revision.point),
+                author=as_utf8(revision.author),
+                message=as_utf8(revision.message),
+            )
+            for revision in revisions
+        ]
+    )
+
+
+def to_revision(told: pb.Revision) -> Revision:
+    return Revision(to_entry(told.data), told.point, told.author, told.message)
+
+
+def to_point(point: str | datetime) -> str:
+    """A point in the past as text."""
+    return point if isinstance(point, str) else point.isoformat()
+
+
 def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilitiesResponse:
     return pb.ListCapabilitiesResponse(
         capabilities=[pb.Capability(key=key, value_type=kind) for key, kind in capabilities]
@@ -111,12 +134,17 @@ def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilit
 
 def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> bytes:
     # Who resumes from the cursor has the whole batch; who forgets what it had has no part of it.
-    return pb.DataResponse(
-        cursor=batch.cursor if is_last else "",
-        initial=batch.initial and is_first,
-        reset=batch.reset and is_first,
-        partial=not is_last,
-    ).SerializeToString()
+    mark = pb.DataResponse(initial=batch.initial and is_first, reset=batch.reset and is_first)
+    if not is_last:
+        mark.partial = True
+        return mark.SerializeToString()
+    mark.cursor = batch.cursor
+    if batch.created:
+        mark.created.extend(map(as_utf8, batch.created))
+    if batch.author or batch.message or batch.point:
+        mark.author, mark.message = as_utf8(batch.author), as_utf8(batch.message)
+        mark.point = as_utf8(batch.point)
+    return mark.SerializeToString()
 
 
 def set_time(stamp: Timestamp, time: datetime) -> None:

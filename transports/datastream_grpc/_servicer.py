@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,8 +19,8 @@ from datastream import (
     Batch,
     DatastreamError,
     InvalidValue,
+    Revision,
     SourceUnavailable,
-    Status,
     Store,
     StoreClosed,
 )
@@ -30,6 +31,7 @@ from datastream_grpc import _convert
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._pieces import Pieces, at_point, history_of
 from datastream_grpc._status import NAME, code_of
 
 MAX_ERROR_TEXT = 1000
@@ -62,7 +64,7 @@ class Servicer:
         self._store = store
         self._message_bytes = message_bytes
         # What it says of itself as a message, and who waits in a stream that wants to know it.
-        self._description = self._described(store.status.current)
+        self._description = self._described()
         self._inboxes: set[Inbox] = set()
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
@@ -80,6 +82,8 @@ class Servicer:
             "PushUpdate": (unary, self.push_update, pb.Data),
             "Write": (unary, self.write, pb.WriteRequest),
             "Describe": (unary, self.describe, pb.DescribeRequest),
+            "History": (stream, self.history, pb.HistoryRequest),
+            "Replay": (stream, self.replay, pb.ReplayRequest),
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
@@ -95,11 +99,16 @@ class Servicer:
         )
 
     async def list_capabilities(self, request: pb.ListCapabilitiesRequest, context: Context) -> Any:
+        if request.at:
+            return _convert.to_capabilities(await self._at(request.at, Store.capabilities))
         return _convert.to_capabilities(await self._call(self._store.capabilities))
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
         keys, match = _selected(request)
-        batch = await self._call(self._store.snapshot_batch, *keys, match=match)
+        if request.at:
+            batch = await self._at(request.at, lambda s: s.snapshot_batch(*keys, match=match))
+        else:
+            batch = await self._call(self._store.snapshot_batch, *keys, match=match)
         data = {entry.key: _convert.to_data(entry) for entry in batch.entries}
         return pb.DataResponse(data=data, cursor=batch.cursor, initial=True).SerializeToString()
 
@@ -113,29 +122,68 @@ class Servicer:
             _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
             for item in request.writes
         ]
+        if request.message or request.author:
+            message, author = request.message, request.author
+            writes = [write._replace(message=message, author=author) for write in writes]
         stored = await self._call(self._store.write, *writes)
         return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
-        return self._describe(self._store.status.current)
+        if request.at:
+            return await self._at(request.at, self._describe)
+        return self._describe(self._store)
 
-    def tell(self, status: Status) -> None:
+    async def history(self, request: pb.HistoryRequest, context: Context) -> None:
+        revisions = partial(history_of, self._store, request.key, request.at)
+
+        def messages(piece: Sequence[Revision]) -> Iterable[bytes]:
+            return (_convert.to_history(piece).SerializeToString(),)
+
+        await self._send_past(revisions, messages, context)
+
+    async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
+        keys, match = _selected(request)
+        batches = partial(self._store.replayed, *keys, match=match, since=request.since or None)
+
+        def messages(piece: Sequence[Batch]) -> Iterable[bytes]:
+            for batch in piece:
+                yield from _convert.to_messages(batch, deletes=True)
+
+        await self._send_past(batches, messages, context)
+
+    async def _send_past(
+        self,
+        start: Callable[[], Iterator[T]],
+        messages: Callable[[Sequence[T]], Iterable[bytes]],
+        context: Context,
+    ) -> None:
+        """Send what an iterator of the store gives, read in threads as the client takes it."""
+        run = self._store.threads.run
+        with _listed(self._streams, asyncio.current_task()), closing(Pieces(start)) as pieces:
+            while piece := await run(pieces.take):
+                for message in await run(list, messages(piece)):
+                    await _write(context, message)
+
+    async def _at(self, point: str, use: Callable[[Store], T]) -> T:
+        """What `use` finds in the store as it was."""
+        return await self._store.threads.run(at_point, self._store, point, use)
+
+    def tell(self) -> None:
         """Tell all streams how the store stands now."""
-        self._description = self._described(status)
+        self._description = self._described()
         for inbox in self._inboxes:
             inbox.wake()
 
-    def _describe(self, status: Status) -> pb.DescribeResponse:
-        return to_description(status, self._store.features, self._message_bytes)
+    def _describe(self, store: Store) -> pb.DescribeResponse:
+        return to_description(store.status.current, store.features, self._message_bytes)
 
-    def _described(self, status: Status) -> bytes:
-        return pb.DataResponse(description=self._describe(status)).SerializeToString()
+    def _described(self) -> bytes:
+        return pb.DataResponse(description=self._describe(self._store)).SerializeToString()
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable("the server is shutting down")
-        deletes, once = request.deletes, request.once
         since = request.since or dict(request.revisions) or None
         keys, match = _selected(request)
         watch = self._store.awatch_batches(
@@ -143,7 +191,7 @@ class Servicer:
             match=match,
             since=since,
             # Another store's stream, whose subscribers may have read later states meanwhile.
-            transient=deletes and not once,
+            transient=request.deletes,
         )
         with _listed(self._streams, asyncio.current_task()):
             async with watch:
@@ -248,7 +296,7 @@ def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None
         log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
 
 
-def _selected(request: pb.DataRequest) -> tuple[Sequence[str], Sequence[str]]:
+def _selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:
     """Keys and patterns as a store takes them; on the wire a "*" in a key is only a character."""
     if not any("*" in key for key in request.keys):
         return request.keys, tuple(request.match)

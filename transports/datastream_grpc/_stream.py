@@ -70,6 +70,11 @@ class Message(NamedTuple):
     """Where the backend is after it."""
     reset: bool = False
     """The full state instead of what changed."""
+    created: frozenset[str] = frozenset()
+    """Keys of `entries` that held nothing before it."""
+    author: str = ""
+    message: str = ""
+    point: str = ""
 
 
 class Stream:
@@ -191,8 +196,8 @@ class Stream:
             self._messages.append(message)
             if len(self._messages) > KEPT:
                 # Readers go on from the first or the last position; others subscribe anew.
-                entries, position, reset = reading_of(self._messages)[:3]
-                self._messages = [Message(entries, position, reset)]
+                merged = reading_of(self._messages)
+                self._messages = [Message(*merged[:3], created=merged.created)]
 
     def _reading(self) -> Reading:
         messages = self._messages
@@ -202,10 +207,7 @@ class Stream:
         error: Exception
         try:
             for received in _convert.from_messages(self._counted()):
-                message = Message(entries_of(received), self._position(received.cursor))
-                if received.reset:
-                    message = message._replace(reset=True)
-                self._keep(message)
+                self._keep(message_of(received, self._position(received.cursor)))
                 # The first one is taken by who opened the stream.
                 news = self._news if self._has_begun else self._stirred
                 self._has_begun = True
@@ -234,16 +236,52 @@ class Stream:
 def reading_of(messages: Sequence[Message]) -> Reading:
     """What messages that follow each other say together."""
     reset = any(message.reset for message in messages)
-    entries = messages[0].entries if len(messages) == 1 else _newest(messages)
+    position = messages[-1].position
     if reset:
         # A state has no deletes.
-        entries = [entry for entry in entries if entry.operation is Operation.PUT]
-    return Reading(entries, messages[-1].position, reset)
+        puts = [entry for entry in _newest(messages) if entry.operation is Operation.PUT]
+        return Reading(puts, position, complete=True)
+    changing = [message for message in messages if message.entries]
+    if len(changing) > 1:
+        return Reading(_newest(changing), position, False, created=_created(changing))
+    only = changing[0] if changing else messages[0]
+    return Reading(
+        only.entries,
+        position,
+        False,
+        author=only.author,
+        message=only.message,
+        point=only.point,
+        created=only.created,
+    )
+
+
+def message_of(received: pb.DataResponse, position: str) -> Message:
+    """A message of the wire that is a whole batch."""
+    return Message(
+        entries_of(received),
+        position,
+        received.reset,
+        frozenset(received.created),
+        received.author,
+        received.message,
+        received.point,
+    )
 
 
 def entries_of(message: pb.DataResponse) -> list[Entry]:
     """The entries of a message of the wire."""
     return [_convert.to_entry(data) for data in message.data.values()]
+
+
+def _created(messages: Iterable[Message]) -> frozenset[str]:
+    """Keys that held nothing before the first message: what the first one says that has the key."""
+    seen: set[str] = set()
+    created: set[str] = set()
+    for message in messages:
+        created |= message.created - seen
+        seen.update(entry.key for entry in message.entries)
+    return frozenset(created)
 
 
 def _newest(messages: Iterable[Message]) -> list[Entry]:

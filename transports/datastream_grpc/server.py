@@ -187,7 +187,7 @@ class _Inner:
 
     async def _set_health(self, status: Status) -> None:
         self._state = status.state
-        self._servicer.tell(status)
+        self._servicer.tell()
         states = health_pb2.HealthCheckResponse
         serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
         for name in ("", SERVICE):

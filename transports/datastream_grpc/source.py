@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
 import grpc
 
-from datastream import Capability, DatastreamError, Entry
+from datastream import Capability, DatastreamError, Entry, Revision
 from datastream.selection import Selection, Selects
 from datastream.source import Health, Reading, Source, Write, Written
 from datastream.url import Count, Location, Seconds, configured
+from datastream_grpc import _convert
 from datastream_grpc._calls import Calls
 from datastream_grpc._connection import Connection
 from datastream_grpc._description import ASSUMED, OLDER_SERVER, Description, from_description
 from datastream_grpc._long_stream import LongStream
+from datastream_grpc._past import PastSource
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
 from datastream_grpc._stream import Wanted
@@ -101,6 +104,19 @@ class GrpcSource(Source):
 
     def get(self, key: str) -> Entry | None:
         return self._answered(self._calls.entry(key))
+
+    def history(self, key: str) -> Iterator[Revision]:
+        """As in `HasHistory`."""
+        return self._calls.history(key)
+
+    def at(self, point: str | datetime) -> Source:
+        """As in `HasAt`."""
+        return PastSource(self._calls, _convert.to_point(point))
+
+    def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
+        """As in `HasReplay`."""
+        point = "" if since is None else _convert.to_point(since)
+        return self._calls.replay(Wanted.of(selection), point)
 
     def wait(self, timeout: float | None) -> None:
         stream, connection = self._stream, self._connection

@@ -244,9 +244,8 @@ class History:
             groups,
             list(self.acknowledged),
             may_reset=self.backend.may_reset,
-            # The wire does not tell which keys were created after a cursor.
             content_revisions=self.backend.content_revisions,
-            exact_resumes=self.backend.exact_resumes and not self.remote,
+            exact_resumes=self.backend.exact_resumes,
         )
 
     def _check(self):

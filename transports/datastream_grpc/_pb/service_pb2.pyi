@@ -59,8 +59,10 @@ FEATURE_AT: Feature
 FEATURE_REPLAY: Feature
 
 class ListCapabilitiesRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("at",)
+    AT_FIELD_NUMBER: _ClassVar[int]
+    at: str
+    def __init__(self, at: _Optional[str] = ...) -> None: ...
 
 class ListCapabilitiesResponse(_message.Message):
     __slots__ = ("capabilities",)
@@ -77,7 +79,7 @@ class Capability(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value_type: _Optional[str] = ...) -> None: ...
 
 class DataRequest(_message.Message):
-    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe")
+    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at")
     class RevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +94,7 @@ class DataRequest(_message.Message):
     DELETES_FIELD_NUMBER: _ClassVar[int]
     ONCE_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
@@ -99,10 +102,11 @@ class DataRequest(_message.Message):
     deletes: bool
     once: bool
     describe: bool
-    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ...) -> None: ...
+    at: str
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ...) -> None: ...
 
 class DataResponse(_message.Message):
-    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description")
+    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -116,13 +120,21 @@ class DataResponse(_message.Message):
     RESET_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
     data: _containers.MessageMap[str, Data]
     cursor: str
     initial: bool
     reset: bool
     partial: bool
     description: DescribeResponse
-    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ...) -> None: ...
+    created: _containers.RepeatedScalarFieldContainer[str]
+    author: str
+    message: str
+    point: str
+    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ..., created: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., point: _Optional[str] = ...) -> None: ...
 
 class Data(_message.Message):
     __slots__ = ("key", "value", "value_type", "updated_at", "revision", "operation")
@@ -141,10 +153,14 @@ class Data(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ..., value_type: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ...) -> None: ...
 
 class WriteRequest(_message.Message):
-    __slots__ = ("writes",)
+    __slots__ = ("writes", "message", "author")
     WRITES_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
     writes: _containers.RepeatedCompositeFieldContainer[WriteItem]
-    def __init__(self, writes: _Optional[_Iterable[_Union[WriteItem, _Mapping]]] = ...) -> None: ...
+    message: str
+    author: str
+    def __init__(self, writes: _Optional[_Iterable[_Union[WriteItem, _Mapping]]] = ..., message: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
 
 class WriteItem(_message.Message):
     __slots__ = ("data", "expect")
@@ -160,9 +176,47 @@ class WriteResponse(_message.Message):
     entries: _containers.RepeatedCompositeFieldContainer[Data]
     def __init__(self, entries: _Optional[_Iterable[_Union[Data, _Mapping]]] = ...) -> None: ...
 
+class HistoryRequest(_message.Message):
+    __slots__ = ("key", "at")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    at: str
+    def __init__(self, key: _Optional[str] = ..., at: _Optional[str] = ...) -> None: ...
+
+class HistoryResponse(_message.Message):
+    __slots__ = ("revisions",)
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    revisions: _containers.RepeatedCompositeFieldContainer[Revision]
+    def __init__(self, revisions: _Optional[_Iterable[_Union[Revision, _Mapping]]] = ...) -> None: ...
+
+class Revision(_message.Message):
+    __slots__ = ("data", "point", "author", "message")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    POINT_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    data: Data
+    point: str
+    author: str
+    message: str
+    def __init__(self, data: _Optional[_Union[Data, _Mapping]] = ..., point: _Optional[str] = ..., author: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ReplayRequest(_message.Message):
+    __slots__ = ("keys", "match", "since")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    match: _containers.RepeatedScalarFieldContainer[str]
+    since: str
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("at",)
+    AT_FIELD_NUMBER: _ClassVar[int]
+    at: str
+    def __init__(self, at: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
     __slots__ = ("status", "features", "limits", "version")

@@ -1,0 +1,156 @@
+"""The past of a served store, at its clients."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import datastream_grpc
+import pytest
+from dulwich import porcelain
+
+import datastream
+from datastream import DatastreamError, Feature, KeyNotFound, Operation, ReadOnly, Unsupported
+from tests.integration._programs.tools import TIMEOUT, eventually
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def local(stack, tmp_path):
+    porcelain.init(tmp_path / "repository").close()
+    return stack.enter_context(datastream.open(f"git:{tmp_path}/repository"))
+
+
+@pytest.fixture
+def server(stack, local):
+    return stack.enter_context(datastream_grpc.serve(local, "127.0.0.1:0"))
+
+
+@pytest.fixture
+def remote(stack, server):
+    return stack.enter_context(datastream.open(f"grpc://{server.address}"))
+
+
+def test_history_is_that_of_the_served_store(local, remote):
+    for number in range(100):
+        remote.put("k", number, message=f"number {number}", author="A <a@example.org>")
+    remote.delete("k", message="gone")
+    assert list(remote.history("k")) == list(local.history("k"))
+    newest, before = list(remote.history("k"))[:2]
+    assert (newest.entry.operation, newest.message) == (Operation.DELETE, "gone\n")
+    assert (before.entry.value, before.author) == (b"99", "A <a@example.org>")
+    assert list(remote.history("never")) == []
+
+
+def test_a_history_that_is_not_read_to_its_end_ends_its_call(local, server, remote):
+    for number in range(100):
+        local["k"] = number
+    revisions = remote.history("k")
+    assert next(revisions).entry.value == b"99"
+    revisions.close()
+    eventually(lambda: not server._inner._servicer._streams, "the end of the call")
+    assert not [t for t in threading.enumerate() if t.name == "datastream-grpc-watch"]
+
+
+def test_the_store_as_it_was(local, remote):
+    local.put_many({"a": 1, "fx/b": 2})
+    first = next(local.history("a"))
+    local.put("a", 3)
+    local.delete("fx/b")
+    for point in (first.point, first.entry.updated_at, first.entry.updated_at.isoformat()):
+        with remote.at(point) as past, local.at(point) as same:
+            assert past.snapshot() == same.snapshot()
+            assert past.snapshot("fx/") == same.snapshot("fx/")
+            assert list(past.capabilities()) == list(same.capabilities())
+            assert past["a"] == same["a"]
+            assert list(past.history("a")) == list(same.history("a"))
+            assert past.features == same.features
+            with pytest.raises(KeyNotFound):
+                past["missing"]
+            with pytest.raises(ReadOnly):
+                past["a"] = 4
+    with pytest.raises(DatastreamError, match="nowhere"):
+        remote.at("nowhere")
+    # Whoever has closed the past has the present.
+    assert remote["a"] == 3
+
+
+def test_a_replay_goes_live(local, remote):
+    local.put_many({"a": 1, "b": 1}, message="both")
+    local["other"] = 0
+    local["a"] = 2
+    batches, arrived = [], threading.Semaphore(0)
+    remote.replay("a", "b").subscribe(lambda b: (batches.append(b), arrived.release()))
+    expected = []
+    local.replay("a", "b").subscribe(lambda b: (expected.append(b), arrived.release()))
+    for _ in range(6):
+        assert arrived.acquire(timeout=TIMEOUT)
+    eventually(lambda: len(batches) == len(expected) == 3, "three batches each")
+    assert batches == expected
+    assert batches[1].message == "both\n"
+    local["a"] = 3
+    assert arrived.acquire(timeout=TIMEOUT)
+    assert arrived.acquire(timeout=TIMEOUT)
+    assert [entry.value for entry in batches[-1].entries] == [b"3"]
+
+
+def test_a_batch_says_who_and_why(local, remote):
+    batches, arrived = [], threading.Semaphore(0)
+    remote.watch_batches("a").subscribe(lambda b: (batches.append(b), arrived.release()))
+    assert arrived.acquire(timeout=TIMEOUT)
+    local.put("a", 1, message="because", author="A <a@example.org>")
+    assert arrived.acquire(timeout=TIMEOUT)
+    assert (batches[-1].message, batches[-1].author) == ("because\n", "A <a@example.org>")
+    assert batches[-1].point == next(local.history("a")).point
+
+
+def test_a_replay_ends_with_the_connection(local, server, remote):
+    for number in range(20):
+        # More than is under way before anybody reads it.
+        local["k"] = b"%d" % number * 400_000
+    gate, errors, ended = threading.Event(), [], threading.Event()
+    remote.replay().subscribe(
+        lambda batch: gate.wait(TIMEOUT), lambda error: (errors.append(error), ended.set())
+    )
+    server.stop(0)
+    gate.set()
+    assert ended.wait(TIMEOUT)
+    assert isinstance(errors[0], DatastreamError)
+
+
+def test_a_served_store_without_a_past_refuses(stack):
+    with (
+        datastream.open("memory:") as store,
+        datastream_grpc.serve(store, "127.0.0.1:0") as server,
+        datastream.open(f"grpc://{server.address}") as remote,
+    ):
+        assert not remote.features & {Feature.HISTORY, Feature.AT, Feature.REPLAY}
+        for call in (lambda: remote.history("k"), lambda: remote.at("x"), remote.replay):
+            with pytest.raises(Unsupported, match="git"):
+                call()
+        with pytest.raises(Unsupported, match="message"):
+            remote.put("k", 1, message="why")
+
+
+# --- what was created ---
+
+
+def test_a_resume_is_told_of_no_key_that_came_and_went(stack, local, remote):
+    local["k"] = 1
+    cursor = local.snapshot_batch().cursor
+    local["transient"] = 1
+    local.delete("transient")
+    local["new"] = 1
+    batches, arrived = [], threading.Semaphore(0)
+    remote.watch_batches(since=cursor).subscribe(lambda b: (batches.append(b), arrived.release()))
+    assert arrived.acquire(timeout=TIMEOUT)
+    assert [entry.key for entry in batches[0].entries] == ["new"]
+    assert batches[0].created == {"new"}
+    local.put_many({"k": 2, "newer": 1})
+    assert arrived.acquire(timeout=TIMEOUT)
+    assert batches[1].created == {"newer"}

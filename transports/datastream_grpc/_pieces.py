@@ -1,0 +1,71 @@
+"""The past of a store, read by threads as a client takes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Generic, TypeVar
+
+from datastream import Revision, Store
+
+ITEMS, SECONDS = 64, 0.1
+"""What is read at once, at most."""
+
+T = TypeVar("T")
+
+
+class Pieces(Generic[T]):
+    """An iterator that threads advance, a piece at a time.
+
+    Args:
+        start: makes the iterator, in a thread too.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[T]]) -> None:
+        self._start = start
+        self._items: Iterator[T] | None = None
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def take(self) -> list[T]:
+        """The next items, as many as are there soon; none at the end."""
+        with self._lock:
+            if self._items is None:
+                self._items = self._start()
+            piece: list[T] = []
+            until = monotonic() + SECONDS
+            for item in self._items:
+                piece.append(item)
+                if self._closed or len(piece) == ITEMS or monotonic() > until:
+                    break
+            if self._closed:
+                self._free()
+            return piece
+
+    def close(self) -> None:
+        """Free what the iterator holds, unless a thread advances it just now: then that does."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._free()
+            finally:
+                self._lock.release()
+
+    def _free(self) -> None:
+        getattr(self._items, "close", lambda: None)()
+
+
+def at_point(store: Store, point: str, use: Callable[[Store], T]) -> T:
+    """What `use` finds in `store` as it was."""
+    with store.at(point) as past:
+        return use(past)
+
+
+def history_of(store: Store, key: str, at: str) -> Iterator[Revision]:
+    """What a key held before, now or as of a point in the past."""
+    if not at:
+        yield from store.history(key)
+        return
+    with store.at(at) as past:
+        yield from past.history(key)
