@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from datastream import _glob
 from datastream._glob import Matcher, escape
+from datastream._pattern_index import PatternIndex
 from datastream.errors import InvalidKey, shown
 
 __all__ = ["Selection", "Selects", "check_key", "check_text", "compile_pattern", "escape"]
@@ -19,6 +20,8 @@ MAX_KEY_BYTES = 16_384
 """Longest key, prefix or pattern in UTF-8; a backend may take less."""
 MAX_KEYS = 10_000
 """Keys and prefixes of one selection."""
+FEW_PATTERNS = 8
+"""Beyond these, patterns are found by an index."""
 MAX_PATTERNS = 1_000
 """Patterns of one selection, those of ``exclude`` included."""
 
@@ -100,24 +103,24 @@ class Selection:
         """Whether `key` is selected."""
         if key not in self.keys:
             starts, patterns, _ = self._compiled or self._compile()
-            if not (key.startswith(starts) or _any(patterns, key)):
+            if not (key.startswith(starts) or patterns(key)):
                 return False
         return not (self.exclude and self.excludes(key))
 
     def excludes(self, key: str) -> bool:
         """Whether `key` is left out, whatever else selects it."""
-        return bool(self.exclude) and _any((self._compiled or self._compile())[2], key)
+        return bool(self.exclude) and (self._compiled or self._compile())[2](key)
 
     def _compile(self) -> _Compiled:
         # Done at the first use: of the patterns of a watch only the index of all is ever asked.
         starts = ("",) if self.everything else tuple(self.prefixes)
-        compiled = (starts, _matchers(self.patterns), _matchers(self.exclude))
+        compiled = (starts, _matcher(self.patterns), _matcher(self.exclude))
         object.__setattr__(self, "_compiled", compiled)
         return compiled
 
 
-_Fullmatch = Callable[[str], object]
-_Compiled = tuple[tuple[str, ...], tuple[_Fullmatch, ...], tuple[_Fullmatch, ...]]
+_Matches = Callable[[str], bool]
+_Compiled = tuple[tuple[str, ...], _Matches, _Matches]
 
 
 def selected(held: Mapping[str, T], selection: Selects) -> list[T]:
@@ -214,13 +217,28 @@ def _patterns(given: str | Iterable[str], option: str) -> frozenset[str]:
     return frozenset(some)
 
 
-def _matchers(patterns: Iterable[str]) -> tuple[_Fullmatch, ...]:
-    return tuple(compile_pattern(pattern).fullmatch for pattern in patterns)
+def _matcher(patterns: Collection[str]) -> _Matches:
+    """Whether a key matches one of `patterns`."""
+    return _Indexed(patterns) if len(patterns) > FEW_PATTERNS else _OneByOne(patterns)
 
 
-def _any(matchers: tuple[_Fullmatch, ...], key: str) -> bool:
-    # A generator would cost more than most patterns.
-    for fullmatch in matchers:  # noqa: SIM110
-        if fullmatch(key):
-            return True
-    return False
+class _OneByOne:
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._matchers = tuple(compile_pattern(pattern).fullmatch for pattern in patterns)
+
+    def __call__(self, key: str) -> bool:
+        # A generator would cost more than most patterns.
+        for fullmatch in self._matchers:  # noqa: SIM110
+            if fullmatch(key):
+                return True
+        return False
+
+
+class _Indexed:
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._index: PatternIndex[None] = PatternIndex()
+        for pattern in patterns:
+            self._index.add(pattern, None)
+
+    def __call__(self, key: str) -> bool:
+        return bool(self._index.of(key))

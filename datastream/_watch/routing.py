@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from datastream._watch.pattern_index import PatternIndex
+from datastream._pattern_index import PatternIndex
 from datastream.entry import Entry
 from datastream.selection import Selection
 

@@ -177,7 +177,7 @@ def test_an_excluded_key_has_no_route():
 def test_of_many_patterns_few_are_compared(pattern, key, monkeypatch):
     compared = []
     monkeypatch.setattr(
-        "datastream._watch.pattern_index.compile_glob", lambda tokens: compared.append(tokens) or No
+        "datastream._pattern_index.compile_glob", lambda tokens: compared.append(tokens) or No
     )
     routes = Routes()
     for number in range(1_000):

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datastream import InvalidKey, Selection
+from datastream import InvalidKey, Selection, _pattern_index
 from datastream._glob import MAX_WILDCARDS, Automaton, compile_glob, parse
 from datastream.selection import (
+    FEW_PATTERNS,
     MAX_KEY_BYTES,
     MAX_KEYS,
     MAX_PATTERNS,
+    _Indexed,
     check_key,
     compile_pattern,
     escape,
@@ -302,15 +304,38 @@ def test_a_selection_made_directly_matches_too():
     assert not selection.matches("c")
 
 
+@pytest.mark.parametrize("more", [0, 2 * FEW_PATTERNS])
 @pytest.mark.parametrize("used", [False, True])
-def test_a_selection_can_be_copied(used):
-    selection = Selection.of("a", "b/", match=["c*", "a**b**/c"], exclude="*x")
+def test_a_selection_can_be_copied(used, more):
+    patterns = ["c*", "a**b**/c", *(f"other{number}/*" for number in range(more))]
+    selection = Selection.of("a", "b/", match=patterns, exclude="*x")
     if used:
         assert selection.matches("a")
     for twin in (copy.deepcopy(selection), pickle.loads(pickle.dumps(selection))):
         assert twin == selection
         assert twin.matches("ab/c")
         assert not twin.matches("bx")
+
+
+def test_many_patterns_are_compared_with_a_key_by_an_index(monkeypatch):
+    """Else 1,000 patterns on 100,000 keys hold up a server for the better part of a minute."""
+    compared = []
+    compile_glob = _pattern_index.compile_glob
+    monkeypatch.setattr(
+        _pattern_index,
+        "compile_glob",
+        lambda tokens: compared.append(tokens) or compile_glob(tokens),
+    )
+    selection = Selection.of(match=[f"**/a{number}*b" for number in range(1000)])
+    assert selection.matches("x/a17-b")
+    assert not selection.matches("x/b17-a")
+    assert len(compared) < 20
+
+
+@given(st.lists(globs, max_size=20), keys)
+def test_many_patterns_match_as_each_does(patterns, key):
+    expected = any(compile_glob(parse(pattern)).fullmatch(key) for pattern in patterns)
+    assert _Indexed(patterns)(key) == expected
 
 
 @given(globs, keys)
