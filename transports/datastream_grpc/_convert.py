@@ -15,8 +15,13 @@ from datastream.source import Write
 from datastream_grpc._pb import service_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MESSAGE_BYTES = 1 << 20
-"""A batch larger than this is sent in several messages, so that no client's limit is met."""
+MESSAGE_BYTES = 256 << 10
+"""A batch larger than this is sent in several messages, so that no client's limit is met, and a
+client that does not read costs little."""
+
+
+# Serialised messages that are written one after the other merge into one. So large ones are joined
+# from small ones: protobuf would hold the interpreter's lock for as long as all of them take.
 
 
 def to_data(entry: Entry) -> pb.Data:
@@ -47,10 +52,15 @@ def to_write(data: pb.Data, expect: str | None = None) -> Write:
     """The write that a client asks for.
 
     Raises:
-        InvalidValue: `updated_at` is no time between the years 1 and 9999.
+        InvalidValue: `operation` is unknown, or `updated_at` no time between the years 1 and 9999.
     """
     if data.operation == pb.OPERATION_DELETE:
         return Write(data.key, None, expect=expect)
+    if data.operation not in pb.Operation.values():
+        raise InvalidValue(
+            f"operation {data.operation} of {shown(data.key)} is none of this protocol; send PUT "
+            "or DELETE"
+        )
     time = _time(data)
     if time is None and data.HasField("updated_at"):
         raise InvalidValue(
@@ -69,18 +79,14 @@ def to_item(write: Write) -> pb.WriteItem:
 
 
 def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
-    """The messages of one batch, serialised, split where they would get too large.
-
-    Serialised messages that are written one after the other merge into one: so each entry is
-    serialised once, and joining is all that a message costs.
-    """
+    """The messages of one batch, serialised, split where they would get too large."""
     parts: list[bytes] = []
     size = 0
     is_first = True
     for entry in batch.entries:
         if not deletes and entry.operation is Operation.DELETE:
             continue
-        part = pb.DataResponse(data={entry.key: to_data(entry)}).SerializeToString()
+        part = _part(entry)
         if parts and size + len(part) > MESSAGE_BYTES:
             yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=False)])
             parts, size, is_first = [], 0, False
@@ -88,6 +94,23 @@ def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
         size += len(part)
     if parts or deletes or batch.initial:
         yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=True)])
+
+
+def to_state(batch: Batch) -> bytes:
+    """A whole state in one message, serialised."""
+    mark = pb.DataResponse(cursor=batch.cursor, initial=True).SerializeToString()
+    return b"".join([*map(_part, batch.entries), mark])
+
+
+def to_stored(entries: Iterable[Entry]) -> bytes:
+    """The answer to a write, serialised."""
+    return b"".join(
+        pb.WriteResponse(entries=(to_data(entry),)).SerializeToString() for entry in entries
+    )
+
+
+def _part(entry: Entry) -> bytes:
+    return pb.DataResponse(data={as_utf8(entry.key): to_data(entry)}).SerializeToString()
 
 
 def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
@@ -126,9 +149,13 @@ def to_point(point: str | datetime) -> str:
     return point if isinstance(point, str) else point.isoformat()
 
 
-def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> pb.ListCapabilitiesResponse:
-    return pb.ListCapabilitiesResponse(
-        capabilities=[pb.Capability(key=key, value_type=kind) for key, kind in capabilities]
+def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> bytes:
+    """All keys in one message, serialised."""
+    return b"".join(
+        pb.ListCapabilitiesResponse(
+            capabilities=(pb.Capability(key=as_utf8(key), value_type=as_utf8(kind)),)
+        ).SerializeToString()
+        for key, kind in capabilities
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -18,6 +18,7 @@ from grpc import aio
 from datastream import (
     Batch,
     DatastreamError,
+    InvalidKey,
     InvalidValue,
     Revision,
     SourceUnavailable,
@@ -26,30 +27,27 @@ from datastream import (
 )
 from datastream._secrets import logger
 from datastream.aio import AsyncWatch, Inbox
-from datastream.selection import escape
+from datastream.selection import MAX_KEYS, MAX_PATTERNS, escape
 from datastream_grpc import _convert
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
+from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
 from datastream_grpc._status import NAME, code_of
 
 MAX_ERROR_TEXT = 1000
 """gRPC drops a status whose text takes more than some kilobytes."""
-KEPT_BATCHES = 16
-"""Serialised batches kept for other streams of the same selection."""
+FEW_KEYS, FEW_CHARS, FEW_WRITES = 16, 1000, 64
+"""What a request may have of keys, characters of each, and writes, to be answered on the loop by
+stores that do no I/O."""
+LONG_READS = 8
+"""Reads of many keys at once; others wait."""
 
 log = logger("datastream.grpc")
 
 T = TypeVar("T")
-
-Context: TypeAlias = Any
-"""A grpc.aio.ServicerContext: gRPC has no types."""
 Handler = Callable[[Any, Context], Awaitable[Any]]
-
-
-class _ClientLeft(Exception):
-    """A message could not be sent, because the client is gone."""
 
 
 class Servicer:
@@ -69,8 +67,10 @@ class Servicer:
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        # By identity: the batches of one selection are one object for all its subscribers.
-        self._serialised: dict[tuple[int, bool], tuple[Batch, list[bytes]]] = {}
+        self._run = store.threads.run
+        self._outgoing = Outgoing(self._run)
+        # Of reads that may take long: as many as leave cores and threads to all others.
+        self._long_reads = asyncio.Semaphore(LONG_READS)
 
     def handlers(self) -> Any:
         """The methods, to be registered with a server."""
@@ -98,39 +98,45 @@ class Servicer:
             },
         )
 
-    async def list_capabilities(self, request: pb.ListCapabilitiesRequest, context: Context) -> Any:
-        if request.at:
-            return _convert.to_capabilities(await self._at(request.at, Store.capabilities))
-        return _convert.to_capabilities(await self._call(self._store.capabilities))
+    async def list_capabilities(
+        self, request: pb.ListCapabilitiesRequest, context: Context
+    ) -> bytes:
+        def capabilities(store: Store) -> bytes:
+            return _convert.to_capabilities(store.capabilities())
+
+        return await self._read(capabilities, request.at)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
-        keys, match = _selected(request)
-        if request.at:
-            batch = await self._at(request.at, lambda s: s.snapshot_batch(*keys, match=match))
-        else:
-            batch = await self._call(self._store.snapshot_batch, *keys, match=match)
-        data = {entry.key: _convert.to_data(entry) for entry in batch.entries}
-        return pb.DataResponse(data=data, cursor=batch.cursor, initial=True).SerializeToString()
+        check_selected(request)
+
+        def state(store: Store) -> bytes:
+            keys, match = selected(request)
+            return _convert.to_state(store.snapshot_batch(*keys, match=match))
+
+        if _is_small(request):
+            return await self._call(state, self._store)
+        return await self._read(state, request.at)
+
+    async def _read(self, use: Callable[[Store], T], at: str = "") -> T:
+        """What `use` finds in the store, or in the store as it was: a read that may take long."""
+        async with self._long_reads:
+            if at:
+                return await self._run(at_point, self._store, at, use)
+            return await self._run(use, self._store)
 
     async def push_update(self, request: pb.Data, context: Context) -> Any:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
+        request.ClearField("operation")
         await self._call(self._store.write, _convert.to_write(request))
         return _EMPTY
 
-    async def write(self, request: pb.WriteRequest, context: Context) -> Any:
-        writes = [
-            _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
-            for item in request.writes
-        ]
-        if request.message or request.author:
-            message, author = request.message, request.author
-            writes = [write._replace(message=message, author=author) for write in writes]
-        stored = await self._call(self._store.write, *writes)
-        return pb.WriteResponse(entries=[_convert.to_data(entry) for entry in stored])
+    async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
+        call = self._call if len(request.writes) <= FEW_WRITES else self._run
+        return await call(_write_all, self._store, request)
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
         if request.at:
-            return await self._at(request.at, self._describe)
+            return await self._read(self._describe, request.at)
         return self._describe(self._store)
 
     async def history(self, request: pb.HistoryRequest, context: Context) -> None:
@@ -142,7 +148,8 @@ class Servicer:
         await self._send_past(revisions, messages, context)
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
-        keys, match = _selected(request)
+        check_selected(request)
+        keys, match = selected(request)
         batches = partial(self._store.replayed, *keys, match=match, since=request.since or None)
 
         def messages(piece: Sequence[Batch]) -> Iterable[bytes]:
@@ -158,15 +165,10 @@ class Servicer:
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
-        run = self._store.threads.run
         with _listed(self._streams, asyncio.current_task()), closing(Pieces(start)) as pieces:
-            while piece := await run(pieces.take):
-                for message in await run(list, messages(piece)):
-                    await _write(context, message)
-
-    async def _at(self, point: str, use: Callable[[Store], T]) -> T:
-        """What `use` finds in the store as it was."""
-        return await self._store.threads.run(at_point, self._store, point, use)
+            while piece := await self._run(pieces.take):
+                for message in await self._run(list, messages(piece)):
+                    await write(context, message)
 
     def tell(self) -> None:
         """Tell all streams how the store stands now."""
@@ -184,21 +186,24 @@ class Servicer:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable("the server is shutting down")
-        since = request.since or dict(request.revisions) or None
-        keys, match = _selected(request)
-        watch = self._store.awatch_batches(
-            *keys,
-            match=match,
-            since=since,
-            # Another store's stream, whose subscribers may have read later states meanwhile.
-            transient=request.deletes,
-        )
+        check_selected(request)
+        watch = await (self._call if _is_small(request) else self._run)(self._watch, request)
         with _listed(self._streams, asyncio.current_task()):
             async with watch:
                 if await self._serve(watch, request, context):
                     return
         # Only the end of the store ends its watches.
         raise StoreClosed("the server's store was closed")
+
+    def _watch(self, request: pb.DataRequest) -> AsyncWatch[Batch]:
+        keys, match = selected(request)
+        return self._store.awatch_batches(
+            *keys,
+            match=match,
+            since=request.since or dict(request.revisions) or None,
+            # Another store's stream, whose subscribers may have read later states meanwhile.
+            transient=request.deletes,
+        )
 
     async def _serve(
         self, watch: AsyncWatch[Batch], request: pb.DataRequest, context: Context
@@ -207,19 +212,22 @@ class Servicer:
         told = self._description if request.describe else b""
         if told:
             # Before there is a batch, which a backend that is away keeps waiting for.
-            await _write(context, told)
+            await write(context, told)
         # Not `async for`: its steps are coroutines, one more for each stream and batch.
         inbox = await watch.inbox()
+        asked = frozenset(request.keys), frozenset(request.match)
         with _listed(self._inboxes, inbox if request.describe else None):
             while (found := inbox.poll()) is not None:
                 if told and told is not self._description:
                     told = self._description
-                    await _write(context, told)
+                    await write(context, told)
                 if not isinstance(found, Batch):
                     await found
                     continue
-                for message in self._messages(found, request.deletes):
-                    await _write(context, message)
+                sending = self._outgoing.send(found, asked, context, deletes=request.deletes)
+                # What is sent is held by who sends it, for no longer than that takes.
+                found = None
+                await sending
                 if request.once:
                     return True
         return False
@@ -231,19 +239,6 @@ class Servicer:
         for stream in streams:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
-
-    def _messages(self, batch: Batch, deletes: bool) -> Iterable[bytes]:
-        if batch.initial:
-            return _convert.to_messages(batch, deletes=deletes)
-        key = (id(batch), deletes)
-        kept = self._serialised.get(key)
-        if kept is None:
-            messages = list(_convert.to_messages(batch, deletes=deletes))
-            # Keeping the batch itself keeps its id from being given to another one.
-            self._serialised[key] = kept = (batch, messages)
-            if len(self._serialised) > KEPT_BATCHES:
-                del self._serialised[next(iter(self._serialised))]
-        return kept[1]
 
     def _answering(self, name: str, handler: Handler) -> Handler:
         """`handler` with its errors turned into statuses and every call logged."""
@@ -261,7 +256,7 @@ class Servicer:
                     outcome = "UNAVAILABLE"
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
                 raise
-            except _ClientLeft as left:
+            except ClientLeft as left:
                 outcome = "CANCELLED"
                 log.debug("%s: the client left: %s", name, left.__cause__)
             except aio.AbortError:
@@ -296,13 +291,44 @@ def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None
         log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
 
 
-def _selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:
+def _write_all(store: Store, request: pb.WriteRequest) -> bytes:
+    writes = [
+        _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
+        for item in request.writes
+    ]
+    if request.message or request.author:
+        message, author = request.message, request.author
+        writes = [write._replace(message=message, author=author) for write in writes]
+    return _convert.to_stored(store.write(*writes))
+
+
+def check_selected(request: pb.DataRequest | pb.ReplayRequest) -> None:
+    """Refuse what is too large to look at on the loop.
+
+    Raises:
+        InvalidKey: there are too many keys or patterns.
+    """
+    if len(request.keys) > MAX_KEYS or len(request.match) > MAX_PATTERNS:
+        raise InvalidKey(
+            f"{len(request.keys)} keys and {len(request.match)} patterns are too many; {MAX_KEYS} "
+            f"keys and {MAX_PATTERNS} patterns are allowed, so use broader ones"
+        )
+
+
+def selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:
     """Keys and patterns as a store takes them; on the wire a "*" in a key is only a character."""
     if not any("*" in key for key in request.keys):
         return request.keys, tuple(request.match)
     odd = [key for key in request.keys if "*" in key]
     match = [f"{escape(key)}**" if key.endswith("/") else escape(key) for key in odd]
     return [key for key in request.keys if "*" not in key], [*request.match, *match]
+
+
+def _is_small(request: pb.DataRequest) -> bool:
+    """Whether it selects a few keys, as of now: an answer takes no time worth a thread."""
+    keys = request.keys
+    is_few = 0 < len(keys) <= FEW_KEYS and not (request.match or request.revisions or request.at)
+    return is_few and not any(key.endswith("/") or len(key) > FEW_CHARS for key in keys)
 
 
 def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
@@ -319,14 +345,6 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 def _serialise(message: Any) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-async def _write(context: Context, message: bytes) -> None:
-    try:
-        await context.write(message)
-    except Exception as error:
-        # gRPC has no error of its own for this.
-        raise _ClientLeft from error
 
 
 @contextmanager

@@ -1,0 +1,184 @@
+"""Requests that ask for much, and clients that take nothing: what they cost the others."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import datastream_grpc
+import grpc
+import pytest
+from datastream_grpc import _convert
+from datastream_grpc._outgoing import FEW_ENTRIES, _State
+from datastream_grpc._pb import service_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
+
+from datastream import Batch, Entry, Store
+from datastream.selection import MAX_KEYS, MAX_PATTERNS
+from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import TIMEOUT
+
+LOOP = "datastream-grpc"
+
+
+class Spied(MemorySource):
+    """Notes which threads read and write."""
+
+    def __init__(self):
+        super().__init__()
+        self.threads = []
+
+    def read(self, selection, since):
+        self.threads.append(threading.current_thread().name)
+        return super().read(selection, since)
+
+    def write(self, writes):
+        self.threads.append(threading.current_thread().name)
+        return super().write(writes)
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def source():
+    return Spied()
+
+
+@pytest.fixture
+def store(stack, source):
+    return stack.enter_context(Store(source))
+
+
+@pytest.fixture
+def call(stack, store):
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    channel = stack.enter_context(
+        grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)])
+    )
+
+    def call(method, request, response=pb.DataResponse):
+        unary = channel.unary_unary(
+            f"/datastream.DataService/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
+        return unary(request, timeout=TIMEOUT)
+
+    call.channel = channel
+    return call
+
+
+def subscribe(channel, **request):
+    return channel.unary_stream(
+        "/datastream.DataService/Subscribe",
+        request_serializer=pb.DataRequest.SerializeToString,
+        response_deserializer=pb.DataResponse.FromString,
+    )(pb.DataRequest(**request), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        pb.DataRequest(match=[f"a{n}*b" for n in range(100_000)]),
+        pb.DataRequest(keys=[f"k{n}" for n in range(100_000)]),
+        pb.DataRequest(keys=[f"k*{n}" for n in range(MAX_PATTERNS + 1)]),
+        pb.DataRequest(keys=["k"] * (MAX_KEYS + 1)),
+    ],
+    ids=["patterns", "keys", "stars", "repeated"],
+)
+def test_too_much_is_refused_before_it_is_looked_at(call, source, request_):
+    with pytest.raises(grpc.RpcError) as error:
+        call("Sync", request_)
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "broader" in error.value.details()
+    with pytest.raises(grpc.RpcError) as error:
+        next(subscribe(call.channel, keys=request_.keys, match=request_.match))
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert source.threads == []
+
+
+@pytest.mark.parametrize("request_", [{}, {"keys": ["k/"]}, {"match": ["**/x"]}])
+def test_a_read_that_may_take_long_is_none_of_the_loop(call, store, source, request_):
+    """Also of a store that does no I/O: it takes a second for 100,000 keys."""
+    store.put_many({f"k/{n}": n for n in range(10)})
+    source.threads.clear()
+    call("Sync", pb.DataRequest(**request_))
+    call("ListCapabilities", pb.ListCapabilitiesRequest(), pb.ListCapabilitiesResponse)
+    stream = subscribe(call.channel, **request_)
+    next(stream)
+    stream.cancel()
+    assert source.threads
+    assert LOOP not in source.threads
+
+
+def test_a_write_of_many_is_none_of_the_loop(call, source):
+    items = [pb.WriteItem(data=pb.Data(key=f"k/{n}", value=b"1")) for n in range(1000)]
+    stored = call("Write", pb.WriteRequest(writes=items), pb.WriteResponse)
+    assert [data.key for data in stored.entries] == [item.data.key for item in items]
+    assert source.threads
+    assert LOOP not in source.threads
+
+
+def test_a_large_change_is_serialised_once_for_all_streams_and_not_on_the_loop(
+    call, store, monkeypatch
+):
+    serialised = []
+    to_data = _convert.to_data
+
+    def spy(entry):
+        serialised.append(threading.current_thread().name)
+        return to_data(entry)
+
+    streams = [subscribe(call.channel) for _ in range(20)]
+    for stream in streams:
+        next(stream)
+    monkeypatch.setattr(_convert, "to_data", spy)
+    store.put_many({f"k/{n}": n for n in range(2 * FEW_ENTRIES)})
+    for stream in streams:
+        assert len(next(stream).data) == 2 * FEW_ENTRIES
+        stream.cancel()
+    assert len(serialised) == 2 * FEW_ENTRIES
+    assert LOOP not in serialised
+
+
+def test_streams_that_begin_together_hold_one_state():
+    """Each has read its own; what a client that does not read keeps is shared."""
+    state = _State()
+
+    def read(*revisions):
+        entries = (Entry(f"k{n}", b"x" * 10, "bytes", None, r) for n, r in enumerate(revisions))
+        return state.shared(Batch(tuple(entries), "cursor", initial=True)).entries
+
+    one, two, three = read("1", "1"), read("1", "1"), read("1", "2")
+    assert all(a is b for a, b in zip(one, two, strict=True))
+    assert three[0] is one[0]
+    assert three[1].revision == "2"
+
+
+def test_messages_are_small_so_that_few_bytes_wait_for_a_client():
+    entries = tuple(Entry(f"k{n}", b"x" * 50_000, "bytes", None, "1") for n in range(100))
+    messages = list(_convert.to_messages(Batch(entries, "c", initial=True), deletes=True))
+    assert max(map(len, messages)) < 400_000
+    (whole,) = _convert.from_messages(map(pb.DataResponse.FromString, messages))
+    assert (len(whole.data), whole.cursor, whole.initial) == (100, "c", True)
+
+
+def test_an_unknown_operation_is_an_invalid_argument(call, store):
+    store["k"] = 1
+    for key in ("k", "new"):
+        item = pb.WriteItem(data=pb.Data(key=key, value=b"2", operation=7))
+        with pytest.raises(grpc.RpcError) as error:
+            call("Write", pb.WriteRequest(writes=[item]), pb.WriteResponse)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert dict(store) == {"k": 1}
+
+
+@pytest.mark.parametrize("operation", [0, 1, 2, 7])
+def test_push_update_stores_one_value_whatever_the_operation(call, store, operation):
+    store["k"] = 1
+    call("PushUpdate", pb.Data(key="k", value=b"2", value_type="int", operation=operation), Empty)
+    assert store["k"] == 2

@@ -1,0 +1,114 @@
+"""Batches on their way to clients: serialised once for all streams, and never long on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+from weakref import WeakValueDictionary
+
+from datastream import Batch, Entry
+from datastream_grpc import _convert
+
+KEPT_BATCHES = 16
+"""Serialised batches kept for other streams of the same selection."""
+FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
+"""A batch with more is serialised in a thread: the loop is everybody's."""
+
+Context: TypeAlias = Any
+"""A grpc.aio.ServicerContext: gRPC has no types."""
+Asked = tuple[frozenset[str], frozenset[str]]
+"""Keys and patterns of a stream."""
+
+
+class ClientLeft(Exception):
+    """A message could not be sent, because the client is gone."""
+
+
+class Outgoing:
+    """Sends batches.
+
+    Args:
+        run: makes a call in a thread.
+    """
+
+    def __init__(self, run: Callable[..., Awaitable[Any]]) -> None:
+        self._run = run
+        # By identity: the batches of one selection are one object for all its subscribers. Kept
+        # with the batch, whose id is not given to another one as long.
+        self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
+        self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
+
+    async def send(self, batch: Batch, asked: Asked, context: Context, *, deletes: bool) -> None:
+        """Send one batch to a stream."""
+        if batch.initial and _is_large(batch):
+            # Held until all is sent, and with it by who begins meanwhile.
+            state = self._states.setdefault(asked, _State())
+            # From here on only what is shared is held: a client that does not read keeps it.
+            batch = await self._run(state.shared, batch)
+            messages = _convert.to_messages(batch, deletes=deletes)
+            while (message := await self._run(next, messages, None)) is not None:
+                await write(context, message)
+            return
+        for message in await self._serialised(batch, deletes):
+            await write(context, message)
+
+    async def _serialised(self, batch: Batch, deletes: bool) -> Sequence[bytes]:
+        if batch.initial:
+            return list(_convert.to_messages(batch, deletes=deletes))
+        key = (id(batch), deletes)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = batch, self._serialise(batch, deletes)
+            if len(self._kept) > KEPT_BATCHES:
+                del self._kept[next(iter(self._kept))]
+        messages = kept[1]
+        # Not cancelled with the stream that is first: others wait for it, too.
+        return await asyncio.shield(messages) if isinstance(messages, asyncio.Task) else messages
+
+    def _serialise(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
+        messages = _convert.to_messages(batch, deletes=deletes)
+        if not _is_large(batch):
+            return list(messages)
+        return asyncio.ensure_future(_as_coroutine(self._run(list, messages)))
+
+
+class _State:
+    """What the streams of one selection that begin just now are sent, so that it is held once."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def shared(self, batch: Batch) -> Batch:
+        """`batch` with the entries that others are sent, where those are the same."""
+        held = self._entries
+        entries = []
+        for entry in batch.entries:
+            other = held.get(entry.key)
+            if other is None or other.revision != entry.revision or other != entry:
+                held[entry.key] = other = entry
+            entries.append(other)
+        return replace(batch, entries=tuple(entries))
+
+
+async def write(context: Context, message: bytes) -> None:
+    """Send one message.
+
+    Raises:
+        ClientLeft: nobody takes it.
+    """
+    try:
+        await context.write(message)
+    except Exception as error:
+        # gRPC has no error of its own for this.
+        raise ClientLeft from error
+
+
+def _is_large(batch: Batch) -> bool:
+    entries = batch.entries
+    return len(entries) > FEW_ENTRIES or sum(len(entry.value) for entry in entries) > FEW_BYTES
+
+
+async def _as_coroutine(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
