@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
 import click
 
 from datastream.cli._exit import exit_on_sigterm
@@ -10,6 +13,7 @@ from datastream.cli._open import load_grpc, open_store
 from datastream.cli._output import emit
 from datastream.cli._status import say_status
 
+HEARTBEAT_HELP = "Seconds of silence after which a client is asked whether it is there."
 GRACE = 1.0
 """Seconds that running calls get to end; watches never end by themselves."""
 
@@ -17,20 +21,56 @@ GRACE = 1.0
 @click.command()
 @click.argument("url")
 @click.option("--address", default="127.0.0.1:8080", show_default=True, help="Port 0: a free one.")
+@click.option("--tls-cert", metavar="FILE", help="Certificate for TLS, in PEM.")
+@click.option("--tls-key", metavar="FILE", help="Its private key.")
+@click.option("--client-ca", metavar="FILE", help="Whose certificates clients have to show.")
+@click.option("--token-file", metavar="FILE", help="Bearer tokens, one a line.")
+@click.option("--read-only", is_flag=True, help="Refuse every write.")
+@click.option("--insecure", is_flag=True, help="Serve other machines without TLS and tokens, too.")
+@click.option("--heartbeat", type=float, default=20.0, show_default=True, help=HEARTBEAT_HELP)
 @click.option("-v", "--verbose", is_flag=True, help="Log every call to stderr.")
-def serve(url: str, address: str, verbose: bool) -> None:
+def serve(
+    url: str,
+    *,
+    address: str,
+    tls_cert: str | None,
+    tls_key: str | None,
+    client_ca: str | None,
+    token_file: str | None,
+    read_only: bool,
+    insecure: bool,
+    heartbeat: float,
+    verbose: bool,
+) -> None:
     """Serve a store over gRPC until Ctrl-C or SIGTERM.
 
-    Others open it as grpc://HOST:PORT.
+    Others open it as grpc://HOST:PORT, or with TLS as grpcs://HOST:PORT. To serve other machines,
+    give TLS and a file of tokens or the authority of clients' certificates.
     """
     if verbose:
         log_calls()
     transport = load_grpc()
     with open_store(url, watched=True) as store, store.status.subscribe(say_status):
-        server = transport.serve(store, address)
+        server = transport.serve(
+            store,
+            address,
+            tls=_tls(transport, tls_cert, tls_key, client_ca),
+            tokens=token_file,
+            read_only=read_only,
+            insecure=insecure,
+            heartbeat=heartbeat,
+        )
         try:
             exit_on_sigterm(0)
             emit(f"serving {store.name} on {server.address}")
             server.wait()
         finally:
             server.stop(grace=GRACE)
+
+
+def _tls(transport: ModuleType, certificate: str | None, key: str | None, roots: str | None) -> Any:
+    if certificate and key:
+        return transport.Tls(certificate, key, roots)
+    if certificate or key or roots:
+        raise click.UsageError("TLS needs both --tls-cert and --tls-key")
+    return None

@@ -14,6 +14,7 @@ _RULES = [
         (r"\bor bytes with a value_type\b", "or another --type"),
         (r"\bvalue_type\b(?!=)", "type"),
         (r"\bmatch=", "--match "),
+        (r"\binsecure=True serves\b", "--insecure serves"),
         (r"\b([a-z_]+)=True\b", r"\1=true in the URL"),
         (r"\b([a-z_]+)=False\b", r"\1=false in the URL"),
         (r"\b(history|at|replay)\(\)", r"\1"),

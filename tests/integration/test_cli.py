@@ -500,6 +500,29 @@ def test_serve_ends_on_ctrl_c(start: Start) -> None:
     assert server.rest_of_errors() == []
 
 
+def test_serve_refuses_other_machines_without_tls_and_proof() -> None:
+    refused = run("serve", "memory:", "--address", "0.0.0.0:0")
+    assert refused.exit_code == 1
+    assert "--insecure" in refused.output
+    assert "in code" not in refused.output
+    half = run("serve", "memory:", "--tls-cert", "server.pem")
+    assert half.exit_code == 2
+    assert "--tls-key" in half.output
+
+
+def test_serve_may_only_be_read_and_only_with_a_token(tmp_path: Path, start: Start) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret")
+    args = ("--address", "127.0.0.1:0", "--read-only", "--token-file", str(tokens))
+    server = start("serve", "memory:", *args)
+    address = server.line().rpartition(" ")[2]
+    assert run("ls", f"grpc://{address}").exit_code == 1
+    assert run("ls", f"grpc://{address}?token_file={tokens}").exit_code == 0
+    written = run("put", f"grpc://{address}?token_file={tokens}", "k", "1")
+    assert written.exit_code == 1
+    assert "only be read" in written.output
+
+
 def test_serve_says_that_the_address_is_in_use(start: Start) -> None:
     _, remote = served(start, "memory:")
     second = start("serve", "memory:", "--address", remote.removeprefix("grpc://"))

@@ -1,6 +1,7 @@
 """Exposes a store over gRPC with one call; ``datastream.open("grpc://…")`` is the other side."""
 
+from datastream_grpc._security import Tls
 from datastream_grpc.server import Server, serve
 from datastream_grpc.source import GrpcSource
 
-__all__ = ["GrpcSource", "Server", "serve"]
+__all__ = ["GrpcSource", "Server", "Tls", "serve"]

@@ -18,8 +18,10 @@ from grpc import aio
 from datastream import (
     Batch,
     DatastreamError,
+    Feature,
     InvalidKey,
     InvalidValue,
+    ReadOnly,
     Revision,
     SourceUnavailable,
     Store,
@@ -28,6 +30,7 @@ from datastream import (
 from datastream._secrets import logger
 from datastream.aio import AsyncWatch, Inbox
 from datastream.selection import MAX_KEYS, MAX_PATTERNS, escape
+from datastream.source import WRITING
 from datastream_grpc import _convert
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
@@ -41,6 +44,7 @@ MAX_ERROR_TEXT = 1000
 FEW_KEYS, FEW_CHARS, FEW_WRITES = 16, 1000, 64
 """What a request may have of keys, characters of each, and writes, to be answered on the loop by
 stores that do no I/O."""
+OF_WRITES = WRITING | {Feature.MESSAGES}
 LONG_READS = 8
 """Reads of many keys at once; others wait."""
 
@@ -56,9 +60,11 @@ class Servicer:
     Args:
         store: what is served.
         message_bytes: what a client may send at once.
+        read_only: refuse every write.
     """
 
-    def __init__(self, store: Store, message_bytes: int) -> None:
+    def __init__(self, store: Store, message_bytes: int, *, read_only: bool) -> None:
+        self._read_only = read_only
         self._store = store
         self._message_bytes = message_bytes
         # What it says of itself as a message, and who waits in a stream that wants to know it.
@@ -127,10 +133,12 @@ class Servicer:
     async def push_update(self, request: pb.Data, context: Context) -> Any:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
         request.ClearField("operation")
+        self._check_writable()
         await self._call(self._store.write, _convert.to_write(request))
         return _EMPTY
 
     async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
+        self._check_writable()
         call = self._call if len(request.writes) <= FEW_WRITES else self._run
         return await call(_write_all, self._store, request)
 
@@ -177,7 +185,12 @@ class Servicer:
             inbox.wake()
 
     def _describe(self, store: Store) -> pb.DescribeResponse:
-        return to_description(store.status.current, store.features, self._message_bytes)
+        features = store.features - OF_WRITES if self._read_only else store.features
+        return to_description(store.status.current, features, self._message_bytes)
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnly("this server can only be read; nothing was written")
 
     def _described(self) -> bytes:
         return pb.DataResponse(description=self._describe(self._store)).SerializeToString()

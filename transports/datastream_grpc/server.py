@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -18,6 +21,15 @@ from reactivex.abc import DisposableBase
 from datastream import DatastreamError, State, Status, Store
 from datastream_grpc import _loop
 from datastream_grpc._connection import SERVICE
+from datastream_grpc._security import (
+    Path,
+    Tls,
+    TokenCheck,
+    TokenInterceptor,
+    check_exposure,
+    server_credentials,
+    token_check,
+)
 from datastream_grpc._servicer import Servicer
 
 MAX_MESSAGE = 4 << 20
@@ -95,6 +107,9 @@ class Settings(NamedTuple):
 
     max_message_size: int
     heartbeat: float
+    tls: Tls | None
+    tokens: Path | TokenCheck | None
+    read_only: bool
 
 
 def serve(
@@ -103,12 +118,16 @@ def serve(
     *,
     max_message_size: int = MAX_MESSAGE,
     heartbeat: float = HEARTBEAT,
+    tls: Tls | None = None,
+    tokens: str | os.PathLike[str] | Callable[[str], bool] | None = None,
+    read_only: bool = False,
+    insecure: bool = False,
 ) -> Server:
     """Expose `store` over gRPC; returns as soon as it listens.
 
     Runs on an event loop of its own, so it works in a script, an asyncio program and a notebook
-    cell alike. Plaintext and open to whoever reaches the address: listen on loopback unless the
-    network is yours.
+    cell alike. On an address that other machines reach, it wants `tls` and proof of who asks:
+    `tokens`, or certificates of clients.
 
     Args:
         store: stays yours: close it after the server.
@@ -116,16 +135,24 @@ def serve(
         max_message_size: bytes a client may send in one message.
         heartbeat: seconds of silence after which a client is asked whether it is there; it has half
             as long to answer.
+        tls: files of certificate and key; with `Tls.client_roots`, clients have to show one too.
+        tokens: file of bearer tokens, one a line, read again when it changes; or what says in a
+            thread whether a token is one. Every call has to bring one, but those for the health.
+        read_only: True refuses every write.
+        insecure: True serves other machines without `tls` and proof all the same.
 
     Raises:
-        DatastreamError: `heartbeat` is too short.
+        DatastreamError: `heartbeat` is too short, a file cannot be read, or other machines reach
+            the address without `tls` or proof.
         OSError: the address is in use, or not this machine's.
     """
     if not heartbeat >= LEAST_HEARTBEAT:
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
         )
-    return Server(store, address, Settings(max_message_size, heartbeat))
+    if not insecure:
+        check_exposure(address, tls=tls, tokens=tokens)
+    return Server(store, address, Settings(max_message_size, heartbeat, tls, tokens, read_only))
 
 
 class _Inner:
@@ -135,7 +162,7 @@ class _Inner:
         self._store = store
         self._address = address
         self._settings = settings
-        self._servicer = Servicer(store, settings.max_message_size)
+        self._servicer = Servicer(store, settings.max_message_size, read_only=settings.read_only)
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
         self._server: aio.Server | None = None
@@ -144,13 +171,16 @@ class _Inner:
         self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
-        server = aio.server(options=_options(self._settings))
+        tls, tokens = self._settings.tls, self._settings.tokens
+        credentials = None if tls is None else server_credentials(tls)
+        checks = () if tokens is None else (TokenInterceptor(token_check(tokens)),)
+        server = aio.server(interceptors=checks, options=_options(self._settings))
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
         reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
         try:
-            port: int = server.add_insecure_port(self._address)
+            port = _listen(server, self._address, credentials)
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(
@@ -229,6 +259,12 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         # Else gRPC waits a minute for an answer, whatever the time-out above says.
         ("grpc.http2.ping_timeout_ms", silence // 2),
     )
+
+
+def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    if credentials is None:
+        return int(server.add_insecure_port(address))
+    return int(server.add_secure_port(address, credentials))
 
 
 def _check_port(address: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -17,6 +17,7 @@ from datastream.url import Count, Location, Seconds, configured
 from datastream_grpc import _convert
 from datastream_grpc._calls import Calls
 from datastream_grpc._connection import Connection
+from datastream_grpc._credentials import Credentials, Opener
 from datastream_grpc._description import ASSUMED, OLDER_SERVER, Description, from_description
 from datastream_grpc._long_stream import LongStream
 from datastream_grpc._past import PastSource
@@ -48,10 +49,17 @@ class GrpcSource(Source):
         max_message_size: bytes the server may answer at once.
         heartbeat: seconds of silence after which the server is asked whether it is there; it has as
             long to answer.
-        credentials: for TLS; None is plaintext.
+        tls: as ``grpcs://``: the server proves itself to an authority of the system, or of `roots`.
+        roots: file of the authorities to trust, in PEM.
+        certificate, key: files of what the client proves itself with, in PEM.
+        token: bearer token, or what returns it for each call.
+        token_file: file of the token, read again when it changes.
+        insecure: True sends the token in plaintext, too.
+        credentials: of gRPC, in place of these files.
 
     Raises:
-        DatastreamError: `heartbeat` is too short.
+        DatastreamError: `heartbeat` is too short, a file cannot be read, or a token would be sent
+            in plaintext to another machine.
     """
 
     eventually_consistent = True
@@ -63,16 +71,24 @@ class GrpcSource(Source):
         timeout: Seconds = 10.0,
         max_message_size: Count = MAX_MESSAGE,
         heartbeat: Seconds = 15.0,
+        tls: bool = False,
+        roots: str = "",
+        certificate: str = "",
+        key: str = "",
+        token: str | Callable[[], str] = "",
+        token_file: str = "",
+        insecure: bool = False,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         if not heartbeat >= LEAST_HEARTBEAT:
             raise DatastreamError(
                 f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 15"
             )
+        proofs = Credentials(tls, roots, certificate, key, token, token_file, insecure, credentials)
         self._where = target
         self.features = ASSUMED
         self._connection = Connection(
-            partial(_open_channel, target, max_message_size, credentials),
+            Opener(target, _options(max_message_size), proofs),
             target,
             heartbeat,
             described=self._described,
@@ -171,12 +187,10 @@ class GrpcSource(Source):
             self._stream.news.set()
 
 
-def _open_channel(
-    target: str, limit: int, credentials: grpc.ChannelCredentials | None
-) -> grpc.Channel:
+def _options(limit: int) -> tuple[tuple[str, int], ...]:
     # Not SingleThreadedUnaryStream, which would save a switch of threads for each message: as of
     # grpc 1.85 the connection of every such stream stays open for good.
-    options = (
+    return (
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", -1),
         # Back soon after the server is, instead of after gRPC's two minutes.
@@ -187,9 +201,6 @@ def _open_channel(
         # A connection of its own, which ends with this source.
         ("grpc.use_local_subchannel_pool", 1),
     )
-    if credentials is None:
-        return grpc.insecure_channel(target, options)
-    return grpc.secure_channel(target, credentials, options)
 
 
 def open_grpc(location: Location, **options: Any) -> GrpcSource:
@@ -206,7 +217,7 @@ def open_grpc(location: Location, **options: Any) -> GrpcSource:
             "number up to 65535"
         )
     if location.scheme == "grpcs":
-        options.setdefault("credentials", grpc.ssl_channel_credentials())
+        options.setdefault("tls", True)
     return configured(partial(GrpcSource, target), location, options)
 
 

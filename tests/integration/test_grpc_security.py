@@ -1,0 +1,246 @@
+"""Who reaches a server: addresses, TLS, certificates of clients, tokens, reading only."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import datastream_grpc
+import grpc
+import pytest
+import trustme
+from datastream_grpc import Tls
+from datastream_grpc._pb import service_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import datastream
+from datastream import DatastreamError, Denied, Feature, ReadOnly, SourceUnavailable
+from tests.integration._programs.tools import TIMEOUT, eventually
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def store(stack):
+    store = stack.enter_context(datastream.open("memory:"))
+    store["k"] = 1
+    return store
+
+
+class Authority:
+    """A certificate authority with files in a directory."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.directory.mkdir()
+        self.ca = trustme.CA()
+        self.roots = str(directory / "roots.pem")
+        self.ca.cert_pem.write_to_path(self.roots)
+
+    def issue(self, name):
+        """Files of a certificate and its key."""
+        issued = self.ca.issue_cert("localhost", "127.0.0.1")
+        certificate, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
+        certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(str(key))
+        return str(certificate), str(key)
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    return Authority(tmp_path / "foreign")
+
+
+def serving(stack, store, address="localhost:0", **options):
+    return stack.enter_context(datastream_grpc.serve(store, address, **options))
+
+
+def opened(stack, server, scheme="grpcs", **options):
+    url = f"{scheme}://localhost:{server.address.rpartition(':')[2]}"
+    return stack.enter_context(datastream.open(url, timeout=5.0, **options))
+
+
+# --- addresses ---
+
+
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:0", "[::]:0", ":0", "192.0.2.1:0", "ipv4:0.0.0.0:0", "[::ffff:8.8.8.8]:0"]
+)
+def test_other_machines_are_served_with_tls_and_proof_only(store, authority, address, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret\n")
+    for options in ({}, {"tokens": tokens}, {"tls": Tls(*authority.issue("server"))}):
+        with pytest.raises(DatastreamError, match="other machines"):
+            datastream_grpc.serve(store, address, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"insecure": True},
+        {"tls": True, "tokens": lambda token: True},
+        {"tls": True, "mutual": True},
+    ],
+)
+def test_other_machines_are_served_if_they_may(stack, store, authority, options):
+    options = dict(options)
+    roots = authority.roots if options.pop("mutual", False) else None
+    if options.get("tls"):
+        options["tls"] = Tls(*authority.issue("server"), roots)
+    serving(stack, store, "0.0.0.0:0", **options)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "127.1.2.3:0", "localhost:0"])
+def test_this_machine_is_served_as_it_is(stack, store, address):
+    serving(stack, store, address)
+
+
+# --- TLS ---
+
+
+def test_tls_with_an_authority_of_ones_own(stack, store, authority, foreign):
+    server = serving(stack, store, tls=Tls(*authority.issue("server")))
+    assert opened(stack, server, roots=authority.roots)["k"] == 1
+    for options in ({"roots": foreign.roots}, {}):
+        with pytest.raises(SourceUnavailable):
+            opened(stack, server, **options)["k"]
+    with pytest.raises(SourceUnavailable):
+        opened(stack, server, scheme="grpc")["k"]
+
+
+def test_clients_prove_themselves_by_certificates(stack, store, authority, foreign):
+    server = serving(stack, store, tls=Tls(*authority.issue("server"), authority.roots))
+    certificate, key = authority.issue("client")
+    client = opened(stack, server, roots=authority.roots, certificate=certificate, key=key)
+    client["k"] = 2
+    assert store["k"] == 2
+    certificate, key = foreign.issue("client")
+    for options in ({}, {"certificate": certificate, "key": key}):
+        with pytest.raises(SourceUnavailable):
+            opened(stack, server, roots=authority.roots, **options)["k"]
+
+
+def test_files_of_a_server_count_when_they_change(stack, store, authority, foreign):
+    certificate, key = authority.issue("server")
+    server = serving(stack, store, tls=Tls(certificate, key))
+    assert opened(stack, server, roots=authority.roots)["k"] == 1
+    for old, new in zip((certificate, key), foreign.issue("other"), strict=True):
+        with open(new) as source, open(old, "w") as target:
+            target.write(source.read())
+
+    def is_new():
+        try:
+            return opened(stack, server, roots=foreign.roots)["k"] == 1
+        except SourceUnavailable:
+            return False
+
+    eventually(is_new, "the new certificate")
+
+
+def test_files_that_are_missing_are_said_at_once(store, authority, tmp_path):
+    certificate, key = authority.issue("server")
+    with pytest.raises(DatastreamError, match=r"nothing\.key"):
+        datastream_grpc.serve(store, "localhost:0", tls=Tls(certificate, tmp_path / "nothing.key"))
+    for options in ({"roots": "nothing.pem"}, {"certificate": certificate}, {"key": key}):
+        with pytest.raises(DatastreamError):
+            datastream.open("grpcs://localhost:1", **options)
+
+
+# --- tokens ---
+
+
+def test_calls_need_a_token(stack, store, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# ours\nfirst\n\nsecond\n")
+    server = serving(stack, store, tokens=tokens)
+    for token in ("first", "second"):
+        client = opened(stack, server, "grpc", token=token)
+        client["k"] = token
+        assert client["k"] == token
+    for options in ({}, {"token": "third"}, {"token": "# ours"}, {"token": "fir"}):
+        wrong = opened(stack, server, "grpc", **options)
+        for call in (lambda w=wrong: w["k"], lambda w=wrong: w.put("k", 0), wrong.capabilities):
+            with pytest.raises(Denied, match="token"):
+                call()
+    assert store["k"] == "second"
+    tokens.write_text("third\n")
+    assert opened(stack, server, "grpc", token="third")["k"] == "second"
+    with pytest.raises(Denied):
+        client["k"]
+
+
+def test_a_watch_needs_a_token_and_the_health_none(stack, store):
+    asked = []
+    server = serving(stack, store, tokens=lambda token: asked.append(token) or token == "right")
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    stream = channel.unary_stream(
+        "/datastream.DataService/Subscribe",
+        request_serializer=pb.DataRequest.SerializeToString,
+        response_deserializer=pb.DataResponse.FromString,
+    )
+    for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", "right"),)):
+        with pytest.raises(grpc.RpcError) as error:
+            next(stream(pb.DataRequest(), metadata=metadata, timeout=TIMEOUT))
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert asked == ["wrong"]
+    call = stream(pb.DataRequest(), metadata=(("authorization", "bearer right"),), timeout=TIMEOUT)
+    assert set(next(call).data) == {"k"}
+    call.cancel()
+    check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    assert check.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_token_is_read_from_a_file_or_made_for_each_call(stack, store, tmp_path):
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    valid = {"old"}
+    server = serving(stack, store, tokens=valid.__contains__)
+    from_file = opened(stack, server, "grpc", token_file=str(file))
+    made = opened(stack, server, "grpc", token=lambda: next(iter(valid)))
+    assert (from_file["k"], made["k"]) == (1, 1)
+    valid.clear()
+    valid.add("newer")
+    with pytest.raises(Denied):
+        from_file["k"]
+    file.write_text("newer\n")
+    assert (from_file["k"], made["k"]) == (1, 1)
+
+
+def test_a_token_is_not_sent_in_plaintext_to_another_machine():
+    for options in ({"token": "s3cret"}, {"token": lambda: "s3cret"}):
+        with pytest.raises(DatastreamError, match="plaintext") as error:
+            datastream.open("grpc://192.0.2.1:1", **options)
+        assert "s3cret" not in str(error.value)
+
+
+# --- reading only ---
+
+
+def test_a_server_that_can_only_be_read(stack, store):
+    server = serving(stack, store, read_only=True)
+    remote = opened(stack, server, "grpc")
+    assert remote.features == store.features - {
+        Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC, Feature.MESSAGES
+    }  # fmt: skip
+    with pytest.raises(ReadOnly):
+        remote["k"] = 2
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    for method, request in (
+        ("PushUpdate", pb.Data(key="k", value=b"2")),
+        ("Write", pb.WriteRequest(writes=[pb.WriteItem(data=pb.Data(key="k"))])),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(f"/datastream.DataService/{method}")(
+                request.SerializeToString(), timeout=TIMEOUT
+            )
+        assert error.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert store["k"] == 1
+    assert remote["k"] == 1

@@ -1,0 +1,138 @@
+"""What a client proves itself with, and how it knows its server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import grpc
+
+from datastream import DatastreamError
+from datastream_grpc._files import WatchedFile
+from datastream_grpc._security import is_local
+
+Path = str | os.PathLike[str]
+Token = str | Callable[[], str]
+
+
+class Credentials(NamedTuple):
+    """How to open a channel; see `GrpcSource` for what its parts mean."""
+
+    tls: bool = False
+    roots: Path = ""
+    certificate: Path = ""
+    key: Path = ""
+    token: Token = ""
+    token_file: Path = ""
+    insecure: bool = False
+    given: grpc.ChannelCredentials | None = None
+
+
+class Opener:
+    """Opens channels to one server.
+
+    Args:
+        target: ``host:port`` or ``unix:path``.
+        options: of each channel.
+        credentials: for TLS and tokens.
+
+    Raises:
+        DatastreamError: a file cannot be read, half a pair is missing, or a token would be sent in
+            plaintext.
+    """
+
+    def __init__(
+        self, target: str, options: tuple[tuple[str, int], ...], credentials: Credentials
+    ) -> None:
+        self._target, self._options = target, options
+        self._credentials = credentials
+        self._token = _token(credentials)
+        self._files = _tls_files(credentials)
+        is_secret = credentials.given is not None or self._files is not None
+        if self._token and not (is_secret or credentials.insecure or is_local(target)):
+            raise DatastreamError(
+                f"{target}: a token in plaintext is anybody's; open grpcs:// (in code: or give "
+                "insecure=True, if the network is yours)"
+            )
+
+    def __call__(self) -> grpc.Channel:
+        channel = self._plain()
+        if self._token is None:
+            return channel
+        return grpc.intercept_channel(channel, _WithToken(self._token))
+
+    def _plain(self) -> grpc.Channel:
+        credentials = self._credentials.given
+        if credentials is None and self._files is None:
+            return grpc.insecure_channel(self._target, self._options)
+        if credentials is None and self._files is not None:
+            roots, key, certificate = (f.data() if f else None for f in self._files)
+            credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+        return grpc.secure_channel(self._target, credentials, self._options)
+
+
+def _tls_files(credentials: Credentials) -> tuple[WatchedFile | None, ...] | None:
+    """Roots, key and certificate; None for plaintext."""
+    roots, key, certificate = credentials.roots, credentials.key, credentials.certificate
+    if bool(key) != bool(certificate):
+        raise DatastreamError("certificate and key belong together; give both, or none")
+    if not (credentials.tls or roots or key):
+        return None
+    return (
+        WatchedFile(roots, "authorities to trust") if roots else None,
+        WatchedFile(key, "client's private key") if key else None,
+        WatchedFile(certificate, "client's certificate") if certificate else None,
+    )
+
+
+def _token(credentials: Credentials) -> Callable[[], str] | None:
+    token = credentials.token
+    if credentials.token_file:
+        if token:
+            raise DatastreamError("token and token_file are two tokens; give one")
+        file = WatchedFile(credentials.token_file, "token")
+        return lambda: file.data().decode("utf-8", "replace").strip()
+    if callable(token):
+        return token
+    return (lambda: token) if token else None
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: Any
+    compression: Any
+
+
+class _WithToken(
+    grpc.UnaryUnaryClientInterceptor,  # type: ignore[misc]
+    grpc.UnaryStreamClientInterceptor,  # type: ignore[misc]
+    grpc.StreamStreamClientInterceptor,  # type: ignore[misc]
+):
+    """Sends a token with each call."""
+
+    def __init__(self, token: Callable[[], str]) -> None:
+        self._token = token
+
+    def intercept_unary_unary(self, call: Any, details: Any, request: Any) -> Any:
+        return call(self._with(details), request)
+
+    def intercept_unary_stream(self, call: Any, details: Any, request: Any) -> Any:
+        return call(self._with(details), request)
+
+    def intercept_stream_stream(self, call: Any, details: Any, requests: Any) -> Any:
+        return call(self._with(details), requests)
+
+    def _with(self, details: Any) -> _Details:
+        metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]
+        return _Details(
+            details.method,
+            details.timeout,
+            metadata,
+            details.credentials,
+            details.wait_for_ready,
+            details.compression,
+        )

@@ -1,0 +1,174 @@
+"""Who may reach a server, and what proves it: TLS, certificates of clients, bearer tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import grpc
+from grpc import aio
+
+from datastream import DatastreamError, Denied
+from datastream_grpc._files import WatchedFile
+from datastream_grpc._status import NAME
+
+TokenCheck = Callable[[str], bool]
+"""Whether a token is one; called in a thread."""
+Path = str | os.PathLike[str]
+
+OPEN_TO_ALL = "/grpc.health.v1.Health/"
+"""Asked by balancers, which have no token."""
+SCHEME = "bearer "
+
+
+class Tls(NamedTuple):
+    """The files for TLS, in PEM; read again when they change."""
+
+    certificate: Path
+    """The server's, with those of the authorities between it and the root."""
+    key: Path
+    """The private key of `certificate`."""
+    client_roots: Path | None = None
+    """Whose certificates clients have to show; None asks for none."""
+
+
+def check_exposure(address: str, *, tls: Tls | None, tokens: object) -> None:
+    """Refuse to serve other machines in plaintext, or whoever asks.
+
+    Raises:
+        DatastreamError: `address` is none of this machine alone, and TLS or authentication lacks.
+    """
+    is_authenticated = tokens is not None or (tls is not None and tls.client_roots is not None)
+    if is_local(address) or (tls is not None and is_authenticated):
+        return
+    lacking = [] if tls is not None else ["TLS"]
+    lacking += [] if is_authenticated else ["tokens"]
+    raise DatastreamError(
+        f"{address} can be reached from other machines: give it {' and '.join(lacking)}, or listen "
+        "on 127.0.0.1; insecure=True serves whoever reaches it all the same"
+    )
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine reaches `address`."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)} if host else set()
+    except (OSError, UnicodeError):
+        return False
+    return bool(found) and all(map(_is_loopback, found))
+
+
+def server_credentials(tls: Tls) -> grpc.ServerCredentials:
+    """What a server proves itself with; files that change count from the next connection on.
+
+    Raises:
+        DatastreamError: a file cannot be read.
+    """
+    certificate = WatchedFile(tls.certificate, "server's certificate")
+    key = WatchedFile(tls.key, "server's private key")
+    roots = None if tls.client_roots is None else WatchedFile(tls.client_roots, "clients' roots")
+
+    def read() -> tuple[bytes, bytes, bytes | None]:
+        return key.data(), certificate.data(), None if roots is None else roots.data()
+
+    given = read()
+
+    def changed() -> Any:
+        nonlocal given
+        now = read()
+        if now == given:
+            return None
+        given = now
+        return _configuration(*now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(*given), changed, require_client_authentication=roots is not None
+    )
+
+
+def token_check(tokens: Path | TokenCheck) -> Callable[[str], Awaitable[bool]]:
+    """Whether a token is one of a file, with one a line, or what a callable says in a thread.
+
+    Raises:
+        DatastreamError: the file cannot be read.
+    """
+    if callable(tokens):
+        check = tokens
+        return lambda token: asyncio.to_thread(check, token)
+    file = WatchedFile(tokens, "tokens, one a line")
+
+    async def is_token(token: str) -> bool:
+        given, found = token.encode("utf-8", "replace"), False
+        # Compared with all of them, each in constant time: how long it takes tells nothing.
+        for known in _lines(file.data()):
+            found |= hmac.compare_digest(given, known)
+        return found
+
+    return is_token
+
+
+class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
+    """Lets calls pass that bring a token.
+
+    Args:
+        is_token: decides.
+    """
+
+    def __init__(self, is_token: Callable[[str], Awaitable[bool]]) -> None:
+        self._is_token = is_token
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(OPEN_TO_ALL):
+            return handler
+        token = _token_of(details.invocation_metadata)
+        if token and await self._is_token(token):
+            return handler
+        return _refusing(handler)
+
+
+def _refusing(handler: Any) -> Any:
+    """A handler of the same kind that answers nothing."""
+
+    async def refuse(request: Any, context: Any) -> None:
+        await context.abort(
+            grpc.StatusCode.UNAUTHENTICATED,
+            "this server wants a bearer token, and this is none of its own",
+            ((NAME, Denied.__name__),),
+        )
+
+    kind = "stream" if handler.request_streaming else "unary"
+    kind += "_stream" if handler.response_streaming else "_unary"
+    return getattr(grpc, f"{kind}_rpc_method_handler")(refuse)
+
+
+def _token_of(metadata: Any) -> str:
+    for key, value in metadata or ():
+        if key == "authorization" and isinstance(value, str) and value.lower().startswith(SCHEME):
+            return value[len(SCHEME) :].strip()
+    return ""
+
+
+def _lines(data: bytes) -> list[bytes]:
+    lines = (line.strip() for line in data.splitlines())
+    return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def _configuration(key: bytes, certificate: bytes, roots: bytes | None) -> Any:
+    return grpc.ssl_server_certificate_configuration(((key, certificate),), roots)
+
+
+def _is_loopback(text: str) -> bool:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
