@@ -15,8 +15,9 @@ from datastream._view.keeper import Keeper, Keepers
 from datastream._view.state import ViewState
 from datastream._view.write_behind import WriteBehind
 from datastream._watch.subscription import Since
-from datastream._watches import Pace, StoreWatches, described
+from datastream._watches import Pace, StoreWatches, check_seconds, described
 from datastream.entry import Batch, Rejected
+from datastream.errors import InvalidKey, InvalidValue
 from datastream.selection import Selection
 from datastream.view import View
 
@@ -83,6 +84,11 @@ class StoreViews(StoreWatches):
             InvalidKey, StoreClosed, Denied: as for `watch`.
         """
         self._core.check_open()
+        check_seconds(wait, "wait")
+        if as_ is not None and not callable(as_):
+            raise InvalidValue("as_ is called with each value: give a function or a type")
+        if not isinstance(cache, str | PathLike | None):
+            raise InvalidValue("cache is the path of a file")
         selection = Selection.of(*keys, match=match, exclude=exclude)
         file = None if cache is None else CacheFile(cache, self.name, selection)
         what = f"{self.name}, {described(selection, 'view')}"
@@ -106,6 +112,9 @@ class StoreViews(StoreWatches):
             ImportError: pydantic is not installed: the extra ``settings``.
         """
         self._core.check_open()
+        check_seconds(wait, "wait")
+        if not isinstance(place, str):
+            raise InvalidKey("place is a prefix such as 'app/', or a key")
         try:
             from datastream.binding import bind
         except ModuleNotFoundError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_args
@@ -292,11 +292,21 @@ class Pace(NamedTuple):
             raise InvalidValue(
                 f"conflate={conflate!r}: give one of {', '.join(map(repr, get_args(Conflate)))}"
             )
-        if not 0 <= every < math.inf:
-            raise InvalidValue(f"every={every}: give a number of seconds")
+        check_seconds(every, "every")
         if every and conflate != "always":
             raise InvalidValue(f'every={every} needs conflate="always"')
         return cls(conflate, every)
+
+
+def check_seconds(value: float, name: str) -> None:
+    """Refuse what is no time to wait: no number, negative, or longer than the system can.
+
+    Raises:
+        InvalidValue: it is such.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= threading.TIMEOUT_MAX:
+        raise InvalidValue(f"{name}={shown(str(value))[1:-1]}: give a number of seconds")
 
 
 def described(selection: Selection, call: str = "watch") -> str:

@@ -30,12 +30,14 @@ def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple
     Raises:
         InvalidValue: the value does not fit the type, or no type fits the value.
     """
+    if value_type:
+        check_type(value_type, key=key)
     plain = None if value_type else _INFERRED.get(type(value))
     try:
         if plain is not None:
             return plain[1](value), plain[0]
         return _encode(value, value_type)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         wanted = f"as {value_type!r}" if value_type else "as any known type"
         raise InvalidValue(
             f"cannot store a {type(value).__name__} at {shown(key)} {wanted}: {error}; "
@@ -88,6 +90,8 @@ def check_type(value_type: str, *, key: str = "") -> None:
     Raises:
         InvalidValue: it is such.
     """
+    if not isinstance(value_type, str):
+        raise InvalidValue(f"the value_type of {shown(key)} is text such as 'int'")
     if value_type in _DECODERS or not value_type:
         return
     if len(value_type) > MAX_TYPE or not (value_type.isascii() and value_type.isprintable()):

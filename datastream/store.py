@@ -25,7 +25,7 @@ from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.replay import Replays, Script, batches, live_part
 from datastream._watch.status import StatusHolder, StatusObservable
-from datastream._watches import Pace
+from datastream._watches import Pace, check_seconds
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
@@ -183,6 +183,8 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
             message, author: as for `put`.
         """
         expected = expect or {}
+        if not isinstance(values, Mapping) or not isinstance(expected, Mapping):
+            raise InvalidValue("put_many takes its values, and expect, as a mapping of keys")
         writes = []
         for key, value in values.items():
             if isinstance(value, Entry):
@@ -243,6 +245,8 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         Returns:
             False if a subscriber was still busy after `timeout`.
         """
+        if timeout is not None:
+            check_seconds(timeout, "timeout")
         # In a child process nothing is left to deliver, and no lock can be relied on.
         return self._core.is_forked or self._dispatcher.flush(timeout)
 
@@ -414,12 +418,13 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         key, _, value_type, expect, updated_at, message, author = write
         check_key(key)
         codecs.check_type(value_type, key=key)
-        if updated_at is not None and updated_at.tzinfo is None:
-            raise InvalidValue(
-                f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
-            )
-        if expect not in (None, ANY_REVISION) and not self._can_expect:
-            raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
+        if updated_at is not None:
+            _check_time(updated_at, key)
+        if expect is not None and expect != ANY_REVISION:
+            if not isinstance(expect, str):
+                raise InvalidValue(f"expect of {shown(key)} is a revision, which is text")
+            if not self._can_expect:
+                raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
         if (message or author) and not self._keeps_messages:
             raise Unsupported(
                 f"{self.name} keeps neither message nor author of a write; leave them out"
@@ -441,6 +446,15 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
     ) -> DisposableBase:
         """The second part of a replay: the watch from where the past ended."""
         return self._subscribe(observer, selection, cursor, live_part, Pace())
+
+
+def _check_time(updated_at: datetime, key: str) -> None:
+    if not isinstance(updated_at, datetime):
+        raise InvalidValue(f"updated_at of {shown(key)} is a datetime with a time zone")
+    if updated_at.tzinfo is None:
+        raise InvalidValue(
+            f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
+        )
 
 
 def _check_zone(point: str | datetime | None) -> None:

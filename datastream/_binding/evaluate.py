@@ -14,7 +14,7 @@ from datastream._binding.shape import Shaper, normalized
 from datastream._binding.tree import Node, Path
 from datastream._secrets import without
 from datastream.entry import Entry, Rejected
-from datastream.errors import shown
+from datastream.errors import InvalidValue, shown
 
 T = TypeVar("T")
 
@@ -56,7 +56,14 @@ class Evaluator(Generic[T]):
     def __init__(self, model: Any, layout: Layout) -> None:
         self.model = model
         self.layout = layout
-        self._adapter: TypeAdapter[T] = TypeAdapter(model)
+        try:
+            self._adapter: TypeAdapter[T] = TypeAdapter(model)
+        except Exception as error:
+            # Pydantic has several errors for this; for what is no type at all, Python's own.
+            raise InvalidValue(
+                "pydantic makes no model of what bind was given: give a BaseModel, a dataclass, "
+                "a TypedDict or another type"
+            ) from error
 
     def __call__(self, entries: Mapping[str, Entry], overrides: Overrides) -> Outcome[T]:
         """The object that these entries make, with `overrides` in place of some of them."""

@@ -36,30 +36,37 @@ def children(value: Any) -> dict[str, Any] | None:
 
 def differing(old: Any, new: Any, path: Path = ()) -> Iterator[Path]:
     """The paths at which two objects differ, the deepest that both have."""
-    if old is new:
-        return
-    before, after = children(old), children(new)
-    if before is None or after is None:
-        if not _same(old, new):
+    # Not by recursion: a dotted name of TOML is as deep as it is long.
+    left = [(path, old, new)]
+    while left:
+        path, old, new = left.pop()
+        if old is _MISSING or new is _MISSING:
             yield path
-        return
-    if not before and not after:
-        return
-    for name in before | after:
-        if name in before and name in after:
-            yield from differing(before[name], after[name], (*path, name))
-        else:
-            yield (*path, name)
+            continue
+        if old is new:
+            continue
+        before, after = children(old), children(new)
+        if before is None or after is None:
+            if not _same(old, new):
+                yield path
+            continue
+        names = reversed((before | after).keys())
+        left += [
+            ((*path, name), before.get(name, _MISSING), after.get(name, _MISSING)) for name in names
+        ]
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """Every path that has no parts, with its value."""
-    parts = children(value)
-    if not parts:
-        yield path, value
-        return
-    for name, part in parts.items():
-        yield from leaves(part, (*path, name))
+    # Not by recursion: a dotted name of TOML is as deep as it is long.
+    left = [(path, value)]
+    while left:
+        path, value = left.pop()
+        parts = children(value)
+        if parts:
+            left += [((*path, name), part) for name, part in reversed(parts.items())]
+        else:
+            yield path, value
 
 
 def at(value: Any, path: Path) -> Any:

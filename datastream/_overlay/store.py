@@ -159,6 +159,8 @@ def overlay(
         ReadOnly: the layer to `write` cannot be written.
     """
     may_be_missing = [optional] if isinstance(optional, Store | str) else list(optional)
+    if not all(isinstance(one, Store | str) for one in (*layers, *may_be_missing)):
+        raise DatastreamError("the layers of an overlay are stores, or URLs of stores")
     given = [*layers, *may_be_missing, *([] if write is None else [write])]
     if not layers or len(set(layers)) < len(layers) or not set(given) <= set(layers):
         raise DatastreamError(

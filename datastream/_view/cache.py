@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from glob import escape
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class CacheFile:
     def remove_abandoned(self) -> None:
         """Remove what processes that were killed while writing have left."""
         with suppress(OSError):
-            for path in self.path.parent.glob(f".{self.path.name}.*.tmp"):
+            for path in self.path.parent.glob(f".{escape(self.path.name)}.*.tmp"):
                 with suppress(OSError):
                     if time.time() - path.stat().st_mtime > ABANDONED:
                         path.unlink()

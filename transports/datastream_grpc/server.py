@@ -268,7 +268,9 @@ def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | Non
 
 
 def _check_port(address: str) -> None:
-    """gRPC takes a port modulo 65,536."""
+    """gRPC takes a port modulo 65,536, and no text that cannot be encoded."""
+    if not isinstance(address, str) or not address.isprintable():
+        raise OSError(f"cannot listen on {address!r}: it is no address; write host:port")
     port = address.rpartition(":")[2]
     if port.isdigit() and int(port) > MAX_PORT:
         raise OSError(f"cannot listen on {address}: a port is at most {MAX_PORT}")
