@@ -21,6 +21,8 @@ from datastream.cli._rates import SOURCE, Day, load_rates
 
 CLIENT = "datastream.cli._demo_client"
 PACE_TERMINAL, PACE_PIPE = 0.1, 0.02
+LONGEST_PACE = 3600
+"""Seconds; what is no number is not less either."""
 
 THREE_LINES = """\
 The same in three lines of Python:
@@ -42,6 +44,8 @@ def demo(pace: float | None) -> None:
 
     They are written to SQLite, watched there, and sent on over gRPC.
     """
+    if pace is not None and not pace <= LONGEST_PACE:
+        raise click.UsageError(f"--pace takes {LONGEST_PACE} seconds at most")
     if pace is None:
         pace = PACE_TERMINAL if sys.stdout.isatty() else PACE_PIPE
     transport = load_grpc()

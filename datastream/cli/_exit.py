@@ -15,7 +15,7 @@ import click
 from datastream import DatastreamError
 from datastream.cli._log import logged
 from datastream.cli._words import in_our_words
-from datastream.errors import printable
+from datastream.errors import presentable
 
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
@@ -43,7 +43,7 @@ def exit_code(work: Callable[[], object]) -> int:
 
 def say(text: str) -> None:
     """One line on stderr, in words of the command line, harmless to a terminal."""
-    click.echo(f"datastream: {printable(' '.join(in_our_words(text).split()))}", err=True)
+    click.echo(f"datastream: {presentable(' '.join(in_our_words(text).split()))}", err=True)
 
 
 def exit_on_sigterm(code: int) -> None:

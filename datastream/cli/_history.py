@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from datastream import Revision
 from datastream.cli._open import open_existing
-from datastream.cli._output import emit, fields, json_option, one_line, shown_value
+from datastream.cli._output import as_json, emit, fields, json_option, one_line, shown_value
 
 
 @click.command()
@@ -16,7 +14,9 @@ from datastream.cli._output import emit, fields, json_option, one_line, shown_va
 @click.argument("key")
 @json_option
 def history(url: str, key: str, json_lines: bool) -> None:
-    """Print every revision of KEY, newest first, of stores that keep their past (git).
+    """Print every revision of KEY, newest first, of stores that keep their past.
+
+    Git repositories do, versioned S3 buckets, and PostgreSQL tables with history=true in the URL.
 
     Operation, point (what watch --since takes), time, author, value and message, separated by
     tabs.
@@ -28,7 +28,7 @@ def history(url: str, key: str, json_lines: bool) -> None:
 
 def _json_line(revision: Revision) -> str:
     more = {"point": revision.point, "author": revision.author, "message": revision.message}
-    return json.dumps(fields(revision.entry) | more, ensure_ascii=False)
+    return as_json(fields(revision.entry) | more)
 
 
 def _plain_line(revision: Revision) -> str:

@@ -46,7 +46,15 @@ def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
 
 def json_line(entry: Entry) -> str:
     """The entry as one JSON object."""
-    return json.dumps(fields(entry), ensure_ascii=False)
+    return as_json(fields(entry))
+
+
+def as_json(found: dict[str, Any]) -> str:
+    """One JSON object on one line, harmless to a terminal: what does not print is escaped."""
+    text = json.dumps(found, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def fields(entry: Entry) -> dict[str, Any]:

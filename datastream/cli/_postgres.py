@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from datastream.cli._output import emit
-from datastream.url import parse
+from datastream.url import parse, secrets_of
 
 if TYPE_CHECKING:
     from datastream.sources.postgres import PostgresSource
@@ -61,8 +61,11 @@ def _source(url: str) -> PostgresSource:
         raise ImportError(
             f'this needs an extra: pip install "datastream-kv[postgres]" ({error})'
         ) from error
+    secrets = secrets_of(location, {})
     # To look and not to touch: opened otherwise, it would install by itself.
-    return open_postgres(location, mode="poll")
+    source = open_postgres(location, mode="poll")
+    source.secrets = secrets
+    return source
 
 
 def _show(statements: Sequence[str]) -> None:

@@ -20,7 +20,12 @@ GRACE = 1.0
 
 @click.command()
 @click.argument("url")
-@click.option("--address", default="127.0.0.1:8080", show_default=True, help="Port 0: a free one.")
+@click.option(
+    "--address",
+    default="127.0.0.1:8080",
+    show_default=True,
+    help="HOST:PORT, port 0 for a free one, or unix:PATH.",
+)
 @click.option("--tls-cert", metavar="FILE", help="Certificate for TLS, in PEM.")
 @click.option("--tls-key", metavar="FILE", help="Its private key.")
 @click.option("--client-ca", metavar="FILE", help="Whose certificates clients have to show.")

@@ -38,7 +38,7 @@ def watch(
 
     A KEY ending in "/" stands for all below it; without KEY and --match everything is watched.
     On a pipe: operation, key, type, value and time, separated by tabs. With --since not what they
-    held then, but every change since; of stores that keep their past (git).
+    held then, but every change since; of stores that keep their past, as git does.
     """
     show = change_printer(json_lines=json_lines)
     with open_existing(url, watched=True) as store, store.status.subscribe(say_status):

@@ -12,7 +12,10 @@ _RULES = [
         (r"\blist\(store\) gives its keys", "datastream ls URL lists its keys"),
         (r"; read entry\.value for the raw bytes", ""),
         (r"\bor bytes with a value_type\b", "or another --type"),
-        (r"\bvalue_type\b(?!=)", "type"),
+        # Elsewhere it is the name of a column.
+        (r"\b(no|the|a) value_type\b(?!=)", r"\1 type"),
+        (r"; give it in code: open\(.*?\)", "; leave it out, a command cannot give it"),
+        (r", or give it as an option in code", ""),
         (r"\bmatch=", "--match "),
         (r"\binsecure=True serves\b", "--insecure serves"),
         (r"\b([a-z_]+)=True\b", r"\1=true in the URL"),

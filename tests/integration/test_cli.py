@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -294,6 +295,48 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ls", "settings.db"], "such as sqlite:settings.db"),
+        (["ls", "sqlite:x.db?tabel=t"], "did you mean table?"),
+        (["ls", "sqlite:x.db?tabel=t"], "value, value_type"),
+        (["ls", "sqlite:x.db?create=banana"], "true or false, not 'banana'"),
+        (["ls", "localhost:8080"], "grpc://host:port"),
+        (["ls", "grpc://127.0.0.1:1"], "check the address"),
+        (["ls", "grpc://h:1?credentials=x"], "a command cannot give it"),
+        (["ls", "git+ssh://h/x?ssh_command=x"], "a command cannot give it"),
+        (["ls", "http://127.0.0.1:1/"], "check the URL"),
+        (["ls", "postgresql://u:s3/cret@h/d"], "write them as %2F"),
+        (["serve", "memory:", "--address", "nonsense"], "write host:port"),
+        (["put", "memory:", "k", "x", "--type", "é"], "no type for"),
+    ],
+)
+def test_errors_are_in_words_of_the_command_line(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert words in result.stderr
+    assert not re.search(r"open\(|create=True|in code|Error:", result.stderr)
+    assert "s3/cret" not in result.stderr
+
+
+@pytest.mark.parametrize("pace", ["nan", "inf", "-1", "soon"])
+def test_a_pace_is_a_number_of_seconds(pace):
+    assert run("demo", "--pace", pace).exit_code == 2
+
+
+def test_nothing_that_is_printed_speaks_to_the_terminal(tmp_path):
+    url = f"sqlite:{tmp_path}/a.db"
+    odd = "a\x1b[31m\x9b\x7f\u202e\u2028b"
+    with datastream.open(url) as store:
+        store[odd] = odd
+    for arguments in (["ls", url], ["ls", url, "--json"], ["put", url, odd, odd, "--json"]):
+        line = run(*arguments).stdout.removesuffix("\n")
+        assert line.replace("\t", " ").isprintable()
+    assert json.loads(run("get", url, odd, "--json").stdout)["value"] == odd
 
 
 def test_an_unknown_scheme_is_one_line_on_stderr() -> None:

@@ -74,6 +74,8 @@ def from_status(error: Any, where: str) -> DatastreamError:
     if code is grpc.StatusCode.UNAVAILABLE and kind is datastream.SourceUnavailable:
         # gRPC tells the whole story of how it tried; the end of it is what matters.
         details = details.rpartition("last error: ")[2]
+        if not name_of(error):
+            details += "; check the address, and that the server runs"
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")

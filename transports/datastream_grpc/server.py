@@ -269,7 +269,8 @@ def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | Non
 
 def _check_port(address: str) -> None:
     """gRPC takes a port modulo 65,536, and no text that cannot be encoded."""
-    if not isinstance(address, str) or not address.isprintable():
+    is_text = isinstance(address, str) and address.isprintable()
+    if not is_text or not (":" in address or address.startswith("unix")):
         raise OSError(f"cannot listen on {address!r}: it is no address; write host:port")
     port = address.rpartition(":")[2]
     if port.isdigit() and int(port) > MAX_PORT:

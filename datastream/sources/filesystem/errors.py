@@ -67,4 +67,4 @@ def explain(
     for kinds, answer, advice in _WRITING if key else _OPENING if opening else ():
         if isinstance(error, kinds):
             return answer(f"{text}; {advice.format(key=shown(key or ''))}")
-    return SourceUnavailable(text)
+    return SourceUnavailable(f"{text}; check the URL, and that it is there" if opening else text)
