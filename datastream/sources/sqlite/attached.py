@@ -11,11 +11,12 @@ from datastream.selection import Selects
 from datastream.source import Write, Written
 from datastream.sources.sqlite.connection import (
     Connection,
+    Outdated,
     is_about_sql,
     schema_version,
     transaction,
 )
-from datastream.sources.sqlite.file import File, Outdated
+from datastream.sources.sqlite.file import File
 from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.log import ChangeLog
 from datastream.sources.sqlite.position import position
@@ -44,6 +45,13 @@ class Attached:
         self.is_wal = is_wal
         self.rows = RowTable(layout)
         self.log = ChangeLog(layout) if epoch else None
+        self._is_local = False
+
+    def of_epoch(self, epoch: str) -> Attached:
+        """The same in an epoch of which the file does not know."""
+        other = Attached(self.file, self.layout, self.schema, epoch, is_wal=self.is_wal)
+        other._is_local = True
+        return other
 
     @contextmanager
     def moment(self) -> Iterator[Connection]:
@@ -57,6 +65,17 @@ class Attached:
             yield connection
             # All that was compiled meanwhile was compiled for this schema.
             connection.compiled.schema = self.schema
+
+    def check_epoch(self, connection: Connection) -> None:
+        """Within a `moment`, after the file may have been overwritten.
+
+        Raises:
+            Outdated: the log is another one by now.
+        """
+        if self._is_local or self.log is None:
+            return
+        if epoch_of(self.log, connection, self.file) != self.epoch:
+            raise Outdated("the log was changed meanwhile; retry")
 
     def one(self, key: str) -> tuple[bool, Row | None]:
         """The row of a key, as one SELECT gives it, after whether it was of this schema."""
@@ -155,3 +174,10 @@ class Attached:
     def _check(self, connection: Connection) -> None:
         if schema_version(connection) != self.schema:
             raise Outdated("the schema was changed meanwhile; retry")
+
+
+def epoch_of(log: ChangeLog, connection: Connection, file: File) -> str:
+    """The epoch of a log in a file, "" if it cannot be trusted."""
+    epoch = log.epoch(connection)
+    # A copy of the file, however it was changed, is another one.
+    return f"{epoch}.{file.id[1]:x}" if epoch else ""

@@ -25,6 +25,12 @@ FileId = tuple[int, int]
 
 UNKNOWN = -1
 """No schema has this number."""
+IMMUTABLE = "ro&immutable=1"
+"""The mode for a file that nobody can write: no locks, and no files beside it."""
+
+
+class Outdated(SourceUnavailable):
+    """The file or its schema is not the one that was looked up; look it up again."""
 
 
 class Connection(sqlite3.Connection):
@@ -59,7 +65,7 @@ def lenient(raw: bytes) -> str:
 
 
 def connect(path: str, mode: str, timeout: float) -> Connection:
-    """A connection without implicit transactions; `mode` is SQLite's ro, rw or rwc."""
+    """A connection without implicit transactions; `mode` is ro, rw or rwc, or `IMMUTABLE`."""
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
@@ -115,21 +121,16 @@ def file_id(path: str) -> FileId:
     Raises:
         SourceUnavailable: no file at `path`.
     """
-    stat = _stat(path)
+    stat = file_stat(path)
     return stat.st_dev, stat.st_ino
 
 
-def is_file(path: str, known: FileId) -> bool:
-    """Whether the file at `path` is still that one.
+def file_stat(path: str) -> os.stat_result:
+    """What the system knows of the file at `path`.
 
     Raises:
         SourceUnavailable: no file at `path`.
     """
-    stat = _stat(path)
-    return stat.st_ino == known[1] and stat.st_dev == known[0]
-
-
-def _stat(path: str) -> os.stat_result:
     try:
         # Before every access, so not through pathlib, which takes three times as long.
         return os.stat(path)  # noqa: PTH116
@@ -166,6 +167,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def is_busy(error: sqlite3.Error) -> bool:
     """Whether another connection holds the lock."""
     return _code(error) == sqlite3.SQLITE_BUSY
+
+
+def cannot_open(error: sqlite3.Error) -> bool:
+    """Whether the file, or one that SQLite needs beside it, cannot be opened."""
+    return _code(error) == sqlite3.SQLITE_CANTOPEN
 
 
 def is_about_sql(error: sqlite3.Error) -> bool:

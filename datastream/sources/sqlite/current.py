@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -9,9 +10,11 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
-from datastream.sources.sqlite.attached import Attached
+from datastream.sources.sqlite.attached import Attached, epoch_of
 from datastream.sources.sqlite.connection import (
     Connection,
+    Outdated,
+    cannot_open,
     connect,
     file_id,
     inspected,
@@ -20,7 +23,7 @@ from datastream.sources.sqlite.connection import (
     schema_version,
     translated,
 )
-from datastream.sources.sqlite.file import File, Outdated
+from datastream.sources.sqlite.file import File
 from datastream.sources.sqlite.layout import Columns, create_table, exists, find_layout
 from datastream.sources.sqlite.log import ChangeLog
 
@@ -76,9 +79,7 @@ class CurrentTable:
             StoreClosed: the source was closed.
         """
         attached = self.attached
-        if file_id(self.asked.path) != attached.file.id:
-            return self._replace(attached)
-        return attached
+        return attached if attached.file.is_current() else self._replace(attached)
 
     def call(self, function: Callable[[Attached], T]) -> T:
         """The result of `function` for the file and the schema that are there now.
@@ -115,6 +116,20 @@ class CurrentTable:
         for file in list(self._files):
             self._close(file)
 
+    def begin_epoch(self) -> None:
+        """Have no position honoured that was given out until now."""
+        attached = self.attached
+        if attached.log is None:
+            return
+        if self.asked.readonly:
+            with self._lock:
+                if self.attached is attached:
+                    self.attached = attached.of_epoch(secrets.token_hex(4))
+            return
+        with attached.file.writer() as connection:
+            attached.log.begin_epoch(connection)
+        self._replace(attached)
+
     def _replace(self, outdated: Attached) -> Attached:
         if self._closed:
             raise StoreClosed(f"{self.asked.where} was closed; open another store")
@@ -133,14 +148,19 @@ class CurrentTable:
         return self.attached
 
     def _abandon_replaced(self) -> None:
-        current = file_id(self.asked.path)
         for file in list(self._files):
-            if file.id != current:
+            if not file.is_current():
                 file.abandon()
                 self._files.discard(file)
 
     def _close(self, file: File) -> None:
-        file.close()
+        try:
+            if file.is_current():
+                file.close()
+            else:
+                file.abandon()
+        except SourceUnavailable:
+            file.close_moved()
         self._files.discard(file)
 
     def _look_up(self, known: File | None) -> Attached:
@@ -170,6 +190,9 @@ class CurrentTable:
 
     def _install(self, attached: Attached) -> bool:
         """Make the log; False where the file cannot be written."""
+        if attached.file.is_immutable:
+            self.asked = self.asked._replace(readonly=True)
+            return False
         try:
             with attached.file.writer() as connection:
                 ChangeLog(attached.layout).install(connection)
@@ -207,6 +230,10 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         if not exists(db, asked.table):
             make_durable(connection, new=new)
             create_table(db, asked.table)
+    except sqlite3.OperationalError as error:
+        # One that is there may still open read-only.
+        if new or not cannot_open(error):
+            raise
     finally:
         connection.close()
 
@@ -225,5 +252,5 @@ def _found(connection: Connection, file: File, asked: Asked) -> Attached:
         )
     layout = find_layout(db, asked.table, asked.columns, asked.where)
     has_log = layout.can_log and asked.triggers
-    epoch = ChangeLog(layout).epoch(connection) if has_log else ""
+    epoch = epoch_of(ChangeLog(layout), connection, file) if has_log else ""
     return Attached(file, layout, schema_version(connection), epoch, is_wal=is_wal(connection))

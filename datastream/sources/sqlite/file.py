@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic, sleep
 from typing import TypeVar
 
 from datastream.errors import SourceUnavailable
+from datastream.sources.sqlite.clock import Clock
 from datastream.sources.sqlite.connection import (
+    IMMUTABLE,
     Connection,
+    Outdated,
+    cannot_open,
     connect,
-    data_version,
     file_id,
+    file_stat,
     is_busy,
     lenient,
     make_durable,
     moment,
+    schema_version,
 )
+from datastream.sources.sqlite.pool import Pool
+from datastream.sources.sqlite.side_files import WriteAheadLog
 
 READERS = 16
 """Idle connections for reading that are kept open."""
@@ -32,10 +40,6 @@ RETRY = 0.005
 
 
 T = TypeVar("T")
-
-
-class Outdated(SourceUnavailable):
-    """The file or its schema is not the one that was looked up; look it up again."""
 
 
 class File:
@@ -57,14 +61,48 @@ class File:
         self._mode = mode
         self._timeout = timeout
         self.id = file_id(path)
+        self._device, self._inode = self.id
         self.epoch = secrets.token_hex(4)
         """Tells versions of this file from those of others."""
+        self.is_immutable = False
+        """Opened without locks, as its disk is read-only and nobody has it open."""
+        self._stat = file_stat(path)
+        self.log = WriteAheadLog(path)
+        self.writings = 0
+        """Odd while a writer of this store is lent, and another number afterwards."""
         self._writing = threading.Lock()
-        self.readers = Pool(self._open_reader, READERS)
-        """For a single SELECT; else use `reader`."""
-        self._writers = Pool(partial(self._open, timeout), 1)
         # Must not wait for a writer: its commit shows at the next look.
-        self.clock = Clock(self._open(0))
+        self.clock = Clock(self._open_first())
+        self.look()
+        self.readers = self._new_readers()
+        """For a single SELECT; else use `reader`."""
+        self._writers = self._new_writers()
+
+    def is_current(self) -> bool:
+        """Whether the file at the path is still this one.
+
+        Raises:
+            SourceUnavailable: no file at the path.
+        """
+        stat = file_stat(self._path)
+        if stat.st_ino != self._inode or stat.st_dev != self._device:
+            return False
+        return not self.is_immutable or not self._is_changed(stat)
+
+    def look(self) -> bool:
+        """`is_current`; if so, note which log is the file's."""
+        # Before the file: once that is replaced, the log beside it may be another one's.
+        beside = self.log.now()
+        is_current = self.is_current()
+        if is_current:
+            self.log.known = beside
+        return is_current
+
+    def _is_changed(self, stat: os.stat_result) -> bool:
+        # Without locks nothing else tells that somebody writes to it.
+        then = self._stat
+        is_same = (stat.st_size, stat.st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+        return not is_same or self.log.exists()
 
     @contextmanager
     def reader(self) -> Iterator[Connection]:
@@ -91,13 +129,15 @@ class File:
                 f"{self._path}: other writes of this store still wait for the lock; "
                 "retry, or raise timeout="
             )
+        self.writings += 1
         try:
             connection = self._writers.take()
         except BaseException:
+            self.writings += 1
             self._writing.release()
             raise
         try:
-            if not connection.is_durable and self._mode != "ro":
+            if not connection.is_durable and self._mode == "rw":
                 make_durable(connection, new=False)
         except BaseException:
             self.give_writer(connection)
@@ -108,6 +148,7 @@ class File:
         try:
             self._writers.give(connection)
         finally:
+            self.writings += 1
             self._writing.release()
 
     @contextmanager
@@ -153,6 +194,22 @@ class File:
                     raise
             sleep(RETRY)
 
+    def forget(self) -> None:
+        """Read everything anew: the file was overwritten past SQLite, which still has pages of it.
+
+        The clock stays: without any connection, the next one would apply the write-ahead log.
+        """
+        self.clock.forget()
+        self.epoch = secrets.token_hex(4)
+        self.renew()
+
+    def renew(self) -> None:
+        """Open new connections from here on, which have no pages yet."""
+        former = self.readers, self._writers
+        self.readers, self._writers = self._new_readers(), self._new_writers()
+        for pool in former:
+            pool.close()
+
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is not."""
         self.is_closed = True
@@ -161,7 +218,7 @@ class File:
         self.clock.close()
 
     def abandon(self) -> None:
-        """Close, and wait a while until nothing of it is in use any more.
+        """The file was replaced: close, and wait a while until nothing of it is in use any more.
 
         A connection to a file that was replaced takes the rollback journal of the new file for
         its own, and would undo and delete it.
@@ -170,15 +227,40 @@ class File:
         until = monotonic() + ABANDON
         while monotonic() < until:
             if not (self.readers.used or self._writers.used or self.clock.is_used):
-                return
+                break
             sleep(RETRY)
+        self.log.put_aside()
 
-    def _open(self, timeout: float) -> Connection:
-        connection = connect(self._path, self._mode, timeout)
-        if file_id(self._path) != self.id:
-            connection.close()
-            raise Outdated(f"{self._path} was replaced meanwhile; retry")
-        return connection
+    def close_moved(self) -> None:
+        """The file has another name, or none: close, and let it take along what its log holds."""
+        with suppress(sqlite3.Error, SourceUnavailable), self.readers.lent() as connection:
+            # SQLite does not do that by itself for a file that was moved.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.close()
+        self.log.put_aside()
+
+    def _new_readers(self) -> Pool:
+        return Pool(self._open_reader, READERS)
+
+    def _new_writers(self) -> Pool:
+        return Pool(self._open_writer, 1)
+
+    def _open_first(self) -> Connection:
+        """The clock's connection, which finds out how the file can be opened."""
+        try:
+            return self._open(0)
+        except sqlite3.OperationalError as error:
+            if not cannot_open(error):
+                raise
+            # In WAL mode SQLite needs two files beside it, which a read-only disk does not take.
+            if self.log.exists():
+                raise SourceUnavailable(
+                    f"{self._path}: {error}; if its disk is read-only, {self._path}-wal is in the "
+                    "way, which may hold commits: close all programs before you copy a database, "
+                    "or open it where it can be written"
+                ) from error
+        self.is_immutable, self._mode = True, IMMUTABLE
+        return self._open(0)
 
     def _open_reader(self) -> Connection:
         connection = self._open(self._timeout)
@@ -186,119 +268,23 @@ class File:
         connection.text_factory = str
         return connection
 
-
-class Pool:
-    """Connections of which each is used by one thread at a time.
-
-    A connection that is closed while another thread uses it crashes the process, so `close`
-    leaves those that are lent to the threads that have them.
-
-    Args:
-        connect: opens one.
-        kept: how many may be idle.
-    """
-
-    def __init__(self, connect: Callable[[], Connection], kept: int) -> None:
-        self._connect = connect
-        self._kept = kept
-        self._idle: list[Connection] = []
-        self._closed = False
-        self.used: set[Connection] = set()
-        """Those that are lent."""
-
-    def take(self) -> Connection:
-        """An idle connection or else a new one; give it back with `give`.
-
-        Raises:
-            Outdated: the pool was closed.
-        """
+    def _open(self, timeout: float) -> Connection:
+        connection = connect(self._path, self._mode, timeout)
         try:
-            connection = self._idle.pop()
-        except IndexError:
-            connection = self._connect()
-        self.used.add(connection)
-        if self._closed:
-            self.give(connection)
-            raise Outdated("the file was closed meanwhile; retry")
-        return connection
+            # Now it opens the write-ahead log, by its name: later that may be another file's.
+            schema_version(connection)
+        except sqlite3.Error as error:
+            if not is_busy(error):
+                connection.close()
+                raise
+        return self._checked(connection)
 
-    def give(self, connection: Connection) -> None:
-        if self._closed or len(self._idle) >= self._kept:
+    def _open_writer(self) -> Connection:
+        # Whoever takes it reads before looking whether the file is still this one.
+        return self._checked(connect(self._path, self._mode, self._timeout))
+
+    def _checked(self, connection: Connection) -> Connection:
+        if file_id(self._path) != self.id:
             connection.close()
-            self.used.discard(connection)
-            return
-        # In this order: once it is idle, another thread may take it.
-        self.used.discard(connection)
-        self._idle.append(connection)
-        if self._closed:
-            # Closed between the check and the append.
-            self.close()
-
-    @contextmanager
-    def lent(self) -> Iterator[Connection]:
-        """A connection for the time of a ``with`` block."""
-        connection = self.take()
-        try:
-            yield connection
-        finally:
-            self.give(connection)
-
-    def close(self) -> None:
-        self._closed = True
-        while self._idle:
-            try:
-                self._idle.pop().close()
-            except IndexError:
-                return
-
-
-class Clock:
-    """The `data_version` of a file, comparable because one connection reads it each time."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()
-        self._closed = False
-
-    def version(self) -> int:
-        """A number that moves with every commit.
-
-        Raises:
-            Outdated: the clock was closed.
-            sqlite3.OperationalError: a writer holds the file.
-        """
-        try:
-            with self._lock:
-                self._check()
-                return data_version(self._connection)
-        finally:
-            if self._closed:
-                self.close()
-
-    def read(self, look: Callable[[Connection], T]) -> tuple[int, T]:
-        """What `look` reads, after the version of exactly that state."""
-        try:
-            with self._lock:
-                self._check()
-                with moment(self._connection):
-                    return data_version(self._connection), look(self._connection)
-        finally:
-            if self._closed:
-                self.close()
-
-    @property
-    def is_used(self) -> bool:
-        return self._lock.locked()
-
-    def _check(self) -> None:
-        if self._closed:
-            raise Outdated("the file was closed meanwhile; retry")
-
-    def close(self) -> None:
-        """Close the connection, or leave that to the thread that uses it."""
-        self._closed = True
-        if self._lock.acquire(blocking=False):
-            try:
-                self._connection.close()
-            finally:
-                self._lock.release()
+            raise Outdated(f"{self._path} was replaced meanwhile; retry")
+        return connection

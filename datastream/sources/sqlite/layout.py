@@ -61,6 +61,10 @@ class Layout(NamedTuple):
     """What is put is what will be read: no conversion, no trigger of others, keys compared
     exactly, no further column to fill in."""
 
+    tells_all: bool = False
+    """A commit that has lines in the log has changed no other row: the table has no rowid, so
+    that no BLOB in it can be written piecemeal."""
+
     @property
     def name(self) -> str:
         return quote_identifier(self.table)
@@ -133,6 +137,7 @@ def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: st
         can_log=not real.virtual_table_using and not _has_expression_index(real),
         exact=exact in uniques,
         rivals=tuple(dict.fromkeys(rivals)),
+        tells_all=_is_without_rowid(real),
         integer_keys=affinity in ("INTEGER", "NUMERIC"),
         verbatim=affinity == "TEXT"
         and keys == [exact]

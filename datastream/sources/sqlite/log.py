@@ -69,14 +69,16 @@ class ChangeLog:
         """The epoch of what `install` made, "" if it cannot be trusted.
 
         After another program changed the schema it cannot: a trigger may have been missing for
-        a while, and what happened then is not in the log.
+        a while, and what happened then is not in the log. Neither can it in a file that was made
+        from a dump, which may have been edited: dumps carry all but the rowid.
         """
         if not self._is_complete(db):
             return ""
         row = db.execute(
-            "SELECT epoch, schema FROM _datastream WHERE log = ?", (self._layout.mark,)
+            "SELECT epoch, schema, rowid FROM _datastream WHERE log = ?", (self._layout.mark,)
         ).fetchone()
-        return row[0] if row and row[1] == schema_version(db) else ""
+        is_sure = row and row[1:] == (schema_version(db), _rowid(row[0]))
+        return str(row[0]) if is_sure else ""
 
     def install(self, db: sqlite3.Connection) -> None:
         """Make log and triggers where they are missing, and begin a new epoch."""
@@ -87,6 +89,13 @@ class ChangeLog:
                     self._make(db)
                 self._begin_epoch(db)
         self.prune(db)
+
+    def begin_epoch(self, db: sqlite3.Connection) -> None:
+        """Have no position honoured that was given out until now."""
+        with transaction(db):
+            # Not over one that another program's change of the schema has ended.
+            if self.epoch(db):
+                self._begin_epoch(db)
 
     def uninstall(self, db: sqlite3.Connection) -> None:
         """Remove triggers and log; the table itself stays as it is."""
@@ -137,9 +146,10 @@ class ChangeLog:
             _remove(db, mark)
 
     def _begin_epoch(self, db: sqlite3.Connection) -> None:
+        epoch = secrets.token_hex(4)
         db.execute(
-            "INSERT OR REPLACE INTO _datastream (log, epoch, schema) VALUES (?, ?, ?)",
-            (self._layout.mark, secrets.token_hex(4), schema_version(db)),
+            "INSERT OR REPLACE INTO _datastream (rowid, log, epoch, schema) VALUES (?, ?, ?, ?)",
+            (_rowid(epoch), self._layout.mark, epoch, schema_version(db)),
         )
 
     def _statements(self) -> Iterator[str]:
@@ -226,6 +236,15 @@ class ChangeLog:
 
 START = Line(0, 0)
 """The place before the first line."""
+
+
+def _rowid(epoch: str) -> int | None:
+    """The rowid of the record of an epoch; None if `epoch` was made by an earlier version."""
+    try:
+        # Larger than any that SQLite gives by itself.
+        return (1 << 32) + int(epoch, 16)
+    except ValueError:
+        return None
 
 
 def _differs(column: str) -> str:

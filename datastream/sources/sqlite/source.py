@@ -25,9 +25,9 @@ from datastream.selection import Selects, check_text
 from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
-from datastream.sources.sqlite.connection import is_about_sql, is_file, translated
+from datastream.sources.sqlite.connection import Outdated, file_stat, is_about_sql, translated
 from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
-from datastream.sources.sqlite.file import Outdated
+from datastream.sources.sqlite.doubt import Doubt, Stamp
 from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
@@ -40,10 +40,18 @@ MISSING = 1.0
 """Seconds for which a file may be missing until `wait` says so."""
 PRUNE_EVERY = 10_000
 """Own writes, or changes read, after which the length of the log is looked at."""
+IMMUTABLE_FILE = (
+    "opened with immutable=1: the disk is read-only and the file in WAL mode; that it changes is "
+    "seen only once it is replaced or written"
+)
 STATE_ATTEMPTS = 3
 """How often a state is read before that is done with the connection that counts versions."""
 
 log = logging.getLogger("datastream")
+
+
+class Unlogged(Outdated):
+    """While nothing was watched something was committed of which the log does not tell."""
 
 
 class SqliteSource(Source):
@@ -95,6 +103,8 @@ class SqliteSource(Source):
         self._asleep.acquire()
         self._watched = False
         self._look_at_file = 0.0
+        self._doubt, self._stamp, self._writings = Doubt(), Stamp(), 0
+        self._is_unlogged = False
         self._writes = self._reads = 0
         _check_names(self._where, self._path, table, *columns)
         try:
@@ -104,6 +114,7 @@ class SqliteSource(Source):
             raise translated(error, self._where) from error
         attached = self._current.attached
         self._seen: tuple[Attached, int | None] = (attached, self._version(attached))
+        self._known = self._seen
         self.features = self._features(attached)
         self._can_write = Feature.WRITE in self.features
 
@@ -125,7 +136,7 @@ class SqliteSource(Source):
     def _find(self, key: str) -> Row | None:
         """The row of one key."""
         attached = self._current.attached
-        if is_file(self._path, attached.file.id):
+        if attached.file.is_current():
             try:
                 is_known, row = attached.one(key)
                 if is_known:
@@ -157,7 +168,7 @@ class SqliteSource(Source):
         while True:
             now = monotonic()
             try:
-                if self._moved():
+                if self._moved() or self._doubt.is_due(now):
                     return
                 missing_since = None
             except SourceUnavailable:
@@ -178,6 +189,17 @@ class SqliteSource(Source):
         if isinstance(error, sqlite3.Error):
             return translated(error, self._where, key)
         return error
+
+    def compared(self, position: str, *, same: bool) -> None:
+        if not same:
+            log.info("%s: something was changed past the change log", self._where)
+            self._is_unlogged = True
+        if self._is_unlogged:
+            # If that fails, the doubt remains, and the next comparison leads here again.
+            self._current.begin_epoch()
+            self._is_unlogged = False
+            self.wake()
+        self._doubt.end()
 
     def release(self) -> None:
         self._watched = False
@@ -203,6 +225,9 @@ class SqliteSource(Source):
         return writing | {Feature.TYPES} | ({Feature.LOG} if attached.log else set())
 
     def _tell_health(self, attached: Attached) -> None:
+        if attached.file.is_immutable:
+            self.health = Health(degraded=IMMUTABLE_FILE)
+            return
         if attached.log is not None:
             self.health = WELL
             return
@@ -227,25 +252,50 @@ class SqliteSource(Source):
         changes = attached.log
         if changes is None:
             return self._read_state(selection, since, attached)
+        if not self._watched:
+            # Else the poller looks; what it has seen is its own matter.
+            self._note_commits(attached, self._version(attached))
         if since is not None:
-            reading = self._read_changes(attached, changes, since)
+            try:
+                reading = self._read_changes(attached, changes, selection, since)
+            except Unlogged:
+                self._current.begin_epoch()
+                raise
             if reading is not None:
                 return reading
         with attached.moment() as connection:
-            place = position(attached.epoch, *changes.newest(connection))
+            newest = changes.newest(connection)
             entries = attached.rows.entries(connection, selection)
-        return Reading(self._legal(entries), place, complete=True)
+        self._doubt.note(newest, explains=attached.layout.tells_all)
+        return Reading(self._legal(entries), position(attached.epoch, *newest), complete=True)
 
-    def _read_changes(self, attached: Attached, changes: ChangeLog, since: str) -> Reading | None:
+    def _read_changes(
+        self, attached: Attached, changes: ChangeLog, selection: Selects, since: str
+    ) -> Reading | None:
         """What the log has after `since`; None if it does not reach back that far."""
         epoch, after = parse(since)
         if after is None or epoch != attached.epoch:
             return None
+        began = monotonic()
+        is_due = self._doubt.is_due(began)
+        if is_due:
+            attached.file.renew()
         with attached.moment() as connection:
+            if is_due:
+                attached.check_epoch(connection)
             if not changes.has(connection, after):
                 return None
             newest = changes.newest(connection)
+            if not self._watched and self._doubt.is_left(newest):
+                raise Unlogged("the log may lack a change; retry")
+            if is_due and newest == after:
+                entries = attached.rows.entries(connection, selection)
+                if entries:
+                    # Else a second look has to confirm it, and costs nothing.
+                    self._doubt.compared(began, monotonic())
+                return Reading(self._legal(entries), since, complete=True)
             found = changes.changes(connection, after.seq) if newest != after else []
+        self._doubt.note(newest, explains=attached.layout.tells_all)
         self._reads += len(found)
         if self._reads >= PRUNE_EVERY:
             self._prune()
@@ -266,6 +316,9 @@ class SqliteSource(Source):
             version = file.version()
             if since is not None and since == f"{file.epoch}:{version}":
                 return Reading((), since, False)
+            if since is not None and not attached.is_wal:
+                # Pages of a file that was overwritten may seem to be up to date.
+                file.renew()
             with attached.moment() as connection:
                 entries = attached.rows.entries(connection, selection)
             if version == file.version():
@@ -284,7 +337,7 @@ class SqliteSource(Source):
         connection = file.take_writer()
         try:
             # Only now, as it may have waited: a write to a replaced file would be lost.
-            if not is_file(self._path, file.id):
+            if not file.is_current():
                 raise Outdated(f"{self._path} was replaced meanwhile; retry")
             return attached.write(connection, writes, with_position=self._watched)
         finally:
@@ -314,9 +367,11 @@ class SqliteSource(Source):
         attached = self._current.attached
         now = monotonic()
         # A rollback journal is why a replaced file must not be read: see `File.abandon`.
-        if now >= self._look_at_file or not attached.is_wal:
-            if not is_file(self._path, attached.file.id):
-                return True
+        is_time = now >= self._look_at_file
+        looks = is_time or not attached.is_wal
+        if looks and not (attached.file.look() if is_time else attached.file.is_current()):
+            return True
+        if is_time:
             self._look_at_file = now + LOOK_AT_FILE
         try:
             version = self._version(attached)
@@ -324,9 +379,31 @@ class SqliteSource(Source):
             # Replaced just now, by a call that found another file.
             return True
         if version is None:
+            self._stamp.explain()
             return False
         seen, self._seen = self._seen, (attached, version)
-        return seen[0] is not attached or seen[1] != version
+        self._note_commits(attached, version)
+        return seen != self._seen or (looks and self._was_overwritten(attached))
+
+    def _note_commits(self, attached: Attached, version: int | None) -> None:
+        """Doubt the log if there was a commit since the last call, which it may not tell of."""
+        known, self._known = self._known, (attached, version)
+        if known == self._known:
+            return
+        self._stamp.explain()
+        writings, self._writings = self._writings, attached.file.writings
+        is_own = writings != self._writings or writings % 2
+        if known[0] is attached and not (is_own and attached.layout.tells_all):
+            self._doubt.arise()
+
+    def _was_overwritten(self, attached: Attached) -> bool:
+        """Whether the file was changed, but not by a commit."""
+        if attached.file.is_immutable or not self._stamp.is_odd(file_stat(self._path)):
+            return False
+        log.info("%s: the file was overwritten; it is read anew", self._where)
+        attached.file.forget()
+        self._doubt.arise()
+        return True
 
     def _version(self, attached: Attached) -> int | None:
         """`data_version` of the file; None while a writer holds it."""

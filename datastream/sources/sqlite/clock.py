@@ -1,0 +1,69 @@
+"""The connection by which commits of others are noticed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from datastream.sources.sqlite.connection import Connection, Outdated, data_version, moment
+
+T = TypeVar("T")
+
+
+class Clock:
+    """The `data_version` of a file, comparable because one connection reads it each time."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def version(self) -> int:
+        """A number that moves with every commit.
+
+        Raises:
+            Outdated: the clock was closed.
+            sqlite3.OperationalError: a writer holds the file.
+        """
+        try:
+            with self._lock:
+                self._check()
+                return data_version(self._connection)
+        finally:
+            if self._closed:
+                self.close()
+
+    def read(self, look: Callable[[Connection], T]) -> tuple[int, T]:
+        """What `look` reads, after the version of exactly that state."""
+        try:
+            with self._lock:
+                self._check()
+                with moment(self._connection):
+                    return data_version(self._connection), look(self._connection)
+        finally:
+            if self._closed:
+                self.close()
+
+    def forget(self) -> None:
+        """Read everything from the file again."""
+        with self._lock:
+            self._check()
+            self._connection.execute("PRAGMA shrink_memory")
+
+    @property
+    def is_used(self) -> bool:
+        return self._lock.locked()
+
+    def _check(self) -> None:
+        if self._closed:
+            raise Outdated("the file was closed meanwhile; retry")
+
+    def close(self) -> None:
+        """Close the connection, or leave that to the thread that uses it."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._connection.close()
+            finally:
+                self._lock.release()

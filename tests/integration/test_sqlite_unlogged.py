@@ -1,0 +1,305 @@
+"""SQLite files changed in ways that leave no line in the change log."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from contextlib import ExitStack
+from threading import Event
+
+import pytest
+
+import datastream
+from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database
+
+BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def stack():
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def opened(path, stack):
+    """Open another store on the file."""
+    return lambda **options: stack.enter_context(datastream.open(f"sqlite:{path}", **options))
+
+
+@pytest.fixture
+def blobs(path, stack):
+    """A plain connection to a table whose values can be written piecemeal."""
+    db = stack.enter_context(database(path, f"CREATE TABLE data ({BLOBS})"))
+    for number, key in enumerate(("cert", "other")):
+        db.execute("INSERT INTO data VALUES (?, ?, ?)", (number, key, b"AAAA"))
+    return db
+
+
+def write_blob(db, row, value):
+    with db.blobopen("data", "value", row) as blob:
+        blob.write(value)
+
+
+def resumed(store, cursor):
+    """The first batch of one that comes back."""
+    batches = Collected(store.watch_batches(since=cursor))
+    batches.wait(bool, "a first batch")
+    batches.subscription.dispose()
+    return batches.got[0]
+
+
+def contents(batch):
+    return {entry.key: entry.value for entry in batch.entries}
+
+
+# --- past the triggers ---
+
+
+def test_a_blob_written_piecemeal_is_seen(blobs, opened):
+    follower = Follower(opened())
+    write_blob(blobs, 0, b"BBBB")
+    follower.wait_state({"cert": b"BBBB", "other": b"AAAA"})
+    write_blob(blobs, 0, b"CCCC")
+    write_blob(blobs, 1, b"CCCC")
+    follower.wait_state({"cert": b"CCCC", "other": b"CCCC"})
+    assert [entry.key for entry in follower.entries].count("other") == 2
+
+
+def test_a_blob_written_together_with_logged_changes_is_seen(blobs, opened):
+    store = opened()
+    follower = Follower(store)
+    blobs.execute("BEGIN")
+    blobs.execute("INSERT INTO data VALUES (2, 'new', zeroblob(4))")
+    write_blob(blobs, 2, b"BBBB")
+    write_blob(blobs, 0, b"BBBB")
+    blobs.execute("COMMIT")
+    follower.wait_state({"cert": b"BBBB", "other": b"AAAA", "new": b"BBBB"})
+    write_blob(blobs, 1, b"DDDD")
+    store["mine"] = b"1"
+    follower.wait_key("other", b"DDDD")
+
+
+def test_a_blob_written_piecemeal_ends_the_epoch(blobs, opened):
+    store = opened()
+    batches = Collected(store.watch_batches())
+    batches.wait(bool, "the initial batch")
+    cursor = batches.got[0].cursor
+    write_blob(blobs, 0, b"BBBB")
+    batches.wait(lambda got: contents(got[-1]) == {"cert": b"BBBB"}, "the change")
+    store["mine"] = b"1"
+    batches.wait(lambda got: "mine" in contents(got[-1]), "a later change")
+    again = resumed(opened(), cursor)
+    assert again.reset
+    assert contents(again) == {"cert": b"BBBB", "other": b"AAAA", "mine": b"1"}
+
+
+def test_a_blob_written_while_nothing_is_watched_is_seen_on_resume(blobs, opened):
+    store = opened()
+    cursor = resumed(store, None).cursor
+    assert not resumed(store, cursor).reset
+    write_blob(blobs, 0, b"BBBB")
+    again = resumed(store, cursor)
+    assert again.reset
+    assert contents(again) == {"cert": b"BBBB", "other": b"AAAA"}
+
+
+def test_a_blob_written_is_seen_by_a_store_that_only_reads(blobs, opened):
+    opened().close()
+    store = opened(readonly=True)
+    follower = Follower(store)
+    cursor = resumed(store, None).cursor
+    write_blob(blobs, 0, b"BBBB")
+    follower.wait_key("cert", b"BBBB")
+    blobs.execute("INSERT INTO data VALUES (3, 'later', 'x')")
+    follower.wait_key("later", b"x")
+    assert contents(resumed(store, cursor))["cert"] == b"BBBB"
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+def test_a_writer_without_triggers_is_seen(path, opened):
+    store = opened()
+    store.put_many({"same": 1, "changed": 1, "gone": 1})
+    follower = Follower(store)
+    script = """.dbconfig enable_trigger off
+        BEGIN; UPDATE data SET value = '2' WHERE key = 'changed';
+        DELETE FROM data WHERE key = 'gone'; INSERT INTO data VALUES ('new', '1', 'int', NULL); END;
+    """
+    subprocess.run(["sqlite3", path], input=script, text=True, check=True)
+    follower.wait_state({"same": b"1", "changed": b"2", "new": b"1"})
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+def test_a_writer_without_triggers_that_deletes_all_is_seen(path, opened):
+    store = opened()
+    store.put_many({"a": 1, "b": 1})
+    follower = Follower(store)
+    script = ".dbconfig enable_trigger off\nDELETE FROM data;"
+    subprocess.run(["sqlite3", path], input=script, text=True, check=True)
+    follower.wait_state({})
+    store["c"] = 1
+    follower.wait_state({"c": b"1"})
+
+
+def test_commits_to_other_tables_end_no_epoch(path, opened, stack, monkeypatch):
+    store = opened()
+    store["a"] = 1
+    db = stack.enter_context(database(path, "CREATE TABLE other (x)"))
+    batches = Collected(store.watch_batches())
+    store["b"] = 1
+    batches.wait(lambda got: "b" in contents(got[-1]), "a change")
+    compared, source = Event(), store._core._source
+    real = source.compared
+
+    def note(position, *, same):
+        real(position, same=same)
+        assert same
+        compared.set()
+
+    monkeypatch.setattr(source, "compared", note)
+    db.execute("INSERT INTO other VALUES (1)")
+    assert compared.wait(TIMEOUT)
+    again = resumed(opened(), batches.got[-1].cursor)
+    assert not again.reset
+    assert not again.entries
+    assert len(batches.got) == 2
+
+
+# --- dumped and copied ---
+
+
+def reload(path, copy, old, new):
+    """What `.dump`, `sed` and reading that in make of a file."""
+    with database(path) as db:
+        dump = "\n".join(db.iterdump())
+    with database(copy) as db:
+        db.executescript(dump.replace(f"'{old}'", f"'{new}'"))
+
+
+@pytest.fixture
+def dumped(opened):
+    """A store, and the cursor of its last batch."""
+    store = opened()
+    store.put_many({"edited": "old", "same": "same"})
+    return store, store.snapshot_batch().cursor
+
+
+NEW = {"edited": b"new", "same": b"same"}
+
+
+def test_a_dump_edited_and_reloaded_under_the_same_name(path, tmp_path, dumped, opened):
+    store, cursor = dumped
+    follower = Follower(store)
+    reload(path, tmp_path / "new", "old", "new")
+    for suffix in ("-wal", "-shm"):
+        (tmp_path / f"app.db{suffix}").unlink()
+    (tmp_path / "new").replace(path)
+    follower.wait_state(NEW)
+    for again in (resumed(store, cursor), resumed(opened(), cursor)):
+        assert again.reset
+        assert contents(again) == NEW
+
+
+def test_a_dump_reloaded_while_no_store_runs(path, tmp_path, dumped, opened):
+    """The inode may be the one that was just freed."""
+    store, cursor = dumped
+    store.close()
+    reload(path, tmp_path / "new", "old", "new")
+    path.unlink()
+    shutil.copy(tmp_path / "new", path)
+    again = resumed(opened(), cursor)
+    assert again.reset
+    assert contents(again) == NEW
+
+
+def test_a_dump_of_a_dump(path, tmp_path, dumped, opened):
+    """Each reload begins an epoch of its own."""
+    store, _ = dumped
+    store.close()
+    cursors = []
+    for old, new in (("old", "new"), ("new", "newer")):
+        reload(path, tmp_path / "new", old, new)
+        path.write_bytes((tmp_path / "new").read_bytes())
+        (tmp_path / "new").unlink()
+        with datastream.open(f"sqlite:{path}") as store:
+            cursors.append(store.snapshot_batch().cursor)
+    store = opened()
+    assert resumed(store, cursors[0]).reset
+    assert not resumed(store, cursors[1]).reset
+
+
+def change_counter(path):
+    return path.read_bytes()[24:28]
+
+
+@pytest.fixture
+def copied(path, tmp_path, stack):
+    """A file in an older journal mode, and a changed copy with the same change counter."""
+    stack.enter_context(database(path, "CREATE TABLE data (key TEXT PRIMARY KEY, value)"))
+    with datastream.open(f"sqlite:{path}") as store:
+        store.put_many({"edited": "old", "same": "same"})
+    copy = tmp_path / "copy"
+    shutil.copy(path, copy)
+    for place, value in ((path, "old"), (copy, "new")):
+        # Past the triggers, as a program does that knows nothing of this log.
+        with database(place) as db:
+            triggers = db.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+            ).fetchall()
+            for name, _ in triggers:
+                db.execute(f'DROP TRIGGER "{name}"')
+            db.execute("UPDATE data SET value = ? WHERE key = 'edited'", (value,))
+            for _, sql in triggers:
+                db.execute(sql)
+    return copy
+
+
+@pytest.mark.parametrize("triggers", [True, False])
+def test_a_copy_in_place_with_the_same_change_counter(path, copied, opened, triggers):
+    store = opened(triggers=triggers)
+    store["mine"] = "1"
+    with database(copied) as db:
+        db.execute("INSERT INTO data VALUES ('mine', '1')")
+    follower = Follower(store)
+    cursor = store.snapshot_batch().cursor
+    assert follower.state["edited"] == b"old"
+    while change_counter(copied) != change_counter(path):
+        behind = min((copied, path), key=change_counter)
+        with database(behind) as db:
+            db.execute("UPDATE data SET value = value WHERE key = 'same'")
+    assert store.flush(TIMEOUT)
+    shutil.copy(copied, path)
+    follower.wait_state({**NEW, "mine": b"1"})
+    again = resumed(store, cursor)
+    assert again.reset
+    store["after"] = "1"
+    follower.wait_key("after", b"1")
+
+
+def test_a_file_touched_is_compared_and_no_news(path, opened, stack, monkeypatch):
+    db = stack.enter_context(
+        database(path, "PRAGMA journal_mode=delete", "CREATE TABLE data (key PRIMARY KEY, value)")
+    )
+    store = opened()
+    store["a"] = 1
+    follower = Follower(store)
+    compared, source = Event(), store._core._source
+    real = source.compared
+
+    def note(position, *, same):
+        real(position, same=same)
+        assert same
+        compared.set()
+
+    monkeypatch.setattr(source, "compared", note)
+    os.utime(path, (1, 1))
+    assert compared.wait(TIMEOUT)
+    assert len(follower.entries) == 1
+    db.execute("INSERT INTO data VALUES ('b', 1)")
+    follower.wait_state({"a": b"1", "b": b"1"})
