@@ -13,6 +13,7 @@ from datastream.cli._exit import exit_code
 from datastream.cli._history import history
 from datastream.cli._postgres import postgres
 from datastream.cli._serve import serve
+from datastream.cli._sqlite import sqlite
 from datastream.cli._watch import watch
 
 
@@ -27,7 +28,7 @@ class _App(click.Group):
 
 @click.group(
     cls=_App,
-    commands=[demo, ls, get, put, rm, watch, history, serve, postgres],
+    commands=[demo, ls, get, put, rm, watch, history, serve, postgres, sqlite],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="datastream-kv")
