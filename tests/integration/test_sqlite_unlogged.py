@@ -11,7 +11,7 @@ from threading import Event
 import pytest
 
 import datastream
-from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database
+from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database, eventually
 
 BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
 
@@ -163,6 +163,8 @@ def test_commits_to_other_tables_end_no_epoch(path, opened, stack, monkeypatch):
         compared.set()
 
     monkeypatch.setattr(source, "compared", note)
+    clock = source._current.attached.file.clock
+    eventually(lambda: source._known[1] == clock.version(), "a look at the own write")
     db.execute("INSERT INTO other VALUES (1)")
     assert compared.wait(TIMEOUT)
     again = resumed(opened(), batches.got[-1].cursor)

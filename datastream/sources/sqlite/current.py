@@ -177,7 +177,10 @@ class CurrentTable:
             raise
 
     def _look_up_in(self, file: File) -> Attached:
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
+            if attempt > 1:
+                # Where the file was overwritten, the writer may have pages of the one before.
+                file.renew()
             asked = self.asked
             with file.reader() as connection:
                 attached = _found(connection, file, asked)

@@ -26,9 +26,13 @@ class Doubt:
         self._due = 0.0
         self._newest: Line | None = None
 
-    def arise(self) -> None:
-        """Something was committed, or the file was overwritten."""
-        self.is_pending = self._is_bare = True
+    def arise(self, *, is_bare: bool = True) -> None:
+        """Something was committed, or the file was overwritten.
+
+        Args:
+            is_bare: nothing explains it yet, such as a change of the schema.
+        """
+        self.is_pending, self._is_bare = True, is_bare
 
     def note(self, newest: Line, *, explains: bool) -> None:
         """What the newest line is; one that is new may explain what was committed."""
@@ -60,13 +64,13 @@ class Stamp:
         self._known: tuple[int, ...] | None = None
         self._odd: tuple[int, ...] | None = None
 
-    def explain(self) -> None:
-        """Something was committed: any change until the next look comes from that."""
-        self._known = None
+    def explain(self, stat: os.stat_result | None) -> None:
+        """Something was committed, and left the file so; None: so as the next look finds it."""
+        self._known = None if stat is None else _stamp(stat)
 
     def is_odd(self, stat: os.stat_result) -> bool:
         """Whether two looks in a row show a change that nothing explains."""
-        seen = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        seen = _stamp(stat)
         if self._known is None or seen == self._known:
             self._known, self._odd = seen, None
             return False
@@ -76,3 +80,7 @@ class Stamp:
             return False
         self._known, self._odd = seen, None
         return True
+
+
+def _stamp(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

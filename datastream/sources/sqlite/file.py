@@ -74,9 +74,9 @@ class File:
         # Must not wait for a writer: its commit shows at the next look.
         self.clock = Clock(self._open_first())
         self.look()
-        self.readers = self._new_readers()
+        self.readers = Pool(self._open_reader, READERS)
         """For a single SELECT; else use `reader`."""
-        self._writers = self._new_writers()
+        self._writers = Pool(self._open_writer, 1)
 
     def is_current(self) -> bool:
         """Whether the file at the path is still this one.
@@ -199,16 +199,17 @@ class File:
 
         The clock stays: without any connection, the next one would apply the write-ahead log.
         """
-        self.clock.forget()
         self.epoch = secrets.token_hex(4)
+        self.clock.forget()
         self.renew()
 
     def renew(self) -> None:
-        """Open new connections from here on, which have no pages yet."""
-        former = self.readers, self._writers
-        self.readers, self._writers = self._new_readers(), self._new_writers()
-        for pool in former:
-            pool.close()
+        """Have no connection use pages from here on that it has read before."""
+        former, self.readers = self.readers, Pool(self._open_reader, READERS)
+        former.close()
+        with self.idle_writer() as connection:
+            if connection is not None:
+                connection.execute("PRAGMA shrink_memory")
 
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is not."""
@@ -238,12 +239,6 @@ class File:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.close()
         self.log.put_aside()
-
-    def _new_readers(self) -> Pool:
-        return Pool(self._open_reader, READERS)
-
-    def _new_writers(self) -> Pool:
-        return Pool(self._open_writer, 1)
 
     def _open_first(self) -> Connection:
         """The clock's connection, which finds out how the file can be opened."""

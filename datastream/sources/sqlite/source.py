@@ -105,6 +105,8 @@ class SqliteSource(Source):
         self._look_at_file = 0.0
         self._doubt, self._stamp, self._writings = Doubt(), Stamp(), 0
         self._is_unlogged = False
+        # Since then nobody has asked what changed: commits were not looked at one by one.
+        self._is_released = False
         self._writes = self._reads = 0
         _check_names(self._where, self._path, table, *columns)
         try:
@@ -115,6 +117,8 @@ class SqliteSource(Source):
         attached = self._current.attached
         self._seen: tuple[Attached, int | None] = (attached, self._version(attached))
         self._known = self._seen
+        if not attached.is_wal:
+            self._stamp.explain(file_stat(self._path))
         self.features = self._features(attached)
         self._can_write = Feature.WRITE in self.features
 
@@ -203,6 +207,7 @@ class SqliteSource(Source):
 
     def release(self) -> None:
         self._watched = False
+        self._is_released = True
 
     def close(self) -> None:
         self._current.close()
@@ -260,7 +265,9 @@ class SqliteSource(Source):
                 reading = self._read_changes(attached, changes, selection, since)
             except Unlogged:
                 self._current.begin_epoch()
+                self._is_released = False
                 raise
+            self._is_released = False
             if reading is not None:
                 return reading
         with attached.moment() as connection:
@@ -286,7 +293,7 @@ class SqliteSource(Source):
             if not changes.has(connection, after):
                 return None
             newest = changes.newest(connection)
-            if not self._watched and self._doubt.is_left(newest):
+            if self._is_released and self._doubt.is_left(newest):
                 raise Unlogged("the log may lack a change; retry")
             if is_due and newest == after:
                 entries = attached.rows.entries(connection, selection)
@@ -379,7 +386,7 @@ class SqliteSource(Source):
             # Replaced just now, by a call that found another file.
             return True
         if version is None:
-            self._stamp.explain()
+            self._stamp.explain(None)
             return False
         seen, self._seen = self._seen, (attached, version)
         self._note_commits(attached, version)
@@ -390,11 +397,13 @@ class SqliteSource(Source):
         known, self._known = self._known, (attached, version)
         if known == self._known:
             return
-        self._stamp.explain()
+        # In WAL mode a checkpoint follows, at any time.
+        self._stamp.explain(None if attached.is_wal else file_stat(self._path))
         writings, self._writings = self._writings, attached.file.writings
         is_own = writings != self._writings or writings % 2
-        if known[0] is attached and not (is_own and attached.layout.tells_all):
-            self._doubt.arise()
+        is_looked_up = known[0] is not attached
+        if is_looked_up or not (is_own and attached.layout.tells_all):
+            self._doubt.arise(is_bare=not is_looked_up)
 
     def _was_overwritten(self, attached: Attached) -> bool:
         """Whether the file was changed, but not by a commit."""
