@@ -12,6 +12,9 @@ from datastream.source import Write
 from datastream.sources.git import GitSource, RemoteGitSource
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
+# dulwich leaves to the garbage collector what it has opened of a pack that it then cannot read.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 ALL = Selection.of()
 
 
@@ -24,9 +27,10 @@ def repository(tmp_path):
 
 @pytest.fixture(autouse=True)
 def not_checked(repository):
-    """What is made here does not please git fsck."""
+    """What is made here does not please git fsck; and is collected here, not in a later test."""
     yield
     Repository.made.clear()
+    gc.collect()
 
 
 def stored(repository, kind, data):
@@ -305,8 +309,6 @@ FILES = [
 ]
 
 
-# dulwich leaves to the garbage collector what it has opened of a pack that it then cannot read.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "how",
@@ -358,4 +360,3 @@ def test_whatever_file_is_broken_what_is_raised_is_ours(repository, tmp_path, ho
         assert live.read(ALL, position).entries == [], name
         assert live.get("a").value == b"2"
     live.close()
-    gc.collect()

@@ -251,6 +251,7 @@ def test_a_broken_index_is_said_and_not_written(store, repository, caplog):
         store["a"] = f"with {len(broken)} bytes"
         assert index.read_bytes() == broken
     assert len(warnings(caplog)) == 5
+    assert all("its index cannot be used" in warning for warning in warnings(caplog))
     assert not (repository.path / ".git/index.lock").exists()
     index.write_bytes(sound)
     store["dir/b"] = "y"
@@ -440,6 +441,22 @@ def test_a_work_tree_that_is_away_is_not_made_anew(linked, tmp_path, caplog):
         assert not tree.path.exists()
         (tmp_path / "away").rename(tree.path)
     assert committed(tree)[b"new/file"] == b"x"
+
+
+def test_a_linked_work_tree_is_followed_to_where_it_is_moved(repository, tmp_path, caplog):
+    repository.git("checkout", "-q", "--detach")
+    tree = Repository(tmp_path / "linked")
+    repository.git("worktree", "add", "-q", str(tree.path), "main")
+    with datastream.open(f"git:{repository.path}", branch="main") as store:
+        store["a"] = "x"
+        repository.git("worktree", "move", str(tree.path), str(tmp_path / "moved"))
+        tree = Repository(tmp_path / "moved")
+        store["a"] = "y"
+        assert read(tree, "a") == "y"
+        repository.git("worktree", "remove", str(tree.path))
+        store["a"] = "z"
+    assert not tree.path.exists()
+    assert warnings(caplog) == []
 
 
 def test_the_main_work_tree_follows_a_store_in_a_linked_one(repository, tmp_path):

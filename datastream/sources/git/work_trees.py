@@ -73,8 +73,8 @@ class WorkTrees:
     @property
     def degraded(self) -> str:
         """Which indexes wait; "" if none does."""
-        roots = [str(tree.root) for tree in list(self._known.values()) if tree.late()]
-        return f"another git program holds the index of {', '.join(roots)}" if roots else ""
+        trees = [tree for tree in list(self._known.values()) if tree.late()]
+        return "; ".join(f"{tree.root} has not followed: {tree.obstacle}" for tree in trees)
 
     def folders(self, ref: bytes) -> list[Path]:
         """The repository's folders of the work trees in which `ref` is checked out."""
@@ -110,7 +110,7 @@ class WorkTrees:
             thread.join(CLOSING)
         for tree in list(self._known.values()):
             if late := tree.late():
-                self._warn(tree, f"{_listed(late)} waited in vain for the index to be free")
+                self._warn(tree, f"{_listed(late)} waited in vain: {tree.obstacle}")
 
     # Which they are.
 
@@ -126,7 +126,9 @@ class WorkTrees:
         except OSError:
             folders = []
         for own in folders:
-            if own not in self._known and (root := _linked_root(own)) is not None:
+            root, known = _linked_root(own), self._known.get(own)
+            # It may have been moved since, or made anew under its old name.
+            if root is not None and (known is None or known.root != root):
                 self._known[own] = self._tree(own, root)
         there = {self._common, *folders}
         return [tree for own, tree in sorted(self._known.items()) if own in there]
@@ -137,6 +139,7 @@ class WorkTrees:
     # Bringing along, now or later.
 
     def _postpone(self, tree: WorkTree) -> None:
+        tree.obstacle = "another git program holds the index"
         log.warning(
             "%s: committed, but another git program holds the index (%s). Until it lets go, git "
             "commit in %s would take this back. Then it is brought along; remove that file if no "
@@ -155,7 +158,8 @@ class WorkTrees:
         try:
             left = tree.bring(objects, root, lock)
         except (OSError, *DAMAGE) as error:
-            self._warn(tree, f"its index could not be brought along: {error}")
+            tree.obstacle = f"its index cannot be used: {error}"
+            self._warn(tree, tree.obstacle)
         else:
             if left:
                 self._warn(tree, f"{_listed(left)} was changed there")

@@ -51,6 +51,8 @@ class WorkTree:
         self._index = own / "index"
         self._head = Refs(common, own, HEAD, where)
         self._shared = shared
+        self.obstacle = ""
+        """Why paths wait."""
         # Guards what follows, for memory work only.
         self._mutex = threading.Lock()
         self._behind: dict[bytes, frozenset[ObjectID | None]] = {}
