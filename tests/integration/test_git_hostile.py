@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from datastream.errors import DatastreamError, SourceUnavailable
+from datastream.errors import DatastreamError, InvalidKey, SourceUnavailable
 from datastream.selection import Selection
 from datastream.source import Write
 from datastream.sources.git import GitSource, RemoteGitSource
@@ -265,6 +265,43 @@ def stored_fast(repository, below):
     place.parent.mkdir(exist_ok=True)
     place.write_bytes(zlib.compress(raw))
     return name
+
+
+def test_keys_are_refused_that_git_refuses_on_some_system(repository):
+    refused = [".", "..", "a/..", "a/./b", ".git", ".GIT", "git~1", "a/GIT~1/x", ".git.", ".git "]
+    refused += [".git::$INDEX_ALLOCATION", ".git:x", ".g\u200cit", ".git\\x", "a\\.git\\x", "/x"]
+    written = [
+        "..\\x",
+        "a\\..\\b",
+        "CON",
+        "NUL.txt",
+        "a:b",
+        "c:",
+        "a.",
+        "a ",
+        "a?",
+        "\\",
+        "gitmod~1",
+    ]
+    blob = repository.head("HEAD:a")
+    source = GitSource(repository.path)
+    for key in refused + written:
+        repository.git(
+            *("-c", "core.protectNTFS=true", "-c", "core.protectHFS=true", "update-index"),
+            *("--add", "--cacheinfo", f"100644,{blob},{key}"),
+            check=False,
+        )
+        listed = repository.raw("ls-files", "-z").split(b"\0")
+        assert (key.encode() in listed) == (key in written), key
+        if key in written:
+            repository.git("update-index", "--force-remove", key)
+            source.write([Write(key, b"x")])
+            assert source.get(key).value == b"x"
+        else:
+            with pytest.raises(InvalidKey):
+                source.write([Write(key, b"x")])
+    assert repository.git("status", "--porcelain") == ""
+    source.close()
 
 
 # Files of the repository.
