@@ -196,11 +196,12 @@ class Objects:
         """The commit, through an annotated tag if need be."""
         kind, raw = self._raw(name)
         while kind == Tag.type_num:
-            name = tagged(name, raw)
+            with self._errors(name.decode()):
+                name = tagged(raw)
             kind, raw = self._raw(name)
-        if kind != Commit.type_num:
-            raise Damaged(f"{name.decode()} is no commit; see git fsck")
-        return read_commit(name, raw)
+        with self._errors(name.decode()):
+            _check_kind(kind, Commit)
+            return read_commit(name, raw)
 
     def has_commit(self, name: ObjectID) -> bool:
         try:
@@ -215,7 +216,7 @@ class Objects:
 
     def beginning(self, part: str) -> list[ObjectID]:
         """The objects whose ids begin so."""
-        with _object_errors(part):
+        with self._errors(part):
             return list(self._store.iter_prefix(part.encode()))
 
     def items(self, tree: ObjectID | None) -> Items:
@@ -252,7 +253,7 @@ class Objects:
         self.repo.close()
 
     def _raw(self, name: ObjectID) -> tuple[int, bytes]:
-        with _object_errors(name.decode()):
+        with self._errors(name.decode()):
             try:
                 return self._store.get_raw(name)
             except KeyError:
@@ -261,6 +262,22 @@ class Objects:
             except FileFormatException:
                 # dulwich has parsed it, too, which is done more kindly here.
                 return self._loose(name)
+
+    @contextmanager
+    def _errors(self, name: str) -> Iterator[None]:
+        """Whatever is raised of an object that cannot be read becomes ours, and names it."""
+        where = self.repo.path
+        try:
+            yield
+        except KeyError as error:
+            raise Absent(f"{where}: object {name} is missing; see what git fsck says") from error
+        except (OSError, MemoryError):
+            # Of the system, not of the object.
+            raise
+        except Exception as error:
+            raise Damaged(
+                f"{where}: object {name} is broken ({error}); see what git fsck says"
+            ) from error
 
     def _loose(self, name: ObjectID) -> tuple[int, bytes]:
         """An object in a file of its own, as it is."""
@@ -276,9 +293,9 @@ class Objects:
 
     def _parsed(self, tree: ObjectID) -> Items:
         kind, raw = self._raw(tree)
-        if kind != Tree.type_num:
-            raise Damaged(f"{tree.decode()} is no tree; see git fsck")
-        return read_tree(tree, raw)
+        with self._errors(tree.decode()):
+            _check_kind(kind, Tree)
+            return read_tree(raw)
 
     def _write(self, item: ShaFile) -> None:
         # Not by dulwich: it locks the object's name, which two writers of one value would both
@@ -305,6 +322,11 @@ class Objects:
                     raise
 
 
+def _check_kind(kind: int, expected: type[ShaFile]) -> None:
+    if kind != expected.type_num:
+        raise ValueError(f"it is no {expected.type_name.decode()}")
+
+
 def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStore) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, READ_ONLY)
     try:
@@ -318,17 +340,3 @@ def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStor
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _object_errors(name: str) -> Iterator[None]:
-    """Whatever dulwich raises of what it cannot read becomes ours, with the object's name."""
-    try:
-        yield
-    except KeyError as error:
-        raise Absent(f"object {name} is missing; see what git fsck says") from error
-    except (OSError, MemoryError):
-        # Of the system, not of the object.
-        raise
-    except Exception as error:
-        raise Damaged(f"object {name} cannot be read ({error!r}); see git fsck") from error

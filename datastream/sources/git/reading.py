@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from dulwich.objects import Commit, ObjectID
 
-from datastream.sources.git.errors import Damaged
 from datastream.sources.git.tree import Items
 
 _ID = rb"([0-9a-f]{40})"
@@ -43,11 +42,11 @@ def read_commit(name: ObjectID, raw: bytes) -> ReadCommit:
     """What a commit says.
 
     Raises:
-        Damaged: it does not say which tree it has, so that git cannot read it either.
+        ValueError: it does not say which tree it has, so that git cannot read it either.
     """
     tree = _TREE.match(raw)
     if tree is None:
-        raise Damaged(f"commit {name.decode()} names no tree; see git fsck")
+        raise ValueError("it names no tree")
     head, _, message = raw.partition(b"\n\n")
     lines = head.split(b"\n")
     parents = [ObjectID(found[1]) for found in map(_PARENT.fullmatch, lines) if found]
@@ -59,25 +58,25 @@ def read_commit(name: ObjectID, raw: bytes) -> ReadCommit:
     return ReadCommit(name, ObjectID(tree[1]), parents, time, *texts)
 
 
-def tagged(name: ObjectID, raw: bytes) -> ObjectID:
+def tagged(raw: bytes) -> ObjectID:
     """What an annotated tag stands for.
 
     Raises:
-        Damaged: it does not say that.
+        ValueError: it does not say that.
     """
     found = _TAGGED.match(raw)
     if found is None:
-        raise Damaged(f"tag {name.decode()} names no object; see git fsck")
+        raise ValueError("it names no object")
     return ObjectID(found[1])
 
 
-def read_tree(name: ObjectID, raw: bytes) -> Items:
+def read_tree(raw: bytes) -> Items:
     """What a tree holds; of two entries with one name, the first, as git takes it.
 
     Names that no path can have, such as an empty one, are left out.
 
     Raises:
-        Damaged: it is cut, or has an entry without a mode.
+        ValueError: it is cut, or has an entry without a mode.
     """
     items: dict[bytes, tuple[int, ObjectID]] = {}
     at = 0
@@ -86,7 +85,7 @@ def read_tree(name: ObjectID, raw: bytes) -> Items:
         end = raw.find(b"\0", space)
         mode = raw[at:space]
         if space < 0 or end < 0 or end + 21 > len(raw) or not _MODE.fullmatch(mode):
-            raise Damaged(f"tree {name.decode()} is cut or broken; see git fsck")
+            raise ValueError("it is cut, or an entry has no mode")
         item = raw[space + 1 : end]
         if item and b"/" not in item:
             content = ObjectID(raw[end + 1 : end + 21].hex().encode())

@@ -23,9 +23,9 @@ from datastream.sources.git.repository import main_root
 from datastream.sources.git.tree import Change
 from datastream.sources.git.worktree import WorkTree
 
-FIRST_PAUSE, SLOWEST_PAUSE = 0.002, 0.1
+FIRST_PAUSE, SLOWEST_PAUSE = 0.0005, 0.1
 """Seconds between two looks at an index that another program holds."""
-LOOKS = 100
+LOOKS = 200
 """How many pauses fit in the time for which it is held already."""
 CLOSING = 1.0
 """Seconds that `close` waits for a look that is under way."""
@@ -202,14 +202,17 @@ class WorkTrees:
 
     def _look(self, objects: Objects) -> None:
         for tree in list(self._known.values()):
-            lock = tree.lock(patient=False) if tree.late() else None
-            if lock is not None:
-                try:
-                    commit = tree.tip()
-                    if commit is not None:
-                        self._attempt(tree, objects, objects.commit(commit).tree, lock)
-                finally:
-                    lock.abort()
+            commit = tree.tip() if tree.late() else None
+            if commit is not None:
+                # Read before the lock is taken: a git program may want that by now.
+                root = objects.state(commit).tree
+                lock = tree.lock(patient=False)
+                if lock is not None:
+                    try:
+                        if root is not None and tree.tip() == commit:
+                            self._attempt(tree, objects, root, lock)
+                    finally:
+                        lock.abort()
 
 
 def _linked_root(own: Path) -> Path | None:
