@@ -58,11 +58,7 @@ class ListedSource(Source):
 
     def capabilities(self) -> Sequence[Capability]:
         listed = list(self._list(""))
-        readable = [
-            item
-            for item in listed
-            if not item.key.endswith("/") and not self._unread.knows(item.key, item.signature)
-        ]
+        readable = [item for item in listed if not item.key.endswith("/") and not self._skips(item)]
         found = self._types.tell(readable, self._get_types)
         self._unread.tried({item.key: item.signature for item in readable})
         self._report_health()

@@ -84,17 +84,15 @@ class Unread:
         """Whether it could not be read lately."""
         return key in self._failures
 
-    def knows(self, key: str, signature: Hashable) -> bool:
-        """Whether it could not be read as it is now."""
-        failure = self._failures.get(key)
-        return failure is not None and failure.signature == signature
-
     def skips(self, key: str, signature: Hashable) -> bool:
-        """Whether trying again is pointless just now."""
-        if signature is None or not self.knows(key, signature):
-            return False
+        """Whether it is as it was when it could not be read, and that was just now."""
         failure = self._failures.get(key)
-        return failure is not None and monotonic() < failure.due
+        return (
+            failure is not None
+            and signature is not None
+            and failure.signature == signature
+            and monotonic() < failure.due
+        )
 
     def error(self, key: str) -> Unreadable:
         """Why a reader of just this key gets nothing."""

@@ -146,6 +146,7 @@ class Reader:
             except OSError as error:
                 self._tree.unread.add(key, _reason(error, walk.held))
             else:
+                self._tree.unread.discard(key)
                 if start is not None:
                     types[key] = type_of(key, *start)
         return types

@@ -94,6 +94,8 @@ class FilesSource(ListedSource):
 
     def _capabilities(self, walk: Walk) -> Sequence[Capability]:
         listed = [item for item in walk.files("") if not item.key.endswith("/")]
+        # Those that could not be read lately are tried again.
+        self._reader.types(walk, [item.key for item in listed if self._unread.has(item.key)])
         found = self._types.tell(listed, partial(self._reader.types, walk))
         return [capability for capability in found if not self._unread.has(capability.key)]
 

@@ -211,6 +211,7 @@ class Tree:
             with self._lock:
                 self._unreadable.discard(prefix)
                 self.opened = True
+            self.unread.discard(prefix)
 
     def refuse(self, prefix: str, reason: str) -> None:
         """Note that a directory cannot be read.

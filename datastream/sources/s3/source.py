@@ -125,16 +125,16 @@ class S3Source(ObjectsSource):
         for page in self._bucket.pages(self._prefix + scope):
             found = [(item["Key"][start:], item) for item in page]
             found = [(key, item) for key, item in found if self._admits(key)]
-            self._try_archived(found)
+            self._try_doubtful(found)
             for key, item in found:
                 yield Listed(key, item["ETag"], item["ETag"])
 
-    def _try_archived(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Find out which of the archived objects can be read, as restored ones can."""
+    def _try_doubtful(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Find out which of the archived objects, and of those refused before, can be read."""
         due = {
             key: item["ETag"]
             for key, item in found
-            if item.get("StorageClass") in ARCHIVED
+            if (item.get("StorageClass") in ARCHIVED or self._unread.has(key))
             and not self._unread.skips(key, item["ETag"])
             and (key, item["ETag"]) not in self._restored
         }
@@ -146,6 +146,7 @@ class S3Source(ObjectsSource):
                 self._unread.add(key, there.reason)
             else:
                 self._restored.add((key, etag))
+                self._unread.discard(key)
         self._unread.tried(due)
 
     def _admits(self, key: str) -> bool:

@@ -299,6 +299,7 @@ def test_one_unreadable_file_concerns_no_other(root):
         assert nobody.ask("all") == nobody.ask("list") == "a sub/b"
         assert "'secret' (Permission denied)" in nobody.ask("degraded")
         (root / "secret").chmod(0o644)
+        assert nobody.ask("list") == "a secret sub/b"
         (root / "secret").write_text("2")
         eventually(lambda: '"secret": "2"' in nobody.ask("state"), "and it too")
 

@@ -5,6 +5,7 @@ import pytest
 from datastream import Denied, KeyNotFound, SourceUnavailable, State
 from datastream.sources._common import unread as _unread
 from datastream.testing import Recorder
+from datastream.testing._tools import eventually
 from tests.integration._programs.tools import Statuses
 from tests.servers import s3_proxy as spoilt
 
@@ -84,6 +85,17 @@ def test_a_restored_object_is_read(make, put, s3, bucket, monkeypatch):
     s3.restore_object(Bucket=bucket, Key="old", RestoreRequest={"Days": 1})
     recorder.wait_state({"rate": b"1", "old": b"old"})
     statuses.wait_degraded("")
+    assert set(store) == {"rate", "old"}
+
+
+def test_a_list_alone_finds_out_what_can_be_read_again(make, put, s3, bucket, monkeypatch):
+    monkeypatch.setattr(_unread, "RETRY_FIRST", 2.0)
+    archive(put, "old"), archive(put, "old.txt"), put("rate", b"1")
+    store = make()
+    assert list(store) == ["rate"]
+    for key in ("old", "old.txt"):
+        s3.restore_object(Bucket=bucket, Key=key, RestoreRequest={"Days": 1})
+    eventually(lambda: set(store) == {"old", "old.txt", "rate"}, "it is tried again")
     assert store.status.current.degraded == ""
 
 
