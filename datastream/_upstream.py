@@ -43,7 +43,7 @@ class Upstream:
 
     def snapshot(self, selection: Selection) -> Batch:
         """The state of the selected keys, with the cursor of that moment."""
-        return self._core.snapshot(selection)
+        return self._core.state(selection)
 
     def changes(self, selection: Selection, since: str) -> Reading:
         """What changed since a cursor; complete, if the backend cannot tell."""

@@ -129,24 +129,31 @@ class Core:
         return self.call(None, self._source.capabilities)
 
     def snapshot(self, selection: Selection) -> Batch:
-        """The state of the selected keys."""
-        reading = self.read_state(selection)
-        listed = reading.entries
-        if reading.load is not None:
-            entries = self.call(None, reading.load, reading.entries)
-            # What has gone while it was loaded is no part of a state.
-            reading = reading._replace(entries=[e for e in entries if e.operation is Operation.PUT])
-        if not reading.entries and (listed or any(map(selection.matches, reading.unread))):
-            # It would pass for an empty store. What has gone since it was listed is rare.
-            self._check_read(selection)
+        """The state of the selected keys.
+
+        Raises:
+            Unreadable: there is nothing but what cannot be read; it would pass for an empty store.
+        """
+        reading = self._read_whole(selection)
+        if not reading.entries and any(map(selection.matches, reading.unread)):
+            why = self._source.health.degraded
+            raise Unreadable(f"nothing of what is selected can be read: {why}")
         return Batch(tuple(reading.entries), reading.position, initial=True)
 
-    def _check_read(self, selection: Selection) -> None:
-        """Refuse a state of nothing but what cannot be read."""
-        if any(map(selection.matches, self.read_state(selection).unread)):
-            raise Unreadable(
-                f"nothing of what is selected can be read: {self._source.health.degraded}"
-            )
+    def state(self, selection: Selection) -> Batch:
+        """The same, also if nothing of it can be read."""
+        reading = self._read_whole(selection)
+        return Batch(tuple(reading.entries), reading.position, initial=True)
+
+    def _read_whole(self, selection: Selection) -> Reading:
+        reading = self.read_state(selection)
+        if reading.load is None:
+            return reading
+        entries = self.call(None, reading.load, reading.entries)
+        left_out = {entry.key for entry in reading.entries} - {entry.key for entry in entries}
+        # What has gone while it was loaded is no part of a state.
+        present = [entry for entry in entries if entry.operation is Operation.PUT]
+        return reading._replace(entries=present, unread=reading.unread | left_out)
 
     def read_state(self, selection: Selection) -> Reading:
         """The selected keys, perhaps without their values; see `Reading.load`."""

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 import warnings
+import zipfile
 
 import datastream_grpc
 import pytest
@@ -698,3 +699,17 @@ def test_a_half_saved_document_among_the_layers(tmp_path, position):
         eventually(lambda: laid.status.current.state is State.READY, "the trouble is over")
         assert not any(e.operation is Operation.DELETE for e in recorder.live)
     base.close()
+
+
+def test_a_layer_of_which_nothing_can_be_read_is_no_trouble_of_the_others(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("bad", "1" * 50)
+    data = (tmp_path / "a.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(data.replace(b"1" * 50, b"2" * 50))
+    below = datastream.open("memory:")
+    below["a"] = 1
+    with datastream.overlay(f"zip:{tmp_path / 'a.zip'}", below) as store:
+        assert dict(store) == {"a": 1}
+        Recorder(store).wait_state({"a": b"1"})
+        assert "'bad'" in store.status.current.degraded
+    below.close()
