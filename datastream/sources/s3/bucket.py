@@ -230,7 +230,7 @@ class Bucket:
             code = code_of(error)
             if code in MISSING:
                 return None
-            if code not in EMPTY:
+            if code not in EMPTY or "Range" not in more:
                 raise
             # There is no first byte of an object of none.
             return await self._get(name, **{k: v for k, v in more.items() if k != "Range"})

@@ -42,10 +42,7 @@ _DENIED = (
 _OF_ONE = {
     "InvalidObjectState": "it is archived; restore it",
     **dict.fromkeys(("AccessDenied", "403", "Forbidden"), "no right to get it; check its policy"),
-    **dict.fromkeys(
-        ("InvalidRequest", "InvalidArgument", "400"),
-        "it was stored with a key that only its writer has",
-    ),
+    "InvalidRequest": "it was stored with a key that only its writer has",
 }
 
 

@@ -165,3 +165,12 @@ def test_a_version_that_cannot_be_read_is_left_out_of_the_past(make, put, s3, bu
     store = make()
     assert [revision.entry.value for revision in store.history("a")] == [b"3", b"1"]
     assert "cannot be read" in caplog.text
+
+
+def test_a_range_that_is_refused_for_ever_ends(make, put, proxy):
+    put("nameless", b"1")
+    store = make()
+    rule = proxy.spoil("get", spoilt.error(416, "InvalidRange"))
+    with pytest.raises(SourceUnavailable, match="InvalidRange"):
+        store.capabilities()
+    assert rule["hits"] == 2
