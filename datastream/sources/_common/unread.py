@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
+from heapq import nsmallest
 from time import monotonic
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from datastream.errors import Unreadable, printable, shown
 
 RETRY_FIRST, RETRY_MOST = 10.0, 3600.0
 """Seconds until something unchanged is tried again: the first time, and doubling up to the last."""
-NAMED = 3
-"""Keys that the status names."""
+NAMED, LOGGED = 3, 20
+"""Keys that the status names, and that the log names each."""
 
 log = logging.getLogger("datastream")
 
@@ -37,6 +38,8 @@ class Unread:
         self._where = where
         self._lock = threading.Lock()
         self._failures: dict[str, _Failure] = {}
+        # What the status says, until something changes.
+        self._text: str | None = ""
 
     def __bool__(self) -> bool:
         return bool(self._failures)
@@ -46,13 +49,19 @@ class Unread:
         with self._lock:
             before = self._failures.get(key)
             self._failures[key] = (before or _Failure(reason))._replace(reason=reason, due=0.0)
+            self._text = None
+            count = len(self._failures)
         if before is None:
-            log.warning(
-                "%s: %s cannot be read and is left out: %s",
-                printable(self._where),
-                shown(key),
-                printable(reason),
-            )
+            self._log(key, reason, count)
+
+    def _log(self, key: str, reason: str, count: int) -> None:
+        where = printable(self._where)
+        if count <= LOGGED:
+            text = "%s: %s cannot be read and is left out: %s"
+            log.warning(text, where, shown(key), printable(reason))
+        elif count == LOGGED + 1:
+            text = "%s: over %d keys cannot be read and are left out; status.degraded counts them"
+            log.warning(text, where, LOGGED)
 
     def tried(self, signatures: Mapping[str, Hashable]) -> None:
         """After an attempt to read these: what failed is left alone for a while.
@@ -73,6 +82,7 @@ class Unread:
         if key in self._failures:
             with self._lock:
                 self._failures.pop(key, None)
+                self._text = None
 
     def keep(self, keys: Collection[str], concerns: Callable[[str], bool]) -> None:
         """Forget what `concerns` and is not among `keys`."""
@@ -103,14 +113,21 @@ class Unread:
     @property
     def degraded(self) -> str:
         """What to say of it in the status; "" if all can be read."""
-        if not self._failures:
-            return ""
-        with self._lock:
-            failures = sorted(self._failures.items())
-        texts = [f"{shown(key)} ({printable(f.reason)})" for key, f in failures[:NAMED]]
-        more = len(failures) - len(texts)
-        rest = f" and {more} more" if more else ""
-        return f"left out, as it cannot be read: {', '.join(texts)}{rest}" if texts else ""
+        text = self._text
+        if text is None:
+            with self._lock:
+                text = self._text = _text_of(self._failures)
+        return text
+
+
+def _text_of(failures: Mapping[str, _Failure]) -> str:
+    some = nsmallest(NAMED, failures)
+    if not some:
+        return ""
+    texts = ", ".join(f"{shown(key)} ({printable(failures[key].reason)})" for key in some)
+    more = len(failures) - len(some)
+    rest = f" and {more} more" if more else ""
+    return f"left out, as it cannot be read: {texts}{rest}"
 
 
 def _again(failure: _Failure, signature: Hashable) -> _Failure:

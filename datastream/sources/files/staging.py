@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -272,10 +273,15 @@ class StagingArea:
 
     def _open_to_write(self) -> int:
         """Open the lock, made with the directory's permissions: its other users take it too."""
+        info = self._held.find(RESERVED)
+        if info is not None and not stat.S_ISDIR(info.st_mode):
+            # A link would have all writes lead out of the directory.
+            area = self._held.place.path(RESERVED)
+            raise SourceUnavailable(f"{area} is no directory; remove it, and write again")
         with suppress(FileNotFoundError):
             return self._held.open(LOCK, os.O_RDWR)
         root = self._held.stat("")
-        if self._held.find(RESERVED) is None:
+        if info is None:
             self._make_area(root)
         handle = self._held.open(LOCK, os.O_RDWR | os.O_CREAT)
         with suppress(PermissionError):

@@ -218,6 +218,17 @@ def test_a_journal_that_leads_out_is_not_followed(root, tmp_path):
     source.close()
 
 
+def test_a_staging_area_that_leads_out_is_not_used(root, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    source = FilesSource(root)
+    (root / ".datastream").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceUnavailable, match="no directory; remove it"):
+        source.write([Write("a", b"1")])
+    assert not tree_of(tmp_path / "elsewhere")
+    assert source.read(ALL, None).entries == []
+    source.close()
+
+
 def test_no_descriptor_left_is_no_missing_mount(root):
     (root / "a").write_text("1")
     source = FilesSource(root)
