@@ -172,7 +172,7 @@ def _latency(effort: Effort, url: str) -> Figure:
 
         rounds = take_turns(effort, p50("commit", watcher), p50("notify", listener))
     figure = rounds.figure(
-        "other session's commit seen on postgresql:, p50", "ms", "≤ 2 × LISTEN/NOTIFY",
-        lambda ratio: ratio <= 2,
+        "other session's commit seen on postgresql:, p50", "ms", "≤ 1.7 × LISTEN/NOTIFY",
+        lambda ratio: ratio <= 1.7,
     )  # fmt: skip
     return noted(figure, "the floor: the same upsert and a NOTIFY in one statement, bare psycopg")

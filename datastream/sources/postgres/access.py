@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TypeVar
 
 import psycopg
@@ -35,6 +35,7 @@ class Access:
     Args:
         look_up: makes a catalogue; its second argument is whether to make a missing log.
         publish: called with each new catalogue before it is used. It may refuse it.
+        lend: a session for each action.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class Access:
         pool: Pool,
         look_up: Callable[[Session, bool], Catalogue],
         publish: Callable[[Catalogue], None],
+        lend: Callable[[Use], AbstractContextManager[Session]],
     ) -> None:
         self._pool = pool
+        self._lend = lend
         self._look_up = look_up
         self._publish = publish
         self._looking_up: SingleFlight[Catalogue] = SingleFlight()
@@ -107,7 +110,7 @@ class Access:
             raise error.__cause__ or error from None
 
     def _attempt(self, use: Use, action: Action[T], catalogue: Catalogue) -> T:
-        with self._pool.lend(use) as session:
+        with self._lend(use) as session:
             if session.started != catalogue.started:
                 raise Altered
             try:

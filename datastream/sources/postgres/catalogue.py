@@ -6,7 +6,7 @@ of its own, until a statement finds that the table is another one; then it is lo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
@@ -27,7 +27,6 @@ from datastream.sources.postgres.log import (
     traces,
     uninstall_statements,
 )
-from datastream.sources.postgres.marks import relation_part
 from datastream.sources.postgres.options import POLL
 from datastream.sources.postgres.states import ComparedRows
 from datastream.sources.postgres.table import RowTable
@@ -91,7 +90,7 @@ class Catalogue:
 
     def is_current(self, db: Connection) -> bool:
         """Whether table and triggers are as they were found."""
-        return _marks(db, self.layout) == self.marks
+        return _marks(db, self.layout)[0] == self.marks
 
 
 class Inspector:
@@ -129,8 +128,8 @@ class Inspector:
             if log.installed is None
             else ChangedRows(layout, table, _server(db), log.installed)
         )
-        found = _marks(db, layout)
-        if relation_part(found) != layout.fingerprint:
+        found, relation = _marks(db, layout)
+        if relation != layout.fingerprint:
             raise Altered
         writer = RowWriter(layout, table, self._where) if layout.can_write else None
         return Catalogue(session.started, layout, table, writer, log, rows, found)
@@ -218,9 +217,11 @@ def _fits(found: Found, wanted: History | None) -> bool:
     return installed is not None and (wanted is None or wanted.form == installed.history)
 
 
-def _marks(db: Connection, layout: Layout) -> object:
-    row = db.execute(f"SELECT {layout.marked.all(layout.mark)}".encode()).fetchone()
-    return row and row[0]
+def _marks(db: Connection, layout: Layout) -> Sequence[object]:
+    """`Marked.polled` and `Marked.relation`."""
+    marked = layout.marked
+    statement = f"SELECT {marked.polled(layout.mark)}, {marked.relation}"
+    return db.execute(statement.encode()).fetchone() or (None, None)
 
 
 def _server(db: Connection) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -12,11 +13,11 @@ from datastream.entry import Entry, deleted
 from datastream.selection import Selects
 from datastream.source import Reading
 from datastream.sources.postgres import position as positions
+from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.log import EVENTS, Names, made_for
-from datastream.sources.postgres.marks import lasting_part
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -24,7 +25,9 @@ class Installed(NamedTuple):
     """What `look_up` found."""
 
     marks: str
-    """`Marked.all`, and the epoch of the log."""
+    """`Marked.logged`, and the epoch of the log."""
+    lasting: str
+    """`Marked.lasting`, likewise: what positions go by."""
     history: str
 
 
@@ -50,8 +53,8 @@ class ChangedRows:
         self._found = found
         names = Names.of(layout)
         self._head = _head(layout, names)
-        self._changes = self._changes_statement(layout, names)
-        seed = f"{server}/{lasting_part(found.marks)}"
+        self._changes = self._changes_statement(layout, names).encode()
+        seed = f"{server}/{found.lasting}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
 
     def read(self, db: Connection, selection: Selects, since: str | None) -> Reading:
@@ -74,10 +77,27 @@ class ChangedRows:
             return None
         try:
             with db.cursor(binary=True) as cursor:
-                rows: list[Any] = cursor.execute(self._changes.encode(), place).fetchall()
+                rows = cursor.execute(self._changes, place).fetchall()
         except DataError:
             # A key from when its column had another type.
             return None
+        return self.answer(rows, since)
+
+    def question(self, since: str) -> Question | None:
+        """What `read` would ask; None if `since` is of another epoch."""
+        place = positions.parse(since, self.epoch)
+        if place is None:
+            return None
+        opened = ",".join(place.open)
+        given = (*place[:2], f"{{{opened}}}", *place[3:])
+        return Question(self._changes, tuple(text.encode() for text in given))
+
+    def answer(self, rows: Sequence[Any], since: str) -> Reading | None:
+        """What the rows of the answer say; None if the log does not reach back to `since`.
+
+        Raises:
+            Altered: look the table up again.
+        """
         position = self._position(rows[0][0] if rows else None)
         if not rows[0][1]:
             return None
@@ -118,7 +138,7 @@ class ChangedRows:
             f"UNION ALL {keys} WHERE xid = ANY($3::xid8[])"
         )
         return (
-            f"SELECT h.*, r.* FROM ({_head(layout, names, honoured)}) h "
+            f"SELECT h.*, r.* FROM ({_head(layout, names, honoured)} OFFSET 0) h "
             f"LEFT JOIN LATERAL (SELECT true, l.*, t.* FROM "
             f"(SELECT key, sum(delta)::int AS delta FROM ({lines}) u "
             # OFFSET 0: each key by the index, however many the planner expects.
@@ -141,7 +161,11 @@ def _head(layout: Layout, names: Names, honoured: str = "") -> str:
 
 
 def _marks(layout: Layout) -> str:
-    return f"concat({layout.marked.all(layout.mark)}, '/', st.epoch)"
+    return _in_epoch(layout.marked.logged(layout.mark))
+
+
+def _in_epoch(marks: str) -> str:
+    return f"concat({marks}, '/', st.epoch)"
 
 
 def look_up(connection: Connection, layout: Layout) -> Found:
@@ -169,7 +193,8 @@ def look_up(connection: Connection, layout: Layout) -> Found:
 
 def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
     row = connection.execute(
-        f"SELECT {_marks(layout)}, st.history, to_jsonb(st) @> $1::jsonb "
+        f"SELECT {_marks(layout)}, {_in_epoch(layout.marked.lasting(layout.mark))}, st.history, "
+        "to_jsonb(st) @> $1::jsonb "
         "AND (SELECT relpersistence = 'u' FROM pg_class WHERE oid = to_regclass($2)) = $3::bool, "
         # Of a cluster with more transactions than this one has had.
         "greatest(st.cut, (SELECT xid FROM "
@@ -179,6 +204,6 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
     ).fetchone()
     if row is None:
         return Found(None, "its change log was emptied, or is hidden from this role")
-    if not (row[2] and row[3]):
+    if not (row[3] and row[4]):
         return Found(None, "its change log is one of another table, server or version")
-    return Found(Installed(str(row[0]), str(row[1])))
+    return Found(Installed(str(row[0]), str(row[1]), str(row[2])))

@@ -14,6 +14,7 @@ import tenacity
 from psycopg.conninfo import make_conninfo
 
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
+from datastream.sources.postgres.ahead import Ahead
 from datastream.sources.postgres.errors import explain, explain_connecting
 from datastream.sources.postgres.spelling import SPELLING
 
@@ -38,6 +39,7 @@ class Session:
 
     def __init__(self, db: Connection) -> None:
         self.db = db
+        self.ahead = Ahead(db)
         self.started = ""
         """When the server was started, and the database: tells it from others, and from itself
         after a restart."""

@@ -131,6 +131,7 @@ class _Relation(NamedTuple):
     table: str
     kind: str
     unlogged: bool
+    had_children: bool
     related: bool
     replicated: bool
     hides_rows: bool
@@ -173,7 +174,8 @@ def find_layout(
             f"{where}: no such table; this role sees {_tables(connection)}: name one with table= "
             "and schema=, or make it with create=True"
         )
-    marked = Marked(relation.oid, quoted(schema, table) if schema else quoted(table))
+    spelled = quoted(schema, table) if schema else quoted(table)
+    marked = Marked(relation.oid, spelled, relation.had_children)
     # First: if the table is altered meanwhile, the next statement finds another one.
     fingerprint = _fingerprint(connection, marked)
     found = _columns(connection, relation.oid)
@@ -181,7 +183,8 @@ def find_layout(
     key, value = found[columns.key], found[columns.value]
     value_type, updated_at = found.get(columns.value_type), found.get(columns.updated_at)
     used = [column.number for column in (key, value, value_type, updated_at) if column]
-    unique = _is_unique(connection, relation.oid, columns.key)
+    index = _unique_index(connection, relation.oid, columns.key)
+    unique = index is not None
     return Layout(
         relation.oid,
         relation.schema,
@@ -196,7 +199,9 @@ def find_layout(
         is_replicated=relation.replicated,
         owns=relation.owns and relation.may_create,
         is_unlogged=relation.unlogged,
-        marked=marked.of(used, *_types(connection, relation.oid, used)),
+        marked=Marked(
+            *marked[:3], tuple(used), index or 0, *_types(connection, relation.oid, used)
+        ),
         fingerprint=fingerprint,
     )
 
@@ -214,7 +219,7 @@ def find_relation(connection: Connection, schema: str, table: str) -> _Relation 
 
 _FIND_RELATION = """
 SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence = 'u',
-  c.relispartition OR c.relkind = 'p'
+  c.relhassubclass, c.relispartition OR c.relkind = 'p'
     OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)),
   EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid), row_security_active(c.oid),
   pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'CREATE'),
@@ -258,11 +263,13 @@ LEFT JOIN pg_collation c ON c.oid = attcollation ORDER BY attnum
 """
 
 
-def _types(connection: Connection, oid: int, numbers: list[int]) -> tuple[list[int], list[int]]:
+def _types(
+    connection: Connection, oid: int, numbers: list[int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Enums, and relations of composite types, whose change changes what these columns hold."""
     rows = connection.execute(_TYPES.encode(), (oid, numbers)).fetchall()
-    enums = [int(str(row[0])) for row in rows if row[1] == "e"]
-    return enums, [int(str(row[2])) for row in rows if row[1] == "c"]
+    enums = tuple(int(str(row[0])) for row in rows if row[1] == "e")
+    return enums, tuple(int(str(row[2])) for row in rows if row[1] == "c")
 
 
 _TYPES = """
@@ -295,16 +302,16 @@ def _choose(asked: Columns, found: Mapping[str, Column], where: str) -> Columns:
     )
 
 
-def _is_unique(connection: Connection, oid: int, column: str) -> bool:
-    """Whether an index says so that ``ON CONFLICT`` can go by."""
+def _unique_index(connection: Connection, oid: int, column: str) -> int | None:
+    """The index that ``ON CONFLICT`` can go by."""
     row = connection.execute(
-        "SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
+        "SELECT indexrelid::int8 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
         "AND a.attnum = i.indkey[0] WHERE i.indrelid = $1::oid AND a.attname = $2::text "
         "AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1 "
-        "AND i.indpred IS NULL AND i.indexprs IS NULL",
+        "AND i.indpred IS NULL AND i.indexprs IS NULL ORDER BY 1 LIMIT 1",
         (oid, column),
     ).fetchone()
-    return row is not None
+    return None if row is None else int(str(row[0]))
 
 
 def _cannot_write(

@@ -1,16 +1,22 @@
-"""What ends a `Source.wait`: a notification of the server, another thread, or the time."""
+"""What ends a `Source.wait`: a notification of the server, another thread, or the time.
+
+The session that listens is also the one to ask what the notification was about: the process of the
+server behind it has just been woken, where another one would have to be.
+"""
 
 from __future__ import annotations
 
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from time import monotonic
+from typing import Any
 
 import psycopg
 
+from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.layout import quoted
 
@@ -18,8 +24,8 @@ from datastream.sources.postgres.layout import quoted
 class Listener:
     """Waits on a connection of its own, made when first waited with.
 
-    One thread waits; it alone uses the connection. Other threads may wake it, and have it close
-    the connection.
+    One thread waits, and asks; it alone uses the connection. Other threads may wake it, and have
+    it close the connection.
 
     Args:
         connect: makes it.
@@ -29,6 +35,11 @@ class Listener:
         self._connect = connect
         self._session: Session | None = None
         self._channel = ""
+        self._notified = False
+        """One came while something was asked."""
+        self._outdated = False
+        # Another object after each call: a number could be counted up by two threads at once.
+        self._last_wake = self._asked_after = object()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -40,6 +51,7 @@ class Listener:
 
     def wake(self) -> None:
         """End the wait that runs, or the next one. From any thread."""
+        self._last_wake = object()
         # Full of unread bytes, or closed: one is enough, or no wait follows.
         with suppress(OSError):
             self._waker.send(b"!")
@@ -50,10 +62,13 @@ class Listener:
             if is_open:
                 self._ready(timeout)
 
-    def wait(self, channel: str, timeout: float | None) -> None:
+    def wait(self, channel: str, timeout: float | None, question: Question | None = None) -> None:
         """Wait for a notification on `channel` as well.
 
         Returns at once when it had to begin to listen: earlier notifications were missed.
+
+        Args:
+            question: what to ask the server as soon as one has come; `answer` has the answer.
 
         Raises:
             psycopg.Error: the connection is lost; the next call makes another.
@@ -63,13 +78,59 @@ class Listener:
             if not is_open:
                 return
             try:
-                if self._session is None or self._channel != channel:
+                if self._session is None or self._channel != channel or self._outdated:
                     self._begin(channel)
                 else:
-                    self._wait(self._session.db, timeout)
+                    self._wait_and_ask(self._session, timeout, question)
             except psycopg.Error:
                 self._drop()
                 raise
+
+    def answer(self, question: Question | None, started: str) -> Sequence[Any] | None:
+        """The answer to `question`, if that was asked when a notification came, and nobody has
+        called `wake` since; only for the thread that waits.
+
+        Args:
+            started: of the server that is to answer.
+
+        Raises:
+            psycopg.Error: the connection is lost; the next call makes another.
+        """
+        with self._in_use() as is_open:
+            if not is_open or self._session is None:
+                return None
+            try:
+                rows = self._session.ahead.answer(question)
+            except psycopg.Error:
+                self._drop()
+                raise
+            is_new = self._asked_after is self._last_wake and self._session.started == started
+            return rows if is_new else None
+
+    @contextmanager
+    def lend(self) -> Iterator[Session | None]:
+        """The session that listens, if there is one; only for the thread that waits."""
+        with self._in_use() as is_open:
+            session = self._session if is_open and not self._outdated else None
+            try:
+                yield session if session is not None and self._is_free(session) else None
+            finally:
+                if session is not None and not session.is_idle:
+                    # The next `wait` listens anew, and has everything read again.
+                    self._drop()
+
+    def _is_free(self, session: Session) -> bool:
+        try:
+            session.ahead.forget()
+        except psycopg.Error:
+            # It is lost, and is dropped.
+            return False
+        return True
+
+    def renew(self) -> None:
+        """Use another session from the next `wait` on. From any thread."""
+        self._outdated = True
+        self.wake()
 
     def release(self) -> None:
         """Stop listening: the server then has one session less to notify. From any thread."""
@@ -95,19 +156,38 @@ class Listener:
 
     def _begin(self, channel: str) -> None:
         self._drop()
+        # Before it connects: what is renewed meanwhile is renewed again.
+        self._outdated = self._notified = False
         session = self._connect()
+        session.db.add_notify_handler(self._note)
         # Known before it is waited for, so that `close` can cut it.
         self._session, self._channel = session, channel
         if self._closed:
             return
         _listen(session, channel)
 
-    def _wait(self, db: Connection, timeout: float | None) -> None:
+    def _wait_and_ask(
+        self, session: Session, timeout: float | None, question: Question | None
+    ) -> None:
+        session.ahead.forget()
+        if question is not None:
+            session.ahead.prepare(question.statement)
+        if self._wait(session.db, timeout) and question is not None:
+            self._asked_after = self._last_wake
+            session.ahead.ask(question)
+
+    def _wait(self, db: Connection, timeout: float | None) -> bool:
+        """Whether a notification has come."""
         until = None if timeout is None else monotonic() + timeout
-        while not _took_notifications(db):
+        while not (_took_notifications(db) or self._notified):
             left = None if until is None else until - monotonic()
             if (left is not None and left <= 0) or self._ready(left, db):
-                return
+                return False
+        self._notified = False
+        return True
+
+    def _note(self, _: psycopg.Notify) -> None:
+        self._notified = True
 
     @contextmanager
     def _in_use(self) -> Iterator[bool]:

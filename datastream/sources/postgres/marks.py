@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from psycopg.sql import Literal
 
-SEPARATOR = "/"
-
 
 class Marked(NamedTuple):
     """A relation, and the expressions that tell whether it is what it was."""
@@ -20,92 +18,102 @@ class Marked(NamedTuple):
     oid: int
     spelled: str
     """Its name as the session looks it up: another relation may have that name by now."""
+    had_children: bool
+    """It is marked as a parent, which it stays when its children have gone."""
     numbers: tuple[int, ...] = ()
     """Of the columns that are read."""
+    unique_index: int = 0
+    """The one that tells one key from another."""
     enums: tuple[int, ...] = ()
-    """Their types, or in these, and the relations of composite ones."""
+    """Types of the columns, or in these, and the relations of composite ones."""
     composites: tuple[int, ...] = ()
-
-    def of(self, numbers: Sequence[int], enums: Sequence[int], composites: Sequence[int]) -> Marked:
-        """The same relation with what is read of it."""
-        return self._replace(
-            numbers=tuple(numbers), enums=tuple(enums), composites=tuple(composites)
-        )
 
     @property
     def relation(self) -> str:
         """Changes with what was looked up: columns, indexes, relatives, rights to see rows."""
-        return f"(SELECT {_hash(_RELATION)}::text {self._found})"
+        return self._of_class(*_RELATION)
 
-    @property
-    def table(self) -> str:
-        """`relation`, and a part that changes when the columns may hold other values than before.
-
-        Each ALTER of a column writes its line in pg_attribute anew, whatever else it does. What
-        rewrites the table gives it another TOAST table; TRUNCATE and VACUUM FULL do not.
-        """
-        values = (
-            "c.oid, c.reltoastrelid, c.relpersistence, (SELECT string_agg(concat_ws(' ', attnum, "
-            "xmin), '/' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid "
-            f"AND attnum IN ({_list(self.numbers)}))"
-        )
-        if self.enums:
-            values += (
-                ", (SELECT string_agg(concat_ws(' ', oid, enumlabel), '/' ORDER BY oid) "
-                f"FROM pg_enum WHERE enumtypid IN ({_list(self.enums)}))"
-            )
-        if self.composites:
-            values += (
-                ", (SELECT string_agg(concat_ws(' ', attrelid, attnum, xmin), '/' "
-                "ORDER BY attrelid, attnum) FROM pg_attribute "
-                f"WHERE attrelid IN ({_list(self.composites)}) AND attnum > 0)"
-            )
-        return f"(SELECT concat({_hash(_RELATION)}, '{SEPARATOR}', {_hash(values)}) {self._found})"
-
-    def all(self, mark: str) -> str:
-        """`table`, and a part that changes when a trigger of this mark comes, goes or is switched.
+    def polled(self, mark: str) -> str:
+        """Changes with what was looked up, and with our triggers.
 
         Args:
             mark: begins the triggers' names.
         """
-        name = Literal(f"{mark}_").as_string()
-        triggers = (
-            "(SELECT hashtextextended(string_agg(concat_ws(' ', oid, xmin, tgenabled), '/' "
-            f"ORDER BY oid), 0) FROM pg_trigger WHERE tgrelid = {self.oid} "
-            f"AND starts_with(tgname, {name}))"
+        return self._of_class(*_RELATION, self._triggers(mark))
+
+    def logged(self, mark: str) -> str:
+        """Changes with all of that as long as triggers suffice, and with what `lasting` does.
+
+        Every poll asks for it. So it asks for what each of those changes leaves behind in a few
+        lines of the catalogue: one becomes a child by a count in each of its columns.
+        """
+        values = [*_STORED, "c.relhassubclass", _columns("attnum, xmin"), *self._types]
+        if self.had_children:
+            values.append(_IS_PARENT)
+        return self._of_class(
+            "c.relkind, c.relispartition, row_security_active(c.oid)",
+            _IS_REPLICATED,
+            f"pg_relation_filenode({self.unique_index})",
+            *values,
+            self._triggers(mark),
         )
-        return f"concat({self.table}, '{SEPARATOR}', {triggers})"
+
+    def lasting(self, mark: str) -> str:
+        """Changes when the columns may hold other values than before, and with our triggers.
+
+        Each ALTER of a column writes its line in pg_attribute anew, whatever else it does. What
+        rewrites the table gives it another TOAST table; TRUNCATE and VACUUM FULL do not.
+        """
+        columns = _columns("attnum, xmin", f"attnum IN ({_list(self.numbers)})")
+        return self._of_class(*_STORED, columns, *self._types, self._triggers(mark))
+
+    def _of_class(self, *values: str) -> str:
+        name = Literal(self.spelled).as_string()
+        return (
+            f"(SELECT hashtextextended(concat_ws(' ', {', '.join(values)}), 0)::text "
+            f"FROM pg_class c WHERE c.oid = to_regclass({name}))"
+        )
 
     @property
-    def _found(self) -> str:
-        return f"FROM pg_class c WHERE c.oid = to_regclass({Literal(self.spelled).as_string()})"
+    def _types(self) -> list[str]:
+        enums = (
+            "(SELECT string_agg(concat_ws(' ', oid, enumlabel), '/' ORDER BY oid) FROM pg_enum "
+            f"WHERE enumtypid IN ({_list(self.enums)}))"
+        )
+        composites = (
+            "(SELECT string_agg(concat_ws(' ', attrelid, attnum, xmin), '/' "
+            "ORDER BY attrelid, attnum) FROM pg_attribute "
+            f"WHERE attrelid IN ({_list(self.composites)}) AND attnum > 0)"
+        )
+        return [*([enums] if self.enums else []), *([composites] if self.composites else [])]
+
+    def _triggers(self, mark: str) -> str:
+        name = Literal(f"{mark}_").as_string()
+        return (
+            "(SELECT string_agg(concat_ws(' ', oid, xmin, tgenabled), '/' ORDER BY oid) "
+            f"FROM pg_trigger WHERE tgrelid = c.oid AND starts_with(tgname, {name}))"
+        )
 
 
-def relation_part(mark: object) -> str:
-    """`Marked.relation` of a longer mark."""
-    return str(mark).partition(SEPARATOR)[0]
+def _columns(of_each: str, which: str = "NOT attisdropped") -> str:
+    return (
+        f"(SELECT string_agg(concat_ws(' ', {of_each}), '/' ORDER BY attnum) FROM pg_attribute "
+        f"WHERE attrelid = c.oid AND attnum > 0 AND {which})"
+    )
 
 
-def lasting_part(mark: str) -> str:
-    """Of `Marked.all`, what positions go by: values and triggers."""
-    return mark.partition(SEPARATOR)[2]
-
-
+_IS_PARENT = "EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)"
+_IS_REPLICATED = "EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid)"
+_STORED = ("c.oid", "c.reltoastrelid", "c.relpersistence")
 _RELATION = (
-    "c.oid, c.relkind, c.relpersistence, c.relispartition, row_security_active(c.oid), "
-    "EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid), "
-    "EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid), "
-    "EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid), "
-    "(SELECT string_agg(concat_ws(' ', attnum, attname, atttypid, atttypmod, attcollation, "
-    "attgenerated, attidentity), '/' ORDER BY attnum) FROM pg_attribute "
-    "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped), "
+    "c.oid, c.relkind, c.relpersistence, c.relispartition, row_security_active(c.oid)",
+    "EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)",
+    _IS_PARENT,
+    _IS_REPLICATED,
+    _columns("attnum, attname, atttypid, atttypmod, attcollation, attgenerated, attidentity"),
     "(SELECT string_agg(concat_ws(' ', indexrelid, indisvalid, indimmediate), '/' "
-    "ORDER BY indexrelid) FROM pg_index WHERE indrelid = c.oid AND indisunique)"
+    "ORDER BY indexrelid) FROM pg_index WHERE indrelid = c.oid AND indisunique)",
 )
-
-
-def _hash(values: str) -> str:
-    return f"hashtextextended(concat_ws(' ', {values}), 0)"
 
 
 def _list(numbers: Sequence[int]) -> str:

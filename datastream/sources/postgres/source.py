@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -122,9 +122,11 @@ class PostgresSource(Source):
         self._pool = Pool(connector, self._where)
         self._listener = Listener(connector.connect)
         self._inspector = Inspector(self._wishes, self._where, connector.connect)
-        self._access = Access(self._pool, self._look_up, self._publish)
+        self._access = Access(self._pool, self._look_up, self._publish, self._lend)
         self._trusted: tuple[int, str] | None = None
         self._changes = 0
+        self._position = ""
+        """Of the last poll."""
         # The thread that waits. Its reads have a connection reserved, however many others read.
         self._poller = 0
         self._closed = False
@@ -146,13 +148,28 @@ class PostgresSource(Source):
         if since is not None:
             # Only by reads of changes: a `get` does not wait for writers of the table.
             self._access.install_if_due()
-        reading = self._access.call(
-            Use.POLL if polls else Use.READ,
-            lambda db, catalogue: catalogue.rows.read(db, selection, since),
-        )
+        reading = self._read_ahead(since) if polls and since is not None else None
+        reading = reading or self._read(selection, since, Use.POLL if polls else Use.READ)
+        if polls:
+            self._position = reading.position
         if not reading.complete:
             self._count(len(reading.entries))
         return reading
+
+    def _read(self, selection: Selects, since: str | None, use: Use) -> Reading:
+        return self._access.call(
+            use, lambda db, catalogue: catalogue.rows.read(db, selection, since)
+        )
+
+    def _read_ahead(self, since: str) -> Reading | None:
+        """What changed since then, if that was asked when the notification came."""
+        catalogue = self._access.known
+        question = catalogue.rows.question(since)
+        # What is wrong with an answer is found out by asking in turn.
+        with suppress(psycopg.Error, Altered):
+            rows = self._listener.answer(question, catalogue.started)
+            return None if rows is None else catalogue.rows.answer(rows, since)
+        return None
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         # Without a position: this transaction may have changed other rows as well, through the
@@ -172,7 +189,7 @@ class PostgresSource(Source):
             return
         if channel:
             with passing():
-                self._listener.wait(channel, timeout)
+                self._listener.wait(channel, timeout, catalogue.rows.question(self._position))
         else:
             interval = jittered(self._interval)
             self._listener.pause(interval if timeout is None else min(interval, timeout))
@@ -281,8 +298,20 @@ class PostgresSource(Source):
         if catalogue.log.installed is not None:
             self._trusted = (catalogue.layout.oid, catalogue.layout.mark)
         self.health = Health(degraded=degraded)
-        # Whoever found out: watchers learn of it now.
-        self._listener.wake()
+        if self._access.catalogue is not None:
+            # Whoever found out: watchers learn of it now, with statements for what is there now.
+            self._listener.renew()
+
+    @contextmanager
+    def _lend(self, use: Use) -> Iterator[Session]:
+        """A session of the pool; for polls the one that listens, where there is one."""
+        if use is Use.POLL:
+            with self._listener.lend() as session:
+                if session is not None:
+                    yield session
+                    return
+        with self._pool.lend(use) as session:
+            yield session
 
     def _write(
         self, db: Connection, catalogue: Catalogue, writes: Sequence[Write]

@@ -24,7 +24,9 @@ class ComparedRows:
     def __init__(self, db: Connection, layout: Layout, table: RowTable) -> None:
         self._table = table
         # A replica that was promoted may have triggers, so it is looked up again.
-        self._head = f"SELECT concat({layout.marked.all(layout.mark)}, pg_is_in_recovery()) AS head"
+        self._head = (
+            f"SELECT concat({layout.marked.polled(layout.mark)}, pg_is_in_recovery()) AS head"
+        )
         row = db.execute(self._head.encode()).fetchone()
         self._found = row and row[0]
         # Of the last read: its position, and the server's summary of the rows. Both belong
@@ -51,6 +53,12 @@ class ComparedRows:
         if position == since:
             return Reading((), since, complete=False)
         return Reading(found, position, complete=True)
+
+    def question(self, since: str) -> None:
+        """Nothing to ask before it is wanted."""
+
+    def answer(self, rows: object, since: str) -> None:
+        """Nothing is asked ahead."""
 
     def _summary(self, db: Connection, selection: Selects) -> object:
         """Short for all rows of `selection`: the sum of a hash of each."""
