@@ -3,11 +3,13 @@ from before give a reset."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 
 import datastream
-from datastream import State
+from datastream import Selection, State
 from datastream.sources.postgres import PostgresSource
 from datastream.testing import Recorder
 from tests.integration._programs.tools import Statuses, eventually
@@ -264,6 +266,34 @@ def test_triggers_that_no_longer_tell_all(postgres, db, appears, writes, goes, r
         recorder.wait_state({key: value.encode() for key, value in rows(db).items()})
     if "CREATE TABLE child" not in appears and "DROP CONSTRAINT" not in appears:
         assert resumed(postgres, cursor), "not all that happened is in the log"
+
+
+def test_a_part_that_is_rewritten_while_it_is_read(postgres, db):
+    """To a snapshot from before, it would look empty."""
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value text) PARTITION BY HASH (key)")
+    for part in (0, 1):
+        db.execute(
+            f"CREATE TABLE part{part} PARTITION OF data "
+            f"FOR VALUES WITH (modulus 2, remainder {part})"
+        )
+    db.execute("INSERT INTO data SELECT 'k' || n, '1' FROM generate_series(1, 20) n")
+    source = PostgresSource(postgres, libpq={"application_name": "rewritten"})
+    position = source.read(Selection(), None).position
+    with psycopg.connect(postgres) as other, ThreadPoolExecutor() as pool:
+        other.execute("ALTER TABLE part0 SET UNLOGGED")
+        reading = pool.submit(source.read, Selection(), position)
+        eventually(lambda: waits(db), "the read waits for it")
+        other.commit()
+        assert len(reading.result(30).entries) in (0, 20)
+    assert source.read(Selection(), position).entries == ()
+    source.close()
+
+
+def waits(db):
+    return db.execute(
+        "SELECT FROM pg_stat_activity WHERE application_name = 'rewritten' "
+        "AND wait_event_type = 'Lock'"
+    ).fetchall()
 
 
 def rows(db):

@@ -7,7 +7,6 @@ it sends no rows.
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
 
 from datastream.entry import Entry
 from datastream.selection import Selects
@@ -15,7 +14,7 @@ from datastream.source import Reading
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.table import RowTable, beside
+from datastream.sources.postgres.table import Condition, RowTable, beside
 
 
 class ComparedRows:
@@ -24,10 +23,8 @@ class ComparedRows:
     def __init__(self, db: Connection, layout: Layout, table: RowTable) -> None:
         self._table = table
         # A replica that was promoted may have triggers, so it is looked up again.
-        self._head = (
-            f"SELECT concat({layout.marked.polled(layout.mark)}, pg_is_in_recovery()) AS head"
-        )
-        row = db.execute(self._head.encode()).fetchone()
+        self._marks = f"concat({layout.marked.polled(layout.mark)}, pg_is_in_recovery())"
+        row = db.execute(f"SELECT {self._marks}".encode()).fetchone()
         self._found = row and row[0]
         # Of the last read: its position, and the server's summary of the rows. Both belong
         # together whichever thread wrote them, so two reads at a time do no harm.
@@ -40,14 +37,14 @@ class ComparedRows:
             Altered: look the table up again.
         """
         if since is None:
-            found = self._entries(db, selection)
+            rows = self._table.rows_beside(db, f"SELECT {self._marks} AS head", selection)
+            self._check(beside(rows))
+            found = self._table.entries(rows)
             return Reading(found, _position(found), complete=True)
-        with db.transaction():
-            db.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            summary = self._summary(db, selection)
-            if self._seen == (since, summary):
-                return Reading((), since, complete=False)
-            found = self._entries(db, selection)
+        seen = self._seen
+        if seen and seen[0] == since and seen[1] == self._summary(db, selection):
+            return Reading((), since, complete=False)
+        found, summary = self._summed_up(db, selection)
         position = _position(found)
         self._seen = (position, summary)
         if position == since:
@@ -62,24 +59,33 @@ class ComparedRows:
 
     def _summary(self, db: Connection, selection: Selects) -> object:
         """Short for all rows of `selection`: the sum of a hash of each."""
+        head, parameters = self._head(selection)
+        row = db.execute(head.encode(), parameters).fetchone()
+        return head, parameters, self._check(row and row[0])
+
+    def _summed_up(self, db: Connection, selection: Selects) -> tuple[list[Entry], object]:
+        """The rows, and their summary."""
+        # In one statement, not in a transaction of two: that would have a snapshot older than its
+        # locks, to which a table that was rewritten meanwhile looks empty.
+        head, parameters = self._head(selection)
+        rows = self._table.rows_beside(db, head, selection)
+        return self._table.entries(rows), (head, parameters, self._check(beside(rows)))
+
+    def _head(self, selection: Selects) -> Condition:
+        """A query of marks and summary, and its parameters."""
         condition, parameters = self._table.condition(selection, 1)
-        statement = (
-            f"SELECT ({self._head}), count(*), sum(hashtextextended(ROW(r.*)::text, 0)) "
+        return (
+            f"SELECT concat({self._marks}, '/', count(*), '/', "
+            "sum(hashtextextended(ROW(r.*)::text, 0))) AS head "
             f"FROM ({self._table.select} WHERE {condition}) r"
-        )
-        with db.cursor(binary=True) as cursor:
-            rows: list[Any] = cursor.execute(statement.encode(), parameters).fetchall()
-        self._check(rows[0][0])
-        return condition, parameters, rows
+        ), parameters
 
-    def _entries(self, db: Connection, selection: Selects) -> list[Entry]:
-        rows = self._table.rows_beside(db, self._head, selection)
-        self._check(beside(rows))
-        return self._table.entries(rows)
-
-    def _check(self, marks: object) -> None:
+    def _check(self, head: object) -> str:
+        """The summary behind the marks, if those are what they were."""
+        marks, _, summary = str(head).partition("/")
         if marks != self._found:
             raise Altered
+        return summary
 
 
 def _position(entries: list[Entry]) -> str:
