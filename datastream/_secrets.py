@@ -81,10 +81,11 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """`text` without the secrets of open stores, and without what looks like a secret."""
-    for reference in _known.valuerefs():
-        secrets = reference()
-        if secrets is not None:
-            text = secrets.hide(text)
+    if _known:
+        for reference in _known.valuerefs():
+            secrets = reference()
+            if secrets is not None:
+                text = secrets.hide(text)
     if "@" in text:
         text = _USER.sub(rf"\1:{MASK}@", text)
     if "=" in text:
