@@ -101,7 +101,7 @@ def test_hostile_names(postgres, db, name):
 
 @pytest.mark.parametrize("name", ["x" * 64, "é" * 32, "nul\0", ""])
 def test_names_that_postgresql_would_cut_are_refused(postgres, name):
-    with pytest.raises(DatastreamError, match="names no"):
+    with pytest.raises(DatastreamError, match=r"names no|without NUL"):
         datastream.open(postgres, table=name)
 
 
