@@ -1,5 +1,6 @@
 """What holds for every test: nothing is left behind."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -80,6 +81,8 @@ def nothing_left_behind():
             return
         gc.collect()
         for thread in _threads() - threads:
-            thread.join(0.05)
+            # One that has not quite started cannot be joined yet.
+            with contextlib.suppress(RuntimeError):
+                thread.join(0.05)
     left = [thread.name for thread in _threads() - threads] + list(_children() - children)
     assert not left, f"left behind: {left}"

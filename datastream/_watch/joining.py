@@ -11,6 +11,8 @@ from datastream.source import Source
 
 JOINS = 20
 """Attempts to bring a newcomer to the position of all others."""
+RESUMES = 3
+"""Attempts to read what changed since a cursor at the position of the state."""
 
 
 class Joiner:
@@ -80,13 +82,7 @@ class Joiner:
         if join.cursor is None or not covered:
             self._begin(subscription, join)
         if join.cursor is not None:
-            try:
-                reading = self._feed.read(selection, join.cursor)
-            finally:
-                # A `wait` concerns what was last read with a position: everybody's again.
-                self._source.wake()
-            self._feed.begin_anew()
-            join.resume(reading, transient=subscription.transient)
+            self._resume(subscription, join, join.cursor)
         if not join.state and (join.reset or had_of(selection, since)):
             self._confirm_gone(subscription, join)
         return join
@@ -95,6 +91,23 @@ class Joiner:
         reading = self._feed.read(subscription.selection, None)
         self._feed.begin_anew()
         join.begin(reading)
+
+    def _resume(self, subscription: Subscription, join: Join, cursor: str) -> None:
+        selection = subscription.selection
+        try:
+            changes = self._feed.read(selection, cursor)
+            for _ in range(RESUMES):
+                # What is over again between the two may be in the state, and no change.
+                if changes.complete or not join.has_state or join.position == changes.position:
+                    break
+                join.advance(self._feed.read(selection, join.position))
+                if join.position != changes.position:
+                    changes = self._feed.read(selection, cursor)
+        finally:
+            # A `wait` concerns what was last read with a position: everybody's again.
+            self._source.wake()
+        self._feed.begin_anew()
+        join.resume(changes, transient=subscription.transient)
 
     def _confirm_gone(self, subscription: Subscription, join: Join) -> None:
         """A reader that had something is told that all is gone after a second look only."""

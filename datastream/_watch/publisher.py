@@ -18,7 +18,7 @@ from datastream._watch.confirm_empty import ConfirmEmpty
 from datastream._watch.diff import is_news
 from datastream._watch.routing import Route, Routes
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
-from datastream.entry import Entry, Operation, deleted
+from datastream.entry import Batch, Entry, Operation, deleted
 from datastream.selection import Selection, Selects
 from datastream.source import Reading, Written
 
@@ -312,23 +312,16 @@ class Publisher:
                 return step
             if join.needs_values():
                 return Step.LOAD
-            position = self.position
-            is_first = position is None
-            if position is None:
+            is_first = self.position is None
+            if is_first:
                 self._known.clear()
-                self.position = position = join.position
+                self.position = join.position
                 self._at_position = True
+            batch = join.batch(self.position or "")
             if join.has_state:
-                revisions, kept = join.revisions(), join.kept()
-                if is_first:
-                    self._known.update(revisions)
-                else:
-                    self._learn_uncovered(revisions)
-                if kept or not is_first:
-                    differing = self._differing(subscription.selection, revisions | kept)
-                    self._apart.add(subscription, differing)
+                self._take_in(subscription, join, batch, is_first=is_first)
             self._joined(subscription, route)
-            subscription.sink.offer(join.batch(position))
+            subscription.sink.offer(batch)
             return Step.DONE
 
     def stands_apart(self, subscription: Subscription) -> bool:
@@ -484,6 +477,24 @@ class Publisher:
         for key, revision in revisions.items():
             if key not in known and not self._is_watched(key):
                 known[key] = revision
+
+    def _take_in(
+        self, subscription: Subscription, join: Join, batch: Batch, *, is_first: bool
+    ) -> None:
+        """Know the state that a newcomer read, and what it has that was not published."""
+        revisions, kept = join.revisions(), join.kept()
+        if is_first:
+            self._known.update(revisions)
+        else:
+            self._learn_uncovered(revisions)
+        if is_first and not kept:
+            return
+        differing = self._differing(subscription.selection, revisions | kept)
+        if join.cursor is not None:
+            # Of what it is not told it has what was there at its cursor, as all others have.
+            told = {entry.key for entry in batch.entries}
+            differing = {key: revision for key, revision in differing.items() if key in told}
+        self._apart.add(subscription, differing)
 
     def _differing(
         self, selection: Selection, revisions: Mapping[str, str]

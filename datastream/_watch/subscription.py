@@ -129,6 +129,11 @@ class Join:
                 self._stubs = dict.fromkeys(self.state, reading.load)
         self.has_state = True
 
+    def advance(self, reading: Reading) -> None:
+        """Take in what changed since the state was read."""
+        self.position = reading.position
+        self._apply(Published(reading, {}))
+
     def resume(self, reading: Reading, *, transient: bool = False) -> None:
         """Take in what changed since the cursor, or the state if the cursor is not honoured."""
         if reading.complete:

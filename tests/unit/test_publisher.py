@@ -454,6 +454,28 @@ def test_who_was_given_what_is_over_is_told_by_the_complete_state(publisher):
     assert two.sink.news == [[("a", "1"), ("k", "2")], [("k", None)]]
 
 
+def test_who_resumes_is_told_no_end_of_what_it_was_never_told(publisher):
+    """The state was read while a key was there for a moment, what changed since after that."""
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher, since="p1")
+    join = begin(two, state("p2", a="1", k="2"))
+    join.resume(changes("p1"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p1"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    publisher.publish(publisher.ticket(), state("p1", a="1"))
+    assert two.sink.news == [[]]
+
+
+def test_the_state_of_who_resumes_is_brought_to_the_position_of_the_changes():
+    join = Join(ALL, "p1")
+    join.begin(state("p2", a="1", k="2"))
+    join.advance(changes("p3", deleted("k")))
+    assert (join.position, join.revisions()) == ("p3", {"a": "1"})
+    join.resume(changes("p3"))
+    assert not join.batch("p3").entries
+
+
 def test_values_that_only_a_newcomer_needs_are_loaded():
     publisher = Publisher(atomic=False, consistent=False)
     joined(publisher, state("p1", a="A"))
