@@ -24,7 +24,7 @@ from datastream.sources.sqlite.connection import (
     translated,
 )
 from datastream.sources.sqlite.file import File
-from datastream.sources.sqlite.layout import Columns, create_table, exists, find_layout
+from datastream.sources.sqlite.layout import Columns, create_table, find_layout, stored_name
 from datastream.sources.sqlite.log import ChangeLog
 
 ATTEMPTS = 20
@@ -230,7 +230,7 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
     connection = connect(asked.path, "rwc" if new else "rw", asked.timeout)
     try:
         db = inspected(connection)
-        if not exists(db, asked.table):
+        if stored_name(db, asked.table) is None:
             make_durable(connection, new=new)
             create_table(db, asked.table)
     except sqlite3.OperationalError as error:
@@ -248,12 +248,13 @@ def _found(connection: Connection, file: File, asked: Asked) -> Attached:
         DatastreamError: there is no such table, or it cannot be a store.
     """
     db = inspected(connection)
-    if not exists(db, asked.table):
+    table = stored_name(db, asked.table)
+    if table is None:
         raise DatastreamError(
             f"{asked.where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
             "name one with table=, or make it with create=True"
         )
-    layout = find_layout(db, asked.table, asked.columns, asked.where)
+    layout = find_layout(db, table, asked.columns, asked.where)
     has_log = layout.can_log and asked.triggers
     epoch = epoch_of(ChangeLog(layout), connection, file) if has_log else ""
     return Attached(file, layout, schema_version(connection), epoch, is_wal=is_wal(connection))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import product
 from typing import NamedTuple
 
 import sqlite_utils
@@ -14,8 +16,12 @@ from datastream.errors import DatastreamError
 ANCESTOR_COLUMNS = {"key": "TEXT", "value": "", "value_type": "TEXT", "updated_at": "TIMESTAMP"}
 """The table made on first use: the shape of the Go project's, so both can share a file."""
 
-LOG_FORMAT = "2"
+LOG_FORMAT = "3"
 """Part of the log's name; another format gets another name, and the old log is removed."""
+FORMER_FORMATS = ((), ("2",))
+"""Of earlier versions of this library."""
+DEFAULTS = {"value_type": "value_type", "updated_at": "updated_at"}
+"""The names by which columns are found that were not named."""
 
 
 class Columns(NamedTuple):
@@ -48,9 +54,11 @@ class Layout(NamedTuple):
 
     table: str
     columns: Columns
-    can_write: bool
     can_log: bool
     """Triggers can tell every change."""
+    is_view: bool = False
+    generated: str = ""
+    """One of `columns` that SQLite computes from others."""
     exact: bool = False
     """A unique index compares the key column byte by byte."""
     rivals: tuple[Unique, ...] = ()
@@ -75,9 +83,24 @@ class Layout(NamedTuple):
         return self._mark(LOG_FORMAT, *self.columns)
 
     @property
-    def former_marks(self) -> tuple[str, ...]:
-        """What `mark` was in earlier versions of this library, which made other logs."""
-        return (self._mark(*self.columns),)
+    def can_write(self) -> bool:
+        return not (self.is_view or self.generated)
+
+    @property
+    def former_marks(self) -> set[str]:
+        """Marks of logs that no store uses any more: of earlier versions, or before a migration.
+
+        Columns that were not named are those of the default names, if there are any. So of the
+        choices with and without them only the present one is possible.
+        """
+        choices: list[tuple[str, ...]] = [(self.columns.key,), (self.columns.value,)]
+        for role, default in DEFAULTS.items():
+            name = getattr(self.columns, role)
+            is_default = folded(name) in ("", default)
+            choices.append(("", name or default) if is_default else (name,))
+        formats = (*FORMER_FORMATS, (LOG_FORMAT,))
+        marks = {self._mark(*f, *columns) for f in formats for columns in product(*choices)}
+        return marks - {self.mark}
 
     def _mark(self, *parts: str) -> str:
         digest = blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
@@ -104,25 +127,35 @@ def create_table(db: sqlite_utils.Database, name: str) -> None:
     db.execute(f"CREATE TABLE IF NOT EXISTS {quote_identifier(name)} ({columns}) WITHOUT ROWID")
 
 
-def exists(db: sqlite_utils.Database, table: str) -> bool:
-    """Whether there is a table or view of that name."""
-    return table in db.table_names() or table in db.view_names()
+def folded(name: str) -> str:
+    """A name as SQLite compares it."""
+    return "".join(c.lower() if c.isascii() else c for c in name)
+
+
+def stored_name(db: sqlite_utils.Database, table: str) -> str | None:
+    """The name of a table or view as it was made; None if there is none."""
+    return _matching(table, [*db.table_names(), *db.view_names()])
+
+
+def _matching(name: str, names: Sequence[str]) -> str | None:
+    return next((found for found in names if folded(found) == folded(name)), None)
 
 
 def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: str) -> Layout:
-    """Look up `table` and check that it can be a store.
+    """Look up `table`, spelled as it was made, and check that it can be a store.
 
     Raises:
         DatastreamError: a column is missing, or nothing makes the key unique.
     """
-    found = {column.name: column.type.upper() for column in db[table].columns}
+    found = _columns(db, table)
     columns = _choose(asked, list(found), where)
     if table in db.view_names():
-        return Layout(table, columns, can_write=False, can_log=False)
+        return Layout(table, columns, can_log=False, is_view=True)
     real = db.table(table)
     uniques = _uniques(real)
     keys = [unique for unique in uniques if [c for c, _ in unique.columns] == [columns.key]]
-    affinity = _affinity(found[columns.key])
+    is_strict = "STRICT" in _options(real)
+    affinity = _affinity(found[columns.key].type, is_strict=is_strict)
     if not any(_is_whole(real, unique) for unique in keys) or affinity == "REAL":
         raise DatastreamError(
             f"{where} has no key: column {columns.key!r} is neither the primary key nor unique, "
@@ -130,34 +163,49 @@ def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: st
         )
     exact = Unique(((columns.key, "BINARY"),))
     rivals = [unique for unique in uniques if unique != exact] + _rowid(real)
+    generated = next((c for c in columns if c and found[c].is_generated), "")
     return Layout(
         table,
         columns,
-        can_write=True,
         can_log=not real.virtual_table_using and not _has_expression_index(real),
+        generated=generated,
         exact=exact in uniques,
         rivals=tuple(dict.fromkeys(rivals)),
         tells_all=_is_without_rowid(real),
         integer_keys=affinity in ("INTEGER", "NUMERIC"),
         verbatim=affinity == "TEXT"
         and keys == [exact]
-        and _keeps_values(found, columns)
+        and not generated
+        and _keeps_values(found, columns, is_strict=is_strict)
         and not _demands_more(real, columns)
         and not _has_foreign_trigger(real),
     )
 
 
+class Column(NamedTuple):
+    """A column as declared."""
+
+    type: str
+    is_generated: bool
+
+
+def _columns(db: sqlite_utils.Database, table: str) -> dict[str, Column]:
+    # The plain pragma leaves generated columns out; 1 marks the hidden ones of virtual tables.
+    rows = db.execute(f"PRAGMA table_xinfo({quote_identifier(table)})")
+    return {row[1]: Column(row[2].upper(), row[6] in (2, 3)) for row in rows if row[6] != 1}
+
+
 def _choose(asked: Columns, found: Sequence[str], where: str) -> Columns:
+    chosen = {}
     for role, name in asked._asdict().items():
-        if name and name not in found:
+        column = _matching(name or DEFAULTS[role], found)
+        if name and column is None:
             raise DatastreamError(
                 f"{where} has no column {name!r}; it has {', '.join(found)}: "
                 f"name the right one with {role}="
             )
-    return asked._replace(
-        value_type=asked.value_type or ("value_type" if "value_type" in found else ""),
-        updated_at=asked.updated_at or ("updated_at" if "updated_at" in found else ""),
-    )
+        chosen[role] = column or ""
+    return Columns(**chosen)
 
 
 def _uniques(table: Table) -> list[Unique]:
@@ -200,11 +248,20 @@ def _rowid_alias(table: Table) -> str | None:
 
 
 def _is_without_rowid(table: Table) -> bool:
-    return "WITHOUT ROWID" in " ".join(table.schema.upper().rpartition(")")[2].split())
+    return "WITHOUT ROWID" in _options(table)
 
 
-def _affinity(declared: str) -> str:
+def _options(table: Table) -> list[str]:
+    """What follows the columns: STRICT, WITHOUT ROWID."""
+    sql = re.sub(r"--[^\n]*|/\*.*?\*/", " ", table.schema.upper(), flags=re.DOTALL)
+    return [" ".join(option.split()) for option in sql.rpartition(")")[2].split(",")]
+
+
+def _affinity(declared: str, *, is_strict: bool) -> str:
     """SQLite's rules, in SQLite's order (https://sqlite.org/datatype3.html#determination)."""
+    if is_strict and declared == "ANY":
+        # There it keeps everything as it is, elsewhere it is numeric.
+        return "BLOB"
     for words, affinity in (
         (("INT",), "INTEGER"),
         (("CHAR", "CLOB", "TEXT"), "TEXT"),
@@ -216,13 +273,13 @@ def _affinity(declared: str) -> str:
     return "NUMERIC" if declared else "BLOB"
 
 
-def _keeps_values(found: dict[str, str], columns: Columns) -> bool:
+def _keeps_values(found: dict[str, Column], columns: Columns, *, is_strict: bool) -> bool:
     # Without a column for the type a number has one spelling only.
     return (
         bool(columns.value_type)
-        and _affinity(found[columns.value]) == "BLOB"
-        and _affinity(found[columns.value_type]) == "TEXT"
-        and (not columns.updated_at or found[columns.updated_at] in ("TEXT", "TIMESTAMP"))
+        and _affinity(found[columns.value].type, is_strict=is_strict) == "BLOB"
+        and _affinity(found[columns.value_type].type, is_strict=is_strict) == "TEXT"
+        and (not columns.updated_at or found[columns.updated_at].type in ("TEXT", "TIMESTAMP"))
     )
 
 

@@ -131,8 +131,12 @@ class ChangeLog:
         db.execute(self._prune)
 
     def _is_complete(self, db: sqlite3.Connection) -> bool:
-        sql = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql <> ''")}
-        return sql.issuperset(self._statements())
+        """Whether log and triggers are there, and no trigger too many."""
+        statements, prefix = set(self._statements()), f"{self._layout.mark}_"
+        made = db.execute("SELECT name, sql FROM sqlite_master WHERE sql <> ''").fetchall()
+        return statements <= {sql for _, sql in made} and all(
+            sql in statements for name, sql in made if name.startswith(prefix)
+        )
 
     def _make(self, db: sqlite3.Connection) -> None:
         if self._is_complete(db):
@@ -142,7 +146,8 @@ class ChangeLog:
             if statement.startswith("CREATE TABLE "):
                 statement = statement.replace("TABLE", "TABLE IF NOT EXISTS", 1)  # noqa: PLW2901
             db.execute(statement)
-        for mark in self._layout.former_marks:
+        tables = {name for (name,) in db.execute("SELECT tbl_name FROM sqlite_master")}
+        for mark in self._layout.former_marks & tables:
             _remove(db, mark)
 
     def _begin_epoch(self, db: sqlite3.Connection) -> None:
@@ -168,18 +173,31 @@ class ChangeLog:
             yield f"CREATE TRIGGER {name} {body}"
 
     def _triggers(self) -> dict[str, str]:
+        """They name no column but the key in what they do: SQLite lets others drop those.
+
+        Columns in ``UPDATE OF`` are no obstacle. They are why an update of other columns costs
+        nothing.
+        """
         layout = self._layout
         table, key = layout.name, layout.column("key")
         log = f"INSERT INTO {quote_identifier(layout.mark)} (key, created)"
+        roles = [role for role in layout.columns._fields if getattr(layout.columns, role)]
         after = {
             "delete": f"AFTER DELETE ON {table} WHEN OLD.{key} IS NOT NULL "
             f"BEGIN {log} VALUES (OLD.{key}, 0); END",
-            "update": f"AFTER UPDATE ON {table} WHEN NEW.{key} IS NOT NULL AND "
-            f"({self._changed()}) BEGIN {log} VALUES (NEW.{key}, {_differs(key)}); END",
-            "rename": f"AFTER UPDATE OF {key} ON {table} WHEN OLD.{key} IS NOT NULL AND "
+            # All that a revision is made from: a watcher may expect the one it was given.
+            "update": f"AFTER UPDATE{self._of(*roles)} ON {table} WHEN NEW.{key} IS NOT NULL "
+            f"BEGIN {log} VALUES (NEW.{key}, {_differs(key)}); END",
+            "rename": f"AFTER UPDATE{self._of('key')} ON {table} WHEN OLD.{key} IS NOT NULL AND "
             f"{_differs(key)} BEGIN {log} VALUES (OLD.{key}, 0); END",
         }
         return after | self._insert_triggers(log) | self._rival_triggers(log)
+
+    def _of(self, *roles: str) -> str:
+        """For which columns an update fires; for any, if one is computed from others."""
+        if self._layout.generated:
+            return ""
+        return f" OF {', '.join(self._layout.column(role) for role in roles)}"
 
     def _insert_triggers(self, log: str) -> dict[str, str]:
         """What notes new keys, and the row of the same key that OR REPLACE removes before.
@@ -191,8 +209,8 @@ class ChangeLog:
         same = f"FROM {table} WHERE {key} = NEW.{key} COLLATE BINARY"
         replaced = f"{log} SELECT {key}, 0 {same}"
         rename = {
-            "replace_rename": f"BEFORE UPDATE OF {key} ON {table} WHEN {_differs(key)} "
-            f"BEGIN {replaced}; END"
+            "replace_rename": f"BEFORE UPDATE{self._of('key')} ON {table} "
+            f"WHEN {_differs(key)} BEGIN {replaced}; END"
         }
         if self._layout.verbatim:
             # One line for both: the key is known before the insert, which costs less.
@@ -217,21 +235,13 @@ class ChangeLog:
         table, key = self._layout.name, self._layout.column("key")
         triggers = {}
         for number, unique in enumerate(self._layout.rivals):
-            same = unique.same_row()
-            body = f"{log} SELECT {key}, 0 FROM {table} WHERE {same} AND {key} IS NOT NULL"
-            for event in ("INSERT", "UPDATE"):
-                triggers[f"rival{number}_{event.lower()}"] = (
-                    f"BEFORE {event} ON {table} BEGIN {body}; END"
-                )
+            rival = f"FROM {table} WHERE {unique.same_row()} AND {key} IS NOT NULL"
+            note = f"BEGIN {log} SELECT {key}, 0 {rival}"
+            # The row that is updated is no rival of its own.
+            other = f"AND {key} IS NOT OLD.{key} COLLATE BINARY"
+            triggers[f"rival{number}_insert"] = f"BEFORE INSERT ON {table} {note}; END"
+            triggers[f"rival{number}_update"] = f"BEFORE UPDATE ON {table} {note} {other}; END"
         return triggers
-
-    def _changed(self) -> str:
-        columns = self._layout.columns
-        value = self._layout.column("value")
-        # All that a revision is made from: a watcher may expect the one it was given.
-        roles = [role for role in columns._fields if getattr(columns, role)]
-        differs = [_differs(self._layout.column(role)) for role in roles]
-        return " OR ".join([*differs, f"typeof(OLD.{value}) <> typeof(NEW.{value})"])
 
 
 START = Line(0, 0)

@@ -236,7 +236,7 @@ class SqliteSource(Source):
         if attached.log is not None:
             self.health = WELL
             return
-        if not attached.layout.can_write:
+        if attached.layout.is_view:
             reason = "views have no triggers"
         elif not attached.layout.can_log:
             reason = "triggers do not see every change of this table"
