@@ -78,13 +78,16 @@ class File:
         """For a single SELECT; else use `reader`."""
         self._writers = Pool(self._open_writer, 1)
 
-    def is_current(self) -> bool:
+    def is_current(self, stat: os.stat_result | None = None) -> bool:
         """Whether the file at the path is still this one.
+
+        Args:
+            stat: of the path, if that is known.
 
         Raises:
             SourceUnavailable: no file at the path.
         """
-        stat = file_stat(self._path)
+        stat = stat or file_stat(self._path)
         if stat.st_ino != self._inode or stat.st_dev != self._device:
             return False
         return not self.is_immutable or not self._is_changed(stat)

@@ -21,7 +21,7 @@ from time import monotonic
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
-from datastream.selection import Selects, check_text
+from datastream.selection import MAX_KEY_BYTES, Selects, check_text
 from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
@@ -337,6 +337,8 @@ class SqliteSource(Source):
 
     def _legal(self, entries: list[Entry]) -> list[Entry]:
         """Without the rows whose key no store can name."""
+        if all(map(_is_plain, entries)):
+            return entries
         return [entry for entry in entries if _is_legal(entry.key, self._where)]
 
     def _write(self, writes: Sequence[Write], attached: Attached) -> Written:
@@ -373,11 +375,13 @@ class SqliteSource(Source):
         """
         attached = self._current.attached
         now = monotonic()
-        # A rollback journal is why a replaced file must not be read: see `File.abandon`.
+        file, stat = attached.file, None
         is_time = now >= self._look_at_file
-        looks = is_time or not attached.is_wal
-        if looks and not (attached.file.look() if is_time else attached.file.is_current()):
-            return True
+        # A rollback journal is why a replaced file must not be read: see `File.abandon`.
+        if is_time or not attached.is_wal:
+            stat = file_stat(self._path)
+            if not (file.look() if is_time else file.is_current(stat)):
+                return True
         if is_time:
             self._look_at_file = now + LOOK_AT_FILE
         try:
@@ -388,9 +392,11 @@ class SqliteSource(Source):
         if version is None:
             self._stamp.explain(None)
             return False
-        seen, self._seen = self._seen, (attached, version)
+        if self._seen[1] == version and self._seen[0] is attached:
+            return stat is not None and self._was_overwritten(attached, stat)
+        self._seen = attached, version
         self._note_commits(attached, version)
-        return seen != self._seen or (looks and self._was_overwritten(attached))
+        return True
 
     def _note_commits(self, attached: Attached, version: int | None) -> None:
         """Doubt the log if there was a commit since the last call, which it may not tell of."""
@@ -405,9 +411,9 @@ class SqliteSource(Source):
         if is_looked_up or not (is_own and attached.layout.tells_all):
             self._doubt.arise(is_bare=not is_looked_up)
 
-    def _was_overwritten(self, attached: Attached) -> bool:
+    def _was_overwritten(self, attached: Attached, stat: os.stat_result) -> bool:
         """Whether the file was changed, but not by a commit."""
-        if attached.file.is_immutable or not self._stamp.is_odd(file_stat(self._path)):
+        if attached.file.is_immutable or not self._stamp.is_odd(stat):
             return False
         log.info("%s: the file was overwritten; it is read anew", self._where)
         attached.file.forget()
@@ -453,6 +459,12 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_plain(entry: Entry) -> bool:
+    """Whether its key is legal for certain; what most keys are is found out at once."""
+    key = entry[0]
+    return key.isascii() and 0 < len(key) <= MAX_KEY_BYTES and "\0" not in key
 
 
 def _is_legal(key: str, where: str) -> bool:

@@ -1,0 +1,15 @@
+"""Rows of SQLite as entries, without a database."""
+
+from itertools import product
+
+from datastream.sources.sqlite.rows import entries, entry
+
+KEYS = ["a", 5]
+VALUES = ["1.5", "é", "\udcff", "", b"x", 5, 1.5, None]
+TYPES = ["float", "json", "image/png", "no type", "", b"int", 5, None]
+TIMES = ["2026-01-01 10:00:00.000001+00:00", "2026-01-01", "never", "\udcff", 1e9, 5, b"x", None]
+
+
+def test_many_rows_are_read_as_each_of_them_would_be():
+    rows = list(product(KEYS, VALUES, TYPES, TIMES))
+    assert entries(rows) == [entry(row) for row in rows]
