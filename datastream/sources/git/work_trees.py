@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dulwich.objects import ObjectID
 from dulwich.repo import Repo
@@ -97,7 +97,7 @@ class WorkTrees:
                     if lock is None:
                         self._postpone(tree)
                     else:
-                        self._attempt(tree, news.objects, news.root, lock)
+                        self._attempt(tree, news.objects, news.root)
 
             yield bring
 
@@ -154,9 +154,9 @@ class WorkTrees:
                 self._thread = threading.Thread(target=self._catch_up, name=name, daemon=True)
                 self._thread.start()
 
-    def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID, lock: Any) -> None:
+    def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID) -> None:
         try:
-            left = tree.bring(objects, root, lock)
+            left = tree.bring(objects, root)
         except (OSError, *DAMAGE) as error:
             tree.obstacle = f"its index cannot be used: {error}"
             self._warn(tree, tree.obstacle)
@@ -210,7 +210,7 @@ class WorkTrees:
                 if lock is not None:
                     try:
                         if root is not None and tree.tip() == commit:
-                            self._attempt(tree, objects, root, lock)
+                            self._attempt(tree, objects, root)
                     finally:
                         lock.abort()
 

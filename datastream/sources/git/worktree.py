@@ -8,13 +8,14 @@ the file, is the user's. What is as the commit before had it, or waits to be bro
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tenacity
-from dulwich.file import FileLocked, GitFile, SharedPerm
+from dulwich.file import FileLocked, GitFile, SharedPerm, adjust_shared_perm
 from dulwich.objects import ObjectID
 from dulwich.sparse_patterns import sparse_path_matcher
 
@@ -82,9 +83,7 @@ class WorkTree:
             retry_error_callback=lambda _: None,
         )
         try:
-            lock = retrying(
-                GitFile, str(self._index), "wb", mask=0o666, fsync=False, shared_perm=self._shared
-            )
+            lock = retrying(GitFile, str(self._index), "wb", mask=0o666)
         except OSError:
             return None
         self._left = self._lock_there() if lock is None else None
@@ -118,8 +117,8 @@ class WorkTree:
                 return None
         return commit
 
-    def bring(self, objects: Objects, tree: ObjectID, lock: Any) -> list[str]:
-        """Bring along the paths that wait, to what they are in `tree`; closes the lock.
+    def bring(self, objects: Objects, tree: ObjectID) -> list[str]:
+        """Bring along the paths that wait, to what they are in `tree`; under the lock.
 
         Returns:
             the paths that are not as in the tree, because the user changed them.
@@ -136,8 +135,7 @@ class WorkTree:
         steps.sort(key=lambda step: step.new is not None)
         left = list(filter(None, map(bringing.take, steps)))
         bringing.keep_doubts()
-        lock.write(index.written())
-        lock.close()
+        self._replace(index.written())
         with self._mutex:
             for path, held in waiting.items():
                 # Unless it was left behind once more, meanwhile.
@@ -162,6 +160,17 @@ class WorkTree:
         except FileNotFoundError:
             return Index(), 0
         return Index.read(raw, self._shared_index), written
+
+    def _replace(self, raw: bytes) -> None:
+        # Not by renaming the lock, which is held until the branch has moved, too.
+        temporary = self._index.with_name(f"index.datastream-{secrets.token_hex(6)}")
+        try:
+            temporary.write_bytes(raw)
+            adjust_shared_perm(temporary, self._shared)
+            temporary.replace(self._index)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _shared_index(self, name: str) -> bytes:
         return (self.own / f"sharedindex.{name}").read_bytes()
