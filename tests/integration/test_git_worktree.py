@@ -9,7 +9,7 @@ import pytest
 
 import datastream
 from datastream.source import Write
-from datastream.sources.git import GitSource, worktree
+from datastream.sources.git import GitSource, work_trees, worktree
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 
@@ -336,6 +336,55 @@ def test_what_was_changed_meanwhile_is_the_users(store, repository, caplog, held
     assert (read(repository, "a"), read(repository, "run")) == ("mine", "z")
     found = committed(repository)
     assert (found[b"a"], found[b"dir/b"], found[b"run"]) == (b"x", b"mine, too", b"z")
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Keeps the thread that brings indexes along from looking, until it is set."""
+    gate, look = threading.Event(), work_trees.WorkTrees._look
+
+    def gated(trees, objects):
+        assert gate.wait(30)
+        look(trees, objects)
+
+    monkeypatch.setattr(work_trees.WorkTrees, "_look", gated)
+    return gate
+
+
+@pytest.mark.parametrize("by", ["the thread", "the next put"])
+def test_what_git_commit_takes_back_is_committed_once_more(
+    store, repository, caplog, held, gate, by
+):
+    store.put_many({"a": "x", "new": "y", "dir/b": "z"})
+    store.delete("dir/sub/c")
+    held.unlink()
+    # Quicker than the thread, and with an edit of one's own.
+    (repository.path / "run").write_text("mine")
+    repository.git("commit", "-qm", "quick", "run", "a", "new", "dir/b", check=False)
+    repository.git("commit", "-qm", "quick", "--allow-empty")
+    assert repository.files()[b"a"] == b"1"
+    if by == "the next put":
+        store["dir/b"] = "put since"
+    gate.set()
+    await_followed()
+    files = repository.files()
+    assert (files[b"a"], files[b"new"]) == (b"x", b"y")
+    assert files[b"dir/b"] == (b"put since" if by == "the next put" else b"z")
+    assert b"dir/sub/c" not in files
+    assert "took back" in warnings(caplog)[-1]
+    assert committed(repository) == files
+    assert repository.git("status", "--porcelain") == ""
+
+
+def test_what_others_change_meanwhile_is_not_undone(store, repository, caplog, held, gate):
+    store["a"] = "x"
+    with datastream.open(f"git:{repository.path}") as other:
+        other["a"] = b"1"
+        gate.set()
+        held.unlink()
+        await_followed()
+    assert store["a"] == 1
+    assert not any("took back" in warning for warning in warnings(caplog))
 
 
 def test_a_branch_that_is_switched_meanwhile_is_left_to_git(store, repository, held):

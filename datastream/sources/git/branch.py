@@ -19,6 +19,7 @@ from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.objects import Objects, State, reopen_repo
 from datastream.sources.git.publishing import Publishing
 from datastream.sources.git.refs import Place, Refs, branch_ref
+from datastream.sources.git.work_trees import Restore
 
 log = logging.getLogger("datastream")
 
@@ -26,16 +27,19 @@ log = logging.getLogger("datastream")
 class LocalBranch:
     """The branch of a local repository that a store reads and writes. Safe to use from threads.
 
+    Args:
+        restore: commits once more what git commit has taken back.
+
     Raises:
         DatastreamError: there is no such branch, though there are others.
     """
 
-    def __init__(self, repo: Repo, name: str, where: str) -> None:
+    def __init__(self, repo: Repo, name: str, where: str, restore: Restore) -> None:
         self._where = where
         self._refs = Refs(repo.commondir(), repo.controldir(), branch_ref(name), where)
         self._alive: Ref | None = None
         self.watch = RefWatch(repo.commondir(), repo.controldir(), self._refs.find)
-        self.publishing = Publishing(repo, where, partial(reopen_repo, where))
+        self.publishing = Publishing(repo, where, partial(reopen_repo, where), restore)
         self._check(name)
 
     def tip(self) -> ObjectID | None:

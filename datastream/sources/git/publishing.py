@@ -13,7 +13,7 @@ from datastream.sources.git.moving import Moved, moving
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.refs import HEAD, Refs
 from datastream.sources.git.repository import keeps_logs
-from datastream.sources.git.work_trees import News, WorkTrees
+from datastream.sources.git.work_trees import News, Restore, WorkTrees
 
 
 class Publishing:
@@ -23,10 +23,17 @@ class Publishing:
         repo: the repository, bare or not; it is not used later.
         where: the repository as error texts name it.
         reopen: opens it once more.
+        restore: commits once more what git commit has taken back; None if nobody can.
     """
 
-    def __init__(self, repo: Repo, where: str, reopen: Callable[[], Repo]) -> None:
-        self.work_trees = WorkTrees(repo, where, reopen)
+    def __init__(
+        self,
+        repo: Repo,
+        where: str,
+        reopen: Callable[[], Repo],
+        restore: Restore | None = None,
+    ) -> None:
+        self.work_trees = WorkTrees(repo, where, reopen, restore)
         self._shared = repo.object_store.shared_perm
         self._keeps_logs = keeps_logs(repo)
 
@@ -46,7 +53,7 @@ class Publishing:
         ):
             # First the indexes: whoever reads a HEAD and then an index, as git commit does, must
             # not find the new commit with the index of the old one.
-            bring(News(objects, new.commit.tree, new.changes))
+            bring(News(objects, new.commit.id, new.commit.tree, new.changes))
 
     def close(self) -> None:
         """Stop waiting for indexes."""

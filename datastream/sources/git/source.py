@@ -21,9 +21,11 @@ from datastream.sources.git.errors import local_errors
 from datastream.sources.git.files import Files, Known
 from datastream.sources.git.handles import Handles
 from datastream.sources.git.identity import Identities
+from datastream.sources.git.keys import key_of
 from datastream.sources.git.objects import Objects, config_of, open_repo, reopen_repo
 from datastream.sources.git.past import Past
 from datastream.sources.git.remote_source import RemoteGitSource
+from datastream.sources.git.tree import Change
 from datastream.url import Location, Seconds, check_port, configured
 
 LOOK = 1.0
@@ -67,7 +69,7 @@ class GitSource(BranchSource):
         )
         try:
             with local_errors(str(path)):
-                self._local = LocalBranch(repo, branch, str(path))
+                self._local = LocalBranch(repo, branch, str(path), self._restore)
         except BaseException:
             handles.close()
             raise
@@ -86,6 +88,20 @@ class GitSource(BranchSource):
 
     def release(self) -> None:
         self._local.watch.release()
+
+    def _restore(self, lost: Sequence[Change]) -> None:
+        """Commit once more what git commit has taken back, unless it was changed since."""
+        with self._handles.lend() as files:
+            writes = [
+                Write(
+                    key_of(path[len(self._prefix) :].lstrip(b"/")),
+                    None if new is None else files.objects.content(new),
+                    expect=old.decode() if old else "",
+                    message="Put again what git commit took back",
+                )
+                for path, old, new in lost
+            ]
+        self.write(writes)
 
     def _report(self) -> None:
         if self.health.degraded != (degraded := self._local.degraded):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -37,11 +38,14 @@ class News(NamedTuple):
     """A commit that a branch moves to."""
 
     objects: Objects
+    commit: ObjectID
     root: ObjectID
     changes: Sequence[Change]
 
 
 Bring = Callable[[News], None]
+Restore = Callable[[Sequence[Change]], None]
+"""Commits once more what git commit has taken back."""
 
 log = logging.getLogger("datastream")
 
@@ -53,14 +57,20 @@ class WorkTrees:
         repo: the repository, bare or not; it is not used later.
         where: the repository as error texts name it.
         reopen: opens it once more.
+        restore: called by a thread of this object; None if nothing can be done.
     """
 
-    def __init__(self, repo: Repo, where: str, reopen: Callable[[], Repo]) -> None:
+    def __init__(
+        self, repo: Repo, where: str, reopen: Callable[[], Repo], restore: Restore | None
+    ) -> None:
         self._common = Path(repo.commondir()).resolve()
         self._own = Path(repo.controldir()).resolve()
         self._shared = repo.object_store.shared_perm
         self._where = where
         self._reopen = reopen
+        self._restore = restore
+        # What is to be restored; a deque, since any thread may find it.
+        self._lost: deque[list[Change]] = deque()
         self._known: dict[Path, WorkTree] = {}
         root = main_root(repo)
         if root is not None:
@@ -93,7 +103,8 @@ class WorkTrees:
                 # What git refuses to check out has no place in an index, nor in a folder.
                 changes = [change for change in news.changes if is_checked_out(change.path)]
                 for tree, lock in locks:
-                    tree.leave_behind(ref, changes)
+                    self._note_lost(tree, tree.taken_back(news.objects, news.root), changes)
+                    tree.leave_behind(ref, news.commit, changes)
                     if lock is None:
                         self._postpone(tree)
                     else:
@@ -141,13 +152,34 @@ class WorkTrees:
     def _postpone(self, tree: WorkTree) -> None:
         tree.obstacle = "another git program holds the index"
         log.warning(
-            "%s: committed, but another git program holds the index (%s). Until it lets go, git "
-            "commit in %s would take this back. Then it is brought along; remove that file if no "
-            "git program runs",
+            "%s: committed, but another git program holds the index of %s. It is brought along "
+            "when that lets go; if no git program runs, remove %s",
             self._where,
-            tree.own / "index.lock",
             tree.root,
+            tree.own / "index.lock",
         )
+        self._start()
+
+    def _note_lost(
+        self, tree: WorkTree, lost: Sequence[Change], changes: Sequence[Change] = ()
+    ) -> None:
+        """Have what git commit has taken back restored, unless it is just written anew."""
+        written = {change.path for change in changes}
+        lost = [change for change in lost if change.path not in written]
+        if not lost:
+            return
+        log.warning(
+            "%s: git commit in %s took back %s from an index that had not followed%s",
+            self._where,
+            tree.root,
+            _listed([os.fsdecode(change.path) for change in lost]),
+            "" if self._restore is None else "; it is committed once more",
+        )
+        if self._restore is not None:
+            self._lost.append(lost)
+            self._start()
+
+    def _start(self) -> None:
         with self._mutex:
             if self._thread is None and not self._stop.is_set():
                 name = f"datastream index {self._where}"
@@ -184,6 +216,7 @@ class WorkTrees:
                     # Opened before the lock is taken, which others may want by then.
                     objects = objects or Objects(self._reopen())
                     self._look(objects)
+                    self._restore_lost()
                 except (DatastreamError, OSError, *DAMAGE) as error:
                     log.debug("%s: indexes have not followed yet: %s", self._where, error)
                 if self._is_over(stopped=stopped):
@@ -195,7 +228,8 @@ class WorkTrees:
     def _is_over(self, *, stopped: bool) -> bool:
         """Whether the thread ends; then the next one may begin."""
         with self._mutex:
-            if stopped or not any(tree.late() for tree in list(self._known.values())):
+            trees = list(self._known.values())
+            if stopped or not (self._lost or any(tree.late() for tree in trees)):
                 self._thread = None
                 return True
         return False
@@ -210,9 +244,14 @@ class WorkTrees:
                 if lock is not None:
                     try:
                         if root is not None and tree.tip() == commit:
+                            self._note_lost(tree, tree.taken_back(objects, root))
                             self._attempt(tree, objects, root)
                     finally:
                         lock.abort()
+
+    def _restore_lost(self) -> None:
+        while self._lost and self._restore is not None:
+            self._restore(self._lost.popleft())
 
 
 def _linked_root(own: Path) -> Path | None:

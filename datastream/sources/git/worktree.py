@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tenacity
 from dulwich.file import FileLocked, GitFile, SharedPerm, adjust_shared_perm
@@ -32,6 +32,15 @@ LOCK_TIMEOUT = 0.5
 
 _SPARSE = (b"core",), b"sparseCheckout"
 _CONE = (b"core",), b"sparseCheckoutCone"
+
+
+class Waiting(NamedTuple):
+    """What waits to be brought along of one path."""
+
+    before: frozenset[ObjectID | None]
+    """What the work tree may hold of older commits."""
+    new: ObjectID | None
+    """What was committed last."""
 
 
 class WorkTree:
@@ -56,8 +65,9 @@ class WorkTree:
         """Why paths wait."""
         # Guards what follows, for memory work only.
         self._mutex = threading.Lock()
-        self._behind: dict[bytes, frozenset[ObjectID | None]] = {}
+        self._behind: dict[bytes, Waiting] = {}
         self._branch = b""
+        self._commit = ObjectID(b"")
         # The lock that was waited for in vain.
         self._left: tuple[int, int] | None = None
 
@@ -94,16 +104,33 @@ class WorkTree:
         with self._mutex:
             return [os.fsdecode(path) for path in self._behind]
 
-    def leave_behind(self, ref: bytes, changes: Iterable[Change]) -> None:
-        """Have the paths that change on a branch wait until `bring` is called."""
+    def leave_behind(self, ref: bytes, commit: ObjectID, changes: Iterable[Change]) -> None:
+        """Have the paths that a commit changes on a branch wait until `bring` is called."""
         with self._mutex:
             if ref != self._branch:
                 # What waited for another branch was left to who switched.
                 self._branch = ref
                 self._behind.clear()
-            for change in changes:
-                before = self._behind.get(change.path, frozenset())
-                self._behind[change.path] = before | {change.old}
+            self._commit = commit
+            for path, old, new in changes:
+                waiting = self._behind.get(path)
+                before = waiting.before if waiting else frozenset()
+                self._behind[path] = Waiting(before | {old}, new)
+
+    def taken_back(self, objects: Objects, tree: ObjectID) -> list[Change]:
+        """What waited in vain: git commit has committed what the index still held.
+
+        Args:
+            tree: what the branch holds now.
+        """
+        with self._mutex:
+            waiting, commit = dict(self._behind), self._commit
+        found = [
+            Change(path, held, new)
+            for path, (before, new) in waiting.items()
+            if (held := _file(objects, tree, path)) != new and held in before
+        ]
+        return found if found and _has_committed(self.own / "logs" / "HEAD", commit) else []
 
     def tip(self) -> ObjectID | None:
         """The commit to which paths wait to be brought; None if they wait no more.
@@ -128,7 +155,9 @@ class WorkTree:
         """
         with self._mutex:
             waiting = dict(self._behind)
-        steps = [Step(path, held, _file(objects, tree, path)) for path, held in waiting.items()]
+        steps = [
+            Step(path, found.before, _file(objects, tree, path)) for path, found in waiting.items()
+        ]
         index, written = self._read()
         bringing = Bringing(self.root, index, written, objects, self._is_outside)
         # Deletes first: they may make room.
@@ -184,6 +213,24 @@ class WorkTree:
         lines = patterns.read_text("utf-8", "surrogateescape").splitlines()
         inside = sparse_path_matcher(lines, bool(config.get_boolean(*_CONE, True)))
         return not inside(os.fsdecode(path))
+
+
+def _has_committed(log: Path, since: ObjectID) -> bool:
+    """Whether all that moved HEAD since a commit was git commit, or a store."""
+    try:
+        lines = log.read_bytes().splitlines()
+    except OSError:
+        return False
+    found = False
+    for line in reversed(lines):
+        head, _, message = line.partition(b"\t")
+        if head.split(b" ")[1:2] == [since]:
+            return found
+        if message.startswith(b"commit"):
+            found = True
+        elif not message.startswith(b"datastream: "):
+            return False
+    return False
 
 
 def _file(objects: Objects, tree: ObjectID, path: bytes) -> ObjectID | None:
