@@ -147,6 +147,22 @@ def test_a_deleted_or_replaced_file_is_left_alone(store, repository, caplog):
     assert len(warnings(caplog)) == 2
 
 
+def test_a_file_that_cannot_be_read_leaves_no_older_index(store, repository, caplog, monkeypatch):
+    (repository.path / "a").write_text("mine")
+
+    def unreadable(place):
+        raise PermissionError(13, "Permission denied", str(place))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(repository.path), "read_bytes", unreadable)
+        source = GitSource(repository.path)
+        source.write([Write("a", b"x")])
+        source.close()
+    assert "'a' was changed there" in warnings(caplog)[0]
+    assert committed(repository)[b"a"] == b"x"
+    assert read(repository, "a") == "mine"
+
+
 def test_nothing_is_written_through_a_symlink_in_the_work_tree(store, repository, tmp_path, caplog):
     outside = tmp_path / "outside"
     (repository.path / "dir").rename(outside)

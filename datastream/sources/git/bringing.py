@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Bringing:
         root: the folder with the files.
         written: when the index was written, in nanoseconds.
         objects: hold what is written.
-        is_outside: tells which new files are not to be checked out.
+        outside: makes what tells which new files are not to be checked out.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class Bringing:
         index: Index,
         written: int,
         objects: Objects,
-        is_outside: Callable[[bytes], bool],
+        outside: Callable[[], Callable[[bytes], bool]],
     ) -> None:
         self._root = root
         self._index = index
         self._written = written
         self._objects = objects
-        self._is_outside = is_outside
+        self._outside = outside
         # Whether there are files at all: a disk may be away, whose index is here.
         self._is_there = root.is_dir()
 
@@ -106,14 +107,21 @@ class Bringing:
                     self._index.entries[below] = entry
             end = path.find(b"/", end + 1)
 
+    @cached_property
+    def _is_outside(self) -> Callable[[bytes], bool]:
+        return self._outside()
+
+    @cached_property
+    def _folders(self) -> set[bytes]:
+        """The folders of all entries, as they are when the first path is added."""
+        return {above for path in self._index.entries for above in _above(path)}
+
     def _has_room(self, path: bytes) -> bool:
         """Whether no other entry is a directory on the way, or lies below."""
-        entries, above = self._index.entries, path
-        while b"/" in above:
-            above = above.rpartition(b"/")[0]
-            if above in entries:
-                return False
-        return not any(name.startswith(path + b"/") for name in entries)
+        if path in self._folders or any(above in self._index.entries for above in _above(path)):
+            return False
+        self._folders.update(_above(path))
+        return True
 
     # Files.
 
@@ -130,11 +138,11 @@ class Bringing:
         if entry.skipped or entry.assumed:
             entries[step.path] = entry if held == new else entry.holding(new)
             return entry.skipped and not os.path.lexists(self._place(step.path))
+        if held != new:
+            # First of all, whatever becomes of the file: it is what git commit takes.
+            entries[step.path] = entry.holding(new)
         found = self._lstat(step.path)
         content = self._content(step.path, found, entry if held is not None else None)
-        if content == new and held == new:
-            return True
-        entries[step.path] = entry.holding(new)
         if content == new:
             return True
         if content not in step.before or not self._leads_to(step.path):
@@ -218,6 +226,14 @@ class Bringing:
 
     def _place(self, path: bytes) -> Path:
         return self._root / os.fsdecode(path)
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The folders that a path lies in."""
+    end = path.find(b"/")
+    while end >= 0:
+        yield path[:end]
+        end = path.find(b"/", end + 1)
 
 
 def _index_mode(mode: int) -> int:

@@ -103,6 +103,8 @@ def _explained(where: str, words: str, error: Exception) -> DatastreamError:
         return Denied(f"{where} refuses these credentials ({words}); check username and password")
     if any(sign in low for sign in _MISSING):
         return DatastreamError(f"{where}: no repository there ({words}); check the URL")
+    if isinstance(error, DAMAGE):
+        return SourceUnavailable(f"{where} sent what cannot be read: {words}; see git fsck there")
     return SourceUnavailable(f"{where} cannot be reached: {words}")
 
 

@@ -253,15 +253,19 @@ class Objects:
         self.repo.close()
 
     def _raw(self, name: ObjectID) -> tuple[int, bytes]:
-        with self._errors(name.decode()):
-            try:
-                return self._store.get_raw(name)
-            except KeyError:
-                # A gc that runs just now moves objects into packs; then a second look finds it.
-                return self._store.get_raw(name)
-            except FileFormatException:
-                # dulwich has parsed it, too, which is done more kindly here.
-                return self._loose(name)
+        try:
+            return self._store.get_raw(name)
+        except Exception:  # noqa: BLE001
+            with self._errors(name.decode()):
+                return self._raw_again(name)
+
+    def _raw_again(self, name: ObjectID) -> tuple[int, bytes]:
+        # A gc that runs just now moves objects into packs; then the second look finds it.
+        try:
+            return self._store.get_raw(name)
+        except FileFormatException:
+            # dulwich has parsed it, too, which is done more kindly here.
+            return self._loose(name)
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:

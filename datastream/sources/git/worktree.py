@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,7 +159,7 @@ class WorkTree:
             Step(path, found.before, _file(objects, tree, path)) for path, found in waiting.items()
         ]
         index, written = self._read()
-        bringing = Bringing(self.root, index, written, objects, self._is_outside)
+        bringing = Bringing(self.root, index, written, objects, self._outside)
         # Deletes first: they may make room.
         steps.sort(key=lambda step: step.new is not None)
         left = list(filter(None, map(bringing.take, steps)))
@@ -204,15 +204,15 @@ class WorkTree:
     def _shared_index(self, name: str) -> bytes:
         return (self.own / f"sharedindex.{name}").read_bytes()
 
-    def _is_outside(self, path: bytes) -> bool:
-        """Whether a new file is not to be checked out."""
+    def _outside(self) -> Callable[[bytes], bool]:
+        """Tells which new files are not to be checked out."""
         config = configuration(self._common, self.own)
         patterns = self.own / "info" / "sparse-checkout"
         if not config.get_boolean(*_SPARSE, False) or not patterns.exists():
-            return False
+            return lambda path: False
         lines = patterns.read_text("utf-8", "surrogateescape").splitlines()
         inside = sparse_path_matcher(lines, bool(config.get_boolean(*_CONE, True)))
-        return not inside(os.fsdecode(path))
+        return lambda path: not inside(os.fsdecode(path))
 
 
 def _has_committed(log: Path, since: ObjectID) -> bool:
