@@ -198,6 +198,54 @@ def test_another_schema_is_found_first_or_takes_the_name(postgres, db):
         db.execute(f"DROP SCHEMA IF EXISTS {first}, {first}_away CASCADE")
 
 
+def test_a_schema_that_is_swapped(postgres, db):
+    schema = db.execute("SELECT current_schema").fetchone()[0]
+    blue, green, away = (f"{schema}_{name}" for name in ("blue", "green", "away"))
+    url = postgres.partition("&options")[0]
+    try:
+        for name in (blue, green):
+            db.execute(f"CREATE SCHEMA {name}; CREATE TABLE {name}.data (key text PRIMARY KEY)")
+            db.execute(f"ALTER TABLE {name}.data ADD value text")
+            db.execute(f"INSERT INTO {name}.data VALUES ('{name}')")
+        with datastream.open(url, schema=blue, interval=0.05) as store:
+            recorder = Recorder(store)
+            recorder.wait(lambda r: set(r.state) == {blue})
+            cursor = recorder.cursor
+            with db.transaction():
+                db.execute(f"ALTER SCHEMA {blue} RENAME TO {away}")
+                db.execute(f"ALTER SCHEMA {green} RENAME TO {blue}")
+            store.refresh()
+            recorder.wait(lambda r: set(r.state) == {green})
+            eventually(lambda: not store.status.current.degraded, "it has triggers")
+            db.execute(f"INSERT INTO {away}.data VALUES ('not of this')")
+            store["own"] = "1"
+            recorder.wait(lambda r: set(r.state) == {green, "own"})
+            assert not triggers(db, f"{away}.data"), "they would write to its log"
+        assert resumed(url, cursor, schema=blue)
+    finally:
+        db.execute(f"DROP SCHEMA IF EXISTS {blue}, {green}, {away} CASCADE")
+
+
+def test_a_table_that_moves_takes_no_second_log_along(postgres, db):
+    db.execute(TABLE)
+    with datastream.open(postgres):
+        pass
+    db.execute("ALTER TABLE data RENAME TO moved")
+    with datastream.open(postgres, table="moved", mode="notify") as store:
+        recorder = Recorder(store)
+        db.execute("INSERT INTO moved VALUES ('a', '1')")
+        recorder.wait_state({"a": b"1"})
+    assert len(triggers(db, "moved")) == 4
+
+
+def triggers(db, table):
+    return db.execute(
+        "SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(%s) "
+        "AND tgname LIKE '%%datastream%%'",
+        (table,),
+    ).fetchall()
+
+
 # --- what makes triggers insufficient ---
 
 

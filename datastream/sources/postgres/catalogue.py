@@ -202,8 +202,9 @@ def _log(found: Found, reason: str, install_at: float | None = None) -> Log:
 
 
 def replace_statements(db: Connection, layout: Layout, history: History | None) -> list[str]:
-    """All that makes the log; what is there already is replaced."""
-    present = [trace for trace in traces(db, layout) if trace.mark == layout.mark]
+    """All that makes the log; what is there already is replaced, also under a former name."""
+    found = traces(db, layout)
+    present = [trace for trace in found if trace.mark == layout.mark or not trace.is_of_name]
     return [*uninstall_statements(present), *install_statements(layout, history)]
 
 

@@ -109,6 +109,8 @@ class Trace(NamedTuple):
     mark: str
     triggers: list[str]
     """``name ON table``, quoted; the table may be another one by now."""
+    is_of_name: bool
+    """It was made for a table of the name that this one has."""
 
 
 def traces(connection: Connection, layout: Layout) -> list[Trace]:
@@ -117,7 +119,7 @@ def traces(connection: Connection, layout: Layout) -> list[Trace]:
         _TRACES.encode(),
         (layout.oid, layout.schema, f"{layout.mark}_state", _remark(layout)),
     ).fetchall()
-    return [Trace(str(schema), str(mark), list(names)) for schema, mark, names in rows]  # type: ignore[call-overload]
+    return [Trace(*row) for row in rows]  # type: ignore[arg-type]
 
 
 _TRACES = """
@@ -128,15 +130,19 @@ WITH found AS (
   UNION
   SELECT relnamespace, regexp_replace(relname, '_state$', '')
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-  WHERE nspname = $2::text AND relname ~ '^_datastream_.*_state$'
-    AND (relname = $3::text OR obj_description(c.oid, 'pg_class') = $4::text)
+  WHERE relname ~ '^_datastream_.*_state$' AND (
+    (nspname = $2::text AND relname = $3::text) OR obj_description(c.oid, 'pg_class') = $4::text
+  )
 )
 SELECT nspname::text, mark, array(
   SELECT format('%I ON %I.%I', tgname, t.nspname, relname)
   FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid
   JOIN pg_namespace t ON t.oid = relnamespace
   WHERE pronamespace = schema AND proname = mark || '_note' AND NOT tgisinternal ORDER BY 1
-)
+), coalesce((
+  SELECT obj_description(oid, 'pg_class') FROM pg_class
+  WHERE relnamespace = schema AND relname = mark || '_state'
+), '') = $4::text
 FROM found JOIN pg_namespace n ON n.oid = schema ORDER BY 1, 2
 """
 
