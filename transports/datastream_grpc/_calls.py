@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
@@ -14,6 +16,7 @@ from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._pusher import Pusher
 from datastream_grpc._status import is_unnamed
 from datastream_grpc._stream import Wanted, entries_of, message_of, reading_of
 
@@ -36,7 +39,13 @@ class Calls:
         self.connection = connection
         self.where = where
         self.timeout = timeout
+        self.pushes = False
+        """The server takes writes through a stream, and knows one that comes again by its id."""
         self._legacy_positions = count(1)
+        # For memory work, and for beginning a stream, which waits for nothing.
+        self._lock = threading.Lock()
+        self._writing = 0
+        self._pusher: Pusher | None = None
 
     def capabilities(self, at: str = "") -> Sequence[Capability]:
         """Every key with its type, now or at a point in the past."""
@@ -120,14 +129,67 @@ class Calls:
             writes=[_convert.to_item(write) for write in writes],
             message=next((write.message for write in writes if write.message), ""),
             author=next((write.author for write in writes if write.author), ""),
+            id=secrets.token_hex(8),
         )
         try:
-            response = self._call(self._stubs.write, request)
+            response = self._written(request)
         except grpc.RpcError as error:
             if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                 return [self._push_alone(writes)]
             raise
         return [_convert.to_entry(data) for data in response.entries]
+
+    def _written(self, request: pb.WriteRequest) -> pb.WriteResponse:
+        """The answer to a write: alone by a call, beside others through the stream of all."""
+        with self._lock:
+            self._writing += 1
+            is_alone = self._writing == 1 or not self.pushes
+        try:
+            answer = None if is_alone else self._pushed(request)
+            return answer or self._write_again(request)
+        finally:
+            with self._lock:
+                self._writing -= 1
+
+    def _pushed(self, request: pb.WriteRequest) -> pb.WriteResponse | None:
+        """The answer through the stream; None if it broke, so that nobody knows."""
+        future = self._pusher_now().push(request)
+        if future is None:
+            return None
+        try:
+            response = future.result(self.timeout)
+        except TimeoutError:
+            raise self.silence() from None
+        except (grpc.RpcError, EOFError, ValueError):
+            return None
+        self.connection.heard()
+        return response
+
+    def _pusher_now(self) -> Pusher:
+        begin = self._stubs.push
+        with self._lock:
+            if self._pusher is None or self._pusher.ended:
+                self._pusher = Pusher(begin, self.where)
+            return self._pusher
+
+    def _write_again(self, request: pb.WriteRequest) -> pb.WriteResponse:
+        """Write by a call; once more, if the connection broke: the id tells the server."""
+        response: pb.WriteResponse
+        try:
+            response = self._call(self._stubs.write, request)
+        except grpc.RpcError as error:
+            is_lost = self.pushes and is_unnamed(error, grpc.StatusCode.UNAVAILABLE)
+            if not is_lost:
+                raise
+            response = self._call(self._stubs.write, request)
+        return response
+
+    def end_pushes(self, timeout: float) -> None:
+        """End the stream of writes, if there is one."""
+        with self._lock:
+            pusher, self._pusher = self._pusher, None
+        if pusher is not None:
+            pusher.close(timeout)
 
     def position(self, cursor: str) -> str:
         """The position for the cursor of a message, which an ancestor's server does not send."""
@@ -183,7 +245,7 @@ class Calls:
         if write.updated_at is None:
             # Its servers store what they are sent, and take a missing time for 1970.
             data.updated_at.GetCurrentTime()
-        self._call(self._stubs.push, data)
+        self._call(self._stubs.push_update, data)
         return _convert.to_entry(data)
 
 

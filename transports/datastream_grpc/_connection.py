@@ -26,7 +26,7 @@ class Stubs:
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
         self.sync = _unary(channel, "Sync", pb.DataRequest, pb.DataResponse)
-        self.push = _unary(channel, "PushUpdate", pb.Data, Empty)
+        self.push_update = _unary(channel, "PushUpdate", pb.Data, Empty)
         self.write = _unary(channel, "Write", pb.WriteRequest, pb.WriteResponse)
         self.list = _unary(
             channel, "ListCapabilities", pb.ListCapabilitiesRequest, pb.ListCapabilitiesResponse
@@ -41,6 +41,11 @@ class Stubs:
             f"/{SERVICE}/History",
             request_serializer=pb.HistoryRequest.SerializeToString,
             response_deserializer=pb.HistoryResponse.FromString,
+        )
+        self.push = channel.stream_stream(
+            f"/{SERVICE}/Push",
+            request_serializer=pb.PushRequest.SerializeToString,
+            response_deserializer=pb.PushResponse.FromString,
         )
         self.replay = channel.unary_stream(
             f"/{SERVICE}/Replay",

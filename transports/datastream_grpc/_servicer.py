@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from time import perf_counter
@@ -17,7 +17,6 @@ from grpc import aio
 
 from datastream import (
     Batch,
-    DatastreamError,
     Feature,
     InvalidKey,
     InvalidValue,
@@ -37,13 +36,13 @@ from datastream_grpc._description import to_description
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
-from datastream_grpc._status import NAME, code_of
+from datastream_grpc._status import NAME, code_of, to_answer
+from datastream_grpc._writes import Pushes, Writes
 
-MAX_ERROR_TEXT = 1000
-"""gRPC drops a status whose text takes more than some kilobytes."""
-FEW_KEYS, FEW_CHARS, FEW_WRITES = 16, 1000, 64
-"""What a request may have of keys, characters of each, and writes, to be answered on the loop by
-stores that do no I/O."""
+FEW_KEYS, FEW_CHARS = 16, 1000
+"""What a request may have of keys, and characters of each, to be answered on the loop by stores
+that do no I/O."""
+NO_MESSAGE = InvalidValue("the request is no message of this method")
 OF_WRITES = WRITING | {Feature.MESSAGES}
 LONG_READS = 8
 """Reads of many keys at once; others wait."""
@@ -73,6 +72,7 @@ class Servicer:
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
+        self._writes = Writes(store)
         self._run = store.threads.run
         self._outgoing = Outgoing(self._run)
         # Of reads that may take long: as many as leave cores and threads to all others.
@@ -87,6 +87,7 @@ class Servicer:
             "Subscribe": (stream, self.subscribe, pb.DataRequest),
             "PushUpdate": (unary, self.push_update, pb.Data),
             "Write": (unary, self.write, pb.WriteRequest),
+            "Push": (grpc.stream_stream_rpc_method_handler, self.push, pb.PushRequest),
             "Describe": (unary, self.describe, pb.DescribeRequest),
             "History": (stream, self.history, pb.HistoryRequest),
             "Replay": (stream, self.replay, pb.ReplayRequest),
@@ -98,7 +99,7 @@ class Servicer:
                     self._answering(name, handler),
                     request_deserializer=_lenient(request.FromString),
                     # Batches are serialised once, for all streams.
-                    response_serializer=None if make is stream else _serialise,
+                    response_serializer=_serialise if make is unary else None,
                 )
                 for name, (make, handler, request) in methods.items()
             },
@@ -139,8 +140,20 @@ class Servicer:
 
     async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
         self._check_writable()
-        call = self._call if len(request.writes) <= FEW_WRITES else self._run
-        return await call(_write_all, self._store, request)
+        return await self._writes.answer(request)
+
+    async def push(self, requests: AsyncIterator[Any], context: Context) -> None:
+        self._check_writable()
+        pushes = Pushes(self._writes, context, instant=self._store.threads.instant)
+        with _listed(self._streams, asyncio.current_task()):
+            try:
+                async for request in requests:
+                    if isinstance(request, DecodeError):
+                        raise NO_MESSAGE
+                    await pushes.take(request.writes)
+                await pushes.end()
+            finally:
+                pushes.cancel()
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
         if request.at:
@@ -261,7 +274,7 @@ class Servicer:
             outcome = "OK"
             try:
                 if isinstance(request, DecodeError):
-                    raise InvalidValue("the request is no message of this method") from request
+                    raise NO_MESSAGE from request
                 return await handler(request, context)
             except asyncio.CancelledError:
                 outcome = "CANCELLED"
@@ -284,35 +297,15 @@ class Servicer:
 
 
 async def _abort(name: str, error: Exception, context: Context) -> None:
-    if isinstance(error, DatastreamError) and not _is_unexpected(error):
-        text = str(error)[:MAX_ERROR_TEXT]
-        await context.abort(code_of(error), text, ((NAME, type(error).__name__),))
-    # What it was is the server's business; the client learns that it was not its fault.
-    log.error("%s failed", name, exc_info=error)
-    await context.abort(grpc.StatusCode.INTERNAL, "internal error; see the server's log")
-
-
-def _is_unexpected(error: DatastreamError) -> bool:
-    """Whether the store made it of an error that is none of ours, whose text may hold secrets."""
-    cause = error.__cause__
-    foreign = cause is not None and not isinstance(cause, DatastreamError)
-    return foreign and code_of(error) is grpc.StatusCode.INTERNAL
+    known, text = to_answer(error)
+    if not known:
+        log.error("%s failed", name, exc_info=error)
+    await context.abort(code_of(error), text, ((NAME, known),) if known else ())
 
 
 def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
     if log.isEnabledFor(logging.INFO):
         log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
-
-
-def _write_all(store: Store, request: pb.WriteRequest) -> bytes:
-    writes = [
-        _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
-        for item in request.writes
-    ]
-    if request.message or request.author:
-        message, author = request.message, request.author
-        writes = [write._replace(message=message, author=author) for write in writes]
-    return _convert.to_stored(store.write(*writes))
 
 
 def check_selected(request: pb.DataRequest | pb.ReplayRequest) -> None:

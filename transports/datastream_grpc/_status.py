@@ -13,6 +13,9 @@ from datastream.errors import printable
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
 
+MAX_ERROR_TEXT = 1000
+"""gRPC drops a status whose text takes more than some kilobytes."""
+
 CODES: dict[type[DatastreamError], grpc.StatusCode] = {
     datastream.KeyNotFound: grpc.StatusCode.NOT_FOUND,
     datastream.InvalidKey: grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,6 +82,26 @@ def from_status(error: Any, where: str) -> DatastreamError:
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")
+
+
+def from_answer(name: str, text: str, where: str) -> DatastreamError:
+    """The error that a server answers one of many writes with."""
+    return kind_of(name, datastream.SourceUnavailable)(f"{where}: {printable(text)}")
+
+
+def to_answer(error: Exception) -> tuple[str, str]:
+    """Name and text of an error as a client learns it; "" if it is none of ours."""
+    if isinstance(error, DatastreamError) and not _is_unexpected(error):
+        return type(error).__name__, str(error)[:MAX_ERROR_TEXT]
+    # What it was is the server's business; the client learns that it was not its fault.
+    return "", "internal error; see the server's log"
+
+
+def _is_unexpected(error: DatastreamError) -> bool:
+    """Whether the store made it of an error that is none of ours, whose text may hold secrets."""
+    cause = error.__cause__
+    foreign = cause is not None and not isinstance(cause, DatastreamError)
+    return foreign and code_of(error) is grpc.StatusCode.INTERNAL
 
 
 def translated(error: Exception, where: str) -> Exception:

@@ -19,7 +19,7 @@ from datastream_grpc._calls import Calls
 from datastream_grpc._connection import Connection
 from datastream_grpc._credentials import Credentials, Opener
 from datastream_grpc._description import ASSUMED, OLDER_SERVER, Description, from_description
-from datastream_grpc._long_stream import LongStream
+from datastream_grpc._long_stream import JOIN, LongStream
 from datastream_grpc._past import PastSource
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
@@ -157,6 +157,7 @@ class GrpcSource(Source):
         self._stream.release()
 
     def close(self) -> None:
+        self._calls.end_pushes(JOIN)
         self._stream.close()
 
     def _answered(self, answer: T) -> T:
@@ -169,6 +170,7 @@ class GrpcSource(Source):
     # Called on threads of gRPC.
 
     def _described(self, described: pb.DescribeResponse | None) -> None:
+        self._calls.pushes = described is not None
         self._take(OLDER_SERVER if described is None else from_description(described, self._where))
 
     def _told(self, described: pb.DescribeResponse) -> Exception | None:

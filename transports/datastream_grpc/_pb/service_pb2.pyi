@@ -153,14 +153,16 @@ class Data(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ..., value_type: _Optional[str] = ..., updated_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., revision: _Optional[str] = ..., operation: _Optional[_Union[Operation, str]] = ...) -> None: ...
 
 class WriteRequest(_message.Message):
-    __slots__ = ("writes", "message", "author")
+    __slots__ = ("writes", "message", "author", "id")
     WRITES_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
     writes: _containers.RepeatedCompositeFieldContainer[WriteItem]
     message: str
     author: str
-    def __init__(self, writes: _Optional[_Iterable[_Union[WriteItem, _Mapping]]] = ..., message: _Optional[str] = ..., author: _Optional[str] = ...) -> None: ...
+    id: str
+    def __init__(self, writes: _Optional[_Iterable[_Union[WriteItem, _Mapping]]] = ..., message: _Optional[str] = ..., author: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class WriteItem(_message.Message):
     __slots__ = ("data", "expect")
@@ -211,6 +213,30 @@ class ReplayRequest(_message.Message):
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
     def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ...) -> None: ...
+
+class PushRequest(_message.Message):
+    __slots__ = ("writes",)
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    writes: _containers.RepeatedCompositeFieldContainer[WriteRequest]
+    def __init__(self, writes: _Optional[_Iterable[_Union[WriteRequest, _Mapping]]] = ...) -> None: ...
+
+class PushResponse(_message.Message):
+    __slots__ = ("answers",)
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    answers: _containers.RepeatedCompositeFieldContainer[PushAnswer]
+    def __init__(self, answers: _Optional[_Iterable[_Union[PushAnswer, _Mapping]]] = ...) -> None: ...
+
+class PushAnswer(_message.Message):
+    __slots__ = ("id", "response", "error", "text")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    response: WriteResponse
+    error: str
+    text: str
+    def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[WriteResponse, _Mapping]] = ..., error: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ("at",)

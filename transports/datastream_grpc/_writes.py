@@ -1,0 +1,171 @@
+"""Writes of clients, each done once: one that comes again is answered as before."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+
+from datastream import DatastreamError, Store
+from datastream_grpc import _convert
+from datastream_grpc._outgoing import ClientLeft, Context, write
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._status import to_answer
+
+REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
+"""Answers that are kept for writes that come again."""
+IN_FLIGHT = 64
+"""Writes of one stream that are done at the same time."""
+FEW_WRITES = 64
+"""A request with more is done in a thread, also where a store does no I/O."""
+
+log = logging.getLogger("datastream.grpc")
+
+
+class Writes:
+    """Does the writes of one server.
+
+    Args:
+        store: what is written.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        self._bytes = 0
+        # Those being done, by the id under which they may come again meanwhile.
+        self._running: dict[str, asyncio.Future[bytes]] = {}
+
+    async def answer(self, request: pb.WriteRequest) -> bytes:
+        """Do what a request asks for, unless that was done before: the answer, serialised."""
+        known = self._answers.get(request.id) if request.id else None
+        if known is not None:
+            return known
+        threads = self._store.threads
+        if threads.instant and len(request.writes) <= FEW_WRITES:
+            return self._keep(request.id, write_all(self._store, request))
+        running = self._running.get(request.id) if request.id else None
+        if running is None:
+            running = asyncio.ensure_future(threads.run(write_all, self._store, request))
+            if request.id:
+                self._running[request.id] = running
+                running.add_done_callback(lambda done: self._done(request.id, done))
+        # It goes on though its client may leave, and who asks again gets the same answer.
+        return await asyncio.shield(running)
+
+    def _done(self, key: str, done: asyncio.Future[bytes]) -> None:
+        self._running.pop(key, None)
+        if not done.cancelled() and done.exception() is None:
+            self._keep(key, done.result())
+
+    def _keep(self, key: str, answer: bytes) -> bytes:
+        if key and len(answer) < REMEMBERED_BYTES:
+            self._answers[key] = answer
+            self._bytes += len(answer)
+            while len(self._answers) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
+                self._bytes -= len(self._answers.popitem(last=False)[1])
+        return answer
+
+
+def write_all(store: Store, request: pb.WriteRequest) -> bytes:
+    """What a request asks for, in one go."""
+    writes = [
+        _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
+        for item in request.writes
+    ]
+    if request.message or request.author:
+        message, author = request.message, request.author
+        writes = [write._replace(message=message, author=author) for write in writes]
+    return _convert.to_stored(store.write(*writes))
+
+
+class Pushes:
+    """The writes of one stream: those for one key in their order, others beside each other.
+
+    Args:
+        writes: does them.
+        instant: they take no time worth a task.
+        context: of the call, which takes the answers.
+    """
+
+    def __init__(self, writes: Writes, context: Context, *, instant: bool) -> None:
+        self._writes = writes
+        self._context = context
+        self._instant = instant
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._last: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: list[pb.PushAnswer] = []
+        self._is_sending = False
+
+    async def take(self, requests: Iterable[pb.WriteRequest]) -> None:
+        """Begin all of them; waits while very many are in flight."""
+        for request in requests:
+            if self._instant:
+                await self._do(request, ())
+            else:
+                await self._room.acquire()
+                self._begin(request)
+        await self._send()
+
+    async def end(self) -> None:
+        """Wait until all are answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cancel(self) -> None:
+        """Answer nothing any more; writes that were begun are done."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _begin(self, request: pb.WriteRequest) -> None:
+        keys = {item.data.key for item in request.writes}
+        before = {self._last[key] for key in keys if key in self._last}
+        task = asyncio.create_task(self._do(request, before))
+        self._tasks.add(task)
+        self._last.update(dict.fromkeys(keys, task))
+        task.add_done_callback(lambda done: self._ended(done, keys))
+
+    def _ended(self, task: asyncio.Task[None], keys: Iterable[str]) -> None:
+        self._room.release()
+        self._tasks.discard(task)
+        for key in keys:
+            if self._last.get(key) is task:
+                del self._last[key]
+
+    async def _do(self, request: pb.WriteRequest, before: Collection[asyncio.Task[None]]) -> None:
+        if before:
+            await asyncio.wait(before)
+        try:
+            outcome: bytes | Exception = await self._writes.answer(request)
+        except Exception as error:  # noqa: BLE001
+            outcome = error
+        self._answers.append(_answer(request, outcome))
+        if not self._instant:
+            await self._send()
+
+    async def _send(self) -> None:
+        """Send what is answered, in as few messages as it takes."""
+        if self._is_sending:
+            return
+        self._is_sending = True
+        try:
+            while self._answers:
+                answers, self._answers = self._answers, []
+                await write(self._context, pb.PushResponse(answers=answers).SerializeToString())
+        except ClientLeft:
+            # What it wrote is written all the same; the call ends by itself.
+            return
+        finally:
+            self._is_sending = False
+
+
+def _answer(request: pb.WriteRequest, outcome: bytes | Exception) -> pb.PushAnswer:
+    if isinstance(outcome, bytes):
+        response = pb.WriteResponse.FromString(outcome)
+        return pb.PushAnswer(id=request.id, response=response)
+    known, text = to_answer(outcome)
+    if not known:
+        log.error("Push failed", exc_info=outcome)
+    return pb.PushAnswer(id=request.id, error=known or DatastreamError.__name__, text=text)
