@@ -228,7 +228,7 @@ def test_a_port_in_use_is_an_oserror_that_names_it(store, server, kind):
         with pytest.raises(OSError, match=re.escape(address)):
             datastream_grpc.serve(store, address)
     with pytest.raises(OSError, match=r"192\.0\.2\.1"):
-        datastream_grpc.serve(store, "192.0.2.1:0")
+        datastream_grpc.serve(store, "192.0.2.1:0", insecure=True)
 
 
 def test_a_unix_socket(store, tmp_path):

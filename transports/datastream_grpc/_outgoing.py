@@ -47,14 +47,19 @@ class Outgoing:
             state = self._states.setdefault(asked, _State())
             # From here on only what is shared is held: a client that does not read keeps it.
             batch = await self._run(state.shared, batch)
-            messages = _convert.to_messages(batch, deletes=deletes)
-            while (message := await self._run(next, messages, None)) is not None:
+            parts = _convert.to_messages(batch, deletes=deletes)
+            while (message := await self._run(next, parts, None)) is not None:
                 await write(context, message)
             return
-        for message in await self._serialised(batch, deletes):
+        messages = self.ready(batch, deletes)
+        if isinstance(messages, asyncio.Task):
+            # Not cancelled with the stream that is first: others wait for it, too.
+            messages = await asyncio.shield(messages)
+        for message in messages:
             await write(context, message)
 
-    async def _serialised(self, batch: Batch, deletes: bool) -> Sequence[bytes]:
+    def ready(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
+        """The messages of a batch, or what becomes them."""
         if batch.initial:
             return list(_convert.to_messages(batch, deletes=deletes))
         key = (id(batch), deletes)
@@ -63,9 +68,7 @@ class Outgoing:
             kept = self._kept[key] = batch, self._serialise(batch, deletes)
             if len(self._kept) > KEPT_BATCHES:
                 del self._kept[next(iter(self._kept))]
-        messages = kept[1]
-        # Not cancelled with the stream that is first: others wait for it, too.
-        return await asyncio.shield(messages) if isinstance(messages, asyncio.Task) else messages
+        return kept[1]
 
     def _serialise(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         messages = _convert.to_messages(batch, deletes=deletes)

@@ -242,6 +242,7 @@ class Servicer:
         # Not `async for`: its steps are coroutines, one more for each stream and batch.
         inbox = await watch.inbox()
         asked = frozenset(request.keys), frozenset(request.match)
+        outgoing, deletes = self._outgoing, request.deletes
         with _listed(self._inboxes, inbox if request.describe else None):
             while (found := inbox.poll()) is not None:
                 if told and told is not self._description:
@@ -250,7 +251,17 @@ class Servicer:
                 if not isinstance(found, Batch):
                     await found
                     continue
-                sending = self._outgoing.send(found, asked, context, deletes=request.deletes)
+                if not found.initial and isinstance(
+                    messages := outgoing.ready(found, deletes), list
+                ):
+                    # The usual case, for which a coroutine more would take a tenth of the time.
+                    try:
+                        for message in messages:
+                            await context.write(message)
+                    except Exception as error:
+                        raise ClientLeft from error
+                    continue
+                sending = outgoing.send(found, asked, context, deletes=deletes)
                 # What is sent is held by who sends it, for no longer than that takes.
                 found = None
                 await sending
