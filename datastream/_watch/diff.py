@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from datastream.entry import Entry, deleted
+from datastream.entry import Entry, Operation, deleted
 
 
 def difference(known: Mapping[str, str], state: Sequence[Entry]) -> list[Entry]:
@@ -18,3 +18,8 @@ def is_news(known: Mapping[str, str], entry: Entry) -> bool:
     """Whether this state of the key differs from the one already known."""
     # A DELETE has the revision "", and so has what is not known.
     return known.get(entry.key, "") != entry.revision
+
+
+def revision_of(entry: Entry) -> str | None:
+    """What its key is at; None where it holds nothing."""
+    return None if entry.operation is Operation.DELETE else entry.revision

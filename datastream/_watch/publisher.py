@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from datastream._watch.apart import Apart, News, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
-from datastream._watch.diff import is_news
+from datastream._watch.diff import is_news, revision_of
 from datastream._watch.routing import Route, Routes
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Batch, Entry, Operation, deleted
@@ -318,8 +318,7 @@ class Publisher:
                 self.position = join.position
                 self._at_position = True
             batch = join.batch(self.position or "")
-            if join.has_state:
-                self._take_in(subscription, join, batch, is_first=is_first)
+            self._take_in(subscription, join, batch, is_first=is_first)
             self._joined(subscription, route)
             subscription.sink.offer(batch)
             return Step.DONE
@@ -482,19 +481,20 @@ class Publisher:
         self, subscription: Subscription, join: Join, batch: Batch, *, is_first: bool
     ) -> None:
         """Know the state that a newcomer read, and what it has that was not published."""
-        revisions, kept = join.revisions(), join.kept()
+        known, revisions, kept = self._known, join.revisions(), join.kept()
         if is_first:
-            self._known.update(revisions)
-        else:
+            known.update(revisions)
+        elif join.has_state:
             self._learn_uncovered(revisions)
-        if is_first and not kept:
-            return
-        differing = self._differing(subscription.selection, revisions | kept)
         if join.cursor is not None:
             # Of what it is not told it has what was there at its cursor, as all others have.
-            told = {entry.key for entry in batch.entries}
-            differing = {key: revision for key, revision in differing.items() if key in told}
-        self._apart.add(subscription, differing)
+            now = {entry.key: revision_of(entry) for entry in batch.entries}
+            self._apart.add(
+                subscription, {key: at for key, at in now.items() if known.get(key) != at}
+            )
+        elif kept or not is_first:
+            differing = self._differing(subscription.selection, revisions | kept)
+            self._apart.add(subscription, differing)
 
     def _differing(
         self, selection: Selection, revisions: Mapping[str, str]

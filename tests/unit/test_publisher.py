@@ -467,6 +467,28 @@ def test_who_resumes_is_told_no_end_of_what_it_was_never_told(publisher):
     assert two.sink.news == [[]]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (changes("p2", b="1"), [[("b", "1")], [("b", None)]]),
+        (changes("p2", deleted("a")), [[("a", None)], [("a", "1")]]),
+        (changes("p2", a="2"), [[("a", "2")], [("a", "1")]]),
+    ],
+    ids=["created", "gone", "changed"],
+)
+def test_who_resumed_with_what_has_changed_back_is_told(publisher, change, told):
+    """Without a log, the position is the same again, and nothing has changed since it."""
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher, since="p0")
+    join = Join(ALL, "p0")
+    join.resume(change)
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p1"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    publisher.publish(publisher.ticket(), state("p1", a="1"))
+    assert two.sink.news == told
+
+
 def test_the_state_of_who_resumes_is_brought_to_the_position_of_the_changes():
     join = Join(ALL, "p1")
     join.begin(state("p2", a="1", k="2"))
