@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from datastream._watch.calls import Calls
 from datastream._watch.confirm_empty import CONFIRM_AFTER, Vanished
-from datastream._watch.publisher import Outcome, Publisher, Ticket
+from datastream._watch.publisher import Publisher
+from datastream._watch.steps import Outcome, Ticket
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects

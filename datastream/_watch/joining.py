@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datastream._watch.calls import Calls
 from datastream._watch.feed import Feed
-from datastream._watch.publisher import Publisher, Step
+from datastream._watch.publisher import Publisher
+from datastream._watch.steps import Step
 from datastream._watch.subscription import Join, Subscription, had_of
 from datastream.errors import SourceUnavailable
 from datastream.source import Source

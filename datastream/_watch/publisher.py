@@ -10,13 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum, auto
-from typing import NamedTuple
 
 from datastream._watch.apart import Apart, News, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
 from datastream._watch.diff import is_news, revision_of
 from datastream._watch.routing import Route, Routes
+from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Batch, Entry, Operation, deleted
 from datastream.selection import Selection, Selects
@@ -28,43 +27,6 @@ REMEMBERED = 10_000
 NO_VALUES: Mapping[str, Entry] = {}
 NO_KEYS: frozenset[str] = frozenset()
 NOBODY: Mapping[Subscription, News] = {}
-
-
-class Ticket(NamedTuple):
-    """Where the publisher stood when a read began."""
-
-    position: str
-    version: int
-    number: int
-    """Of the read: those that begin later have a higher one."""
-    union: Selects
-    """What all subscriptions select together; what the read is to ask for."""
-    since: str | None
-    """What the read is to start from: the position; None for the complete state."""
-
-
-class Outcome(Enum):
-    """What became of a reading."""
-
-    PUBLISHED = auto()
-    SAME = auto()
-    """Published; a comparison of the state at the publisher's position, which found nothing."""
-    DIFFERENT = auto()
-    """Likewise, but it found what the position should have told."""
-    OUTRUN = auto()
-    """The publisher has moved since the read began."""
-
-
-class Step(Enum):
-    """What a joining subscription has to do next."""
-
-    DONE = auto()
-    BEGIN_AGAIN = auto()
-    """Read the state again: polling began while it was read."""
-    CATCH_UP = auto()
-    """Have what happened since the read published."""
-    LOAD = auto()
-    """Load values."""
 
 
 class Publisher:

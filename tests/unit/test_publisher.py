@@ -5,7 +5,8 @@ import pytest
 from datastream import Batch, Entry, Operation, Selection
 from datastream._watch import confirm_empty
 from datastream._watch.confirm_empty import Vanished
-from datastream._watch.publisher import Outcome, Publisher, Step
+from datastream._watch.publisher import Publisher
+from datastream._watch.steps import Outcome, Step
 from datastream._watch.subscription import Join, Subscription
 from datastream.entry import deleted
 from datastream.source import Reading, Written

@@ -3,7 +3,8 @@
 import pytest
 
 from datastream import Entry, Selection
-from datastream._watch.publisher import Outcome, Publisher, Step
+from datastream._watch.publisher import Publisher
+from datastream._watch.steps import Outcome, Step
 from datastream._watch.subscription import Join
 from datastream.entry import deleted
 from datastream.source import Reading
