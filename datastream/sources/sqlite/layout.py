@@ -134,7 +134,12 @@ def folded(name: str) -> str:
 
 def stored_name(db: sqlite_utils.Database, table: str) -> str | None:
     """The name of a table or view as it was made; None if there is none."""
-    return _matching(table, [*db.table_names(), *db.view_names()])
+    found = db.execute(
+        "SELECT name FROM sqlite_master "
+        "WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE",
+        (table,),
+    ).fetchone()
+    return str(found[0]) if found else None
 
 
 def _matching(name: str, names: Sequence[str]) -> str | None:
