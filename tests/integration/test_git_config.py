@@ -114,7 +114,9 @@ def test_options_count_more_than_what_git_knows(repository, home, monkeypatch):
         ("", {"GIT_CONFIG_COUNT": "1"}),
     ],
 )
-@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize(
+    "remote", [False, pytest.param(True, marks=pytest.mark.chaos)], ids=["local", "remote"]
+)
 def test_an_identity_that_cannot_be_used_refuses_writing_only(
     repository, home, monkeypatch, config, environment, remote
 ):
@@ -190,8 +192,15 @@ def test_configurations_that_git_refuses_are_refused(repository, config, kind):
 # Who may read and write.
 
 
-@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-@pytest.mark.parametrize("shared", ["false", "group", "all", "0660", "0664"])
+@pytest.mark.parametrize("mask", [0o022, 0o077, pytest.param(0o002, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize(
+    "shared",
+    [
+        "false",
+        "group",
+        *(pytest.param(s, marks=pytest.mark.chaos) for s in ("all", "0660", "0664")),
+    ],
+)
 def test_modes_are_those_that_git_sets(tmp_path, mask, shared):
     before = os.umask(mask)
     try:
