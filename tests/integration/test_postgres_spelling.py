@@ -12,7 +12,7 @@ from datastream import KeyNotFound, ReadOnly
 from datastream.source import Feature, Write
 from datastream.sources.postgres import PostgresSource
 from datastream.testing import Recorder
-from tests.integration._programs.tools import Follower
+from tests.integration._programs.tools import Follower, eventually
 
 OTHER = (
     "SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'; SET IntervalStyle = 'iso_8601'; "
@@ -101,6 +101,31 @@ def test_keys_of_any_type_and_a_writer_with_other_settings(db, other, postgres, 
         assert not recorder.batches[-1].reset
         past = [revision.entry.value for revision in store.history(name)]
         assert past[:2] == [b"", b"3"]
+
+
+def test_keys_whose_column_gets_another_type(db, other, postgres):
+    """Triggers that needed no settings for the keys of before need them now."""
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value text)")
+    db.execute("INSERT INTO data VALUES ('2026-02-01', '1')")
+    with datastream.open(postgres, interval=0.05) as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"2026-02-01": b"1"})
+        db.execute("ALTER TABLE data ALTER key TYPE date USING key::date")
+        store.refresh()
+        eventually(lambda: triggers_set(db, "DateStyle"), "there are other triggers")
+        eventually(lambda: not store.status.current.degraded, "and they are used")
+        other.execute("UPDATE data SET value = '2'")
+        recorder.wait_state({"2026-02-01": b"2"})
+        other.execute("DELETE FROM data")
+        recorder.wait_state({})
+
+
+def triggers_set(db, name):
+    return db.execute(
+        "SELECT FROM pg_proc WHERE pronamespace = current_schema::regnamespace "
+        "AND proname LIKE '%%_note' AND array_to_string(proconfig, ' ') LIKE %s",
+        (f"%{name}%",),
+    ).fetchall()
 
 
 @pytest.mark.parametrize(

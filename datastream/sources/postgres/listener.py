@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from math import ceil
 from time import monotonic
 from typing import Any
 
@@ -19,6 +20,9 @@ import psycopg
 from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.layout import quoted
+
+SETTLING = 0.002
+"""Seconds after a poll in which nothing is prepared for the next one."""
 
 
 class Listener:
@@ -62,13 +66,15 @@ class Listener:
             if is_open:
                 self._ready(timeout)
 
-    def wait(self, channel: str, timeout: float | None, question: Question | None = None) -> None:
+    def wait(
+        self, channel: str, timeout: float | None, ask: Callable[[], Question | None] = lambda: None
+    ) -> None:
         """Wait for a notification on `channel` as well.
 
         Returns at once when it had to begin to listen: earlier notifications were missed.
 
         Args:
-            question: what to ask the server as soon as one has come; `answer` has the answer.
+            ask: gives what to ask the server as soon as one has come; `answer` has the answer.
 
         Raises:
             psycopg.Error: the connection is lost; the next call makes another.
@@ -81,7 +87,7 @@ class Listener:
                 if self._session is None or self._channel != channel or self._outdated:
                     self._begin(channel)
                 else:
-                    self._wait_and_ask(self._session, timeout, question)
+                    self._wait_and_ask(self._session, timeout, ask)
             except psycopg.Error:
                 self._drop()
                 raise
@@ -167,22 +173,30 @@ class Listener:
         _listen(session, channel)
 
     def _wait_and_ask(
-        self, session: Session, timeout: float | None, question: Question | None
+        self, session: Session, timeout: float | None, ask: Callable[[], Question | None]
     ) -> None:
         session.ahead.forget()
+        # What was just read is being delivered, by threads that need the interpreter.
+        first = SETTLING if timeout is None else min(SETTLING, timeout)
+        if self._wait(session.db, first) is not None:
+            return
+        question = ask()
         if question is not None:
             session.ahead.prepare(question.statement)
-        if self._wait(session.db, timeout) and question is not None:
+        left = None if timeout is None else timeout - first
+        if self._wait(session.db, left) and question is not None:
             self._asked_after = self._last_wake
             session.ahead.ask(question)
 
-    def _wait(self, db: Connection, timeout: float | None) -> bool:
-        """Whether a notification has come."""
+    def _wait(self, db: Connection, timeout: float | None) -> bool | None:
+        """Whether a notification has come, or somebody has called `wake`; None: the time is up."""
         until = None if timeout is None else monotonic() + timeout
         while not (_took_notifications(db) or self._notified):
-            left = None if until is None else until - monotonic()
-            if (left is not None and left <= 0) or self._ready(left, db):
+            left = None if until is None else max(0.0, until - monotonic())
+            if self._ready(left, db):
                 return False
+            if left == 0:
+                return None
         self._notified = False
         return True
 
@@ -220,7 +234,7 @@ class Listener:
         poll.register(self._woken, select.POLLIN)
         if db is not None:
             poll.register(db.pgconn.socket, select.POLLIN)
-        ready = poll.poll(None if timeout is None else max(0, int(timeout * 1000)))
+        ready = poll.poll(None if timeout is None else ceil(timeout * 1000))
         if not any(number == self._woken.fileno() for number, _ in ready):
             return False
         with suppress(BlockingIOError):

@@ -12,7 +12,7 @@ whatever order they committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -68,7 +68,7 @@ class Names(NamedTuple):
 
 def made_for(layout: Layout) -> dict[str, object]:
     """What the log is good for: kept in its state, and compared with what is wanted."""
-    return {"form": FORM, "relation": layout.oid}
+    return {"form": FORM, "relation": layout.oid, "alone": layout.key.spells_alone}
 
 
 def install_statements(layout: Layout, history: History | None) -> list[str]:
@@ -83,14 +83,22 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         f"{create} {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
         "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, delta int, keys text[])",
         f"CREATE INDEX ON {names.log} (xid)",
-        f"{create} {names.state} (form text, relation int8, epoch text, cut xid8, history text)",
+        f"{create} {names.state} (form text, relation int8, alone bool, epoch text, "
+        "cut xid8, history text)",
         f"INSERT INTO {names.state} SELECT {literal(FORM)}, {layout.oid}, "
-        "gen_random_uuid()::text, pg_snapshot_xmin(pg_current_snapshot()), "
+        f"{layout.key.spells_alone}, gen_random_uuid()::text, "
+        "pg_snapshot_xmin(pg_current_snapshot()), "
         f"{literal(history.form if history else '')}",
         f"COMMENT ON TABLE {names.state} IS {literal(_remark(layout))}",
         *(history.create_statements(create, names.history) if history else ()),
         *_function(names.prune, "void", _prune_body(names, history)),
-        *_function(names.record, "trigger", _record_body(layout, names, history)),
+        *_function(
+            names.record,
+            "trigger",
+            _record_body(layout, names, history),
+            # What needs no settings is not made to set them: that takes as long as to log a key.
+            {} if layout.key.spells_alone and not history else {"row_security": "on", **SPELLING},
+        ),
         *(statement for event in EVENTS for statement in _trigger(layout, names, event)),
         *(statement for table in tables for statement in _readers(layout, table)),
         _grants(layout, tables),
@@ -199,8 +207,10 @@ def _trigger(layout: Layout, names: Names, event: str) -> list[str]:
     ]
 
 
-def _function(name: str, returns: str, body: str) -> list[str]:
-    settings = {"search_path": "pg_catalog, pg_temp", "row_security": "on", **SPELLING}
+def _function(
+    name: str, returns: str, body: str, settings: Mapping[str, str] | None = None
+) -> list[str]:
+    settings = {"search_path": "pg_catalog, pg_temp", **(settings or {})}
     return [
         # With the rights of its owner: writers of the table need no rights on the log. And
         # spelling as readers do, whatever the writer's session has set.
@@ -227,6 +237,7 @@ def _record_body(layout: Layout, names: Names, history: History | None) -> str:
 DECLARE
   _touched bigint;
   _has_key boolean;
+  _nothing text;
 BEGIN
   IF to_regclass({literal(names.log)}) IS NULL THEN
     RETURN NULL;
@@ -247,7 +258,12 @@ BEGIN
   ELSIF TG_OP = 'INSERT' THEN
     {_log(names, made)}
   ELSIF TG_OP = 'UPDATE' THEN
-    {_log(names, updated)}
+    IF _touched = 1 THEN
+      {_same(layout, names)};
+    END IF;
+    IF _touched > 1 OR NOT FOUND THEN
+      {_log(names, updated)}
+    END IF;
   ELSIF TG_OP = 'DELETE' THEN
     {_log(names, removed)}
   ELSIF current_setting('transaction_isolation') <> 'read committed'
@@ -263,7 +279,8 @@ BEGIN
     END IF;
   END IF;
   {_keep(history, names.history) if history else ""}
-  PERFORM pg_notify({literal(names.channel)}, '');
+  -- An assignment is no statement for the executor, as PERFORM would be.
+  _nothing := pg_notify({literal(names.channel)}, '');
   IF random() * {PRUNED_BY_WRITERS} < _touched THEN
     PERFORM {names.prune};
   END IF;
@@ -276,6 +293,15 @@ def _keys(layout: Layout, rows: str, delta: int) -> str:
     # Qualified: a column may be called like a variable.
     key = f"r.{layout.key.quoted}"
     return f"SELECT {key}::text AS key, {delta} AS delta FROM {rows} AS r WHERE {key} IS NOT NULL"
+
+
+def _same(layout: Layout, names: Names) -> str:
+    """Logs one row whose key is as it was: most updates, and nothing to sum up."""
+    new, old = (f"{row}.{layout.key.quoted}::text" for row in ("n", "o"))
+    return (
+        f"INSERT INTO {names.log} (size, delta, keys) SELECT 1, 0, ARRAY[{new}] "
+        f'FROM new_rows AS n, old_rows AS o WHERE {new} = {old} COLLATE "C"'
+    )
 
 
 def _log(names: Names, keys: str) -> str:

@@ -26,6 +26,7 @@ from datastream.source import WRITING, Feature, Health, Reading, Source, Write
 from datastream.sources._common.columns import Columns
 from datastream.sources._common.wake import jittered
 from datastream.sources.postgres.access import Access
+from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.catalogue import (
     Catalogue,
     Inspector,
@@ -161,6 +162,10 @@ class PostgresSource(Source):
             use, lambda db, catalogue: catalogue.rows.read(db, selection, since)
         )
 
+    def _question(self) -> Question | None:
+        """What the next poll will most likely ask."""
+        return self._access.known.rows.question(self._position)
+
     def _read_ahead(self, since: str) -> Reading | None:
         """What changed since then, if that was asked when the notification came."""
         catalogue = self._access.known
@@ -189,7 +194,7 @@ class PostgresSource(Source):
             return
         if channel:
             with passing():
-                self._listener.wait(channel, timeout, catalogue.rows.question(self._position))
+                self._listener.wait(channel, timeout, self._question)
         else:
             interval = jittered(self._interval)
             self._listener.pause(interval if timeout is None else min(interval, timeout))
