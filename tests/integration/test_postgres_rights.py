@@ -120,6 +120,7 @@ def test_a_role_whose_rights_are_taken(postgres, db, role, reader):
             assert session.execute(f"SELECT count(*) FROM {name}").fetchone() == (0,)
 
 
+@pytest.mark.chaos
 def test_the_owner_who_is_forced(postgres, db, role):
     """An owner under its own policies is polled, while others read the log of its table."""
     schema = db.execute("SELECT current_schema").fetchone()[0]
