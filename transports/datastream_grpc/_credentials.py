@@ -64,9 +64,9 @@ class Opener:
 
     def _plain(self) -> grpc.Channel:
         credentials = self._credentials.given
-        if credentials is None and self._files is None:
-            return grpc.insecure_channel(self._target, self._options)
-        if credentials is None and self._files is not None:
+        if credentials is None:
+            if self._files is None:
+                return grpc.insecure_channel(self._target, self._options)
             roots, key, certificate = (f.data() if f else None for f in self._files)
             credentials = grpc.ssl_channel_credentials(roots, key, certificate)
         return grpc.secure_channel(self._target, credentials, self._options)
@@ -117,14 +117,20 @@ class _WithToken(
     def __init__(self, token: Callable[[], str]) -> None:
         self._token = token
 
-    def intercept_unary_unary(self, call: Any, details: Any, request: Any) -> Any:
-        return call(self._with(details), request)
+    def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(self._with(client_call_details), request)
 
-    def intercept_unary_stream(self, call: Any, details: Any, request: Any) -> Any:
-        return call(self._with(details), request)
+    def intercept_unary_stream(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return continuation(self._with(client_call_details), request)
 
-    def intercept_stream_stream(self, call: Any, details: Any, requests: Any) -> Any:
-        return call(self._with(details), requests)
+    def intercept_stream_stream(
+        self, continuation: Any, client_call_details: Any, request_iterator: Any
+    ) -> Any:
+        return continuation(self._with(client_call_details), request_iterator)
 
     def _with(self, details: Any) -> _Details:
         metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]

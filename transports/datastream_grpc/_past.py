@@ -37,7 +37,9 @@ class PastSource(ReadOnlyPast):
     def read(self, selection: Selects, since: str | None) -> Reading:
         reading = self._calls.state(Wanted.of(selection), self._point)
         # What is past does not change.
-        return Reading((), since, False) if since == reading.position else reading
+        return (
+            reading._replace(entries=(), complete=False) if since == reading.position else reading
+        )
 
     def get(self, key: str) -> Entry | None:
         return self._calls.entry(key, self._point)

@@ -126,12 +126,12 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         self._is_token = is_token
 
     async def intercept_service(
-        self, continuation: Callable[[Any], Awaitable[Any]], details: Any
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> Any:
-        handler = await continuation(details)
-        if handler is None or details.method.startswith(OPEN_TO_ALL):
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
             return handler
-        token = _token_of(details.invocation_metadata)
+        token = _token_of(handler_call_details.invocation_metadata)
         if token and await self._is_token(token):
             return handler
         return _refusing(handler)
@@ -165,7 +165,7 @@ def _lines(data: bytes) -> list[bytes]:
 
 
 def _configuration(key: bytes, certificate: bytes, roots: bytes | None) -> Any:
-    return grpc.ssl_server_certificate_configuration(((key, certificate),), roots)
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], roots)
 
 
 def _is_loopback(text: str) -> bool:

@@ -18,7 +18,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from reactivex.abc import DisposableBase
 
-from datastream import DatastreamError, State, Status, Store
+from datastream import DatastreamError, KeyNotFound, State, Status, Store
 from datastream_grpc import _loop
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._security import (
@@ -239,7 +239,10 @@ class _Inner:
         pause = LOOK_FIRST
         while self._state not in (State.READY, State.CLOSED):
             with suppress(Exception):
-                await self._store.threads.call(self._store.entry, HEALTH_KEY)
+                with suppress(KeyNotFound):
+                    await self._store.threads.call(self._store.entry, HEALTH_KEY)
+                # It answers: what watchers wait for need not wait for the poller's next attempt.
+                self._store.refresh()
             # At random, so that many servers of one backend do not come back as a herd.
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(2 * pause, LOOK_MOST)
