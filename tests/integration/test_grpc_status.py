@@ -146,6 +146,25 @@ def test_a_stream_that_cannot_begin_gives_the_reason_and_not_its_time_out(stack)
     assert "no disk" in str(until(remote, lambda s: s.state is State.STALE).error)
 
 
+def test_a_stream_that_cannot_begin_yet_is_kept_and_tells_when_the_backend_is_back(stack):
+    """Instead of being asked for again and again, with pauses that grow to ten seconds."""
+    back = threading.Event()
+
+    def subscribe(request, number):
+        yield described(state=pb.STATE_STALE, reason="no disk")
+        assert back.wait(TIMEOUT)
+        yield described(state=pb.STATE_READY)
+        yield begins(1)
+
+    server = stack.enter_context(Double(subscribe))
+    remote = opened(stack, server)
+    remote.watch().subscribe(lambda entry: None)
+    until(remote, lambda s: s.state is State.STALE)
+    back.set()
+    until(remote, lambda s: s.state is State.READY)
+    assert len(server.streams) == 1
+
+
 def test_trouble_that_a_stream_told_ends_with_a_call_once_nobody_watches(stack):
     source = Sick()
     _, server = served(stack, source)

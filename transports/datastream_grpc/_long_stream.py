@@ -33,6 +33,8 @@ class LongStream:
         self._stream: Stream | None = None
         self._opening: Stream | None = None
         self._releases = 0
+        # Since the last stream that has begun.
+        self._released = False
         # Held by the one reader that opens a stream: the others would open the same again.
         self._opener = threading.Lock()
 
@@ -80,6 +82,7 @@ class LongStream:
         """End the stream. One that is opened from here on shows all acknowledged before."""
         with self._lock:
             self._releases += 1
+            self._released = True
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
@@ -152,7 +155,7 @@ class LongStream:
         """Take `stream` for the one to read once its first message is there."""
         self._opening = stream
         try:
-            if not stream.begin(self._calls.timeout):
+            if not stream.begin(self._calls.timeout) and not self._may_wait(stream):
                 raise stream.error or stream.trouble or self._calls.silence()
         except BaseException:
             stream.cancel()
@@ -161,12 +164,20 @@ class LongStream:
             self._opening = None
         with self._lock:
             if releases == self._releases:
+                self._released = False
                 replaced, self._stream = self._stream, stream
             else:
                 # Opened before `release`: it may show less than was acknowledged before that.
                 replaced = stream
         if replaced is not None:
             replaced.cancel()
+
+    def _may_wait(self, stream: Stream) -> bool:
+        """Whether a stream may begin later, when the backend of its server is back.
+
+        Until then there is no news. After `release` that is not enough: somebody has read more.
+        """
+        return stream.error is None and stream.trouble is not None and not self._released
 
     def _raise_if_refused(self) -> None:
         """After a stream that the server ended at once, let the store pause before the next."""

@@ -208,10 +208,10 @@ class Stream:
         try:
             for received in _convert.from_messages(self._counted()):
                 self._keep(message_of(received, self._position(received.cursor)))
-                # The first one is taken by who opened the stream.
-                news = self._news if self._has_begun else self._stirred
-                self._has_begun = True
-                news.set()
+                if not self._has_begun:
+                    self._has_begun = True
+                    self._stirred.set()
+                self._news.set()
             error = EOFError("the server ended the stream")
         except grpc.RpcError as broken:
             error = broken
