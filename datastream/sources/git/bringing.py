@@ -78,7 +78,7 @@ class Bringing:
             followed = False
         return "" if followed else os.fsdecode(step.path)
 
-    def keep_doubts(self) -> None:
+    def keep_unsure(self) -> None:
         """Have git look again into files that it could not be sure of.
 
         Those that changed in the second in which the index was written may have changed after git

@@ -163,7 +163,7 @@ class WorkTree:
         # Deletes first: they may make room.
         steps.sort(key=lambda step: step.new is not None)
         left = list(filter(None, map(bringing.take, steps)))
-        bringing.keep_doubts()
+        bringing.keep_unsure()
         self._replace(index.written())
         with self._mutex:
             for path, held in waiting.items():

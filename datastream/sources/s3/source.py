@@ -125,11 +125,11 @@ class S3Source(ObjectsSource):
         for page in self._bucket.pages(self._prefix + scope):
             found = [(item["Key"][start:], item) for item in page]
             found = [(key, item) for key, item in found if self._admits(key)]
-            self._try_doubtful(found)
+            self._try_unsure(found)
             for key, item in found:
                 yield Listed(key, item["ETag"], item["ETag"])
 
-    def _try_doubtful(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    def _try_unsure(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Find out which of the archived objects, and of those refused before, can be read."""
         due = {
             key: item["ETag"]

@@ -27,11 +27,11 @@ from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
 from datastream.sources.sqlite.connection import Outdated, file_stat, is_about_sql, translated
 from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
-from datastream.sources.sqlite.doubt import Doubt, Stamp
 from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
 from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
+from datastream.sources.sqlite.unlogged import Stamp, Suspicion
 from datastream.url import Location, Seconds, configured
 
 LOOK_AT_FILE = 1.0
@@ -103,7 +103,7 @@ class SqliteSource(Source):
         self._asleep.acquire()
         self._watched = False
         self._look_at_file = 0.0
-        self._doubt, self._stamp, self._writings = Doubt(), Stamp(), 0
+        self._suspicion, self._stamp, self._writings = Suspicion(), Stamp(), 0
         self._is_unlogged = False
         # Since then nobody has asked what changed: commits were not looked at one by one.
         self._is_released = False
@@ -172,7 +172,7 @@ class SqliteSource(Source):
         while True:
             now = monotonic()
             try:
-                if self._moved() or self._doubt.is_due(now):
+                if self._moved() or self._suspicion.is_due(now):
                     return
                 missing_since = None
             except SourceUnavailable:
@@ -199,11 +199,11 @@ class SqliteSource(Source):
             log.info("%s: something was changed past the change log", self._where)
             self._is_unlogged = True
         if self._is_unlogged:
-            # If that fails, the doubt remains, and the next comparison leads here again.
+            # If that fails, the suspicion remains, and the next comparison leads here again.
             self._current.begin_epoch()
             self._is_unlogged = False
             self.wake()
-        self._doubt.end()
+        self._suspicion.end()
 
     def release(self) -> None:
         self._watched = False
@@ -273,7 +273,7 @@ class SqliteSource(Source):
         with attached.moment() as connection:
             newest = changes.newest(connection)
             entries = attached.rows.entries(connection, selection)
-        self._doubt.note(newest, explains=attached.layout.tells_all)
+        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         return Reading(self._legal(entries), position(attached.epoch, *newest), complete=True)
 
     def _read_changes(
@@ -284,7 +284,7 @@ class SqliteSource(Source):
         if after is None or epoch != attached.epoch:
             return None
         began = monotonic()
-        is_due = self._doubt.is_due(began)
+        is_due = self._suspicion.is_due(began)
         if is_due:
             attached.file.renew()
         with attached.moment() as connection:
@@ -293,16 +293,16 @@ class SqliteSource(Source):
             if not changes.has(connection, after):
                 return None
             newest = changes.newest(connection)
-            if self._is_released and self._doubt.is_left(newest):
+            if self._is_released and self._suspicion.is_left(newest):
                 raise Unlogged("the log may lack a change; retry")
             if is_due and newest == after:
                 entries = attached.rows.entries(connection, selection)
                 if entries:
                     # Else a second look has to confirm it, and costs nothing.
-                    self._doubt.compared(began, monotonic())
+                    self._suspicion.compared(began, monotonic())
                 return Reading(self._legal(entries), since, complete=True)
             found = changes.changes(connection, after.seq) if newest != after else []
-        self._doubt.note(newest, explains=attached.layout.tells_all)
+        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         self._reads += len(found)
         if self._reads >= PRUNE_EVERY:
             self._prune()
@@ -409,7 +409,7 @@ class SqliteSource(Source):
         is_own = writings != self._writings or writings % 2
         is_looked_up = known[0] is not attached
         if is_looked_up or not (is_own and attached.layout.tells_all):
-            self._doubt.arise(is_bare=not is_looked_up)
+            self._suspicion.arise(is_bare=not is_looked_up)
 
     def _was_overwritten(self, attached: Attached, stat: os.stat_result) -> bool:
         """Whether the file was changed, but not by a commit."""
@@ -417,7 +417,7 @@ class SqliteSource(Source):
             return False
         log.info("%s: the file was overwritten; it is read anew", self._where)
         attached.file.forget()
-        self._doubt.arise()
+        self._suspicion.arise()
         return True
 
     def _version(self, attached: Attached) -> int | None:

@@ -12,7 +12,7 @@ SHARE = 50
 """A comparison is followed by a pause this many times as long."""
 
 
-class Doubt:
+class Suspicion:
     """Whether commits were seen that the log may not tell, and when to compare because of it.
 
     Incremental BLOB writes, programs that switched triggers off and files copied in place leave
@@ -34,7 +34,7 @@ class Doubt:
         """
         self.is_pending, self._is_bare = True, is_bare
 
-    def note(self, newest: Line, *, explains: bool) -> None:
+    def weigh(self, newest: Line, *, explains: bool) -> None:
         """What the newest line is; one that is new may explain what was committed."""
         if newest != self._newest:
             self._newest, self._is_bare = newest, False
