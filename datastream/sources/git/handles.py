@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from time import monotonic
 
 from datastream.errors import DatastreamError, StoreClosed
+from datastream.sources.git.errors import Damaged
 from datastream.sources.git.files import Files
 
 KEPT = 8
@@ -22,6 +23,11 @@ PATIENCE = 0.1
 """Seconds of that wait: calls that hang in the file system must not hold up others for long."""
 
 Opened = Callable[[], Files]
+
+
+def is_answer(error: BaseException) -> bool:
+    """Whether a handle that raised it is as good as before."""
+    return isinstance(error, DatastreamError) and not isinstance(error, Damaged)
 
 
 class Handles:
@@ -53,12 +59,9 @@ class Handles:
         files, generation = self.take()
         try:
             yield files
-        except DatastreamError:
-            self.give_back(files, generation)
-            raise
-        except BaseException:
+        except BaseException as error:
             # It may have kept what it saw of a repository that was away or broken.
-            self.give_back(files, -1)
+            self.give_back(files, generation if is_answer(error) else -1)
             raise
         self.give_back(files, generation)
 

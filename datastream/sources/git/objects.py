@@ -8,9 +8,10 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from traceback import clear_frames
 from typing import Any, NamedTuple
 
 from dulwich.config import StackedConfig
@@ -253,11 +254,10 @@ class Objects:
         self.repo.close()
 
     def _raw(self, name: ObjectID) -> tuple[int, bytes]:
-        try:
+        with suppress(Exception):
             return self._store.get_raw(name)
-        except Exception:  # noqa: BLE001
-            with self._errors(name.decode()):
-                return self._raw_again(name)
+        with self._errors(name.decode()):
+            return self._raw_again(name)
 
     def _raw_again(self, name: ObjectID) -> tuple[int, bytes]:
         # A gc that runs just now moves objects into packs; then the second look finds it.
@@ -279,6 +279,7 @@ class Objects:
             # Of the system, not of the object.
             raise
         except Exception as error:
+            _release(error)
             raise Damaged(
                 f"{where}: object {name} is broken ({error}); see what git fsck says"
             ) from error
@@ -324,6 +325,14 @@ class Objects:
                 # git gc removes folders that it has emptied, between our two steps, too.
                 if attempt == ATTEMPTS - 1:
                     raise
+
+
+def _release(error: BaseException) -> None:
+    """Let go of what an error's frames hold: views of pack files, which could not be closed."""
+    found: BaseException | None = error
+    while found is not None:
+        clear_frames(found.__traceback__)
+        found = found.__context__
 
 
 def _check_kind(kind: int, expected: type[ShaFile]) -> None:

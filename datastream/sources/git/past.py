@@ -20,7 +20,7 @@ from datastream.source import Feature, Reading
 from datastream.sources._common.past import ReadOnlyPast
 from datastream.sources._common.points import parse_time
 from datastream.sources.git.errors import Damaged, translated
-from datastream.sources.git.handles import Handles
+from datastream.sources.git.handles import Handles, is_answer
 from datastream.sources.git.naming import base_of, find_commit
 from datastream.sources.git.objects import Objects, State
 from datastream.sources.git.reading import ReadCommit
@@ -106,8 +106,8 @@ class Past:
     def __enter__(self) -> Past:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, _: object) -> None:
-        self.close(sound=kind is None or issubclass(kind, DatastreamError | GeneratorExit))
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self.close(sound=error is None or isinstance(error, GeneratorExit) or is_answer(error))
 
     def close(self, *, sound: bool = True) -> None:
         """Give the handle back; one that is not sound is used no more."""
