@@ -59,7 +59,7 @@ class Session:
         """
         if self.db.info.server_version < 130000:
             raise psycopg.NotSupportedError("the server is older than PostgreSQL 13")
-        self.db.execute(SESSION)
+        self.db.execute(SESSION.encode())
         # Another database may have this one's name by now.
         statement = (
             "SELECT concat_ws('/', pg_postmaster_start_time(), (SELECT oid FROM pg_database "
