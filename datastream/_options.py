@@ -194,7 +194,10 @@ def _path(given: Given, kinds: set[Any]) -> Any:
 
 def _text(given: Given, kinds: set[Any]) -> Any:
     value = given.value
-    several = {kind for kind in kinds if typing.get_origin(kind) is not None}
+    origins = {typing.get_origin(kind) for kind in kinds} - {None}
+    if Callable in origins and callable(value):
+        return value
+    several = origins - {Callable}
     if isinstance(value, str):
         if "\0" in value:
             raise given.refuse("text without NUL")

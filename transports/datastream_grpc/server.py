@@ -53,7 +53,6 @@ class Server:
     """
 
     def __init__(self, store: Store, address: str, settings: Settings) -> None:
-        _check_port(address)
         self._loop = _loop.shared.acquire()
         # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
         self._running = threading.Lock()
@@ -150,6 +149,7 @@ def serve(
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
         )
+    _check_port(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
     return Server(store, address, Settings(max_message_size, heartbeat, tls, tokens, read_only))
