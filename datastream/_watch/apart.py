@@ -56,20 +56,18 @@ class Apart:
     """Those newcomers, until what they were given is published. The publisher serialises calls."""
 
     def __init__(self) -> None:
-        self._given: dict[Subscription, Given] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._given)
+        self.given: dict[Subscription, Given] = {}
+        """What each was given; asked for at every write whether there is any."""
 
     def __contains__(self, subscription: Subscription) -> bool:
-        return subscription in self._given
+        return subscription in self.given
 
     def add(self, subscription: Subscription, given: Given) -> None:
         if given:
-            self._given[subscription] = given
+            self.given[subscription] = given
 
     def remove(self, subscription: Subscription) -> None:
-        self._given.pop(subscription, None)
+        self.given.pop(subscription, None)
 
     def news(self, known: Mapping[str, str], told: Told) -> dict[Subscription, News]:
         """What is news to each, by what it has.
@@ -77,15 +75,15 @@ class Apart:
         Args:
             known: the revisions published before.
         """
-        given = self._given.items()
+        given = self.given.items()
         return {one: _news(one.selection, had, known, told) for one, had in given}
 
     def published(self, told: Told) -> None:
         """From here on, what `told` tells of is to each of them as it is to all others."""
-        if not self._given:
+        if not self.given:
             return
         keys = {entry.key for entry in told.entries} - told.skipped
-        for subscription, given in list(self._given.items()):
+        for subscription, given in list(self.given.items()):
             left = {
                 key: revision
                 for key, revision in given.items()

@@ -75,7 +75,7 @@ class Publisher:
             self._reads += 1
             # Who stands apart was shown what may be over already. A backend without a log then
             # says that nothing has changed: only the complete state tells.
-            since = None if self._apart and self._consistent else self.position
+            since = None if self._apart.given and self._consistent else self.position
             return Ticket(self.position, self._version, self._reads, self.routes.union, since)
 
     @property
@@ -175,7 +175,7 @@ class Publisher:
                 self._buffer(Published(reading, NO_VALUES), None)
             self.position = written.position
             news = [entry for entry in entries if is_news(known, entry)]
-            if self._apart:
+            if self._apart.given:
                 told = Told(entries)
                 self._deliver(news, self._apart.news(known, told), written)
                 self._apart.published(told)
@@ -390,8 +390,9 @@ class Publisher:
         """Offer `entries` to those that have joined."""
         position, known = self.position or "", self._known
         before = [known.get(entry.key) for entry in entries]
-        batch = as_batch(entries, position, about, _created(entries, before))
-        apart = self._apart
+        created = _created(entries, before) if None in before else NO_KEYS
+        batch = as_batch(entries, position, about, created)
+        apart = self._apart.given
         for subscription in subscriptions:
             if not (apart and subscription in apart):
                 subscription.sink.offer(batch, before)
@@ -513,8 +514,6 @@ def _without_value(news: Iterable[Sequence[Entry]], values: Mapping[str, Entry])
 
 def _created(entries: Sequence[Entry], before: Sequence[str | None]) -> frozenset[str]:
     """Keys of `entries` that held nothing before."""
-    if None not in before:
-        return NO_KEYS
     return frozenset(e.key for e, was in zip(entries, before, strict=True) if was is None)
 
 
