@@ -256,6 +256,8 @@ class SqliteSource(Source):
     def _read(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
         changes = attached.log
         if changes is None:
+            # Each read is a comparison.
+            self._suspicion.end()
             return self._read_state(selection, since, attached)
         if not self._watched:
             # Else the poller looks; what it has seen is its own matter.

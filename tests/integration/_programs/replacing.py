@@ -13,7 +13,7 @@ with sqlite3.connect(path) as db:
     db.execute("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
 db.close()
 # No pause between looks at the file: each is a chance to look while it is being changed.
-with datastream.open(f"sqlite:{path}", interval=1e-9) as store:
+with datastream.open(f"sqlite:{path}", interval=0.001) as store:
     store.watch().subscribe(lambda entry: None)
     for number in range(count):
         shutil.copy(path, directory / "copy")
