@@ -269,9 +269,10 @@ def test_nothing_piles_up_and_all_converges(backend):
         store = stack.enter_context(Store(backend.source()))
         backend.commit({"a": b"0"})
         follower = Follower(store)
-        before = used()
         soak = Soak(backend, store)
-        time.sleep(SECONDS)
+        time.sleep(SECONDS / 3)
+        before = used()
+        time.sleep(SECONDS * 2 / 3)
         soak.stop()
         assert not soak.failures
         for do in backend.done_to[-1:]:
@@ -288,6 +289,4 @@ def test_nothing_piles_up_and_all_converges(backend):
         with suppress(AssertionError):
             eventually(lambda: known() == wanted, "the watcher knows what is there")
         assert (known(), follower.error) == (wanted, None), store
-        with suppress(AssertionError):
-            eventually(lambda: used() <= before + SLACK, "no more is used than before")
         assert used() <= before + SLACK
