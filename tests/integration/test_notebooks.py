@@ -182,11 +182,11 @@ def test_a_cell_run_again_leaves_no_thread_and_no_subscription(cells: Cells, cel
         for _ in range(100):
             # Servers and stores that were dropped are stopped and closed in the background.
             gc.collect()
-            if set(stores) == {store, remote}:
+            cores = [it for it in gc.get_objects() if isinstance(it, Core) and not it.closed]
+            if set(stores) == {store, remote} and len(cores) == 2:
                 break
             threading.Event().wait(0.1)
         assert set(stores) == {store, remote}, list(stores)
-        cores = [it for it in gc.get_objects() if isinstance(it, Core) and not it.closed]
         assert len(cores) == 2, cores
         remote.close()
         if server:
