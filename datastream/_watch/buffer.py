@@ -19,6 +19,7 @@ BOUND = 100_000
 BOUND_BYTES = 256 << 20
 """Bytes of values, for the same reason."""
 
+NO_KEYS: frozenset[str] = frozenset()
 Before = Sequence[str | None] | None
 _Queued = tuple[Batch, Before]
 Conflate = Literal["slow", "always", "never"]
@@ -73,7 +74,9 @@ class ConflatingBuffer:
             return None
         news, cursor = tuple(self._newest.values()), self._cursor
         had = self._before or {}
-        created = frozenset(e.key for e in news if had.get(e.key, "") is None)
+        # Mostly none was created, which is found out at once: this is one step of an event loop.
+        new = (entry.key for entry in news if had.get(entry.key, "") is None)
+        created = frozenset(new) if None in had.values() else NO_KEYS
         # A subscriber that has caught up gets every batch again.
         self._newest = self._before = None
         self._entries = self._bytes = 0
