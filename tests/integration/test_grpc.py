@@ -57,12 +57,6 @@ from tests.integration._programs.tools import (
 
 
 @pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def store():
     with datastream.open("memory:") as store:
         yield store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
 
 import datastream_grpc
 import grpc
@@ -35,12 +34,6 @@ class Spied(MemorySource):
     def write(self, writes):
         self.threads.append(threading.current_thread().name)
         return super().write(writes)
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import datastream_grpc
 import pytest
@@ -27,12 +27,6 @@ from tests.servers.grpc_double import Double, begins, message
 from tests.servers.proxy import Proxy
 
 KEYS = 6
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
 from dataclasses import replace
 
 import datastream_grpc
@@ -13,12 +12,6 @@ from dulwich import porcelain
 import datastream
 from datastream import DatastreamError, Feature, KeyNotFound, Operation, ReadOnly, Unsupported
 from tests.integration._programs.tools import TIMEOUT, eventually
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import datastream_grpc
 import grpc
 import pytest
@@ -15,12 +13,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import datastream
 from datastream import DatastreamError, Denied, Feature, ReadOnly, SourceUnavailable
 from tests.integration._programs.tools import TIMEOUT, eventually
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

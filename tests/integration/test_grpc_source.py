@@ -38,12 +38,6 @@ class Union:
 
 
 @pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
-
-
-@pytest.fixture
 def served(stack):
     store = stack.enter_context(datastream.open("memory:"))
     store.server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime
 
 import datastream_grpc
@@ -30,12 +29,6 @@ from tests.integration._programs import ancestor
 from tests.integration._programs.tools import TIMEOUT, Statuses, eventually
 from tests.servers.grpc_double import Double, begins
 from tests.servers.proxy import Proxy
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 class Sick(MemorySource):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 
 import datastream_grpc
 import grpc
@@ -33,12 +32,6 @@ class Counting(MemorySource):
         self.writes += [write.key for write in writes]
         assert self.gate.wait(TIMEOUT)
         return super().write(writes)
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import pytest
 import sqlite_utils
 
@@ -21,12 +19,6 @@ TABLES = {
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "app.db"
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

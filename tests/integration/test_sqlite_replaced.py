@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,6 @@ BUILT = {f"k{number}": b"built" for number in range(200)}
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "app.db"
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from contextlib import ExitStack
 from threading import Event
 
 import pytest
@@ -19,12 +18,6 @@ BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "app.db"
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 import pytest
 
 from datastream import Store
@@ -16,12 +14,6 @@ from tests.servers.s3_proxy import Proxy
 def url():
     with s3_server() as url:
         yield url
-
-
-@pytest.fixture
-def stack():
-    with ExitStack() as stack:
-        yield stack
 
 
 @pytest.fixture
