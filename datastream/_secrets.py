@@ -99,7 +99,7 @@ def without(text: str, value: object) -> str:
         bare = str(leaf)
         for spelling in (repr(leaf), bare)[: 1 + (len(bare) >= WORTH_HIDING)]:
             if len(spelling) > QUOTED:
-                # Whoever quotes it cuts it short.
+                # An error text that quotes a long value cuts it short.
                 text = re.sub(rf"{re.escape(spelling[:QUOTED])}.*", MASK, text, flags=re.DOTALL)
             else:
                 text = re.sub(rf"(?<!\w){re.escape(spelling)}(?!\w)", MASK, text)

@@ -14,8 +14,8 @@
     └── Denied                                the backend refuses these credentials
         └── Unreadable                        or just this key, while all others can be read
 
-Every text says what failed, on which key or place and what to do next. Whoever wrote it, the error
-shows no secret and no control character: `DatastreamError` takes them out.
+Every text says what failed, on which key or place and what to do next. No error shows a secret or a
+control character: `DatastreamError` takes them out, also of what a library has written.
 """
 
 from __future__ import annotations

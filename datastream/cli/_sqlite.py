@@ -35,7 +35,7 @@ def restore(new: str, target: str, timeout: float) -> None:
 def uninstall(url: str) -> None:
     """Remove the triggers and the change log of the table that URL names.
 
-    The table stays as it is. Whoever drops the log by other means drops its triggers, too:
+    The table stays as it is. To drop the log by other means, drop its triggers, too:
     without the log they let no program write to the table.
     """
     from datastream.sources.sqlite import open_sqlite

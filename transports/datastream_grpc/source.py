@@ -96,7 +96,7 @@ class GrpcSource(Source):
         )
         self._calls = Calls(self._connection, target, timeout)
         self._stream = LongStream(self._calls, self._told)
-        # Whoever uses it finds out why it does not answer.
+        # The first call that needs an answer says why there is none.
         with suppress(grpc.RpcError):
             self._described(self._connection.describe(min(timeout, FIRST_ASK)))
 

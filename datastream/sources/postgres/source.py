@@ -304,7 +304,7 @@ class PostgresSource(Source):
             self._trusted = (catalogue.layout.oid, catalogue.layout.mark)
         self.health = Health(degraded=degraded)
         if self._access.catalogue is not None:
-            # Whoever found out: watchers learn of it now, with statements for what is there now.
+            # The listener looks anew, so that watchers learn of it, with statements for this table.
             self._listener.renew()
 
     @contextmanager

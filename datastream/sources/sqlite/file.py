@@ -278,7 +278,7 @@ class File:
         return self._checked(connection)
 
     def _open_writer(self) -> Connection:
-        # Whoever takes it reads before looking whether the file is still this one.
+        # The caller reads from it, and then looks whether the file is still this one.
         return self._checked(connect(self._path, self._mode, self._timeout))
 
     def _checked(self, connection: Connection) -> Connection:
