@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Literal
 
+from datastream._watch.diff import revision_of
 from datastream._watch.subscriber import Overflow
-from datastream.entry import Batch, Entry, Operation
+from datastream.entry import Batch, Entry
+from datastream.selection import NOTHING
 
 KEPT_ENTRIES = 4096
 """Entries kept one by one; beyond, only the newest of each key is."""
@@ -19,7 +21,6 @@ BOUND = 100_000
 BOUND_BYTES = 256 << 20
 """Bytes of values, for the same reason."""
 
-NO_KEYS: frozenset[str] = frozenset()
 Before = Sequence[str | None] | None
 _Queued = tuple[Batch, Before]
 Conflate = Literal["slow", "always", "never"]
@@ -76,7 +77,7 @@ class ConflatingBuffer:
         had = self._before or {}
         # Mostly none was created, which is found out at once: this is one step of an event loop.
         new = (entry.key for entry in news if had.get(entry.key, "") is None)
-        created = frozenset(new) if None in had.values() else NO_KEYS
+        created = frozenset(new) if None in had.values() else NOTHING
         # A subscriber that has caught up gets every batch again.
         self._newest = self._before = None
         self._entries = self._bytes = 0
@@ -190,6 +191,6 @@ def _add(
         key = entry.key
         # Moved to the end: the order is that of the newest change.
         newest.pop(key, None)
-        now = None if entry.operation is Operation.DELETE else entry.revision
+        now = revision_of(entry)
         if key not in had or had[key] != now:
             newest[key] = entry

@@ -18,14 +18,13 @@ from datastream._watch.routing import Route, Routes
 from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Batch, Entry, Operation, deleted
-from datastream.selection import Selection, Selects
+from datastream.selection import NOTHING, Selection, Selects
 from datastream.source import Reading, Written
 
 REMEMBERED = 10_000
 """Keys, beyond the watched ones, of which it is remembered when they were last published."""
 
 NO_VALUES: Mapping[str, Entry] = {}
-NO_KEYS: frozenset[str] = frozenset()
 NOBODY: Mapping[Subscription, News] = {}
 
 
@@ -110,7 +109,7 @@ class Publisher:
             moved = self.position != ticket.position or self._version != ticket.version
             if moved and not self._may_skip(ticket, reading):
                 return Outcome.OUTRUN
-            skipped = self._touched_since(ticket.version) if moved else NO_KEYS
+            skipped = self._touched_since(ticket.version) if moved else NOTHING
             # What newcomers select was not asked for: it is no part of this reading.
             has_grown = ticket.number <= self._grown_at
             if has_grown and (self.routes.excluding or not reading.complete):
@@ -390,7 +389,7 @@ class Publisher:
         """Offer `entries` to those that have joined."""
         position, known = self.position or "", self._known
         before = [known.get(entry.key) for entry in entries]
-        created = _created(entries, before) if None in before else NO_KEYS
+        created = _created(entries, before) if None in before else NOTHING
         batch = as_batch(entries, position, about, created)
         apart = self._apart.given
         for subscription in subscriptions:
