@@ -72,7 +72,8 @@ def test_memory_does_not_grow_with_the_changes():
     try:
         for number in range(50_000):
             mailbox.put(batch(number, f"k{number % 100}"))
-        assert tracemalloc.get_traced_memory()[0] < 200_000
+        # Kept, they would be 25 MB; other threads of the process may take some, too.
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
     finally:
         tracemalloc.stop()
 
