@@ -3,10 +3,12 @@
 import logging
 import os
 import shutil
+import subprocess
 import sys
 import threading
 
 import pytest
+from dulwich.refs import DiskRefsContainer
 
 import datastream
 from datastream import (
@@ -19,7 +21,9 @@ from datastream import (
     Unsupported,
 )
 from datastream.sources.git import RemoteGitSource, tracking
+from datastream.sources.git.clone import TIP
 from datastream.sources.git.objects import Objects
+from datastream.sources.git.remote import Remote
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from tests.integration._programs.tools import eventually
@@ -500,6 +504,79 @@ def test_a_clone_that_gets_its_first_commit_just_now_is_left_in_place(
         assert dict(store) == {"a": 1, "b": 2}
     assert inode[0] == inode[1]
     assert bare.files("main") == {b"a": b"1", b"b": b"2"}
+
+
+def test_a_first_commit_is_read_while_the_clone_gets_it(url, bare, monkeypatch, caplog):
+    """The clone's ref is written between two looks of a reader."""
+    moved, tips = tracking._move, []
+
+    def move(repo, before, commit):
+        branch, find = source._remote_branch, source._remote_branch._refs.find
+
+        def find_and_note():
+            monkeypatch.setattr(branch._refs, "find", find)
+            found = find()
+            moved(repo, before, commit)
+            branch._pushed = None
+            return found
+
+        tips.append(branch.tip())
+        monkeypatch.setattr(branch._refs, "find", find_and_note)
+        tips.append(branch.tip())
+        return True
+
+    source = RemoteGitSource(url.removeprefix("git+"), username=USER, password=PASSWORD)
+    with Store(source) as store:
+        monkeypatch.setattr(tracking, "_move", move)
+        store["a"] = 1
+    assert tips == [bare.head("main").encode()] * 2
+    assert "anew" not in caplog.text
+
+
+def test_a_clone_that_gets_its_ref_while_it_is_checked_is_sound(url, bare, tmp_path, monkeypatch):
+    with opened(url):
+        (clone,) = clones(tmp_path)
+    bare.import_commit({"a": "1"})
+    follow, inode, unborn = DiskRefsContainer.follow, clone.stat().st_ino, []
+
+    def follow_then_made(refs, name):
+        found = follow(refs, name)
+        if name == TIP and found[1] is None:
+            unborn.append(found)
+        if len(unborn) == 2:
+            monkeypatch.setattr(DiskRefsContainer, "follow", follow)
+            update = ["fetch", "-q", bare.path, f"main:{TIP.decode()}"]
+            subprocess.run(["git", *update], cwd=clone, check=True)
+        return found
+
+    monkeypatch.setattr(DiskRefsContainer, "follow", follow_then_made)
+    with opened(url) as store:
+        assert store["a"] == 1
+    assert clone.stat().st_ino == inode
+
+
+def test_a_commit_pushed_while_the_clone_is_made_anew_is_fetched(
+    url, bare, tmp_path, monkeypatch, caplog
+):
+    bare.import_commit({"a": "1"})
+    push = Remote.push
+
+    def push_then_anew(remote, head, new):
+        push(remote, head, new)
+        (clone,) = clones(tmp_path)
+        shutil.rmtree(clone)
+        subprocess.run(["git", "clone", "-q", "--bare", bare.path, clone], check=True)
+        before = ["update-ref", TIP.decode(), head.commit]
+        subprocess.run(["git", *before], cwd=clone, check=True)
+        for name in new.commit.id, new.commit.tree:
+            (clone / "objects" / name[:2].decode() / name[2:].decode()).unlink()
+
+    with opened(url) as store:
+        monkeypatch.setattr(Remote, "push", push_then_anew)
+        store["b"] = 2
+        monkeypatch.setattr(Remote, "push", push)
+        assert dict(store) == {"a": 1, "b": 2}
+    assert "anew" not in caplog.text
 
 
 def test_a_put_goes_on_when_another_process_makes_the_clone_anew(url, bare, tmp_path, monkeypatch):

@@ -23,6 +23,8 @@ from datastream.sources.git import GitSource, RemoteGitSource, tracking
 from datastream.sources.git import objects as git_objects
 from datastream.sources.git.branch import LocalBranch
 from datastream.sources.git.handles import KEPT, KEPT_PACKS, Handles
+from datastream.sources.git.work_trees import WorkTrees
+from datastream.store import Store
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 from tests.servers.git_http import PASSWORD, USER, GitServer
 
@@ -653,3 +655,43 @@ def test_a_branch_is_opened_by_threads_that_all_find_it(bare):
     failures = together(*[lambda: source.get("a").value] * 10, repack, seconds=2)
     assert not failures, failures[:3]
     source.close()
+
+
+def test_a_reader_that_looked_before_the_first_commit_calls_nothing_deleted(bare, monkeypatch):
+    """Another thread sees the commit between this one's look and what it makes of it."""
+    source = GitSource(bare.path)
+    with Store(source) as store:
+        branch, find = source._branch, source._branch._refs.find
+
+        def find_before():
+            monkeypatch.setattr(branch._refs, "find", find)
+            found = find()
+            store["a"] = 1
+            assert store["a"] == 1
+            return found
+
+        monkeypatch.setattr(branch._refs, "find", find_before)
+        assert source.get("a") is None
+        assert source.get("a").value == b"1"
+
+
+def test_a_first_commit_that_takes_long_is_no_trouble_for_readers(tmp_path, monkeypatch):
+    """It checks files out, for instance: until it is done, the branch is unborn."""
+    source = GitSource(Repository.new(tmp_path / "work").path)
+    held, seen = WorkTrees.held, []
+
+    @contextmanager
+    def held_while_read(trees, ref):
+        with held(trees, ref) as bring:
+
+            def bring_while_read(news):
+                bring(news)
+                seen.append(source.get("a"))
+
+            yield bring_while_read
+
+    monkeypatch.setattr(WorkTrees, "held", held_while_read)
+    with Store(source) as store:
+        store["a"] = 1
+        assert seen == [None]
+        assert store["a"] == 1

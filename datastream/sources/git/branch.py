@@ -49,10 +49,12 @@ class LocalBranch:
             SourceUnavailable: the branch was deleted, or the repository is away. Its keys were
                 not deleted.
         """
+        # Before the look: another thread may see the first commit right after it.
+        alive = self._alive
         ref, commit = self._refs.find()
         if commit is not None:
             self._alive = ref
-        elif ref == self._alive:
+        elif ref == alive:
             raise self._deleted(ref)
         return commit
 

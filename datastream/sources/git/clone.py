@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from dulwich.config import StackedConfig
+from dulwich.objects import ObjectID
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
@@ -101,13 +103,22 @@ def _make(folder: Path, fill: Fill) -> None:
 def _lacks_tip(folder: Path) -> bool:
     """Whether it holds objects, and no ref to say what they are."""
     with suppress(Exception), closing(open_repo(folder)) as repo:
-        return _is_unborn(repo) and next(iter(repo.object_store), None) is not None
+        return _tip(repo).unborn and next(iter(repo.object_store), None) is not None
     return False
 
 
-def _is_unborn(repo: Repo) -> bool:
-    """Whether there is no ref; one that is empty or cut is a broken one."""
-    return repo.refs.follow(TIP)[1] is None and not Path(repo.controldir(), TIP.decode()).exists()
+class _Tip(NamedTuple):
+    """The commit that a clone is at, and whether it has no ref; one that is empty is broken."""
+
+    commit: ObjectID | None
+    unborn: bool
+
+
+def _tip(repo: Repo) -> _Tip:
+    # In this order: another process may write the ref in between, which breaks nothing.
+    there = Path(repo.controldir(), TIP.decode()).exists()
+    commit = repo.refs.follow(TIP)[1]
+    return _Tip(commit, commit is None and not there)
 
 
 def _is_sound(folder: Path) -> bool:
@@ -117,9 +128,9 @@ def _is_sound(folder: Path) -> bool:
         objects = Objects(repo)
         try:
             with local_errors(str(folder)):
-                commit = repo.refs.follow(TIP)[1]
+                commit, unborn = _tip(repo)
                 if commit is None:
-                    return _is_unborn(repo)
+                    return unborn
                 objects.items(objects.state(commit).tree)
         finally:
             objects.close()

@@ -45,8 +45,11 @@ def moving(
             raise Moved(f"{refs.where}: the branch moved")
         lock.write(new.id + b"\n")
         for log in logs:
-            _append(log, top, _line(before.commit, new), shared)
+            _append(log, top, b"", shared)
         yield
+        # Not before: a ref that has a log and no file counts as lost, and the body may take long.
+        for log in logs:
+            _append(log, top, _line(before.commit, new), shared)
 
 
 def _locked(place: Path, top: Path, shared: SharedPerm | None) -> Any:

@@ -164,7 +164,8 @@ class RemoteBranch:
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.
         self._pushed = base.commit, commit
         try:
-            if _move(objects.repo, base.commit, commit):
+            # A clone that was made anew meanwhile lacks the objects; the look fetches them.
+            if objects.has_commit(commit) and _move(objects.repo, base.commit, commit):
                 self._pushed = None
             else:
                 self.look()
@@ -179,7 +180,9 @@ class RemoteBranch:
         self._remote.close()
 
     def _place(self) -> Place:
-        noted, pushed = self._refs.find(), self._pushed
+        # In this order: what is not taken for pushed any more has been noted by then.
+        pushed = self._pushed
+        noted = self._refs.find()
         if pushed is not None and noted.commit == pushed[0]:
             return noted._replace(commit=pushed[1])
         return noted
