@@ -11,7 +11,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
 from datastream._binding.changes import BindingChange, BindingChanges
 from datastream._binding.evaluate import Evaluator
-from datastream._binding.explain import Explained, Origins, explained
+from datastream._binding.explain import Explained, Explainer, Hidden, Origins
 from datastream._binding.layout import Layout
 from datastream._binding.paths import check_path
 from datastream._binding.state import BindingState
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["Binding", "BindingChange", "Explained"]
+__all__ = ["Binding", "BindingChange", "Explained", "Hidden"]
 
 SEEN_WITHIN = 5.0
 """Seconds that `put` and `patch` wait until the new object is in force here."""
@@ -105,7 +105,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
         state, store = self._state, self._keeper.store
         if state.in_force is None:
             return {}
-        return explained(*state.in_force, Origins(store, state.about))
+        return Explainer(state.in_force, state.evaluate, Origins(store, state.about))()
 
     async def aexplain(self) -> dict[str, Explained]:
         """`explain`, without holding up the event loop."""

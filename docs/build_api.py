@@ -24,7 +24,7 @@ from datastream._async import AsyncTwins
 from datastream._mapping import StoreMapping
 from datastream._views import StoreViews
 from datastream._watches import StoreWatches
-from datastream.binding import Binding, BindingChange, Explained
+from datastream.binding import Binding, BindingChange, Explained, Hidden
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -87,6 +87,7 @@ def page() -> str:
         *_class("Binding", Binding, (*_own_methods(Binding), *LIFE)),
         *_class("BindingChange", BindingChange, (), "####"),
         *_class("Explained", Explained, (), "####"),
+        *_class("Hidden", Hidden, (), "####"),
         "### Layers",
         *_function("datastream.overlay", datastream.overlay, "####"),
         *_class("Overlay", datastream.Overlay, _own_methods(datastream.Overlay), "####"),

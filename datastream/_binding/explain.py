@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 from pydantic import SecretBytes, SecretStr
 
 from datastream import url
-from datastream._binding.evaluate import OVERRIDDEN, Outcome
-from datastream._binding.paths import dotted, leaves
-from datastream._binding.state import About
+from datastream._binding.evaluate import OVERRIDDEN, Evaluator
+from datastream._binding.paths import at, dotted, leaves
+from datastream._binding.state import About, InForce
 from datastream._binding.tree import Path
 from datastream.entry import Entry, Revision
 
@@ -27,6 +27,16 @@ _SECRET = re.compile(
     r"(^|_|-)(pass(word|phrase|wd)?|pwd|secrets?|tokens?|credentials?|(api|access|private)_?key)($|_|-)",
     re.IGNORECASE,
 )
+
+
+class Hidden(NamedTuple):
+    """What a field would be without the layers above."""
+
+    layer: str
+    """The store that says it, or "defaults"."""
+    value: Any
+    """Stars where it is a secret; None where it does not validate."""
+    revision: str = ""
 
 
 class Explained(NamedTuple):
@@ -44,8 +54,24 @@ class Explained(NamedTuple):
     author: str = ""
     """Who wrote it, where the backend knows."""
     message: str = ""
-    hides: tuple[str, ...] = ()
-    """Lower layers that hold the key too."""
+    hides: tuple[Hidden, ...] = ()
+    """What lower layers that hold the key say, and the default, the highest first."""
+
+
+class _Below(NamedTuple):
+    """What a lower layer holds of a key."""
+
+    layer: str
+    entry: Entry | None
+    """None for the defaults."""
+
+
+class _Origin(NamedTuple):
+    """What a backend knows of a key."""
+
+    layer: str
+    about: About
+    below: tuple[_Below, ...]
 
 
 class Origins:
@@ -60,17 +86,20 @@ class Origins:
         self._store = store
         self._about = about
 
-    def of(self, entry: Entry) -> tuple[str, About, tuple[str, ...]]:
-        """Layer, author and message, and hidden layers; asks the backend."""
+    def of(self, entry: Entry) -> _Origin:
+        """Layer, author and message, and what is hidden; asks the backend."""
         layers = self._layers(entry.key)
         about = self._about.get(entry.key) or self._from_history(entry)
-        return layers[0], about, tuple(layers[1:])
+        layer = layers[0].layer if layers else self._store.name
+        return _Origin(layer, about, (*layers[1:], _Below(DEFAULTS, None)))
 
-    def _layers(self, key: str) -> list[str]:
+    def _layers(self, key: str) -> list[_Below]:
         explain = getattr(self._store, "explain", None)
         if explain is None:
-            return [self._store.name]
-        return [str(one.layer) for one in explain(key)] or [self._store.name]
+            return []
+        # A tombstone further down says nothing.
+        held = [one for number, one in enumerate(explain(key)) if not (number and one.hides)]
+        return [_Below(one.layer, one.entry) for one in held]
 
     def _from_history(self, entry: Entry) -> About:
         try:
@@ -84,25 +113,56 @@ class Origins:
         return About("", "")
 
 
-def explained(
-    outcome: Outcome[Any], entries: Mapping[str, Entry], origins: Origins
-) -> dict[str, Explained]:
-    """By path, where each field of the object in force comes from."""
-    asked: dict[str, tuple[str, About, tuple[str, ...]]] = {}
-    found = {}
-    for path, value in leaves(outcome.value):
-        key = outcome.key_of(path)
+class Explainer:
+    """Explains one object that is in force.
+
+    Args:
+        in_force: the object, and what made it.
+        evaluate: makes what would be in force without some of it.
+        origins: knows the layers.
+    """
+
+    def __init__(self, in_force: InForce, evaluate: Evaluator[Any], origins: Origins) -> None:
+        self._outcome, self._entries = in_force
+        self._evaluate = evaluate
+        self._origins = origins
+        self._asked: dict[str, _Origin] = {}
+        self._without: dict[tuple[str, str], Any] = {}
+
+    def __call__(self) -> dict[str, Explained]:
+        """By path, where each field comes from."""
+        found = [self._explained(path, value) for path, value in leaves(self._outcome.value)]
+        return {one.path: one for one in found}
+
+    def _explained(self, path: Path, value: Any) -> Explained:
+        key = self._outcome.key_of(path)
         one = Explained(dotted(path), hidden(path, value), key or "", DEFAULTS)
-        entry = entries.get(one.key)
         if key == OVERRIDDEN:
-            one = one._replace(layer="overriding")
-        elif entry is not None:
-            if one.key not in asked:
-                asked[one.key] = origins.of(entry)
-            layer, about, hides = asked[one.key]
-            one = Explained(*one[:3], layer, entry.revision, entry.updated_at, *about, hides=hides)
-        found[one.path] = one
-    return found
+            return one._replace(layer="overriding")
+        entry = self._entries.get(one.key)
+        if entry is None:
+            return one
+        if entry.key not in self._asked:
+            self._asked[entry.key] = self._origins.of(entry)
+        layer, about, below = self._asked[entry.key]
+        hides = [self._hidden(path, entry.key, lower) for lower in below]
+        hides = [one for one in hides if one.layer != DEFAULTS or one.value is not None]
+        return Explained(*one[:3], layer, entry.revision, entry.updated_at, *about, tuple(hides))
+
+    def _hidden(self, path: Path, key: str, lower: _Below) -> Hidden:
+        value = hidden(path, at(self._object_of(key, lower), path))
+        return Hidden(lower.layer, value, "" if lower.entry is None else lower.entry.revision)
+
+    def _object_of(self, key: str, lower: _Below) -> Any:
+        """The whole object if `key` held what a lower layer says; None if that is none."""
+        place = key, lower.layer
+        if place not in self._without:
+            entries = {name: entry for name, entry in self._entries.items() if name != key}
+            if lower.entry is not None:
+                entries[key] = lower.entry
+            outcome = self._evaluate(entries, {})
+            self._without[place] = None if outcome.rejected else outcome.value
+        return self._without[place]
 
 
 def hidden(path: Path, value: Any) -> Any:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from contextlib import ExitStack
 
 import pytest
 from pydantic import BaseModel, SecretStr, field_validator
@@ -23,6 +24,7 @@ from datastream import (
     Store,
     StoreClosed,
 )
+from datastream.sources.memory import MemorySource
 from datastream.testing import overriding
 from tests.integration._core_sources import Gated
 from tests.integration._programs.tools import Collected, eventually
@@ -262,6 +264,33 @@ def test_explain_says_where_each_field_comes_from(store, settings):
     assert (found["limit"].layer, found["limit"].key) == ("defaults", "")
     assert "hunter2" not in repr(found)
     assert found["db.password"].key == "app/db/password"
+
+
+def test_explain_says_what_each_layer_hides():
+    with ExitStack() as stack:
+        top, middle, bottom = (
+            stack.enter_context(Store(MemorySource(), name=name))
+            for name in ("top", "middle", "bottom")
+        )
+        laid = stack.enter_context(datastream.overlay(top, middle, bottom))
+        bottom.put_many({"app/db": {"url": "u0", "password": "hunter1"}, "app/limit": 7})
+        middle.put_many({"app/db": {"url": "u1", "pool": 8}, "app/limit": "many"})
+        top.put_many({"app/db": {"url": "u2", "password": "hunter2"}, "app/limit": 9})
+        found = laid.bind(Settings, "app/").explain()
+        revisions = [store.entry("app/db").revision for store in (middle, bottom)]
+        assert [(one.layer, one.value) for one in found["limit"].hides] == [
+            ("middle", None),
+            ("bottom", 7),
+            ("defaults", 10),
+        ]
+        below = [("middle", "u1", revisions[0]), ("bottom", "u0", revisions[1])]
+        assert list(found["db.url"].hides) == below
+        assert [(one.layer, one.value) for one in found["db.pool"].hides] == [
+            ("middle", 8),
+            ("bottom", 5),
+        ]
+        assert found["db.password"].hides[1].value == found["db.password"].value
+        assert "hunter" not in repr(found)
 
 
 @pytest.mark.skipif(GIT is None, reason="needs the git program: apt-get install git")
