@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from datastream.entry import Entry, Operation, deleted
+from datastream.source import Reading
 
 
 def difference(known: Mapping[str, str], state: Sequence[Entry]) -> list[Entry]:
@@ -23,3 +24,22 @@ def is_news(known: Mapping[str, str], entry: Entry) -> bool:
 def revision_of(entry: Entry) -> str | None:
     """What its key is at; None where it holds nothing."""
     return None if entry.operation is Operation.DELETE else entry.revision
+
+
+def without_value(news: Iterable[Sequence[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
+    """The entries, each key once, whose value has to be loaded."""
+    puts = {e.key: e for entries in news for e in entries if e.operation is Operation.PUT}
+    return [entry for key, entry in puts.items() if key not in values]
+
+
+def created_among(entries: Sequence[Entry], before: Sequence[str | None]) -> frozenset[str]:
+    """Keys of `entries` that held nothing before."""
+    return frozenset(e.key for e, was in zip(entries, before, strict=True) if was is None)
+
+
+def has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:
+    """Whether a value was loaded that is newer than what was listed."""
+    return bool(values) and any(
+        entry.key in values and values[entry.key].revision != entry.revision
+        for entry in reading.entries
+    )

@@ -13,16 +13,20 @@ from contextlib import contextmanager
 
 from datastream._watch.apart import Apart, News, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
-from datastream._watch.diff import is_news, revision_of
+from datastream._watch.diff import (
+    created_among,
+    has_moved_on,
+    is_news,
+    revision_of,
+    without_value,
+)
+from datastream._watch.known import Known
 from datastream._watch.routing import Route, Routes
 from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
-from datastream.entry import Batch, Entry, Operation, deleted
+from datastream.entry import Batch, Entry, deleted
 from datastream.selection import NOTHING, Selection, Selects
 from datastream.source import Reading, Written
-
-REMEMBERED = 10_000
-"""Keys, beyond the watched ones, of which it is remembered when they were last published."""
 
 NO_VALUES: Mapping[str, Entry] = {}
 NOBODY: Mapping[Subscription, News] = {}
@@ -47,11 +51,7 @@ class Publisher:
         # The state published is just that of `position`: no write, and no part of a reading, was
         # published on top of it.
         self._at_position = True
-        self._known: dict[str, str] = {}
-        self._version = 0
-        # When each key was last published; before `_floor`, that is not remembered.
-        self._touched: dict[str, int] = {}
-        self._floor = 0
+        self._known = Known()
         self._reads = 0
         self._grown_at = 0
         self._covered = 0
@@ -75,12 +75,12 @@ class Publisher:
             # Who stands apart was shown what may be over already. A backend without a log then
             # says that nothing has changed: only the complete state tells.
             since = None if self._apart.given and self._consistent else self.position
-            return Ticket(self.position, self._version, self._reads, self.routes.union, since)
+            return Ticket(self.position, self._known.version, self._reads, self.routes.union, since)
 
     @property
     def version(self) -> int:
         """Counts what was published."""
-        return self._version
+        return self._known.version
 
     def has_published_since(self, number: int) -> bool:
         """Whether a reading was published whose read began after that with `number`."""
@@ -106,10 +106,11 @@ class Publisher:
         with self.lock:
             if self.position is None:
                 return Outcome.PUBLISHED
-            moved = self.position != ticket.position or self._version != ticket.version
+            known = self._known
+            moved = self.position != ticket.position or known.version != ticket.version
             if moved and not self._may_skip(ticket, reading):
                 return Outcome.OUTRUN
-            skipped = self._touched_since(ticket.version) if moved else NOTHING
+            skipped = known.touched_since(ticket.version) if moved else NOTHING
             # What newcomers select was not asked for: it is no part of this reading.
             has_grown = ticket.number <= self._grown_at
             if has_grown and (self.routes.excluding or not reading.complete):
@@ -123,10 +124,10 @@ class Publisher:
             entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
             told = Told(entries, reading.complete, skipped, reading.unread, covers)
             news = self._news(told)
-            apart = self._apart.news(self._known, told)
+            apart = self._apart.news(known.revisions, told)
             if reading.load is not None:
                 own = (entries for entries, _ in apart.values())
-                missing = _without_value([news, *own], values)
+                missing = without_value([news, *own], values)
                 if missing:
                     return missing
             # One that did not ask for a newcomer's keys does not move the position, and tells it
@@ -136,7 +137,7 @@ class Publisher:
             # What was left out has to be read again: by the next poll, from where all are.
             if not (moved or has_grown):
                 self.position = reading.position
-            self._at_position = not (moved or has_grown or _has_moved_on(reading, values))
+            self._at_position = not (moved or has_grown or has_moved_on(reading, values))
             self._confirm_empty.clear()
             self._covered = max(self._covered, ticket.number)
             self._deliver(news, apart, reading)
@@ -154,32 +155,32 @@ class Publisher:
         Returns:
             False if something else may have happened meanwhile: the caller reads.
         """
-        entries, since = written.entries, written.since
+        entries, since, known = written.entries, written.since, self._known
         with self.lock:
             if self.position is None:
                 return True
-            known = self._known
             if since is None:
-                touched = self._touched
-                if version < self._floor or any(
-                    touched.get(entry.key, 0) > version for entry in entries
-                ):
+                if known.is_touched(entries, version):
                     return False
                 self._at_position = False
             elif since != self.position:
                 return False
             if self._joining:
-                created = frozenset(e.key for e in entries if e.key not in known)
+                created = frozenset(e.key for e in entries if e.key not in known.revisions)
                 reading = Reading(entries, written.position, False, created=created)
                 self._buffer(Published(reading, NO_VALUES), None)
             self.position = written.position
-            news = [entry for entry in entries if is_news(known, entry)]
             if self._apart.given:
                 told = Told(entries)
-                self._deliver(news, self._apart.news(known, told), written)
+                self._deliver(self._news(told), self._apart.news(known.revisions, told), written)
                 self._apart.published(told)
+            elif len(entries) == 1:
+                # What most writes are.
+                known.version += 1
+                if is_news(known.revisions, entries[0]):
+                    self._deliver_one(entries[0], written)
             else:
-                self._deliver(news, NOBODY, written)
+                self._deliver(self._news(Told(entries)), NOBODY, written)
             return True
 
     def concerns(self, entries: Iterable[Entry]) -> bool:
@@ -221,17 +222,19 @@ class Publisher:
             return self._published.wait_for(lambda: all(map(self._is_shown, wanted)), timeout)
 
     def _is_shown(self, entry: Entry) -> bool:
-        return (entry.key, entry.revision) in self._recent or not is_news(self._known, entry)
+        return (entry.key, entry.revision) in self._recent or not is_news(
+            self._known.revisions, entry
+        )
 
     def knows(self, key: str) -> bool:
         """Whether `key` is known to hold something."""
-        return key in self._known
+        return key in self._known.revisions
 
     def knows_any(self, selection: Selection) -> bool:
         """Whether one of the selected keys is known to hold something."""
         with self.lock:
             matches = selection.matches
-            return any(matches(key) for key in self._known)
+            return any(matches(key) for key in self._known.revisions)
 
     # Subscriptions come and go.
 
@@ -275,7 +278,7 @@ class Publisher:
                 return Step.LOAD
             is_first = self.position is None
             if is_first:
-                self._known.clear()
+                self._known.revisions.clear()
                 self.position = join.position
                 self._at_position = True
             batch = join.batch(self.position or "")
@@ -319,7 +322,7 @@ class Publisher:
     # Under the lock.
 
     def _news(self, told: Told) -> list[Entry]:
-        known, entries, skipped = self._known, told.entries, told.skipped
+        known, entries, skipped = self._known.revisions, told.entries, told.skipped
         if not told.complete:
             return [entry for entry in entries if is_news(known, entry)]
         self._confirm_empty.check(known, is_empty=not (entries or all(map(told.is_unread, known))))
@@ -333,11 +336,6 @@ class Publisher:
 
     def _is_watched(self, key: str) -> bool:
         return any(route.subscriptions for route in self.routes.of(key))
-
-    def _touched_since(self, version: int) -> frozenset[str]:
-        if version < self._floor:
-            return frozenset(self._known)
-        return frozenset(key for key, at in self._touched.items() if at > version)
 
     def _buffer(self, published: Published, number: int | None) -> None:
         """Keep a reading for those that join; with `number`, of those that registered before."""
@@ -353,59 +351,63 @@ class Publisher:
         self, news: list[Entry], apart: Mapping[Subscription, News], about: Reading | Written
     ) -> None:
         """Know and offer `news`, and to those apart theirs; `about` tells of the commit."""
-        self._version += 1
+        self._known.version += 1
         for subscription, (entries, created) in apart.items():
             if entries:
                 batch = as_batch(entries, self.position or "", about, created)
                 # Without the revisions before: that it may drop what changes nothing costs more.
                 subscription.sink.offer(batch, None)
-        if not news:
-            return
-        parts = self._parts(news)
+        if len(news) == 1 and not self._apart.given:
+            self._deliver_one(news[0], about)
+        elif news:
+            self._deliver_parts(news, about)
+
+    def _deliver_one(self, entry: Entry, about: Reading | Written) -> None:
+        """Offer one entry to all that select it: by far most often, so nothing else is done."""
+        key = entry.key
+        before = self._known.revisions.get(key)
+        joined = [s for route in self.routes.of(key) for s in route.subscriptions]
+        if joined:
+            created = NOTHING if before is not None else frozenset((key,))
+            batch = as_batch((entry,), self.position or "", about, created)
+            for subscription in joined:
+                subscription.sink.offer(batch, (before,))
+            self._known.learn(entry)
+        if self._awaiting:
+            self._remember((entry,))
+
+    def _deliver_parts(self, news: list[Entry], about: Reading | Written) -> None:
+        """Offer everybody the part of `news` that they select."""
+        parts = [
+            (route.subscriptions, part)
+            for route, part in self.routes.split(news).items()
+            if route.subscriptions
+        ]
         for subscriptions, part in parts:
             self._offer(subscriptions, part, about)
         # Not before all have been told: several may select the same key.
         for _, part in parts:
-            self._learn(part)
-        if len(self._touched) > len(self._known) + REMEMBERED:
-            self._touched.clear()
-            self._floor = self._version
+            for entry in part:
+                self._known.learn(entry)
         if self._awaiting:
-            self._recent.update((entry.key, entry.revision) for entry in news)
-            self._published.notify_all()
+            self._remember(news)
 
-    def _parts(self, news: list[Entry]) -> list[tuple[list[Subscription], list[Entry]]]:
-        """What of `news` concerns whom, of those that have joined."""
-        if len(news) == 1:
-            # By far most often; all then get the same batch.
-            joined = [s for route in self.routes.of(news[0].key) for s in route.subscriptions]
-            return [(joined, news)] if joined else []
-        parts = self.routes.split(news).items()
-        return [(route.subscriptions, part) for route, part in parts if route.subscriptions]
+    def _remember(self, news: Iterable[Entry]) -> None:
+        """Tell those that wait for their writes."""
+        self._recent.update((entry.key, entry.revision) for entry in news)
+        self._published.notify_all()
 
     def _offer(
         self, subscriptions: list[Subscription], entries: list[Entry], about: Reading | Written
     ) -> None:
         """Offer `entries` to those that have joined."""
-        position, known = self.position or "", self._known
+        known, apart = self._known.revisions, self._apart.given
         before = [known.get(entry.key) for entry in entries]
-        created = _created(entries, before) if None in before else NOTHING
-        batch = as_batch(entries, position, about, created)
-        apart = self._apart.given
+        created = created_among(entries, before) if None in before else NOTHING
+        batch = as_batch(entries, self.position or "", about, created)
         for subscription in subscriptions:
             if not (apart and subscription in apart):
                 subscription.sink.offer(batch, before)
-
-    def _learn(self, entries: list[Entry]) -> None:
-        """Know `entries`."""
-        known, touched, version = self._known, self._touched, self._version
-        for entry in entries:
-            key = entry.key
-            touched[key] = version
-            if entry.operation is Operation.DELETE:
-                known.pop(key, None)
-            else:
-                known[key] = entry.revision
 
     def _reach(self, subscription: Subscription, route: Route, join: Join, number: int) -> Step:
         """Bring `join` to the common position, if what lies between is known."""
@@ -430,11 +432,12 @@ class Publisher:
 
         Else a backend that takes long to list would never be heard while this store writes.
         """
-        return reading.complete and not self._atomic and self._covered < ticket.number
+        is_due = reading.complete and not self._atomic and self._covered < ticket.number
+        return is_due and self._known.remembers(ticket.version)
 
     def _learn_uncovered(self, revisions: Mapping[str, str]) -> None:
         """Know the keys that nobody watched; what others watch is known, or comes to all."""
-        known = self._known
+        known = self._known.revisions
         for key, revision in revisions.items():
             if key not in known and not self._is_watched(key):
                 known[key] = revision
@@ -443,7 +446,7 @@ class Publisher:
         self, subscription: Subscription, join: Join, batch: Batch, *, is_first: bool
     ) -> None:
         """Know the state that a newcomer read, and what it has that was not published."""
-        known, revisions, kept = self._known, join.revisions(), join.kept()
+        known, revisions, kept = self._known.revisions, join.revisions(), join.kept()
         if is_first:
             known.update(revisions)
         elif join.has_state:
@@ -462,7 +465,7 @@ class Publisher:
         self, selection: Selection, revisions: Mapping[str, str]
     ) -> dict[str, str | None]:
         """What a newcomer is given that was not published yet, such as keys being written."""
-        known = self._known
+        known = self._known.revisions
         given: dict[str, str | None] = {
             key: revision for key, revision in revisions.items() if known.get(key) != revision
         }
@@ -487,41 +490,19 @@ class Publisher:
             return
         selection = route.selection
         exact = not (selection.prefixes or selection.patterns or selection.everything)
-        for key in selection.keys if exact else list(self._known):
+        for key in selection.keys if exact else list(self._known.revisions):
             if not self._is_watched(key):
-                self._known.pop(key, None)
-                self._touched.pop(key, None)
+                self._known.forget(key)
 
     def _rest(self) -> None:
         """Nobody has joined: stand nowhere."""
         self.position = None
         self._known.clear()
-        self._touched.clear()
-        self._floor = self._version
         self._confirm_empty.clear()
         for route in self.routes.all():
             for subscription in route.joining:
                 # What is published from the next position on is not all it has missed.
                 subscription.was_idle = True
-
-
-def _without_value(news: Iterable[Sequence[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
-    """The entries, each key once, whose value has to be loaded."""
-    puts = {e.key: e for entries in news for e in entries if e.operation is Operation.PUT}
-    return [entry for key, entry in puts.items() if key not in values]
-
-
-def _created(entries: Sequence[Entry], before: Sequence[str | None]) -> frozenset[str]:
-    """Keys of `entries` that held nothing before."""
-    return frozenset(e.key for e, was in zip(entries, before, strict=True) if was is None)
-
-
-def _has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:
-    """Whether a value was loaded that is newer than what was listed."""
-    return bool(values) and any(
-        entry.key in values and values[entry.key].revision != entry.revision
-        for entry in reading.entries
-    )
 
 
 def _covers(union: Selects) -> Callable[[str], bool]:

@@ -660,7 +660,8 @@ def test_a_storm_of_subscriptions_leaves_nothing_behind(tmp_path, kind, count):
         publisher = store._core._publisher
         eventually(lambda: not publisher.routes, "nobody is subscribed")
         eventually(
-            lambda: not publisher._known and publisher.position is None, "nothing is remembered"
+            lambda: not publisher._known.revisions and publisher.position is None,
+            "nothing is remembered",
         )
         assert not publisher.routes._by_key
         assert not publisher.routes._by_prefix

@@ -1,0 +1,64 @@
+"""The revisions that were published, and when: memory only; the publisher serialises calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from datastream.entry import Entry, Operation
+
+REMEMBERED = 10_000
+"""Keys, beyond the watched ones, of which it is remembered when they were last published."""
+
+
+class Known:
+    """The revision of every watched key that holds something, as all who have joined know it."""
+
+    __slots__ = ("_floor", "_touched", "revisions", "version")
+
+    def __init__(self) -> None:
+        self.revisions: dict[str, str] = {}
+        self.version = 0
+        """Counts what was published."""
+        # The version at which each key was last published; before `_floor`, not remembered.
+        self._touched: dict[str, int] = {}
+        self._floor = 0
+
+    def learn(self, entry: Entry) -> None:
+        """Know `entry`, which is published as part of `version`."""
+        key = entry.key
+        self._touched[key] = self.version
+        if entry.operation is Operation.DELETE:
+            self.revisions.pop(key, None)
+            # Only deletes can make more keys touched than there are.
+            self._trim()
+        else:
+            self.revisions[key] = entry.revision
+
+    def remembers(self, version: int) -> bool:
+        """Whether it is known what was published after `version`."""
+        return version >= self._floor
+
+    def touched_since(self, version: int) -> frozenset[str]:
+        """The keys published after `version`, which has to be remembered."""
+        return frozenset(key for key, at in self._touched.items() if at > version)
+
+    def is_touched(self, entries: Iterable[Entry], version: int) -> bool:
+        """Whether one of these keys was, or may have been, published after `version`."""
+        touched = self._touched
+        return not self.remembers(version) or any(touched.get(e.key, 0) > version for e in entries)
+
+    def forget(self, key: str) -> None:
+        """Nobody watches `key` any more."""
+        self.revisions.pop(key, None)
+        self._touched.pop(key, None)
+
+    def clear(self) -> None:
+        """Nobody watches anything any more."""
+        self.revisions.clear()
+        self._touched.clear()
+        self._floor = self.version
+
+    def _trim(self) -> None:
+        if len(self._touched) > len(self.revisions) + REMEMBERED:
+            self._touched.clear()
+            self._floor = self.version
