@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar, get_args
 
@@ -145,17 +145,22 @@ class StoreWatches:
         conflate: Conflate = "slow",
         every: float = 0.0,
         transient: bool = False,
+        lacking: Collection[str] = (),
     ) -> AsyncWatch[Batch]:
         """`watch_batches` for ``async for``.
 
         Args:
             transient: for relays: after a cursor, the first batch has the DELETEs of keys too
                 that were created after it.
+            lacking: for relays: the `Batch.unread` of the state at the cursor; these keys are sent
+                once they can be read.
         """
         selection = Selection.of(*keys, match=match, exclude=exclude)
         unpack = partial(_whole, initial=initial)
         pace = Pace.of(conflate, every)
-        return self._async_watch(selection, since, unpack, pace, transient=transient)
+        return self._async_watch(
+            selection, since, unpack, pace, transient=transient, lacking=lacking
+        )
 
     def awatch_values(
         self,
@@ -234,13 +239,16 @@ class StoreWatches:
         pace: Pace,
         *,
         transient: bool = False,
+        lacking: Collection[str] = (),
     ) -> AsyncWatch[T]:
         what = f"{self.name}, {described(selection)}"
 
         def subscribe(inbox: Sink) -> Callable[[], None]:
             # Naming the store keeps it open as long as the iterator is.
             core = self._core
-            subscription = core.subscribe(selection, inbox, since, transient=transient)
+            subscription = core.subscribe(
+                selection, inbox, since, transient=transient, lacking=lacking
+            )
             self._warn_missing_slash(selection)
             return partial(core.unsubscribe, subscription)
 

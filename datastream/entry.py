@@ -85,6 +85,9 @@ class Batch:
     created: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     """Keys of these entries that held nothing before it; after a cursor, those known to have held
     nothing then. Empty in a full state."""
+    unread: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """Keys that hold what cannot be read, so that a state or a first batch is without them; one
+    that ends in "/" stands for all keys below it. Who has them keeps them."""
 
     @classmethod
     def of_changes(

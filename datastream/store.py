@@ -129,9 +129,16 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
+        partial: bool = False,
     ) -> Batch:
-        """`snapshot` with the cursor from which a watch would go on."""
-        return self._core.snapshot(Selection.of(*keys, match=match, exclude=exclude))
+        """`snapshot` with the cursor from which a watch would go on.
+
+        Args:
+            partial: for relays: where nothing of what is selected can be read, an empty batch that
+                says so (`Batch.unread`), not an error.
+        """
+        read = self._core.state if partial else self._core.snapshot
+        return read(Selection.of(*keys, match=match, exclude=exclude))
 
     # Writing.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
@@ -22,7 +22,7 @@ from datastream._watch.joining import Joiner
 from datastream._watch.poller import Poller
 from datastream._watch.publisher import Publisher
 from datastream._watch.status import StatusHolder
-from datastream._watch.subscription import Since, Sink, Subscription
+from datastream._watch.subscription import Since, Sink, Subscription, concerning
 from datastream.entry import Batch, Capability, Entry, Operation
 from datastream.errors import (
     DatastreamError,
@@ -138,12 +138,11 @@ class Core:
         if not reading.entries and any(map(selection.matches, reading.unread)):
             why = self._source.health.degraded
             raise Unreadable(f"nothing of what is selected can be read: {why}")
-        return Batch(tuple(reading.entries), reading.position, initial=True)
+        return _state_of(reading, selection)
 
     def state(self, selection: Selection) -> Batch:
         """The same, also if nothing of it can be read."""
-        reading = self._read_whole(selection)
-        return Batch(tuple(reading.entries), reading.position, initial=True)
+        return _state_of(self._read_whole(selection), selection)
 
     def _read_whole(self, selection: Selection) -> Reading:
         reading = self.read_state(selection)
@@ -285,10 +284,11 @@ class Core:
         since: Since = None,
         *,
         transient: bool = False,
+        lacking: Collection[str] = (),
     ) -> Subscription:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
         self.check_open()
-        subscription = Subscription(selection, sink, since, transient=transient)
+        subscription = Subscription(selection, sink, since, transient=transient, lacking=lacking)
         last_write = self._last_write
         try:
             self._joiner.join(subscription)
@@ -445,6 +445,11 @@ class Core:
         thread.join(CLOSE_TIMEOUT)
         if failed:
             raise failed[0]
+
+
+def _state_of(reading: Reading, selection: Selection) -> Batch:
+    unread = concerning(reading.unread, selection)
+    return Batch(tuple(reading.entries), reading.position, initial=True, unread=unread)
 
 
 def _close(source: Source, failed: list[Exception]) -> None:

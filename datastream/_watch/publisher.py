@@ -26,7 +26,7 @@ from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
 from datastream.entry import Batch, Entry, deleted
 from datastream.selection import NOTHING, Selection, Selects
-from datastream.source import Reading, Written
+from datastream.source import Reading, Written, is_below
 
 NO_VALUES: Mapping[str, Entry] = {}
 NOBODY: Mapping[Subscription, News] = {}
@@ -454,9 +454,10 @@ class Publisher:
         if join.cursor is not None:
             # Of what it is not told it has what was there at its cursor, as all others have.
             now = {entry.key: revision_of(entry) for entry in batch.entries}
-            self._apart.add(
-                subscription, {key: at for key, at in now.items() if known.get(key) != at}
-            )
+            given = {key: at for key, at in now.items() if known.get(key) != at}
+            if lacking := subscription.lacking:
+                given |= {k: None for k in known if k not in now and is_below(k, lacking)}
+            self._apart.add(subscription, given)
         elif kept or not is_first:
             differing = self._differing(subscription.selection, revisions | kept)
             self._apart.add(subscription, differing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from datastream._watch import diff
@@ -36,11 +36,13 @@ class Subscription:
         sink: takes the batches.
         since: where it resumes; None begins with the whole state.
         transient: it wants the DELETEs of keys too that were created after `since`.
+        lacking: keys, or places ending in "/", which could not be read when it read its state: it
+            does not have them, though they were there at `since`.
     """
 
     __slots__ = (
-        "buffer", "left", "needs_state", "registered", "route", "selection", "since",
-        "sink", "transient", "was_idle",
+        "buffer", "lacking", "left", "needs_state", "registered", "route", "selection",
+        "since", "sink", "transient", "was_idle",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +52,7 @@ class Subscription:
         since: Since = None,
         *,
         transient: bool = False,
+        lacking: Collection[str] = (),
     ) -> None:
         self.selection = selection
         self.sink = sink
@@ -58,6 +61,7 @@ class Subscription:
         self.buffer: list[Published] | None = None
         """What was published since it registered; None once it has joined."""
         self.transient = transient
+        self.lacking = frozenset(lacking)
         self.needs_state = False
         """What changed since the cursor was not enough to join with."""
         self.registered = 0
@@ -222,7 +226,8 @@ class Join:
         created: frozenset[str] = frozenset()
         if self.cursor is not None:
             created = self._created.intersection(entry.key for entry in news)
-        return Batch(news, cursor, initial=True, reset=self.reset, created=created)
+        unread = concerning(self._unread, self._selection)
+        return Batch(news, cursor, initial=True, reset=self.reset, created=created, unread=unread)
 
     def revisions(self) -> dict[str, str]:
         """The revision of every selected key, at the position reached."""
@@ -292,6 +297,13 @@ def had_of(selection: Selection, since: Since) -> dict[str, str] | None:
     if since is None or isinstance(since, str):
         return None
     return {key: revision for key, revision in since.items() if selection.matches(key)}
+
+
+def concerning(unread: frozenset[str], selection: Selection) -> frozenset[str]:
+    """Keys and places of `unread` that may be selected."""
+    if not unread:
+        return unread
+    return frozenset(key for key in unread if key.endswith("/") or selection.matches(key))
 
 
 def as_batch(
