@@ -65,12 +65,14 @@ class Calls:
     def state(self, wanted: Wanted, at: str = "") -> Reading:
         """The complete state, now or at a point in the past."""
         try:
-            response = self._call(self._stubs.sync, wanted.request(at=at))
+            response = self._call(self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
             if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 raise
             response = self._state_by_key(wanted)
-        return Reading(entries_of(response), self.position(response.cursor), complete=True)
+        position = self.position(response.cursor)
+        unread = frozenset(response.unread)
+        return Reading(entries_of(response), position, complete=True, unread=unread)
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a call that ends with its first message."""

@@ -98,8 +98,9 @@ def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
 
 def to_state(batch: Batch) -> bytes:
     """A whole state in one message, serialised."""
-    mark = pb.DataResponse(cursor=batch.cursor, initial=True).SerializeToString()
-    return b"".join([*map(_part, batch.entries), mark])
+    mark = pb.DataResponse(cursor=batch.cursor, initial=True)
+    mark.unread.extend(map(as_utf8, batch.unread))
+    return b"".join([*map(_part, batch.entries), mark.SerializeToString()])
 
 
 def to_stored(entries: Iterable[Entry]) -> bytes:
@@ -168,6 +169,8 @@ def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> bytes:
     mark.cursor = batch.cursor
     if batch.created:
         mark.created.extend(map(as_utf8, batch.created))
+    if batch.unread:
+        mark.unread.extend(map(as_utf8, batch.unread))
     if batch.author or batch.message or batch.point:
         mark.author, mark.message = as_utf8(batch.author), as_utf8(batch.message)
         mark.point = as_utf8(batch.point)

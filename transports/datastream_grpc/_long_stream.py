@@ -6,6 +6,7 @@ import threading
 from time import monotonic
 
 from datastream import SourceUnavailable
+from datastream.selection import MAX_KEYS
 from datastream.source import Reading
 from datastream_grpc._calls import LEGACY, Calls
 from datastream_grpc._status import translated
@@ -35,6 +36,8 @@ class LongStream:
         self._releases = 0
         # Since the last stream that has begun.
         self._released = False
+        # What no state had, since the server could not read it. One key too many does no harm.
+        self._lacking: frozenset[str] = frozenset()
         # Held by the one reader that opens a stream: the others would open the same again.
         self._opener = threading.Lock()
 
@@ -51,6 +54,8 @@ class LongStream:
         end never told.
         """
         reading = self._calls.state(wanted)
+        if reading.unread:
+            self._lacking |= reading.unread
         has_stream = self.is_running or self._opening is not None
         if not has_stream or reading.position.startswith(LEGACY):
             return reading
@@ -59,8 +64,8 @@ class LongStream:
             return changes
         return reading_of(
             [
-                Message(reading.entries, reading.position, reset=True),
-                Message(changes.entries, changes.position),
+                Message(reading.entries, reading.position, reset=True, unread=reading.unread),
+                Message(changes.entries, changes.position, unread=changes.unread),
             ]
         )
 
@@ -147,6 +152,7 @@ class LongStream:
             position=self._calls.position,
             news=self.news,
             state=state,
+            lacking=sorted(self._lacking)[:MAX_KEYS],
         )
         self._begin(stream, releases)
         return stream.kept()

@@ -118,7 +118,8 @@ class Servicer:
 
         def state(store: Store) -> bytes:
             keys, match = selected(request)
-            return _convert.to_state(store.snapshot_batch(*keys, match=match))
+            batch = store.snapshot_batch(*keys, match=match, partial=request.partial)
+            return _convert.to_state(batch)
 
         if _is_small(request):
             return await self._call(state, self._store)
@@ -229,6 +230,7 @@ class Servicer:
             since=request.since or dict(request.revisions) or None,
             # Another store's stream, whose subscribers may have read later states meanwhile.
             transient=request.deletes,
+            lacking=request.lacking,
         )
 
     async def _serve(

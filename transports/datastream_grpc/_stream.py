@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -75,6 +75,8 @@ class Message(NamedTuple):
     author: str = ""
     message: str = ""
     point: str = ""
+    unread: frozenset[str] = frozenset()
+    """Keys that the server could not read."""
 
 
 class Stream:
@@ -89,6 +91,7 @@ class Stream:
         position: gives the position of a message by its cursor.
         news: set whenever a message arrived or the call ended.
         state: the first message, for servers whose streams need not begin with one.
+        lacking: what could not be read of the state at `since`.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Stream:
         position: Callable[[str], str],
         news: threading.Event,
         state: Message | None = None,
+        lacking: Collection[str] = (),
     ) -> None:
         self.wanted = wanted
         self.opened = time.monotonic()
@@ -114,7 +118,9 @@ class Stream:
         """Why the backend of the server is away, if the server says so."""
         self._told, self._heard = told, heard
         since_sent = since if state is None else ""
-        self._call = subscribe(wanted.request(deletes=True, since=since_sent, describe=True))
+        self._call = subscribe(
+            wanted.request(deletes=True, since=since_sent, describe=True, lacking=lacking)
+        )
         self._position = position
         self._news = news
         # For memory work only: the thread that reads the call must never wait for a reader.
@@ -197,7 +203,9 @@ class Stream:
             if len(self._messages) > KEPT:
                 # Readers go on from the first or the last position; others subscribe anew.
                 merged = reading_of(self._messages)
-                self._messages = [Message(*merged[:3], created=merged.created)]
+                self._messages = [
+                    Message(*merged[:3], created=merged.created, unread=merged.unread)
+                ]
 
     def _reading(self) -> Reading:
         messages = self._messages
@@ -237,13 +245,16 @@ def reading_of(messages: Sequence[Message]) -> Reading:
     """What messages that follow each other say together."""
     reset = any(message.reset for message in messages)
     position = messages[-1].position
+    unread = frozenset().union(*(message.unread for message in messages))
     if reset:
         # A state has no deletes.
         puts = [entry for entry in _newest(messages) if entry.operation is Operation.PUT]
-        return Reading(puts, position, complete=True)
+        return Reading(puts, position, complete=True, unread=unread)
     changing = [message for message in messages if message.entries]
     if len(changing) > 1:
-        return Reading(_newest(changing), position, False, created=_created(changing))
+        return Reading(
+            _newest(changing), position, False, created=_created(changing), unread=unread
+        )
     only = changing[0] if changing else messages[0]
     return Reading(
         only.entries,
@@ -253,6 +264,7 @@ def reading_of(messages: Sequence[Message]) -> Reading:
         message=only.message,
         point=only.point,
         created=only.created,
+        unread=unread,
     )
 
 
@@ -266,6 +278,7 @@ def message_of(received: pb.DataResponse, position: str) -> Message:
         received.author,
         received.message,
         received.point,
+        frozenset(received.unread),
     )
 
 

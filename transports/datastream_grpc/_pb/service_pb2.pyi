@@ -79,7 +79,7 @@ class Capability(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value_type: _Optional[str] = ...) -> None: ...
 
 class DataRequest(_message.Message):
-    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at")
+    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at", "partial", "lacking")
     class RevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -95,6 +95,8 @@ class DataRequest(_message.Message):
     ONCE_FIELD_NUMBER: _ClassVar[int]
     DESCRIBE_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    LACKING_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
@@ -103,10 +105,12 @@ class DataRequest(_message.Message):
     once: bool
     describe: bool
     at: str
-    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ...) -> None: ...
+    partial: bool
+    lacking: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DataResponse(_message.Message):
-    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point")
+    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point", "unread")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -124,6 +128,7 @@ class DataResponse(_message.Message):
     AUTHOR_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
+    UNREAD_FIELD_NUMBER: _ClassVar[int]
     data: _containers.MessageMap[str, Data]
     cursor: str
     initial: bool
@@ -134,7 +139,8 @@ class DataResponse(_message.Message):
     author: str
     message: str
     point: str
-    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ..., created: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., point: _Optional[str] = ...) -> None: ...
+    unread: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ..., created: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., point: _Optional[str] = ..., unread: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Data(_message.Message):
     __slots__ = ("key", "value", "value_type", "updated_at", "revision", "operation")
