@@ -74,6 +74,7 @@ class AsyncTwins:
         updated_at: datetime | None = None,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> Entry:
         """`Store.put`."""
         return await self.threads.call(
@@ -85,6 +86,7 @@ class AsyncTwins:
             updated_at=updated_at,
             message=message,
             author=author,
+            wait=wait,
         )
 
     async def aput_many(  # type: ignore[misc]
@@ -94,10 +96,11 @@ class AsyncTwins:
         expect: Mapping[str, str] | None = None,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> list[Entry]:
         """`Store.put_many`."""
         return await self.threads.call(
-            self.put_many, values, expect=expect, message=message, author=author
+            self.put_many, values, expect=expect, message=message, author=author, wait=wait
         )
 
     async def adelete(  # type: ignore[misc]
@@ -108,6 +111,7 @@ class AsyncTwins:
         missing_ok: bool = False,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> None:
         """`Store.delete`."""
         await self.threads.call(
@@ -117,11 +121,12 @@ class AsyncTwins:
             missing_ok=missing_ok,
             message=message,
             author=author,
+            wait=wait,
         )
 
-    async def awrite(self: Store, *writes: Write) -> Sequence[Entry]:  # type: ignore[misc]
+    async def awrite(self: Store, *writes: Write, wait: float = 0.0) -> Sequence[Entry]:  # type: ignore[misc]
         """`Store.write`."""
-        return await self.threads.call(self.write, *writes)
+        return await self.threads.call(self.write, *writes, wait=wait)
 
     async def apop(self: Store, key: str, *default: Any) -> Any:  # type: ignore[misc]
         """`Store.pop`."""

@@ -87,6 +87,9 @@ class Write(NamedTuple):
     """Why, for backends with `Feature.MESSAGES`; the first non-empty one of a batch counts."""
     author: str = ""
     """Who, as ``Name <address>``; likewise. "" is who the source was opened as."""
+    id: str = ""
+    """Names what is written together, where it may come again after a lost answer: a backend that
+    knows ids does it once."""
 
 
 class Reading(NamedTuple):

@@ -26,18 +26,15 @@ from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.replay import Replays, Script, batches, live_part
 from datastream._watch.status import StatusHolder, StatusObservable
 from datastream._watches import Pace, check_seconds
+from datastream._writes import WriteCheck, of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
-    InvalidKey,
     InvalidValue,
-    ReadOnly,
     Unsupported,
-    shown,
 )
 from datastream.selection import Selection, check_key
 from datastream.source import (
-    ANY_REVISION,
     NO_PAST,
     Feature,
     HasAt,
@@ -72,7 +69,7 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         self.threads = Threads(instant=source.instant)
         """How a coroutine makes blocking calls: ``await store.threads.call(store.put, "k", 1)``."""
         self._source = source
-        self._learn_features()
+        self._check = WriteCheck(source, self.name)
         self._dispatcher = Dispatcher(f"datastream {self.name}")
         self._status = StatusHolder(self.name, self._dispatcher)
         self._core = Core(source, self.name, self._status)
@@ -152,6 +149,7 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         updated_at: datetime | None = None,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> Entry:
         """Store a value; returns it as stored, after every watcher here was offered it.
 
@@ -162,9 +160,12 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
             expect: the revision the key must have, "" for "must not exist".
             updated_at: with time zone; metadata only. The backend's time when None.
             message, author: why and who (``Name <address>``), where the backend keeps them.
+            wait: seconds for which it is tried again while the backend is away. What a server was
+                sent and did not answer is done once, unless it was restarted meanwhile.
 
         Raises:
-            RevisionConflict: `expect` did not hold; nothing was written.
+            RevisionConflict: `expect` did not hold; nothing was written, or the text says that
+                an earlier attempt may have been.
             InvalidKey, InvalidValue: this cannot be stored; nothing was written.
             ReadOnly, Unsupported: the backend cannot be written, or not with `expect`, or keeps
                 neither message nor author.
@@ -172,7 +173,9 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         data, name = codecs.encode(value, value_type, key=key)
         write = Write(key, data, name, expect, updated_at, message, author)
         self._check(write)
-        return self._core.write((write,))[0]
+        if wait:
+            check_seconds(wait, "wait")
+        return self._core.write((write,), wait)[0]
 
     def put_many(
         self,
@@ -181,28 +184,16 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         expect: Mapping[str, str] | None = None,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> list[Entry]:
         """Store several values as one `Batch` where the backend has transactions or commits.
 
         Args:
             values: like `put`, types inferred; an `Entry` gives its value and type.
             expect: revisions of those keys that must match, "" for "must not exist".
-            message, author: as for `put`.
+            message, author, wait: as for `put`.
         """
-        expected = expect or {}
-        if not isinstance(values, Mapping) or not isinstance(expected, Mapping):
-            raise InvalidValue("put_many takes its values, and expect, as a mapping of keys")
-        writes = []
-        for key, value in values.items():
-            if isinstance(value, Entry):
-                data, name = value.value, value.value_type
-            else:
-                data, name = codecs.encode(value, key=key)
-            writes.append(Write(key, data, name, expected.get(key), None, message, author))
-        for key in expected:
-            if key not in values:
-                raise InvalidKey(f"expect names {shown(key)}, which is not among the values to put")
-        return list(self.write(*writes))
+        return list(self.write(*of_many(values, expect, message, author), wait=wait))
 
     def delete(
         self,
@@ -212,27 +203,28 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         missing_ok: bool = False,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
     ) -> None:
         """Remove a key.
+
+        Args:
+            expect, message, author, wait: as for `put`.
 
         Raises:
             KeyNotFound: the key holds nothing, unless `missing_ok`.
             RevisionConflict: `expect` did not hold.
         """
-        unconditional = None if missing_ok else ANY_REVISION
-        wanted = unconditional if expect is None else expect
-        self.write(Write(key, None, expect=wanted, message=message, author=author))
+        write = of_delete(key, expect, message, author, missing_ok=missing_ok)
+        self.write(write, wait=wait)
 
-    def write(self, *writes: Write) -> Sequence[Entry]:
+    def write(self, *writes: Write, wait: float = 0.0) -> Sequence[Entry]:
         """Puts and deletes in one go: what `put`, `put_many` and `delete` are made of.
 
-        Returns the entries as stored, in the same order.
+        Returns the entries as stored, in the same order. `wait` is as for `put`.
         """
-        for write in writes:
-            self._check(write)
-        if len(writes) > 1 and len({write.key for write in writes}) < len(writes):
-            raise InvalidKey("a key is written twice at once; write each key once")
-        return self._core.write(writes) if writes else ()
+        self._check.all(writes)
+        check_seconds(wait, "wait")
+        return self._core.write(writes, wait) if writes else ()
 
     @property
     def status(self) -> StatusObservable:
@@ -408,35 +400,6 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
 
     # Inside.
 
-    def _learn_features(self) -> None:
-        features = self._source.features
-        # Looked up for each write, which would take a third of the time of one in memory.
-        self._can_write = Feature.WRITE in features
-        self._can_expect = Feature.COMPARE_AND_SET in features
-        self._keeps_messages = Feature.MESSAGES in features
-        self._learnt = features
-
-    def _check(self, write: Write) -> None:
-        """Refuse what no backend takes, or this one does not."""
-        if self._source.features is not self._learnt:
-            self._learn_features()
-        if not self._can_write:
-            raise ReadOnly(f"{self.name} can only be read; nothing was written")
-        key, _, value_type, expect, updated_at, message, author = write
-        check_key(key)
-        codecs.check_type(value_type, key=key)
-        if updated_at is not None:
-            _check_time(updated_at, key)
-        if expect is not None and expect != ANY_REVISION:
-            if not isinstance(expect, str):
-                raise InvalidValue(f"expect of {shown(key)} is a revision, which is text")
-            if not self._can_expect:
-                raise Unsupported(f"{self.name} has no compare-and-set; put without expect")
-        if (message or author) and not self._keeps_messages:
-            raise Unsupported(
-                f"{self.name} keeps neither message nor author of a write; leave them out"
-            )
-
     def _check_past(self, feature: Feature) -> None:
         self._core.check_open()
         if feature not in self.features:
@@ -453,15 +416,6 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
     ) -> DisposableBase:
         """The second part of a replay: the watch from where the past ended."""
         return self._subscribe(observer, selection, cursor, live_part, Pace())
-
-
-def _check_time(updated_at: datetime, key: str) -> None:
-    if not isinstance(updated_at, datetime):
-        raise InvalidValue(f"updated_at of {shown(key)} is a datetime with a time zone")
-    if updated_at.tzinfo is None:
-        raise InvalidValue(
-            f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
-        )
 
 
 def _check_zone(point: str | datetime | None) -> None:

@@ -87,13 +87,14 @@ class Overlay(Store):
         missing_ok: bool = False,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
         hide: bool = False,
     ) -> None:
         """Remove a key from the layer that is written; what is below shows then.
 
         Args:
             expect: the revision that is visible.
-            missing_ok, message, author: as for `Store.delete`.
+            missing_ok, message, author, wait: as for `Store.delete`.
             hide: write a tombstone there instead: the key holds nothing, whatever is below.
 
         Raises:
@@ -104,7 +105,7 @@ class Overlay(Store):
         unconditional = None if missing_ok else ANY_REVISION
         wanted = unconditional if expect is None else expect
         value, name = (TOMBSTONE, TOMBSTONE_TYPE) if hide else (None, "")
-        self.write(Write(key, value, name, wanted, None, message, author))
+        self.write(Write(key, value, name, wanted, None, message, author), wait=wait)
 
     async def adelete(
         self,
@@ -114,6 +115,7 @@ class Overlay(Store):
         missing_ok: bool = False,
         message: str = "",
         author: str = "",
+        wait: float = 0.0,
         hide: bool = False,
     ) -> None:
         """`delete`."""
@@ -124,6 +126,7 @@ class Overlay(Store):
             missing_ok=missing_ok,
             message=message,
             author=author,
+            wait=wait,
             hide=hide,
         )
 

@@ -19,6 +19,7 @@ from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
 from datastream._watch.confirm_empty import Vanished
 from datastream._watch.feed import Feed
 from datastream._watch.joining import Joiner
+from datastream._watch.patience import named, patiently
 from datastream._watch.poller import Poller
 from datastream._watch.publisher import Publisher
 from datastream._watch.status import StatusHolder
@@ -232,9 +233,15 @@ class Core:
 
     # Writing.
 
-    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        """Write, and offer the changes to the watchers of this store."""
+    def write(self, writes: Sequence[Write], wait: float = 0.0) -> Sequence[Entry]:
+        """Write, and offer the changes to the watchers of this store.
+
+        Args:
+            wait: seconds for which it is tried again while the backend is away.
+        """
         self.check_open()
+        if wait:
+            return patiently(partial(self.write, named(writes)), wait, self._stopped)
         if self._source.eventually_consistent:
             with self._publisher.remembering():
                 return self._write(writes)

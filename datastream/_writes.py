@@ -1,0 +1,101 @@
+"""What the writing calls of a store mean, as writes to its source: encoded and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from datastream import codecs
+from datastream.entry import Entry
+from datastream.errors import InvalidKey, InvalidValue, ReadOnly, Unsupported, shown
+from datastream.selection import check_key
+from datastream.source import ANY_REVISION, Feature, Source, Write
+
+
+def of_many(
+    values: Mapping[str, Any], expect: Mapping[str, str] | None, message: str, author: str
+) -> list[Write]:
+    """The writes of `Store.put_many`."""
+    expected = expect or {}
+    if not isinstance(values, Mapping) or not isinstance(expected, Mapping):
+        raise InvalidValue("put_many takes its values, and expect, as a mapping of keys")
+    writes = []
+    for key, value in values.items():
+        if isinstance(value, Entry):
+            data, name = value.value, value.value_type
+        else:
+            data, name = codecs.encode(value, key=key)
+        writes.append(Write(key, data, name, expected.get(key), None, message, author))
+    for key in expected:
+        if key not in values:
+            raise InvalidKey(f"expect names {shown(key)}, which is not among the values to put")
+    return writes
+
+
+def of_delete(
+    key: str, expect: str | None, message: str, author: str, *, missing_ok: bool
+) -> Write:
+    """The write of `Store.delete`."""
+    unconditional = None if missing_ok else ANY_REVISION
+    wanted = unconditional if expect is None else expect
+    return Write(key, None, expect=wanted, message=message, author=author)
+
+
+class WriteCheck:
+    """Refuses what no backend takes, or this one does not.
+
+    Args:
+        source: the backend.
+        name: of the store.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        self._source = source
+        self._name = name
+        self._learn_features()
+
+    def all(self, writes: Sequence[Write]) -> None:
+        """Check what is written in one go."""
+        for write in writes:
+            self(write)
+        if len(writes) > 1 and len({write.key for write in writes}) < len(writes):
+            raise InvalidKey("a key is written twice at once; write each key once")
+
+    def __call__(self, write: Write) -> None:
+        """Check one write."""
+        if self._source.features is not self._learnt:
+            self._learn_features()
+        if not self._can_write:
+            raise ReadOnly(f"{self._name} can only be read; nothing was written")
+        key, _, value_type, expect, updated_at, message, author, _ = write
+        check_key(key)
+        codecs.check_type(value_type, key=key)
+        if updated_at is not None:
+            _check_time(updated_at, key)
+        if expect is not None and expect != ANY_REVISION:
+            if not isinstance(expect, str):
+                raise InvalidValue(f"expect of {shown(key)} is a revision, which is text")
+            if not self._can_expect:
+                raise Unsupported(f"{self._name} has no compare-and-set; put without expect")
+        if (message or author) and not self._keeps_messages:
+            raise Unsupported(
+                f"{self._name} keeps neither message nor author of a write; leave them out"
+            )
+
+    def _learn_features(self) -> None:
+        features = self._source.features
+        # Looked up for each write, which would take a third of the time of one in memory.
+        self._can_write = Feature.WRITE in features
+        self._can_expect = Feature.COMPARE_AND_SET in features
+        self._keeps_messages = Feature.MESSAGES in features
+        self._learnt = features
+
+
+def _check_time(updated_at: datetime, key: str) -> None:
+    if not isinstance(updated_at, datetime):
+        raise InvalidValue(f"updated_at of {shown(key)} is a datetime with a time zone")
+    if updated_at.tzinfo is None:
+        raise InvalidValue(
+            f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
+        )
