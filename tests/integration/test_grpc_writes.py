@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,9 +12,9 @@ import pytest
 from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
-from datastream import RevisionConflict, SourceUnavailable, Store
+from datastream import RevisionConflict, SourceUnavailable, State, Store
 from datastream.sources.memory import MemorySource
-from tests.integration._programs.tools import TIMEOUT, eventually
+from tests.integration._programs.tools import TIMEOUT, Child, Statuses, eventually
 from tests.servers.proxy import Proxy
 
 
@@ -202,3 +203,23 @@ def test_writes_in_flight_when_the_connection_breaks_are_done_once(stack, source
                 continue
     assert sorted(source.writes) == [f"k{n}" for n in range(6)]
     assert dict(store) == {f"k{n}": n for n in range(6)}
+
+
+def test_a_patient_put_waits_out_a_restart_of_its_server(stack, tmp_path):
+    url = f"sqlite:{tmp_path / 'store.db'}"
+    first = Child("server", url, "127.0.0.1:0")
+    address = first.line()
+    remote = stack.enter_context(datastream.open(f"grpc://{address}"))
+    revision = remote.put("k", 1).revision
+    first.kill()
+    with ThreadPoolExecutor(2) as threads:
+        statuses = Statuses(remote)
+        puts = [
+            threads.submit(remote.put, "k", 2, expect=revision, wait=TIMEOUT),
+            threads.submit(lambda: asyncio.run(remote.aput("other", 3, wait=TIMEOUT))),
+        ]
+        assert statuses.wait(State.STALE)
+        stack.enter_context(Child("server", url, address)).line()
+        for put in puts:
+            put.result(TIMEOUT)
+    assert dict(remote) == {"k": 2, "other": 3}

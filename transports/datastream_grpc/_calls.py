@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import count
+from time import sleep
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +23,11 @@ from datastream_grpc._stream import Wanted, entries_of, message_of, reading_of
 
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
+
+ATTEMPTS = 3
+"""How often a write is sent whose connection broke."""
+RETRY_PAUSE = 0.02
+"""Seconds, and twice that before the third."""
 
 T = TypeVar("T")
 
@@ -131,7 +137,7 @@ class Calls:
             writes=[_convert.to_item(write) for write in writes],
             message=next((write.message for write in writes if write.message), ""),
             author=next((write.author for write in writes if write.author), ""),
-            id=secrets.token_hex(8),
+            id=next((write.id for write in writes if write.id), "") or secrets.token_hex(8),
         )
         try:
             response = self._written(request)
@@ -175,15 +181,19 @@ class Calls:
             return self._pusher
 
     def _write_again(self, request: pb.WriteRequest) -> pb.WriteResponse:
-        """Write by a call; once more, if the connection broke: the id tells the server."""
-        response: pb.WriteResponse
-        try:
-            response = self._call(self._stubs.write, request)
-        except grpc.RpcError as error:
-            is_lost = self.pushes and is_unnamed(error, grpc.StatusCode.UNAVAILABLE)
-            if not is_lost:
-                raise
-            response = self._call(self._stubs.write, request)
+        """Write by a call; again, if the connection broke: the id tells the server."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                return self._write_once(request)
+            except grpc.RpcError as error:
+                if not (self.pushes and is_unnamed(error, grpc.StatusCode.UNAVAILABLE)):
+                    raise
+            # The next one may still find the connection that has just broken.
+            sleep(attempt * RETRY_PAUSE)
+        return self._write_once(request)
+
+    def _write_once(self, request: pb.WriteRequest) -> pb.WriteResponse:
+        response: pb.WriteResponse = self._call(self._stubs.write, request)
         return response
 
     def end_pushes(self, timeout: float) -> None:

@@ -77,6 +77,9 @@ def write_all(store: Store, request: pb.WriteRequest) -> bytes:
     if request.message or request.author:
         message, author = request.message, request.author
         writes = [write._replace(message=message, author=author) for write in writes]
+    if request.id:
+        # A relay passes it on: what comes again by another way is known where it was done.
+        writes = [write._replace(id=request.id) for write in writes]
     return _convert.to_stored(store.write(*writes))
 
 
