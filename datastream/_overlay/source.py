@@ -30,6 +30,7 @@ OF_WRITES = frozenset(
 """What an overlay can do if the layer that is written can."""
 
 EVERYTHING = Selection()
+NO_CHANGE = Reading((), "", complete=False)
 
 
 class OverlaySource(Source):
@@ -141,6 +142,7 @@ class OverlaySource(Source):
         return Reading(entries, spell("", 0, cursors), complete=True)
 
     def _read(self, selection: Selects, since: str) -> Reading:
+        begins = self._following is None
         following = self._follow(selection)
         table = following.table
         place = parse(since, len(self._layers))
@@ -151,32 +153,36 @@ class OverlaySource(Source):
         changes = None
         if place is not None and place.epoch == table.epoch:
             changes = table.changes(since, place.sequence)
-        if changes is None and isinstance(selection, Selection) and place is not None:
+        if changes is None and place is not None and (begins or not is_poll):
+            # A poll, too, if it is the first: the layers are followed from then on, and what a
+            # layer was given before that has an author, which a state has not.
             changes = self._resume(following, selection, place)
         if changes is None and is_poll:
             following.catch_up()
         return changes or table.state(selection)
 
-    def _resume(self, following: Following, selection: Selection, place: Place) -> Reading | None:
+    def _resume(self, following: Following, selection: Selects, place: Place) -> Reading | None:
         """What differs from a position of another table; None if not all layers can tell."""
+        is_poll = not isinstance(selection, Selection)
+        asked = selection if isinstance(selection, Selection) else following.table.selection
         sequence = following.table.sequence
-        changed: list[dict[str, bool]] = []
+        changed: list[Reading] = []
         for index, cursor in enumerate(place.cursors):
             upstream = self._layers[index].upstream
             if upstream is None or not following.table.has_joined(index):
                 if cursor:
                     return None
-                changed.append({})
+                changed.append(NO_CHANGE)
                 continue
             try:
-                reading = upstream.changes(selection, cursor)
+                reading = upstream.changes(asked, cursor)
             except DatastreamError:
                 return None
             if reading.complete:
                 return None
-            changed.append({e.key: e.key in reading.created for e in reading.entries})
+            changed.append(reading)
         following.catch_up()
-        return following.table.resumed(sequence, changed, place)
+        return following.table.resumed(sequence, changed, place, keep=not is_poll)
 
     def _follow(self, selection: Selects) -> Following:
         """What follows the layers for at least `selection`.

@@ -171,16 +171,17 @@ class Table:
             return reading
 
     def resumed(
-        self, sequence: int, changed: Sequence[Mapping[str, bool]], place: Place
+        self, sequence: int, readings: Sequence[Reading], place: Place, *, keep: bool = True
     ) -> Reading | None:
         """What looks different since a position of another table.
 
         Args:
             sequence: of this table, before the layers were asked.
-            changed: for each layer, the keys that changed since its cursor in `place`, each with
-                whether it held nothing there.
-            place: the position; given back where nothing differs.
+            readings: for each layer, what changed since its cursor in `place`.
+            place: the position.
+            keep: give it back where nothing differs; else the answer has one of this table.
         """
+        changed = [{e.key: e.key in read.created for e in read.entries} for read in readings]
         with self._lock:
             if not self._floor <= sequence <= self._sequence:
                 return None
@@ -191,8 +192,21 @@ class Table:
             created = {key for key in keys if self._held_nothing(key, changed)}
             created.update(k for k, existing in existed.items() if not existing and k not in keys)
             entries = [self._now(key) for key in news]
-            position = self._position if entries else spell(*place)
-            return Reading(entries, position, complete=False, created=frozenset(created))
+            position = self._position if entries or not keep else spell(*place)
+            reading = Reading(entries, position, complete=False, created=frozenset(created))
+            author, message = self._about(sequence, readings)
+            return reading._replace(author=author, message=message)
+
+    def _about(self, sequence: int, readings: Sequence[Reading]) -> tuple[str, str]:
+        """Who made what has changed, and why, if it is one change of one layer.
+
+        A batch that came since the layers were asked may be the very change they told of.
+        """
+        made = [(reading.author, reading.message) for reading in readings if reading.entries]
+        if sequence != self._sequence:
+            made.append((self._last.author, self._last.message))
+        is_one = made and sequence + 1 >= self._sequence and made.count(made[0]) == len(made)
+        return made[0] if is_one else ("", "")
 
     def _is_news(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
         """Whether a layer changed `key` that is not hidden by one above that did not."""

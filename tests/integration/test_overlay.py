@@ -27,6 +27,8 @@ from datastream import (
     overlay,
 )
 from datastream._overlay import layer as layer_module
+from datastream._watch.routing import Union
+from datastream.selection import NOTHING
 from datastream.source import Reading
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT, Recorder, Spy
@@ -545,12 +547,44 @@ def test_who_changed_what_comes_along(tmp_path):
         datastream.open(f"git:{tmp_path}/repository") as git,
     ):
         recorder = Recorder(laid)
-        # The first poll after a subscription began gets a state; commits come one by one then.
         eventually(lambda: laid._source._following is not None, "the layers are followed")
         git.put("k", 1, message="why", author="Ann <ann@example.org>")
         recorder.wait_state({"k": b"1"})
         batch = recorder.batches[-1]
         assert (batch.message.strip(), batch.author) == ("why", "Ann <ann@example.org>")
+
+
+def test_who_changed_what_before_the_first_poll_comes_along(tmp_path):
+    Repo.init(tmp_path / "repository", mkdir=True).close()
+    everything = Union(NOTHING, NOTHING, NOTHING, lambda _: True)
+    with (
+        datastream.open(f"git:{tmp_path}/repository") as git,
+        overlay("env:LAYERS_TEST_", f"sqlite:{tmp_path}/local.db", git) as laid,
+    ):
+        source = laid._source
+        before = source.read(Selection(), None).position
+        git.put("k", 1, message="why", author="Ann <ann@example.org>")
+        first = source.read(everything, before)
+        assert [entry.key for entry in first.entries] == ["k"]
+        assert (first.message.strip(), first.author) == ("why", "Ann <ann@example.org>")
+        git.put("k", 2, author="Bob <bob@example.org>")
+        assert source.read(everything, first.position).author == "Bob <bob@example.org>"
+
+
+def test_two_changes_before_the_first_poll_have_no_one_author(tmp_path):
+    Repo.init(tmp_path / "repository", mkdir=True).close()
+    everything = Union(NOTHING, NOTHING, NOTHING, lambda _: True)
+    with (
+        datastream.open(f"git:{tmp_path}/repository") as git,
+        datastream.open("memory:") as top,
+        overlay(top, git) as laid,
+    ):
+        before = laid._source.read(Selection(), None).position
+        git.put("k", 1, message="why", author="Ann <ann@example.org>")
+        top["other"] = 1
+        first = laid._source.read(everything, before)
+        assert {entry.key for entry in first.entries} == {"k", "other"}
+        assert (first.message, first.author) == ("", "")
 
 
 # Across processes and crowds.

@@ -8,6 +8,7 @@ from datastream._overlay.position import Place, parse, spell
 from datastream._overlay.table import Table
 from datastream._overlay.tombstone import TOMBSTONE, is_tombstone
 from datastream.entry import deleted
+from datastream.source import Reading
 
 EVERYTHING = Selection()
 
@@ -22,6 +23,10 @@ def state(*entries, cursor="c"):
 
 def changes(*entries, cursor="c", **about):
     return Batch(tuple(entries), cursor, **about)
+
+
+def read(*entries, created=(), **about):
+    return Reading(entries, "c", complete=False, created=frozenset(created), **about)
 
 
 @pytest.fixture
@@ -132,15 +137,31 @@ def test_a_write_is_known_if_nothing_else_lies_between(table):
 
 def test_resuming_from_a_position_of_another_process(table):
     place = Place("other", 7, ("c", "c", "c"))
-    nothing = table.resumed(table.sequence, [{}, {}, {}], place)
+    same = read()
+    nothing = table.resumed(table.sequence, [same] * 3, place)
     assert (nothing.entries, nothing.position) == ([], spell(*place))
+    assert table.resumed(table.sequence, [same] * 3, place, keep=False).position == table.mark()[0]
     # b changed in the lowest layer, which hides nothing and is hidden; a was removed above.
     table.apply(0, changes(deleted("a")))
-    reading = table.resumed(table.sequence, [{"a": False}, {}, {"b": False}], place)
+    reading = table.resumed(
+        table.sequence, [read(deleted("a")), same, read(entry("b", "2"))], place
+    )
     assert [(e.key, e.revision) for e in reading.entries] == [("a", "a1")]
     # Came and went in one layer, and no other holds it.
-    reading = table.resumed(table.sequence, [{"x": True}, {}, {}], place)
+    reading = table.resumed(table.sequence, [read(deleted("x"), created={"x"}), same, same], place)
     assert reading.created == {"x"}
+
+
+def test_resuming_says_who_made_the_one_change(table):
+    place, same = Place("other", 7, ("c", "c", "c")), read()
+    begun, by_ann = table.sequence, read(entry("z", "1"), author="Ann")
+    assert table.resumed(begun, [by_ann, same, same], place).author == "Ann"
+    assert table.resumed(begun, [by_ann, by_ann._replace(author="Bob"), same], place).author == ""
+    table.apply(0, changes(entry("z", "1"), author="Ann"))
+    for readings in ([by_ann, same, same], [same, same, same]):
+        assert table.resumed(begun, readings, place).author == "Ann", "asked before or after"
+    table.apply(0, changes(entry("z", "2"), author="Ann"))
+    assert table.resumed(begun, [same, same, same], place).author == ""
 
 
 @pytest.mark.parametrize(
