@@ -88,29 +88,25 @@ class Origins:
 
     def of(self, entry: Entry) -> _Origin:
         """Layer, author and message, and what is hidden; asks the backend."""
-        layers = self._layers(entry.key)
-        about = self._about.get(entry.key) or self._from_history(entry)
-        layer = layers[0].layer if layers else self._store.name
-        return _Origin(layer, about, (*layers[1:], _Below(DEFAULTS, None)))
-
-    def _layers(self, key: str) -> list[_Below]:
-        explain = getattr(self._store, "explain", None)
-        if explain is None:
-            return []
+        store = self._store
+        layers = store.explain(entry.key) if hasattr(store, "explain") else ()
         # A tombstone further down says nothing.
-        held = [one for number, one in enumerate(explain(key)) if not (number and one.hides)]
-        return [_Below(one.layer, one.entry) for one in held]
+        below = [_Below(one.layer, one.entry) for one in layers[1:] if not one.hides]
+        layer, holder = (layers[0].layer, layers[0].store) if layers else (store.name, store)
+        about = self._about.get(entry.key) or _from_history(holder, entry)
+        return _Origin(layer, about, (*below, _Below(DEFAULTS, None)))
 
-    def _from_history(self, entry: Entry) -> About:
-        try:
-            revisions: Iterator[Revision] = self._store.history(entry.key)
-            for revision in islice(revisions, LOOKED_AT):
-                if revision.entry.revision == entry.revision:
-                    return About(revision.author, revision.message)
-        except Exception:  # noqa: BLE001
-            # No backend keeps it, or it cannot be asked now: what is known is told all the same.
-            return About("", "")
+
+def _from_history(store: Any, entry: Entry) -> About:
+    try:
+        revisions: Iterator[Revision] = store.history(entry.key)
+        for revision in islice(revisions, LOOKED_AT):
+            if revision.entry.revision == entry.revision:
+                return About(revision.author, revision.message)
+    except Exception:  # noqa: BLE001
+        # No backend keeps it, or it cannot be asked now: what is known is told all the same.
         return About("", "")
+    return About("", "")
 
 
 class Explainer:
