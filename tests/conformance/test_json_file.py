@@ -1,9 +1,9 @@
-"""The source and the harness shown in `docs/sources.md` keep the promises, as they stand there."""
+"""Source and harness of `docs/writing-a-source.md` keep the promises, as they stand there."""
 
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "sources.md"
+PAGE = Path(__file__).parents[2] / "docs" / "writing-a-source.md"
 SOURCE, HARNESS = re.findall(r"```python[^\n]*\n(.*?)```", PAGE.read_text(), re.DOTALL)
 # What follows the class is the demonstration, which tests/test_docs.py runs.
 CLASS = SOURCE.partition('\n\n\nPath("rates.json")')[0]

@@ -23,9 +23,22 @@ from traitlets import default
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TIMEOUT = 30
+# They start servers, or run a test suite of their own.
+LONG = {"02_every_source", "06_your_own_source"}
+LONG_TIMEOUT = 120
 
 pytestmark = pytest.mark.timeout(60)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+each_run = pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.chaos, pytest.mark.timeout(2 * LONG_TIMEOUT)])
+        if path.stem in LONG
+        else path
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
 
 
 class ThisKernel(KernelManager):
@@ -121,14 +134,19 @@ def cells(home: Path, tmp_path: Path) -> Iterator[Cells]:
         manager.shutdown_kernel(now=True)
 
 
-@each_notebook
+def test_all_notebooks_are_there() -> None:
+    assert [path.stem[:3] for path in NOTEBOOKS] == [f"{number:02}_" for number in range(1, 8)]
+    assert {path.stem for path in NOTEBOOKS} > LONG
+
+
+@each_run
 def test_a_notebook_runs_top_to_bottom_and_leaves_nothing(
     path: Path, home: Path, tmp_path: Path
 ) -> None:
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(
         notebook,
-        timeout=TIMEOUT,
+        timeout=LONG_TIMEOUT if path.stem in LONG else TIMEOUT,
         kernel_manager_class=ThisAsyncKernel,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": str(tmp_path)}},
