@@ -1,5 +1,8 @@
 """An observable key-value store you embed, over databases, git, files, S3 and other stores."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from datastream._overlay import Held, Overlay, overlay
 from datastream._registry import open
 from datastream.entry import (
@@ -31,19 +34,30 @@ from datastream.status import State, Status
 from datastream.store import Store
 from datastream.view import View, ViewSnapshot
 
+if TYPE_CHECKING:
+    from datastream._mirror.diff import Diff, Difference, diff
+    from datastream._mirror.drift import drift
+    from datastream._mirror.mirror import Counts, Mirror, mirror
+    from datastream._mirror.plan import Conflict
+
 __all__ = [
     "Batch",
     "Capability",
     "Change",
     "ChangeBatch",
+    "Conflict",
+    "Counts",
     "DatastreamError",
     "Denied",
+    "Diff",
+    "Difference",
     "Entry",
     "Feature",
     "Held",
     "InvalidKey",
     "InvalidValue",
     "KeyNotFound",
+    "Mirror",
     "Operation",
     "Overlay",
     "ReadOnly",
@@ -61,6 +75,32 @@ __all__ = [
     "View",
     "ViewSnapshot",
     "Write",
+    "diff",
+    "drift",
+    "mirror",
     "open",
     "overlay",
 ]
+
+_ON_USE = {
+    "Conflict": "datastream._mirror.plan",
+    "Counts": "datastream._mirror.mirror",
+    "Diff": "datastream._mirror.diff",
+    "Difference": "datastream._mirror.diff",
+    "Mirror": "datastream._mirror.mirror",
+    "diff": "datastream._mirror.diff",
+    "drift": "datastream._mirror.drift",
+    "mirror": "datastream._mirror.mirror",
+}
+"""What is imported when it is first asked for: not everybody needs it."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(_ON_USE[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_USE})

@@ -54,9 +54,18 @@ NOT_CALLED = (
     datastream.testing.Conformance,
     datastream.View,
     datastream.ViewSnapshot,
+    datastream.Diff,
+    datastream.Mirror,
     Binding,
 )
-PREFIXES = {"Store": "store", "Overlay": "overlay", "View": "view", "Binding": "settings"}
+BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "Counts", "Conflict", "drift")
+PREFIXES = {
+    "Store": "store",
+    "Overlay": "overlay",
+    "View": "view",
+    "Binding": "settings",
+    "Mirror": "mirror",
+}
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
 
@@ -65,7 +74,7 @@ def page() -> str:
     """The whole reference."""
     store, names = datastream.Store, datastream.__all__
     errors = [name for name in names if _is_error(getattr(datastream, name))]
-    own_sections = ("Store", "View", "open", "Overlay", "overlay")
+    own_sections = ("Store", "View", "open", "Overlay", "overlay", *BETWEEN)
     values = [n for n in names if n not in (*errors, *own_sections)]
     parts = [
         HEAD,
@@ -91,6 +100,8 @@ def page() -> str:
         "### Layers",
         *_function("datastream.overlay", datastream.overlay, "####"),
         *_class("Overlay", datastream.Overlay, _own_methods(datastream.Overlay), "####"),
+        "### Between stores",
+        *(part for name in BETWEEN for part in _between(name)),
         "### Values, changes, status",
         *(part for name in values for part in _class(name, getattr(datastream, name), (), "####")),
         "### Errors",
@@ -112,6 +123,14 @@ def page() -> str:
         *_class("Server", datastream_grpc.Server, _own_methods(datastream_grpc.Server)),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _between(name: str) -> Iterator[str]:
+    member = getattr(datastream, name)
+    if inspect.isclass(member):
+        yield from _class(name, member, _own_methods(member), "####")
+    else:
+        yield from _function(f"datastream.{name}", member, "####")
 
 
 def _member(module: ModuleType, name: str) -> Iterator[str]:

@@ -158,3 +158,12 @@ with datastream_grpc.serve(store, "127.0.0.1:8080") as server:
 
 with store as entered:
     assert_type(entered, Store)
+
+found = datastream.diff("memory:", store, "fx/", compare="times")
+assert_type(found, datastream.Diff)
+assert_type(next(found), datastream.Difference)
+with datastream.mirror(store, "memory:", on_conflict=lambda conflict: "source") as mirrored:
+    assert_type(mirrored.counts, datastream.Counts)
+    assert_type(mirrored.status.current, Status)
+    assert_type(mirrored.planned, tuple[Write, ...])
+assert_type(datastream.drift(store, store), Observable[Mapping[str, datastream.Difference]])

@@ -1,0 +1,1 @@
+"""Between stores: how they differ, and keeping one like another."""

@@ -1,0 +1,91 @@
+"""What the watches of two stores bring, for the one thread of a mirror."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from time import monotonic
+
+from datastream._watch.buffer import ConflatingBuffer
+from datastream.entry import Batch
+
+
+class Events:
+    """Wakes the thread when there is something to take, or something else has happened."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inboxes: list[Inbox] = []
+        self._woken = False
+
+    def inbox(self) -> Inbox:
+        """A sink for one watch."""
+        inbox = Inbox(self._changed)
+        self._inboxes.append(inbox)
+        return inbox
+
+    def forget(self) -> None:
+        """Watch nothing any more; what was not taken is dropped."""
+        with self._changed:
+            self._inboxes.clear()
+
+    def wake(self) -> None:
+        """End the wait that runs, or the next one."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None, *, for_batches: bool = True) -> None:
+        """Wait until there is a batch, or somebody wakes the thread; at most `timeout` seconds.
+
+        Args:
+            for_batches: those that wait already end it too; else only what comes from now on.
+        """
+        with self._changed:
+            before = [inbox.offered for inbox in self._inboxes]
+
+            def is_over() -> bool:
+                if for_batches and any(map(bool, self._inboxes)):
+                    return True
+                return self._woken or [inbox.offered for inbox in self._inboxes] != before
+
+            self._changed.wait_for(is_over, timeout)
+            self._woken = False
+
+
+class Inbox:
+    """The sink of one watch: what was not taken yet, conflated if that is much."""
+
+    def __init__(self, changed: threading.Condition) -> None:
+        self._changed = changed
+        self._buffer = ConflatingBuffer()
+        self.offered = 0
+        """How often something came."""
+        self.oldest: float | None = None
+        """When the oldest batch came that was not taken, by the monotonic clock."""
+        self.ended: Exception | bool = False
+        """The watch is over: its store was closed, or the error."""
+
+    def __bool__(self) -> bool:
+        return bool(self._buffer) or bool(self.ended)
+
+    def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
+        with self._changed:
+            self._buffer.put(batch, before)
+            self.offered += 1
+            if self.oldest is None:
+                self.oldest = monotonic()
+            self._changed.notify_all()
+
+    def end(self, error: Exception | None = None) -> None:
+        with self._changed:
+            self.ended = error or True
+            self._changed.notify_all()
+
+    def take(self) -> Batch | None:
+        """The oldest batch; None if there is none."""
+        with self._changed:
+            batch = self._buffer.take()
+            if not self._buffer:
+                self.oldest = None
+            return batch

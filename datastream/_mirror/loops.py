@@ -1,0 +1,148 @@
+"""Which store is which, and whether a mirror would feed itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+from datastream._mirror.progress import MIRRORS, Progress
+from datastream.errors import DatastreamError
+from datastream.selection import Selection, literal_prefix
+from datastream.store import Store
+from datastream.url import parse
+
+_ON_DISK = frozenset(("sqlite", "file", "local", "git"))
+_process = secrets.token_hex(4)
+_anonymous: WeakKeyDictionary[object, str] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+log = logging.getLogger("datastream")
+
+
+class Loop(DatastreamError):
+    """A mirror would be fed by itself."""
+
+
+class Edge(NamedTuple):
+    """One mirror: what it reads, what it writes, and which keys."""
+
+    source: str
+    target: str
+    selection: Selection
+
+
+_running: list[Edge] = []
+
+
+def identity(store: Store) -> str:
+    """What tells a store from others, also in other processes, as far as its URL does."""
+    try:
+        location = parse(store.name)
+    except DatastreamError:
+        return _of_process(store)
+    if location.scheme in _ON_DISK and not location.path.startswith("//"):
+        options = "&".join(f"{k}={v}" for k, v in sorted(location.options.items()))
+        return f"{location.scheme}:{os.path.realpath(location.path)}?{options}"
+    if location.scheme == "memory":
+        return f"{store.name}#{_process}" if location.path else _of_process(store)
+    return store.name
+
+
+def _of_process(store: Store) -> str:
+    with _lock:
+        return _anonymous.setdefault(store._source, f"{store.name}#{secrets.token_hex(8)}")
+
+
+def listed(selection: Selection) -> tuple[tuple[str, ...], ...]:
+    """A selection as it is kept."""
+    parts = (selection.keys, selection.prefixes, selection.patterns, selection.exclude)
+    return tuple(tuple(sorted(part)) for part in parts)
+
+
+def edges_into(store: Store) -> list[Edge]:
+    """The mirrors that have written a store, and those which fed them in turn.
+
+    Known are those which keep their place there, if the store can be read just now.
+    """
+    found = []
+    for progress in _progresses(store):
+        selection = Selection(*map(frozenset, progress.selection))
+        found.append(Edge(progress.source, progress.target, selection))
+        found += [Edge(origin, progress.target, selection) for origin in progress.origins]
+    return found
+
+
+def _progresses(store: Store) -> Iterator[Progress]:
+    try:
+        batch = store._core.state(Selection(prefixes=frozenset((MIRRORS,))))
+    except DatastreamError as error:
+        log.info("%s: it is not known which mirrors write it: %s", store.name, error)
+        return
+    for entry in batch.entries:
+        try:
+            yield Progress.loads(entry.value, entry.key)
+        except DatastreamError as error:
+            log.warning("%s: %s", store.name, error)
+
+
+@contextmanager
+def running(edge: Edge, into: Iterable[Edge]) -> Iterator[None]:
+    """While a mirror runs: another one that would close a circle is refused.
+
+    Args:
+        edge: the mirror.
+        into: mirrors that other processes run or ran, as far as it is known.
+
+    Raises:
+        Loop: it would itself.
+    """
+    with _lock:
+        check(edge, [*_running, *into])
+        _running.append(edge)
+    try:
+        yield
+    finally:
+        with _lock:
+            _running.remove(edge)
+
+
+def check(new: Edge, edges: Iterable[Edge]) -> None:
+    """Refuse a mirror from whose target its source is fed.
+
+    Raises:
+        Loop: it is.
+    """
+    if new.source == new.target:
+        raise Loop(f"{new.source} would be mirrored into itself; give another target")
+    others = [edge for edge in edges if overlap(edge.selection, new.selection)]
+    reached, before = {new.target}, 0
+    while len(reached) > before:
+        before = len(reached)
+        reached |= {edge.target for edge in others if edge.source in reached}
+    if new.source in reached:
+        raise Loop(
+            f"{new.source} is itself a mirror of {new.target}, directly or through others, so a "
+            "change would go round for ever; mirror one way only, or other keys"
+        )
+
+
+def overlap(one: Selection, other: Selection) -> bool:
+    """Whether a key may be selected by both."""
+    return any(
+        mine.startswith(theirs) or theirs.startswith(mine)
+        for mine in _starts(one)
+        for theirs in _starts(other)
+    )
+
+
+def _starts(selection: Selection) -> set[str]:
+    if selection.everything:
+        return {""}
+    # A key as if it were a prefix: rarely too careful.
+    return {*selection.keys, *selection.prefixes, *map(literal_prefix, selection.patterns)}

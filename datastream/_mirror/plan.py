@@ -1,0 +1,204 @@
+"""What a mirror has to write, worked out from what two stores hold: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from datastream._mirror.entries import same
+from datastream.entry import Entry, Operation
+from datastream.errors import DatastreamError, InvalidValue, shown
+from datastream.source import Write
+
+ALWAYS = 10
+"""So few deletes are no catastrophe, whatever share of the keys they are."""
+
+
+class Conflict(NamedTuple):
+    """A key that others have written in the target of a mirror."""
+
+    key: str
+    source: Entry | None
+    """What the source holds; None if nothing."""
+    target: Entry | None
+    """What the target holds, after others wrote."""
+
+
+Winner = Literal["source", "target"]
+Decide = Callable[[Conflict], Winner | Entry]
+OnConflict = Winner | Decide | None
+
+
+class Refused(DatastreamError):
+    """A mirror will not do that unless it is told to."""
+
+
+class TooMany(Refused):
+    """It would delete more than it may."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a mirror was asked to work.
+
+    Args:
+        delete: what the source does not hold is removed from the target.
+        on_conflict: who wins where others have written; None refuses.
+        delete_limit: most deletes at once: a number of keys, or a share of those in the target.
+        types: both stores keep types.
+    """
+
+    delete: bool = True
+    on_conflict: OnConflict = None
+    delete_limit: int | float = 0.5
+    types: bool = True
+
+
+@dataclass
+class Plan:
+    """What has to be written, and what was found that speaks against it."""
+
+    writes: list[Write] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    """Those that nobody has decided."""
+    theirs: set[str] = field(default_factory=set)
+    """Keys that stay as others have written them."""
+
+    @property
+    def deletes(self) -> int:
+        return sum(write.value is None for write in self.writes)
+
+
+def reconcile(
+    source: Mapping[str, Entry],
+    target: Mapping[str, Entry],
+    rules: Rules,
+    *,
+    is_ours: bool,
+    theirs: Collection[str] = (),
+) -> Plan:
+    """What makes `target` like `source`; deletes come first, since they make room.
+
+    Args:
+        is_ours: the mirror has written this target before, so that what differs is what the source
+            has changed since; else it is somebody's.
+        theirs: keys that were left to others before.
+    """
+    plan = Plan()
+    for key in target.keys() - source.keys() if rules.delete else ():
+        _plan_one(plan, Conflict(key, None, target[key]), rules, is_ours and key not in theirs)
+    for key, entry in source.items():
+        there = target.get(key)
+        if not same(entry, there, types=rules.types):
+            # What is only missing was written by nobody.
+            mine = (is_ours or there is None) and key not in theirs
+            _plan_one(plan, Conflict(key, entry, there), rules, mine)
+    return plan
+
+
+def resolve(plan: Plan, conflict: Conflict, rules: Rules) -> None:
+    """Take in a key that others have written."""
+    _plan_one(plan, conflict, rules, mine=False)
+
+
+def _plan_one(plan: Plan, found: Conflict, rules: Rules, mine: bool) -> None:
+    decision = "source" if mine else decide(found, rules.on_conflict)
+    if decision is None:
+        plan.conflicts.append(found)
+    elif decision == "target":
+        plan.theirs.add(found.key)
+    else:
+        entry = found.source if decision == "source" else decision
+        if isinstance(entry, Entry) and entry.operation is Operation.PUT:
+            if not same(entry, found.target, types=rules.types):
+                plan.writes.append(put_of(entry, found.key))
+            if decision != "source":
+                plan.theirs.add(found.key)
+        elif found.target is not None:
+            plan.writes.append(Write(found.key, None))
+
+
+def decide(conflict: Conflict, on_conflict: OnConflict) -> Winner | Entry | None:
+    """Who wins; None if nobody was told.
+
+    Raises:
+        InvalidValue: a callable said something else.
+    """
+    if on_conflict is None or isinstance(on_conflict, str):
+        return on_conflict
+    decision = on_conflict(conflict)
+    if decision in ("source", "target") or isinstance(decision, Entry):
+        return decision
+    raise InvalidValue(
+        f'on_conflict of {shown(conflict.key)} returned {decision!r}; give "source", "target" or '
+        "an Entry"
+    )
+
+
+def put_of(entry: Entry, key: str = "") -> Write:
+    """The write that stores what an entry holds."""
+    return Write(key or entry.key, entry.value, entry.value_type, None, entry.updated_at)
+
+
+def write_of(entry: Entry) -> Write:
+    """The write that does what an entry of a watch tells."""
+    return Write(entry.key, None) if entry.operation is Operation.DELETE else put_of(entry)
+
+
+def check_conflicts(conflicts: Collection[Conflict], where: str) -> None:
+    """Refuse to overwrite what others have written.
+
+    Raises:
+        Refused: there is such a thing.
+    """
+    if conflicts:
+        first = next(iter(conflicts))
+        more = f" and {len(conflicts) - 1} more" if len(conflicts) > 1 else ""
+        raise Refused(
+            f"{where} holds {shown(first.key)}{more}, which others wrote and the source holds "
+            'otherwise; nothing of it was overwritten: give on_conflict="source" or "target", or '
+            "another target"
+        )
+
+
+def check_deletes(
+    deletes: int, held: Callable[[], int], limit: int | float, where: str, *, is_empty: bool
+) -> None:
+    """Refuse to delete more than a mirror may.
+
+    Args:
+        deletes: how many are planned.
+        held: asks how many keys the target holds.
+        limit: as in `Rules`.
+        is_empty: the source holds nothing at all.
+
+    Raises:
+        TooMany: it is more.
+    """
+    if not deletes or (isinstance(limit, float) and deletes <= ALWAYS and not is_empty):
+        return
+    total = held()
+    allowed = total * limit if isinstance(limit, float) else limit
+    if deletes > allowed or (is_empty and deletes == total > allowed):
+        emptied = "the source is empty, and " if is_empty else ""
+        raise TooMany(
+            f"{emptied}{deletes} of the {total} keys of {where} would be deleted, which is more "
+            f"than delete_limit={limit} allows; nothing was deleted: look at the source, or give "
+            "a higher limit (1.0 is all)"
+        )
+
+
+def in_chunks(writes: Iterable[Write], most: int, most_bytes: int) -> Iterable[list[Write]]:
+    """The same in pieces of a bounded size, one write at least."""
+    chunk: list[Write] = []
+    size = 0
+    for write in writes:
+        length = len(write.value or b"")
+        if chunk and (len(chunk) >= most or size + length > most_bytes):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(write)
+        size += length
+    if chunk:
+        yield chunk

@@ -1,0 +1,178 @@
+"""How far a mirror is, and where that is kept: in a file, or in the target itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+
+from datastream._mirror.entries import RESERVED
+from datastream.errors import DatastreamError
+from datastream.source import Write
+from datastream.store import Store
+
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a mirror is."""
+
+    source: str
+    """Which store it reads, see `identity`."""
+    target: str
+    """Which store it writes."""
+    selection: tuple[tuple[str, ...], ...] = ()
+    """Which keys, as lists of keys, prefixes, patterns and what is excluded."""
+    cursor: str = ""
+    """Up to which place of the source all is in the target; "" if that is not known."""
+    target_cursor: str = ""
+    """Up to which place of the target it is known what others wrote."""
+    written: tuple[str, ...] = ()
+    """Keys that the mirror may have written after that place."""
+    theirs: tuple[str, ...] = ()
+    """Keys that were left to others."""
+    suspects: tuple[str, ...] = ()
+    """Keys that others may have written, which nobody has decided yet."""
+    origins: tuple[str, ...] = ()
+    """The stores from which the source in turn is mirrored."""
+
+    @property
+    def of(self) -> tuple[object, ...]:
+        """Which mirror it belongs to."""
+        return self.source, self.target, self.selection
+
+    def dumps(self) -> bytes:
+        return json.dumps({"format": 1, **asdict(self)}, separators=(",", ":")).encode()
+
+    @classmethod
+    def loads(cls, text: bytes, where: str) -> Progress:
+        """The progress that was kept.
+
+        Raises:
+            DatastreamError: it is damaged, or of a later edition.
+        """
+        try:
+            content = json.loads(text)
+            if content.pop("format") != 1:
+                raise ValueError("it is of another edition")
+            return cls(**{name: _typed(name, value) for name, value in content.items()})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DatastreamError(
+                f"{where} is no place of a mirror: {error}; remove it to compare both stores anew"
+            ) from error
+
+
+_TUPLES = {f.name for f in fields(Progress) if "tuple" in str(f.type)}
+
+
+def _typed(name: str, value: Any) -> Any:
+    if name == "selection":
+        return tuple(tuple(part) for part in value)
+    return tuple(value) if name in _TUPLES else value
+
+
+class Place(Protocol):
+    """Where a mirror keeps its progress."""
+
+    def load(self) -> Progress | None:
+        """What was kept; None if nothing."""
+        ...
+
+    def save(self, progress: Progress) -> None:
+        """Keep it: it is there after a crash, once this has returned."""
+        ...
+
+    def write(self, progress: Progress) -> Write | None:
+        """The write that keeps it together with others in the target; None if it is elsewhere."""
+        ...
+
+
+class InFile:
+    """Keeps progress in a file, which is replaced atomically.
+
+    Args:
+        path: its directory exists.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path).absolute()
+        if not self._path.parent.is_dir():
+            raise DatastreamError(f"place={str(path)!r}: its directory does not exist; make it")
+
+    def load(self) -> Progress | None:
+        try:
+            return Progress.loads(self._path.read_bytes(), str(self._path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DatastreamError(f"the place of the mirror cannot be read: {error}") from error
+
+    def save(self, progress: Progress) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}-{next(_numbers)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(progress.dumps())
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self._path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DatastreamError(f"the place of the mirror cannot be written: {error}") from error
+
+    def write(self, progress: Progress) -> Write | None:
+        return None
+
+
+class InTarget:
+    """Keeps progress in the target, under a key of its own.
+
+    Args:
+        store: the target.
+        name: of the mirror.
+    """
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self._key = f"{MIRRORS}{name}.json"
+
+    def load(self) -> Progress | None:
+        entry = self._store._core.get(self._key)
+        where = f"{self._key} of {self._store.name}"
+        return None if entry is None else Progress.loads(entry.value, where)
+
+    def save(self, progress: Progress) -> None:
+        self._store.write(self.write(progress))
+
+    def write(self, progress: Progress) -> Write:
+        return Write(self._key, progress.dumps(), "json")
+
+
+class Nowhere:
+    """Keeps nothing: for a dry run."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def load(self) -> Progress | None:
+        return self._place.load()
+
+    def save(self, progress: Progress) -> None:
+        pass
+
+    def write(self, progress: Progress) -> Write | None:
+        return None
+
+
+MIRRORS = f"{RESERVED}mirror/"
+"""Keys below it hold the progress of mirrors."""
+
+
+def default_name(source: str, selection: tuple[tuple[str, ...], ...]) -> str:
+    """The name of a mirror that was given none: the same for the same source and keys."""
+    text = json.dumps([source, selection])
+    return blake2b(text.encode(), digest_size=6).hexdigest()

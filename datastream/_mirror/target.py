@@ -1,0 +1,149 @@
+"""Writing what a mirror has to write, and finding out what its target cannot hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from datastream._mirror.entries import digest
+from datastream.entry import Entry, Operation
+from datastream.errors import InvalidKey, InvalidValue, shown
+from datastream.source import Feature, Write
+from datastream.store import Store
+
+MANY = 100_000
+"""Keys whose refusal is remembered."""
+REMEMBERED = 50_000
+"""Keys of which it is remembered what was left there."""
+
+
+class Left(NamedTuple):
+    """What a mirror left in its target at a key."""
+
+    digest: str
+    revision: str
+
+
+class Target:
+    """The store that a mirror writes.
+
+    Args:
+        store: the store.
+        types: the source keeps types too.
+    """
+
+    def __init__(self, store: Store, *, types: bool) -> None:
+        self.store = store
+        self._types = types
+        self.left: dict[str, Left] = {}
+        """What this mirror left at the keys it has written, "" for those it deleted."""
+        self.refused: dict[str, str] = {}
+        """What the target cannot hold, and why."""
+        self.altered: dict[str, str] = {}
+        """What the target holds otherwise than it was given, such as JSON in another spelling."""
+        self.puts = self.deletes = self.batches = 0
+
+    @property
+    def is_atomic(self) -> bool:
+        return Feature.ATOMIC in self.store.features
+
+    @property
+    def can_expect(self) -> bool:
+        return Feature.COMPARE_AND_SET in self.store.features
+
+    def write(self, writes: Sequence[Write], place: Write | None = None) -> None:
+        """Write, in one transaction where the target has them; what it cannot hold is left out.
+
+        Args:
+            writes: each key once.
+            place: goes with them, or after them where there are no transactions.
+
+        Raises:
+            RevisionConflict: a key is not as the write expects; nothing of the batch was written.
+        """
+        together = [place] if place is not None and self.is_atomic else []
+        left_out: set[str] = set()
+        while True:
+            rest = [write for write in writes if write.key not in left_out]
+            if not rest and not together:
+                break
+            try:
+                self._write(rest, together)
+                break
+            except (InvalidKey, InvalidValue) as error:
+                if not rest:
+                    raise
+                self._leave_out(rest, error, left_out)
+        if place is not None and not together:
+            self.store.write(place)
+
+    def _write(self, writes: Sequence[Write], together: Sequence[Write]) -> None:
+        stored = self.store.write(*writes, *together)
+        self.batches += 1
+        for write, entry in zip(writes, stored, strict=False):
+            self._wrote(write, entry)
+
+    def _wrote(self, write: Write, entry: Entry) -> None:
+        key = write.key
+        self.take(key, entry)
+        self.refused.pop(key, None)
+        self.altered.pop(key, None)
+        if entry.operation is Operation.DELETE:
+            self.deletes += 1
+            return
+        self.puts += 1
+        if entry.value != write.value:
+            self.altered[key] = "the target spells the value otherwise"
+        elif self._types and entry.value_type != write.value_type:
+            self.altered[key] = f"{write.value_type} became {entry.value_type}"
+
+    def _leave_out(self, writes: Sequence[Write], error: Exception, left_out: set[str]) -> None:
+        """Find out which write the target refuses: mostly its error names it."""
+        named = [write for write in writes if shown(write.key) in str(error)]
+        for write in [*named, *(write for write in writes if write not in named)]:
+            # Alone, for the sake of the others: a transaction with it would fail again.
+            reason = self._try(write) if len(writes) > 1 else str(error)
+            left_out.add(write.key)
+            if reason:
+                self.refuse(write.key, reason)
+                return
+
+    def _try(self, write: Write) -> str:
+        try:
+            self._write([write], [])
+        except (InvalidKey, InvalidValue) as error:
+            return str(error)
+        return ""
+
+    def refuse(self, key: str, reason: str) -> None:
+        """Take in that the target cannot hold a key."""
+        if len(self.refused) < MANY:
+            self.refused[key] = reason
+
+    def digest(self, entry: Entry | None) -> str:
+        """What stands for the content of an entry; "" where there is none."""
+        return digest(entry, types=self._types)
+
+    def take(self, key: str, entry: Entry | None) -> None:
+        """Take what the target holds at a key for what was left there."""
+        self.left.pop(key, None)
+        self.left[key] = Left(self.digest(entry), "" if entry is None else entry.revision)
+
+    def forget(self, unconfirmed: Collection[str]) -> None:
+        """Remember less, if it is much: what a watch has confirmed is asked for again."""
+        if len(self.left) > 2 * REMEMBERED:
+            for key in list(self.left)[:REMEMBERED]:
+                if key not in unconfirmed:
+                    del self.left[key]
+
+    @property
+    def degraded(self) -> str:
+        """What the target does not hold as the source does; "" if it holds all."""
+        texts = []
+        if self.refused:
+            key, reason = next(iter(self.refused.items()))
+            texts.append(f"{len(self.refused)} keys cannot be held, such as {shown(key)}: {reason}")
+        if self.altered:
+            key, reason = next(iter(self.altered.items()))
+            texts.append(f"{len(self.altered)} values are held otherwise, {shown(key)}: {reason}")
+        return "; ".join(texts)
