@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import cached_property, partial
 from itertools import takewhile
+from typing import overload
 
 from dulwich.objects import ObjectID
 
@@ -22,7 +24,7 @@ from datastream.sources._common.points import parse_time
 from datastream.sources.git.errors import Damaged, translated
 from datastream.sources.git.handles import Handles, is_answer
 from datastream.sources.git.naming import base_of, find_commit
-from datastream.sources.git.objects import Objects, State
+from datastream.sources.git.objects import UNBORN, Objects, State
 from datastream.sources.git.reading import ReadCommit
 
 log = logging.getLogger("datastream")
@@ -182,9 +184,9 @@ def about(commit: ReadCommit) -> tuple[str, str, str]:
 def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
     """The commits after `since`, oldest first, one reading each."""
     with opened() as past:
-        base = None if since is None else past.find(since)
+        base = None if since in (None, UNBORN.position) else past.find(since)
         state = past.objects.state(base)
-        yield Reading(past.files.entries(selection, state), state.position, True)
+        yield Reading(_Later(partial(past.files.entries, selection, state)), state.position, True)
         line = past.line_after(base)
         for commit in line:
             new = past.objects.state(commit)
@@ -198,6 +200,27 @@ def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -
             if reading.entries or commit == line[-1]:
                 yield explained(reading, past.objects, state, new)
             state = new
+
+
+class _Later(Sequence[Entry]):
+    """Entries that are read when somebody looks: who has them all would wait for nothing."""
+
+    def __init__(self, read: Callable[[], Sequence[Entry]]) -> None:
+        self._read = read
+
+    @cached_property
+    def _entries(self) -> Sequence[Entry]:
+        return self._read()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        return self._entries[index]
 
 
 class PastSource(ReadOnlyPast):
