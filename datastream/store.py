@@ -9,13 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from weakref import WeakSet
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
 from datastream import codecs
 from datastream._async import AsyncTwins
+from datastream._consumers import StoreConsumers
 from datastream._mapping import StoreMapping
 from datastream._secrets import hide
 from datastream._view.keeper import Keepers
@@ -44,6 +46,9 @@ from datastream.source import (
     Write,
 )
 
+if TYPE_CHECKING:
+    from datastream._consume.running import Run
+
 T = TypeVar("T")
 
 FLUSH_TIMEOUT = 1.0
@@ -52,7 +57,7 @@ FLUSH_TIMEOUT = 1.0
 log = logging.getLogger("datastream")
 
 
-class Store(AsyncTwins, StoreViews, StoreMapping):
+class Store(AsyncTwins, StoreViews, StoreConsumers, StoreMapping):
     """An observable key-value store over one backend.
 
     Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
@@ -75,8 +80,15 @@ class Store(AsyncTwins, StoreViews, StoreMapping):
         self._core = Core(source, self.name, self._status)
         self._replays = Replays()
         self._keepers = Keepers()
+        self._consumers = WeakSet()
         closing = partial(
-            _close, self._core, self._dispatcher, self._status, self._replays, self.threads
+            _close,
+            self._core,
+            self._dispatcher,
+            self._status,
+            self._replays,
+            self.threads,
+            consumers=self._consumers,
         )
         self._finalizer = weakref.finalize(self, reaper.later, closing)
         self._finalizer.atexit = False
@@ -429,11 +441,16 @@ def _close(
     status: StatusHolder,
     replays: Replays,
     threads: Threads,
+    *,
+    consumers: Iterable[Run],
 ) -> None:
     threads.close()
     replays.close(FLUSH_TIMEOUT)
     try:
         core.close()
+        for consumer in list(consumers):
+            # The end of its subscription ends it; the handler that runs is given time to return.
+            consumer.ended.wait(0 if consumer.is_inside() else FLUSH_TIMEOUT)
     finally:
         status.close()
         dispatcher.close(FLUSH_TIMEOUT)

@@ -21,10 +21,12 @@ import datastream.testing
 import datastream.url
 from datastream import selection
 from datastream._async import AsyncTwins
+from datastream._consumers import StoreConsumers
 from datastream._mapping import StoreMapping
 from datastream._views import StoreViews
 from datastream._watches import StoreWatches
 from datastream.binding import Binding, BindingChange, Explained, Hidden
+from datastream.consume import Consumer, ConsumerStatus, Counts, Lag, Retry, Taken, Undeliverable
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -57,14 +59,18 @@ NOT_CALLED = (
     datastream.Diff,
     datastream.Mirror,
     Binding,
+    Consumer,
+    ConsumerStatus,
 )
 BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "Counts", "Conflict", "drift")
+OF_CONSUMERS = (ConsumerStatus, Counts, Lag, Retry, Undeliverable, Taken)
 PREFIXES = {
     "Store": "store",
     "Overlay": "overlay",
     "View": "view",
     "Binding": "settings",
     "Mirror": "mirror",
+    "Consumer": "consumer",
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
@@ -86,6 +92,8 @@ def page() -> str:
         *_methods("store", StoreWatches, _own_methods(StoreWatches)),
         "#### Values in memory",
         *_methods("store", StoreViews, _own_methods(StoreViews)),
+        "#### Handling changes",
+        *_methods("store", StoreConsumers, _own_methods(StoreConsumers)),
         "#### Reading and writing like a dict",
         _prose(StoreMapping),
         *_methods("store", StoreMapping, MAPPING),
@@ -97,6 +105,8 @@ def page() -> str:
         *_class("BindingChange", BindingChange, (), "####"),
         *_class("Explained", Explained, (), "####"),
         *_class("Hidden", Hidden, (), "####"),
+        *_class("Consumer", Consumer, _own_methods(Consumer)),
+        *(part for one in OF_CONSUMERS for part in _class(one.__name__, one, (), "####")),
         "### Layers",
         *_function("datastream.overlay", datastream.overlay, "####"),
         *_class("Overlay", datastream.Overlay, _own_methods(datastream.Overlay), "####"),
@@ -188,7 +198,9 @@ def _own_methods(cls: type) -> tuple[str, ...]:
 
 def _signature(function: Callable[..., Any]) -> str:
     signature = inspect.signature(function)
-    parameters = [p for p in signature.parameters.values() if p.name != "self"]
+    parameters = [
+        p for p in signature.parameters.values() if p.name != "self" and p.name[:1] != "_"
+    ]
     text = str(signature.replace(parameters=parameters))
     # Annotations are strings, which are shown with their quotes.
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text)
