@@ -32,6 +32,10 @@ _NAMES = re.compile(
     r"|(?:^|[_-])(?:sig|signature|sas|dsn|pw)$",
     re.IGNORECASE,
 )
+_FIELD = re.compile(
+    r"(^|_|-)(pass(word|phrase|wd)?|pwd|secrets?|tokens?|credentials?|(api|access|private)_?key)($|_|-)",
+    re.IGNORECASE,
+)
 _HARMLESS = frozenset(("", "true", "false", "none", "anon", "cloud", "0", "1", MASK))
 """Values of options with such a name that are no secrets."""
 
@@ -65,6 +69,14 @@ class Secrets:
 def names_secret(name: str) -> bool:
     """Whether an option of that name holds a secret."""
     return bool(_NAMES.search(name))
+
+
+def holds_secret(name: str) -> bool:
+    """Whether what is called `name` among a user's own keys and fields is a secret.
+
+    Stricter than for options: ``passengers`` is a field of many.
+    """
+    return bool(_FIELD.search(name))
 
 
 def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:

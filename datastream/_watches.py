@@ -12,6 +12,7 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from datastream._observable import NamedObservable
 from datastream._watch.buffer import Conflate, buffer_for
 from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
@@ -199,7 +200,7 @@ class StoreWatches:
             made = unpack() if fresh else unpack
             return self._subscribe(observer, selection, since, made, pace)
 
-        return Observable(subscribe)
+        return NamedObservable(subscribe, f"{self.name}, {described(selection)}")
 
     def _subscribe(
         self,

@@ -17,6 +17,7 @@ from datastream._binding.paths import check_path
 from datastream._binding.state import BindingState
 from datastream._binding.tree import Path
 from datastream._binding.writing import plan
+from datastream._observable import NamedObservable
 from datastream._view.following import Following, Place
 from datastream._view.keeper import Keeper
 from datastream.aio import AsyncWatch
@@ -71,7 +72,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
     @property
     def changes(self) -> Observable[BindingChange[T]]:
         """Each new object after ``subscribe``, with the old one and the paths that differ."""
-        return self._observable(_whole)
+        return self._observable(_whole, "changes")
 
     def on(self, path: str, callback: Callable[[BindingChange[Any]], object]) -> DisposableBase:
         """Call `callback` with each change of one field, such as ``db.url``, or of what is in it.
@@ -88,7 +89,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
         def call(change: BindingChange[Any]) -> None:
             callback(change)
 
-        return self._observable(partial(_narrowed, parts)).subscribe(call)
+        return self._observable(partial(_narrowed, parts), "on").subscribe(call)
 
     def achanges(self) -> AsyncWatch[BindingChange[T]]:
         """`changes` for ``async for``, from the first step of the iterator on."""
@@ -146,6 +147,11 @@ class Binding(Following[BindingState[T]], Generic[T]):
         call = partial(self.patch, values, message=message, author=author)
         await self._keeper.store.threads.run(call)
 
+    def _repr_html_(self) -> str:
+        from datastream.notebook import _html
+
+        return _html.binding_card(self)
+
     # Inside.
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -180,13 +186,13 @@ class Binding(Following[BindingState[T]], Generic[T]):
         news = {e.key: made.before[e.key] for e in stored if e.revision != made.before[e.key]}
         state.await_seen(news, SEEN_WITHIN)
 
-    def _observable(self, unpack: Callable[[BindingChange[T]], Any]) -> Observable[Any]:
+    def _observable(self, unpack: Callable[[BindingChange[T]], Any], call: str) -> Observable[Any]:
         def subscribe(
             observer: ObserverBase[Any], scheduler: SchedulerBase | None = None
         ) -> DisposableBase:
             return self._listen(observer, unpack, BindingChanges(), self._place())
 
-        return Observable(subscribe)
+        return NamedObservable(subscribe, f"{self._what}, {call}")
 
     def _place(self) -> Place:
         return Place(self._state.listen, self._state.listeners.remove)

@@ -31,3 +31,8 @@ class Status(NamedTuple):
     """Why the state is STALE or FAILED."""
     degraded: str = ""
     """Why it runs degraded, such as "polling every 5 s: no triggers"; "" where it does not."""
+
+    def _repr_html_(self) -> str:
+        from datastream.notebook import _status
+
+        return _status.status_badge(self)

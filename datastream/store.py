@@ -19,6 +19,7 @@ from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._consumers import StoreConsumers
 from datastream._mapping import StoreMapping
+from datastream._observable import NamedObservable, StatusObservable
 from datastream._secrets import hide
 from datastream._view.keeper import Keepers
 from datastream._views import StoreViews
@@ -26,8 +27,8 @@ from datastream._watch import reaper
 from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.replay import Replays, Script, batches, live_part
-from datastream._watch.status import StatusHolder, StatusObservable
-from datastream._watches import Pace, check_seconds
+from datastream._watch.status import StatusHolder
+from datastream._watches import Pace, check_seconds, described
 from datastream._writes import WriteCheck, of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
@@ -330,7 +331,7 @@ class Store(AsyncTwins, StoreViews, StoreConsumers, StoreMapping):
             go_live = partial(self._go_live, selection)
             return self._replays.start(Script(readings, selection, speed, go_live), observer)
 
-        return Observable(subscribe)
+        return NamedObservable(subscribe, f"{self.name}, {described(selection, 'replay')}")
 
     def replayed(
         self,

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
+from datastream._observable import NamedObservable
 from datastream._view.changes import ChangeBuffer
 from datastream._view.following import Following, Place
 from datastream._view.handover import NOWHERE, Given, Keys, take
@@ -145,12 +146,12 @@ class View(Following[ViewState], Mapping[str, V]):
     @property
     def changes(self) -> Observable[Change]:
         """Each change of a value after ``subscribe``, with the old value and the new one."""
-        return self._observable(_each)
+        return self._observable(_each, "changes")
 
     @property
     def change_batches(self) -> Observable[ChangeBatch]:
         """`changes`, in batches of what changed together, with author and message if known."""
-        return self._observable(_whole)
+        return self._observable(_whole, "change_batches")
 
     def on(self, key: str, callback: Callable[[Change], object]) -> DisposableBase:
         """Call `callback` with each change of one key; dispose of what is returned to end that.
@@ -163,11 +164,16 @@ class View(Following[ViewState], Mapping[str, V]):
         if not self._keeper.selection.matches(key):
             raise InvalidKey(f"{self._what} does not select the key {shown(key)}")
 
-        return self._observable(_each, key).subscribe(_returning_none(callback))
+        return self._observable(_each, "on", key).subscribe(_returning_none(callback))
 
     def achanges(self) -> AsyncWatch[Change]:
         """`changes` for ``async for``, from the first step of the iterator on."""
         return self._alisten(_each, ChangeBuffer, self._place())
+
+    def _repr_html_(self) -> str:
+        from datastream.notebook import _html
+
+        return _html.view_table(self)
 
     # Inside.
 
@@ -195,14 +201,17 @@ class View(Following[ViewState], Mapping[str, V]):
         raise KeyNotFound(f"{self._what} holds nothing at {shown(key)}; list(view) gives its keys")
 
     def _observable(
-        self, unpack: Callable[[ChangeBatch], Iterable[Any]], key: str | None = None
+        self,
+        unpack: Callable[[ChangeBatch], Iterable[Any]],
+        call: str,
+        key: str | None = None,
     ) -> Observable[Any]:
         def subscribe(
             observer: ObserverBase[Any], scheduler: SchedulerBase | None = None
         ) -> DisposableBase:
             return self._listen(observer, unpack, ChangeBuffer(), self._place(key))
 
-        return Observable(subscribe)
+        return NamedObservable(subscribe, f"{self._what}, {call}")
 
     def _place(self, key: str | None = None) -> Place:
         state = self._state

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, NamedTuple
@@ -15,18 +14,15 @@ from datastream._binding.evaluate import OVERRIDDEN, Evaluator
 from datastream._binding.paths import at, dotted, leaves
 from datastream._binding.state import About, InForce
 from datastream._binding.tree import Path
+from datastream._secrets import holds_secret
 from datastream.entry import Entry, Revision
+from datastream.errors import DatastreamError
 
 HIDDEN = "**********"
 DEFAULTS = "defaults"
 """The layer below all others: what the model says itself."""
 LOOKED_AT = 20
 """Revisions of a key among which the one in force is looked for."""
-
-_SECRET = re.compile(
-    r"(^|_|-)(pass(word|phrase|wd)?|pwd|secrets?|tokens?|credentials?|(api|access|private)_?key)($|_|-)",
-    re.IGNORECASE,
-)
 
 
 class Hidden(NamedTuple):
@@ -89,12 +85,20 @@ class Origins:
     def of(self, entry: Entry) -> _Origin:
         """Layer, author and message, and what is hidden; asks the backend."""
         store = self._store
-        layers = store.explain(entry.key) if hasattr(store, "explain") else ()
+        layers = self._layers(entry.key)
         # A tombstone further down says nothing.
         below = [_Below(one.layer, one.entry) for one in layers[1:] if not one.hides]
         layer, holder = (layers[0].layer, layers[0].store) if layers else (store.name, store)
         about = self._about.get(entry.key) or _from_history(holder, entry)
         return _Origin(layer, about, (*below, _Below(DEFAULTS, None)))
+
+    def _layers(self, key: str) -> Sequence[Any]:
+        explain = getattr(self._store, "explain", None)
+        try:
+            return () if explain is None else explain(key)
+        except DatastreamError:
+            # A layer is away, of which nothing is known: the values in force stand all the same.
+            return ()
 
 
 def _from_history(store: Any, entry: Entry) -> About:
@@ -165,6 +169,6 @@ def hidden(path: Path, value: Any) -> Any:
     """A value as it may be shown."""
     if isinstance(value, SecretStr | SecretBytes):
         return HIDDEN
-    if value is not None and any(_SECRET.search(name) for name in path):
+    if value is not None and any(map(holds_secret, path)):
         return HIDDEN
     return url.shown(value) if isinstance(value, str) and "://" in value else value

@@ -16,7 +16,8 @@ from datastream._mirror.plan import OnConflict, Rules
 from datastream._mirror.progress import InFile, InTarget, Nowhere, Place, Progress, default_name
 from datastream._mirror.target import Target
 from datastream._mirror.worker import Job, Worker
-from datastream._watch.status import StatusHolder, StatusObservable
+from datastream._observable import StatusObservable
+from datastream._watch.status import StatusHolder
 from datastream._watches import check_seconds
 from datastream.errors import InvalidValue, ReadOnly, StoreClosed
 from datastream.selection import Selection

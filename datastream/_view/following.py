@@ -58,6 +58,11 @@ class Following(Generic[S]):
         self._finalizer.atexit = False
 
     @property
+    def name(self) -> str:
+        """The store and what of it this follows, as in errors and the log."""
+        return self._what
+
+    @property
     def status(self) -> ViewStatus:
         """``status.current`` now, and as an Observable.
 

@@ -98,6 +98,14 @@ class ViewStatus(Observable[Status]):
         """The status now: memory reads."""
         return status_of(self._store.current, self._follower.standing())
 
+    def __repr__(self) -> str:
+        return f"<Observable status of {self._what}: {self.current.state}>"
+
+    def _repr_html_(self) -> str:
+        from datastream.notebook import _status
+
+        return _status.observable_line(self._what, "status of", self.current)
+
     def wait(self, wanted: Callable[[Status], bool], timeout: float | None) -> bool:
         """Wait until the status is as wanted, or the view is closed; False after `timeout` s."""
         if wanted(self.current):

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import cast
 
-from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
@@ -27,19 +26,6 @@ KEPT = 100
 log = logging.getLogger("datastream")
 
 
-class StatusObservable(Observable[Status]):
-    """The current `Status` first, then each change; completes when the store is closed."""
-
-    def __init__(self, holder: StatusHolder) -> None:
-        super().__init__(holder.subscribe_observer)
-        self._holder = holder
-
-    @property
-    def current(self) -> Status:
-        """The status now: a memory read."""
-        return self._holder.current
-
-
 class StatusHolder:
     """The status of one store.
 
@@ -49,7 +35,7 @@ class StatusHolder:
     """
 
     def __init__(self, name: str, dispatcher: Dispatcher) -> None:
-        self._name = name
+        self.name = name
         self._dispatcher = dispatcher
         self._lock = threading.Lock()
         self._subscribers: tuple[Subscriber[Status], ...] = ()
@@ -108,7 +94,7 @@ class StatusHolder:
     ) -> DisposableBase:
         with self._lock:
             subscriber = Subscriber(
-                observer, _alone, _Kept(self.current), self._dispatcher, f"status of {self._name}"
+                observer, _alone, _Kept(self.current), self._dispatcher, f"status of {self.name}"
             )
             subscriber.on_close = lambda: self._remove(subscriber)
             self._subscribers += (subscriber,)
@@ -134,7 +120,7 @@ class StatusHolder:
         if same or before.state is State.CLOSED:
             return
         self.current = Status(state, since or datetime.now(UTC), error, degraded)
-        _log_change(self._name, self.current)
+        _log_change(self.name, self.current)
         for subscriber in self._subscribers:
             subscriber.offer(self.current)
 

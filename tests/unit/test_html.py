@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
+import datastream_grpc
 import pytest
+from pydantic import BaseModel
 
 import datastream
-from datastream import Capability, Entry, SourceUnavailable, Store
+from datastream import Capability, Entry, SourceUnavailable, State, Status, Store
 from datastream.entry import deleted
-from datastream.notebook._html import CARD_CHARS, CELL_CHARS, ROWS, entry_card, store_table
+from datastream.notebook._html import entry_card, store_table, view_table
+from datastream.notebook._parts import CARD_CHARS, CELL_CHARS, ROWS, age
+from datastream.notebook._values import shown_entry
 from datastream.selection import Selects
 from datastream.source import Health, Reading
 from datastream.sources.memory import MemorySource
@@ -50,6 +55,7 @@ class SpySource(MemorySource):
         super().__init__()
         self.read_keys: set[str] = set()
         self.between: Callable[[], object] = lambda: None
+        self.before_reads: Callable[[], object] = lambda: None
 
     def capabilities(self) -> Sequence[Capability]:
         found = super().capabilities()
@@ -57,6 +63,7 @@ class SpySource(MemorySource):
         return found
 
     def read(self, selection: Selects, since: str | None) -> Reading:
+        self.before_reads()
         self.read_keys |= selection.keys
         return super().read(selection, since)
 
@@ -158,13 +165,13 @@ def test_an_empty_value_is_said_to_be_empty() -> None:
 def test_a_table_shows_name_state_and_entries(store: Store) -> None:
     store.update({"a": 1, "b": {"x": [1, 2]}})
     page = Page(store_table(store))
-    for part in ("spied", "READY · 2 keys", "a", "1", "int", "b", '{"x":[1,2]}', "json"):
+    for part in ("spied", "READY", "2 keys", "a", "1", "int", "b", '{"x":[1,2]}', "json"):
         assert part in page.text
 
 
 def test_an_empty_store_is_a_heading_without_table(store: Store) -> None:
     page = Page(store_table(store))
-    assert "READY · 0 keys" in page.text
+    assert "READY\n \n0 keys" in page.text
     assert "table" not in page.tags
 
 
@@ -204,7 +211,7 @@ def test_a_closed_store_says_so() -> None:
     store.close()
     page = Page(store_table(store))
     assert "memory:" in page.text
-    assert "closed" in page.text
+    assert "CLOSED" in page.text
 
 
 @pytest.mark.parametrize("error", [SourceUnavailable, OSError, ZeroDivisionError])
@@ -228,7 +235,7 @@ def test_a_stale_store_shows_its_entries_and_the_error(store: Store, spy: SpySou
     # It answers from a copy.
     spy.health = Health(SourceUnavailable("the disk is gone; plug it in"))
     page = Page(store_table(store))
-    assert "STALE · 1 key" in page.text
+    assert "STALE\n \n1 key\n" in page.text
     assert "the disk is gone; plug it in" in page.text
 
 
@@ -236,3 +243,131 @@ def test_showing_a_store_leaves_no_subscription(store: Store) -> None:
     store_table(store)
     assert not store._core._publisher.routes
     assert store._status._subscribers == ()
+
+
+def test_a_secret_is_stars_by_its_key_by_its_field_and_in_a_url(store: Store) -> None:
+    store.put("db/password", "cretpw")
+    store.put("db", {"user": "me", "api_key": "cretpw", "pool": 3})
+    store.put("main.toml", 'secret = "two cretpw"\npool = 3', value_type="application/toml")
+    store.put("url", "postgresql://me:cretpw@host/x")
+    html = store_table(store) + view_table(store.view()) + entry_card(store.entry("db"))
+    assert "cretpw" not in html
+    assert html.count("pool") == 5
+    assert "me:***@host" in html
+
+
+def test_what_is_called_like_a_secret_but_is_none_is_shown() -> None:
+    page = Page(entry_card(Entry("passengers", b"12 people", "str")))
+    assert "12 people" in page.text
+
+
+@pytest.mark.parametrize("cut", range(8, 40))
+def test_a_secret_is_hidden_wherever_its_text_is_cut(cut: int) -> None:
+    shown = shown_entry(Entry("k", b'{"password": "one cretpw two cretpw three"}', "json"), cut)
+    assert "cre" not in shown.text
+
+
+def test_a_view_shows_its_values_and_what_it_refused(store: Store) -> None:
+    store.update({"fx/USD": 1.08, "fx/GBP": ATTACK})
+    with store.view("fx/", as_=float) as view:
+        page = Page(view._repr_html_())
+        for part in ("spied, view('fx/')", "READY", "1 key · 1 value rejected", "1.08", "float"):
+            assert part in page.text
+    page = Page(view._repr_html_())
+    assert "CLOSED" in page.text
+    assert "1.08" in page.text
+
+
+def test_a_view_without_a_state_shows_why(spy: SpySource) -> None:
+    def fail() -> None:
+        raise SourceUnavailable("no route to host")
+
+    spy.before_reads = fail
+    with Store(spy, name="spied") as store, store.view("fx/") as view:
+        assert "has no state yet: no route to host" in Page(view._repr_html_()).text
+
+
+def test_a_view_of_many_keys_is_bounded(store: Store) -> None:
+    store.update({f"k{number}": "x" * 1_000 for number in range(5_000)})
+    with store.view() as view:
+        html = view._repr_html_()
+    assert Page(html).tags.count("tr") == ROWS + 1
+    assert f"… and {5_000 - ROWS:,} more" in html
+    assert len(html) < 20_000
+
+
+class Database(BaseModel):
+    url: str = "sqlite:"
+    password: str = "cretpw"
+
+
+class Settings(BaseModel):
+    limit: int = 10
+    name: str = ATTACK
+    db: Database = Database()
+
+
+def test_a_binding_shows_fields_layers_and_why_a_state_was_rejected(store: Store) -> None:
+    with datastream.open("memory:") as below, datastream.overlay(store, below) as both:
+        below["app/limit"] = 20
+        binding = both.bind(Settings, "app/")
+        page = Page(binding._repr_html_())
+        for part in ("limit", "20", "memory:", "app/limit", "db.url", "defaults", ATTACK):
+            assert part in page.text
+        assert "script" not in page.tags
+        assert "cretpw" not in page.text
+        store["app/limit"] = "many"
+        assert binding.status.wait(lambda status: bool(status.degraded), 10)
+        page = Page(binding._repr_html_())
+        assert "rejected" in page.text
+        assert "valid integer" in page.text
+        assert "20\n" in page.text
+        binding.close()
+
+
+def test_a_status_is_a_badge_with_its_reason() -> None:
+    status = Status(State.STALE, MOMENT, SourceUnavailable(ATTACK), "polling")
+    page = Page(status._repr_html_())
+    for part in ("STALE", "polling", "since 2026-01-02 03:04:05", f"SourceUnavailable: {ATTACK}"):
+        assert part in page.text
+    assert "script" not in page.tags
+    colours = {Page(Status(state, MOMENT)._repr_html_()).text for state in State}
+    assert len(colours) == len(State)
+
+
+def test_an_observable_says_what_it_follows(store: Store) -> None:
+    with store.view("a") as view:
+        told = {
+            "watch('fx/')": store.watch("fx/"),
+            "watch(match='*')": store.watch_batches(match="*"),
+            "watch('a')": store.watch_values("a"),
+            "view('a'), changes": view.changes,
+            "view('a'), change_batches": view.change_batches,
+        }
+        for words, observable in told.items():
+            assert repr(observable) == f"<Observable spied, {words}>"
+            assert f"spied, {words}" in Page(observable._repr_html_()).text
+        assert repr(store.status) == "<Observable status of spied: READY>"
+        assert "READY" in Page(store.status._repr_html_()).text
+        assert "READY" in Page(view.status._repr_html_()).text
+
+
+def test_a_server_shows_its_address_and_its_clients(store: Store) -> None:
+    with datastream_grpc.serve(store, "127.0.0.1:0") as server:
+        assert server.clients == ()
+        with datastream.open(f"grpc://{server.address}") as remote:
+            came = threading.Event()
+            remote.watch("a").subscribe(lambda _: came.set())
+            store["a"] = 1
+            assert came.wait(10)
+            (client,) = server.clients
+            page = Page(server._repr_html_())
+            for part in (server.address, "READY", "spied", "1", client):
+                assert part in page.text
+
+
+def test_an_age_is_in_one_unit() -> None:
+    ages = {0: "0 s", 59: "59 s", 60: "1 min", 7_199: "1 h", 90_000: "1 d", -5: "0 s"}
+    for seconds, words in ages.items():
+        assert age(MOMENT, MOMENT + timedelta(seconds=seconds)) == words
+    assert age(None) == ""

@@ -71,6 +71,8 @@ class Servicer:
         self._inboxes: set[Inbox] = set()
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
+        self.watchers: set[tuple[str, int]] = set()
+        """The address of the client of each watch, with what tells two of one client apart."""
         self._stopping = False
         self._writes = Writes(store)
         self._run = store.threads.run
@@ -215,7 +217,8 @@ class Servicer:
             raise SourceUnavailable("the server is shutting down")
         check_selected(request)
         watch = await (self._call if _is_small(request) else self._run)(self._watch, request)
-        with _listed(self._streams, asyncio.current_task()):
+        watcher = (context.peer(), id(context))
+        with _listed(self._streams, asyncio.current_task()), _listed(self.watchers, watcher):
             async with watch:
                 if await self._serve(watch, request, context):
                     return

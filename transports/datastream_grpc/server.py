@@ -67,6 +67,11 @@ class Server:
         """Where it listens, ``host:port`` with the real port where 0 was asked for."""
         self._finalizer = weakref.finalize(self, _abandon, self._loop, self._inner)
 
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """The addresses of those who watch now, as gRPC writes them: ``ipv4:127.0.0.1:40968``."""
+        return self._inner.clients()
+
     def stop(self, grace: float = 2.0) -> None:
         """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop.
 
@@ -99,6 +104,11 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<Server {self.address}>"
+
+    def _repr_html_(self) -> str:
+        from datastream.notebook._html import server_card
+
+        return server_card(self.address, self.clients, self._inner.store)
 
 
 class Settings(NamedTuple):
@@ -159,7 +169,7 @@ class _Inner:
     """What lives on the loop."""
 
     def __init__(self, store: Store, address: str, settings: Settings) -> None:
-        self._store = store
+        self.store = store
         self._address = address
         self._settings = settings
         self._servicer = Servicer(store, settings.max_message_size, read_only=settings.read_only)
@@ -169,6 +179,9 @@ class _Inner:
         self._state = State.CONNECTING
         self._asked = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+
+    def clients(self) -> tuple[str, ...]:
+        return tuple(sorted({peer for peer, _ in self._servicer.watchers.copy()}))
 
     async def start(self) -> int:
         tls, tokens = self._settings.tls, self._settings.tokens
@@ -213,7 +226,7 @@ class _Inner:
             with suppress(RuntimeError):
                 asyncio.run_coroutine_threadsafe(self._set_health(status), loop)
 
-        self._status = self._store.status.subscribe(changed)
+        self._status = self.store.status.subscribe(changed)
 
     async def _set_health(self, status: Status) -> None:
         self._state = status.state
@@ -240,9 +253,9 @@ class _Inner:
         while self._state not in (State.READY, State.CLOSED):
             with suppress(Exception):
                 with suppress(KeyNotFound):
-                    await self._store.threads.call(self._store.entry, HEALTH_KEY)
+                    await self.store.threads.call(self.store.entry, HEALTH_KEY)
                 # It answers: what watchers wait for need not wait for the poller's next attempt.
-                self._store.refresh()
+                self.store.refresh()
             # At random, so that many servers of one backend do not come back as a herd.
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(2 * pause, LOOK_MOST)

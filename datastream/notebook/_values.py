@@ -1,0 +1,104 @@
+"""Values as they may be shown: cut to a length, bytes in hex, secrets as stars."""
+
+from __future__ import annotations
+
+import re
+from codecs import getincrementaldecoder
+from typing import Any, NamedTuple
+
+from datastream._secrets import hide, holds_secret
+from datastream.entry import Entry, Operation
+from datastream.notebook._parts import CELL_CHARS, dim, text, visible
+
+HEX_BYTES = 16
+"""Bytes shown of a value that is no text."""
+STARS = "**********"
+
+# A field of JSON, YAML, TOML or an ini file; the end of its value may be cut off.
+_FIELD = re.compile(
+    r"""(["']?)([\w.-]+)\1(\s*[:=]\s*)("(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|[^\s,;{}\[\]]+)"""
+)
+
+
+class Shown(NamedTuple):
+    """What is to be seen of a value."""
+
+    text: str
+    remark: str = ""
+    """What is said of it beside: its size, "empty", "deleted"."""
+
+    def html(self, limit: int) -> str:
+        """Both, escaped."""
+        parts = (text(self.text, limit), dim(text(self.remark)) if self.remark else "")
+        return " ".join(filter(None, parts))
+
+
+def shown_entry(entry: Entry, limit: int = CELL_CHARS) -> Shown:
+    """What is to be seen of an entry's value."""
+    data = entry.value
+    if entry.operation is Operation.DELETE:
+        return Shown("", "deleted")
+    if not data:
+        return Shown("", "empty")
+    if key_holds_secret(entry.key):
+        return Shown(STARS)
+    found = _decoded(data, limit)
+    if found is None:
+        return _in_hex(data)
+    remark = size(data) if len(found) > limit else ""
+    return Shown(visible(masked(found), limit), remark)
+
+
+def shown_value(key: str, value: Any, limit: int = CELL_CHARS) -> Shown:
+    """What is to be seen of a decoded value."""
+    if value is not None and key_holds_secret(key):
+        return Shown(STARS)
+    if isinstance(value, bytes):
+        return shown_entry(Entry(key, value), limit)
+    whole = value if isinstance(value, str) else _represented(value)
+    return Shown(visible(masked(whole[: limit + 1]), limit))
+
+
+def key_holds_secret(key: str) -> bool:
+    """Whether a key says in one of its parts that it holds a secret."""
+    return any(map(holds_secret, key.split("/")))
+
+
+def masked(value: str) -> str:
+    """A text with stars for its secrets: passwords in URLs, and fields that are called so."""
+    return _FIELD.sub(_without_secret, hide(value))
+
+
+def size(data: bytes) -> str:
+    """How many bytes there are, in words."""
+    return f"{len(data):,} {'byte' if len(data) == 1 else 'bytes'}"
+
+
+def _represented(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001
+        # The class is the user's, and a display must not raise.
+        return f"<{type(value).__name__}>"
+
+
+def _without_secret(match: re.Match[str]) -> str:
+    quote, name, sign, value = match.groups()
+    if not holds_secret(name) or value in ("null", "true", "false"):
+        return match.group()
+    return f"{quote}{name}{quote}{sign}{STARS}"
+
+
+def _in_hex(data: bytes) -> Shown:
+    cut = "…" if len(data) > HEX_BYTES else ""
+    return Shown(data[:HEX_BYTES].hex(" ") + cut, size(data))
+
+
+def _decoded(data: bytes, limit: int) -> str | None:
+    """More than `limit` characters if there are as many; None if it is no text in UTF-8."""
+    head = data[: 4 * (limit + 1)]
+    try:
+        found = getincrementaldecoder("utf-8")().decode(head, final=len(head) == len(data))
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in found else found
