@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
-import sqlite_utils
-
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -79,12 +77,6 @@ def connect(path: str, mode: str, timeout: float) -> Connection:
     connection.compiled = compiled = Compiled()
     connection.set_authorizer(compiled.authorize)
     return connection
-
-
-def inspected(connection: sqlite3.Connection) -> sqlite_utils.Database:
-    """`connection` for questions about the schema."""
-    # No plugins and no pragmas: this library's connection stays as it made it.
-    return sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
 
 
 def make_durable(connection: Connection, *, new: bool) -> None:

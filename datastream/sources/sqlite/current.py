@@ -17,7 +17,6 @@ from datastream.sources.sqlite.connection import (
     cannot_open,
     connect,
     file_id,
-    inspected,
     is_wal,
     make_durable,
     schema_version,
@@ -26,6 +25,7 @@ from datastream.sources.sqlite.connection import (
 from datastream.sources.sqlite.file import File
 from datastream.sources.sqlite.layout import Columns, create_table, find_layout, stored_name
 from datastream.sources.sqlite.log import ChangeLog
+from datastream.sources.sqlite.schema import table_names
 
 ATTEMPTS = 20
 """How often a call starts over because the schema or the file was changed meanwhile."""
@@ -229,10 +229,9 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         return
     connection = connect(asked.path, "rwc" if new else "rw", asked.timeout)
     try:
-        db = inspected(connection)
-        if stored_name(db, asked.table) is None:
+        if stored_name(connection, asked.table) is None:
             make_durable(connection, new=new)
-            create_table(db, asked.table)
+            create_table(connection, asked.table)
     except sqlite3.OperationalError as error:
         # One that is there may still open read-only.
         if new or not cannot_open(error):
@@ -247,14 +246,13 @@ def _found(connection: Connection, file: File, asked: Asked) -> Attached:
     Raises:
         DatastreamError: there is no such table, or it cannot be a store.
     """
-    db = inspected(connection)
-    table = stored_name(db, asked.table)
+    table = stored_name(connection, asked.table)
     if table is None:
         raise DatastreamError(
-            f"{asked.where}: no such table; it has {', '.join(db.table_names()) or 'none'}: "
+            f"{asked.where}: no such table; it has {', '.join(table_names(connection)) or 'none'}: "
             "name one with table=, or make it with create=True"
         )
-    layout = find_layout(db, table, asked.columns, asked.where)
+    layout = find_layout(connection, table, asked.columns, asked.where)
     has_log = layout.can_log and asked.triggers
     epoch = epoch_of(ChangeLog(layout), connection, file) if has_log else ""
     return Attached(file, layout, schema_version(connection), epoch, is_wal=is_wal(connection))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Sequence
 from hashlib import blake2b
 from itertools import product
 from typing import NamedTuple
 
-import sqlite_utils
-from sqlite_utils.db import Table, quote_identifier
-
 from datastream.errors import DatastreamError
+from datastream.sources.sqlite.schema import Table, quote_identifier
 
 ANCESTOR_COLUMNS = {"key": "TEXT", "value": "", "value_type": "TEXT", "updated_at": "TIMESTAMP"}
 """The table made on first use: the shape of the Go project's, so both can share a file."""
@@ -119,12 +118,13 @@ class Layout(NamedTuple):
         )
 
 
-def create_table(db: sqlite_utils.Database, name: str) -> None:
+def create_table(connection: sqlite3.Connection, name: str) -> None:
     """Make a table of the ancestor's shape."""
     columns = ", ".join(f"{column} {kind}".strip() for column, kind in ANCESTOR_COLUMNS.items())
     columns = columns.replace("key TEXT", "key TEXT PRIMARY KEY NOT NULL", 1)
     # One tree instead of two: a write touches fewer pages.
-    db.execute(f"CREATE TABLE IF NOT EXISTS {quote_identifier(name)} ({columns}) WITHOUT ROWID")
+    name = quote_identifier(name)
+    connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) WITHOUT ROWID")
 
 
 def folded(name: str) -> str:
@@ -132,9 +132,9 @@ def folded(name: str) -> str:
     return "".join(c.lower() if c.isascii() else c for c in name)
 
 
-def stored_name(db: sqlite_utils.Database, table: str) -> str | None:
+def stored_name(connection: sqlite3.Connection, table: str) -> str | None:
     """The name of a table or view as it was made; None if there is none."""
-    found = db.execute(
+    found = connection.execute(
         "SELECT name FROM sqlite_master "
         "WHERE type IN ('table', 'view') AND name = ? COLLATE NOCASE",
         (table,),
@@ -146,17 +146,17 @@ def _matching(name: str, names: Sequence[str]) -> str | None:
     return next((found for found in names if folded(found) == folded(name)), None)
 
 
-def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: str) -> Layout:
+def find_layout(connection: sqlite3.Connection, table: str, asked: Columns, where: str) -> Layout:
     """Look up `table`, spelled as it was made, and check that it can be a store.
 
     Raises:
         DatastreamError: a column is missing, or nothing makes the key unique.
     """
-    found = _columns(db, table)
+    found = _columns(connection, table)
     columns = _choose(asked, list(found), where)
-    if table in db.view_names():
+    real = Table(connection, table)
+    if real.is_view:
         return Layout(table, columns, can_log=False, is_view=True)
-    real = db.table(table)
     uniques = _uniques(real)
     keys = [unique for unique in uniques if [c for c, _ in unique.columns] == [columns.key]]
     is_strict = "STRICT" in _options(real)
@@ -172,7 +172,7 @@ def find_layout(db: sqlite_utils.Database, table: str, asked: Columns, where: st
     return Layout(
         table,
         columns,
-        can_log=not real.virtual_table_using and not _has_expression_index(real),
+        can_log=not real.is_virtual and not _has_expression_index(real),
         generated=generated,
         exact=exact in uniques,
         rivals=tuple(dict.fromkeys(rivals)),
@@ -194,9 +194,9 @@ class Column(NamedTuple):
     is_generated: bool
 
 
-def _columns(db: sqlite_utils.Database, table: str) -> dict[str, Column]:
+def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
     # The plain pragma leaves generated columns out; 1 marks the hidden ones of virtual tables.
-    rows = db.execute(f"PRAGMA table_xinfo({quote_identifier(table)})")
+    rows = connection.execute(f"PRAGMA table_xinfo({quote_identifier(table)})")
     return {row[1]: Column(row[2].upper(), row[6] in (2, 3)) for row in rows if row[6] != 1}
 
 
@@ -215,11 +215,10 @@ def _choose(asked: Columns, found: Sequence[str], where: str) -> Columns:
 
 def _uniques(table: Table) -> list[Unique]:
     """Every unique index, partial ones too, and the INTEGER PRIMARY KEY."""
-    unique_names = [index.name for index in table.indexes if index.unique]
     found = [
-        Unique(tuple((c.name, c.coll) for c in index.columns if c.key))
-        for index in table.xindexes
-        if index.name in unique_names and all(c.name for c in index.columns if c.key)
+        Unique(tuple((c.name or "", c.coll) for c in index.keys))
+        for index in table.indexes
+        if index.unique and all(c.name for c in index.keys)
     ]
     alias = _rowid_alias(table)
     return found + ([Unique(((alias, "BINARY"),))] if alias else [])
@@ -228,12 +227,15 @@ def _uniques(table: Table) -> list[Unique]:
 def _is_whole(table: Table, unique: Unique) -> bool:
     """Not by a partial index, which leaves some rows out."""
     columns = [column for column, _ in unique.columns]
-    indexes = [i for i in table.indexes if i.unique and list(i.columns) == columns]
+    indexes = [i for i in table.indexes if i.unique and [c.name for c in i.keys] == columns]
     return not indexes or any(not index.partial for index in indexes)
 
 
 def _has_expression_index(table: Table) -> bool:
-    return any(index.unique and None in index.columns for index in table.indexes)
+    return any(
+        index.unique and any(column.name is None for column in index.keys)
+        for index in table.indexes
+    )
 
 
 def _rowid(table: Table) -> list[Unique]:
@@ -249,7 +251,7 @@ def _rowid_alias(table: Table) -> str | None:
     """The INTEGER PRIMARY KEY, which is the rowid under another name and has no index."""
     keys = [column for column in table.columns if column.is_pk]
     is_alias = len(keys) == 1 and keys[0].type.upper() == "INTEGER"
-    return str(keys[0].name) if is_alias and not _is_without_rowid(table) else None
+    return keys[0].name if is_alias and not _is_without_rowid(table) else None
 
 
 def _is_without_rowid(table: Table) -> bool:
@@ -296,4 +298,4 @@ def _demands_more(table: Table, columns: Columns) -> bool:
 
 
 def _has_foreign_trigger(table: Table) -> bool:
-    return any(not trigger.name.startswith("_datastream_") for trigger in table.triggers)
+    return any(not trigger.startswith("_datastream_") for trigger in table.triggers)

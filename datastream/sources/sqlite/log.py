@@ -17,11 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from sqlite_utils.db import quote_identifier
-
 from datastream.sources.sqlite.connection import schema_version, transaction
 from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.rows import Row
+from datastream.sources.sqlite.schema import quote_identifier
 
 KEPT = 100_000
 """Lines the log keeps; a reader that missed more gets the full state again."""
