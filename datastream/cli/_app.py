@@ -1,36 +1,62 @@
-"""The group of all commands."""
+"""The group of all commands; only the one that runs is loaded."""
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
 import click
 
-from datastream.cli._commands import get, ls, put, rm
-from datastream.cli._demo import demo
 from datastream.cli._exit import exit_code
-from datastream.cli._history import history
-from datastream.cli._postgres import postgres
-from datastream.cli._serve import serve
-from datastream.cli._sqlite import sqlite
-from datastream.cli._watch import watch
+from datastream.cli._interrupt import end_soon_after_ctrl_c
+from datastream.cli._words import did_you_mean
+from datastream.errors import shown
+
+# In the order a newcomer wants them, not by name.
+COMMANDS = {
+    "demo": "_demo",
+    "ls": "_commands",
+    "get": "_commands",
+    "put": "_commands",
+    "rm": "_commands",
+    "watch": "_watch",
+    "history": "_history",
+    "serve": "_serve",
+    "postgres": "_postgres",
+    "sqlite": "_sqlite",
+}
+"""Where each command is."""
 
 
 class _App(click.Group):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Not in `main`, which tests call within a process that is to live on.
+        end_soon_after_ctrl_c()
+        return self.main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         ctx.exit(exit_code(lambda: super(_App, self).invoke(ctx)))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        # In the order a newcomer wants them, not by name.
-        return list(self.commands)
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"datastream.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"no command {shown(args[0])}{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
 
 
-@click.group(
-    cls=_App,
-    commands=[demo, ls, get, put, rm, watch, history, serve, postgres, sqlite],
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+@click.group(cls=_App, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="datastream-kv")
 def main() -> None:
     """Read, write, watch and serve key-value stores.

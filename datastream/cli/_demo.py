@@ -16,6 +16,7 @@ import click
 import datastream
 from datastream import DatastreamError, Entry, Store
 from datastream.cli._exit import TERMINATED, exit_on_sigterm
+from datastream.cli._interrupt import clean_up_for
 from datastream.cli._open import load_grpc
 from datastream.cli._rates import SOURCE, Day, load_rates
 
@@ -23,6 +24,8 @@ CLIENT = "datastream.cli._demo_client"
 PACE_TERMINAL, PACE_PIPE = 0.1, 0.02
 LONGEST_PACE = 3600
 """Seconds; what is no number is not less either."""
+CLEAN_UP = 10.0
+"""Seconds after Ctrl-C for ending the client and removing the file."""
 
 THREE_LINES = """\
 The same in three lines of Python:
@@ -51,6 +54,7 @@ def demo(pace: float | None) -> None:
     transport = load_grpc()
     days = load_rates()
     exit_on_sigterm(TERMINATED)
+    clean_up_for(CLEAN_UP)
     with _served_store(transport) as (store, address):
         _introduce(days, address)
         with _client(f"grpc://{address}") as client:

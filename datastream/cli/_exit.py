@@ -13,11 +13,11 @@ from types import FrameType
 import click
 
 from datastream import DatastreamError
+from datastream.cli._interrupt import INTERRUPTED, was_pressed
 from datastream.cli._log import logged
 from datastream.cli._words import in_our_words
 from datastream.errors import presentable
 
-INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -28,15 +28,16 @@ def exit_code(work: Callable[[], object]) -> int:
             work()
         return 0
     except KeyboardInterrupt:
-        if sys.stderr.isatty():
-            # The terminal has shown ^C; the prompt belongs on the next line.
-            click.echo(err=True)
         code = INTERRUPTED
     except BrokenPipeError:
         code = 0
     except (DatastreamError, ImportError, OSError) as error:
-        say(str(error))
-        code = 1
+        code = INTERRUPTED if was_pressed() else 1
+        if code == 1:
+            say(str(error))
+    if code == INTERRUPTED and sys.stderr.isatty():
+        # The terminal has shown ^C; the prompt belongs on the next line.
+        click.echo(err=True)
     _discard_output()
     return code
 

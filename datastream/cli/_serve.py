@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from datastream.cli._exit import exit_on_sigterm
+from datastream.cli._interrupt import clean_up_for
 from datastream.cli._log import log_calls
 from datastream.cli._open import load_grpc, open_store
 from datastream.cli._output import emit
@@ -16,6 +17,8 @@ from datastream.cli._status import say_status
 HEARTBEAT_HELP = "Seconds of silence after which a client is asked whether it is there."
 GRACE = 1.0
 """Seconds that running calls get to end; watches never end by themselves."""
+CLEAN_UP = 10.0
+"""Seconds for all that after Ctrl-C, and for closing the store."""
 
 
 @click.command()
@@ -55,6 +58,7 @@ def serve(
     if verbose:
         log_calls()
     transport = load_grpc()
+    clean_up_for(CLEAN_UP)
     with open_store(url, watched=True) as store, store.status.subscribe(say_status):
         server = transport.serve(
             store,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 _RULES = [
@@ -32,3 +33,11 @@ def in_our_words(text: str) -> str:
         parts[::2] = (pattern.sub(replacement, part) for part in parts[::2])
         text = "".join(parts)
     return text
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown word: "; did you mean …?", or nothing."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word.lower(), known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""

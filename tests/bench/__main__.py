@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 from rich.console import Console
 
+from tests.bench.command_line import start_up
 from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
@@ -77,6 +78,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "grpc-fanout": grpc_fanout,
     "memory": memory,
     "import": imports,
+    "start-up": start_up,
 }
 
 

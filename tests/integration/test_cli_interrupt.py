@@ -1,0 +1,60 @@
+"""Ctrl-C ends a command, whatever it waits for: real processes, real signals."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import datastream
+
+TIMEOUT = 20.0
+LONGER = "600"
+"""Seconds, beyond any test's."""
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    # A shell that runs the tests in the background has them, and so their children, ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "datastream.cli", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def await_sleep(process: subprocess.Popen[bytes]) -> None:
+    """Until the main thread sleeps in the kernel, as SQLite does while a lock is held."""
+    where = Path(f"/proc/{process.pid}/task/{process.pid}/wchan")
+    while "nanosleep" not in where.read_text():
+        assert process.poll() is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_command_that_waits_within_a_c_library_ends(tmp_path: Path) -> None:
+    """SQLite sleeps until the lock is free; Python's own handler would wait for that."""
+    path = tmp_path / "store.db"
+    with datastream.open(f"sqlite:{path}") as store:
+        store["key"] = 1
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    process = start("put", f"sqlite:{path}?timeout={LONGER}", "key", "2")
+    try:
+        await_sleep(process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+        assert (process.returncode, out, err) == (130, b"", b"")
+    finally:
+        process.kill()
+        process.communicate()
+        other.close()
+    with datastream.open(f"sqlite:{path}") as store:
+        assert store["key"] == 1
