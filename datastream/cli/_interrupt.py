@@ -7,6 +7,8 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -15,6 +17,7 @@ GRACE = 0.1
 
 _grace = [GRACE]
 _pressed = threading.Event()
+_ends: list[Callable[[], object]] = []
 
 
 def end_soon_after_ctrl_c() -> None:
@@ -39,6 +42,16 @@ def clean_up_for(seconds: float) -> None:
     _grace[0] = seconds
 
 
+@contextmanager
+def ended_too(end: Callable[[], object]) -> Iterator[None]:
+    """Call `end` at Ctrl-C, before anything else."""
+    _ends.append(end)
+    try:
+        yield
+    finally:
+        _ends.remove(end)
+
+
 def was_pressed() -> bool:
     """Whether Ctrl-C ends this command, whatever error came of it.
 
@@ -49,6 +62,8 @@ def was_pressed() -> bool:
 
 def _press(signum: int, frame: FrameType | None) -> None:
     _pressed.set()
+    for end in _ends:
+        end()
     raise KeyboardInterrupt
 
 

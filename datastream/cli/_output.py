@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,6 +21,11 @@ json_option = click.option(
 def emit(line: str) -> None:
     """One line to stdout, at once; UTF-8 whatever the locale, since JSON is."""
     click.echo(line.encode())
+
+
+def is_screen() -> bool:
+    """Whether stdout is a terminal on which a cursor can be moved."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def change_printer(*, json_lines: bool) -> Callable[[Entry], None]:

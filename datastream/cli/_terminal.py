@@ -1,9 +1,10 @@
-"""Entries on a terminal. The only file besides the demo's that loads rich."""
+"""Entries on a terminal. Only files about terminals load rich."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +27,7 @@ def print_table(entries: Iterable[Entry]) -> None:
         table.add_row(
             Text(one_line(entry.key), "cyan"),
             Text(one_line(entry.value_type), "dim"),
-            Text(_time(entry), "dim"),
+            Text(shown_time(entry.updated_at), "dim"),
             Text(shown_value(entry)),
         )
     console = Console()
@@ -52,7 +53,7 @@ def progress(what: str) -> Iterator[Callable[[str], None]]:
 
 def _change(entry: Entry) -> Text:
     return Text.assemble(
-        (f"{_time(entry):19}  ", "dim"),
+        (f"{shown_time(entry.updated_at):19}  ", "dim"),
         (f"{entry.operation:6}  ", _STYLES[entry.operation]),
         (one_line(entry.key), "cyan"),
         "" if entry.operation is Operation.DELETE else f" = {shown_value(entry)}",
@@ -60,5 +61,6 @@ def _change(entry: Entry) -> Text:
     )
 
 
-def _time(entry: Entry) -> str:
-    return f"{entry.updated_at.astimezone():%Y-%m-%d %H:%M:%S}" if entry.updated_at else ""
+def shown_time(at: datetime | None) -> str:
+    """A time as it is here; nothing if it is not known."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}" if at else ""

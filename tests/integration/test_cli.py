@@ -1,35 +1,20 @@
-"""The command line: in this process where that says as much, as real processes where not."""
+"""The command line: one answer each, and what goes wrong."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import Queue
-from threading import Thread
-from typing import IO
 
 import pytest
-from click.testing import CliRunner, Result
-from dulwich.repo import Repo
 
 import datastream
-from datastream.cli import main
 from datastream.cli._words import in_our_words
-
-TIMEOUT = 20.0
-FIELDS = ["key", "value", "value_type", "updated_at", "revision", "operation"]
-
-
-def run(*arguments: str, stdin: bytes | None = None) -> Result:
-    return CliRunner().invoke(main, arguments, input=stdin, prog_name="datastream")
+from tests.integration.command_line import TIMEOUT, run
 
 
 @pytest.fixture
@@ -37,82 +22,7 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:{tmp_path / 'store.db'}"
 
 
-class Program:
-    """A ``datastream`` process whose output is read line by line, with a time limit."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "datastream.cli", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.out, self.err = self.process.stdout, self.process.stderr
-        self._lines: dict[IO[bytes], Queue[str]] = {}
-        self._readers = [self._read(self.err)]
-
-    def read_output(self) -> None:
-        self._readers.append(self._read(self.out))
-
-    def line(self) -> str:
-        """The next line of stdout."""
-        return self._lines[self.out].get(timeout=TIMEOUT)
-
-    def error_line(self) -> str:
-        return self._lines[self.err].get(timeout=TIMEOUT)
-
-    def signal(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.exit_code()
-
-    def exit_code(self) -> int:
-        return self.process.wait(TIMEOUT)
-
-    def rest_of_errors(self) -> list[str]:
-        self._readers[0].join(TIMEOUT)
-        lines = self._lines[self.err]
-        return [lines.get() for _ in range(lines.qsize())]
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for reader in self._readers:
-            reader.join(TIMEOUT)
-        self.out.close()
-        self.err.close()
-
-    def _read(self, stream: IO[bytes]) -> Thread:
-        lines = self._lines[stream] = Queue()
-
-        def pump() -> None:
-            for line in stream:
-                lines.put(line.decode().rstrip("\n"))
-
-        thread = Thread(target=pump)
-        thread.start()
-        return thread
-
-
-Start = Callable[..., Program]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    programs: list[Program] = []
-    # A shell that runs the tests in the background has them, and so their children, ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    def start(*arguments: str, read: bool = True) -> Program:
-        programs.append(Program(*arguments))
-        if read:
-            programs[-1].read_output()
-        return programs[-1]
-
-    yield start
-    for program in programs:
-        program.end()
-    signal.signal(signal.SIGINT, before)
+FIELDS = ["key", "value", "value_type", "updated_at", "revision", "operation"]
 
 
 # put and get.
@@ -366,101 +276,6 @@ def test_the_library_loads_no_command_line() -> None:
     assert done.stdout == "set()\n"
 
 
-# watch.
-
-
-def test_watch_shows_the_state_and_what_other_processes_change(url: str, start: Start) -> None:
-    run("put", url, "fx/USD", "1.1")
-    run("put", url, "other", "1")
-    watch = start("watch", url, "fx/", "--json")
-    assert json.loads(watch.line())["value"] == "1.1"
-    run("put", url, "other", "2")
-    run("put", url, "fx/USD", "1.2")
-    assert json.loads(watch.line())["value"] == "1.2"
-    run("rm", url, "fx/USD")
-    gone = json.loads(watch.line())
-    assert (gone["key"], gone["value"], gone["operation"]) == ("fx/USD", "", "DELETE")
-    assert watch.signal(signal.SIGINT) == 130
-    assert watch.rest_of_errors() == []
-
-
-def test_watch_prints_plain_lines_on_a_pipe(url: str, start: Start) -> None:
-    run("put", url, "fx/USD", "1.1")
-    run("put", url, "fx/deep/USD", "1")
-    watch = start("watch", url, "--match", "fx/*")
-    assert watch.line().split("\t")[:4] == ["PUT", "fx/USD", "float", "1.1"]
-    run("rm", url, "fx/USD")
-    assert watch.line().split("\t")[:4] == ["DELETE", "fx/USD", "", ""]
-
-
-def test_a_reader_that_leaves_ends_the_watch_quietly(url: str, start: Start) -> None:
-    run("put", url, "key", "1")
-    watch = start("watch", url, read=False)
-    assert watch.out.readline().startswith(b"PUT\tkey")
-    watch.out.close()
-    run("put", url, "key", "2")
-    assert watch.exit_code() == 0
-    assert watch.rest_of_errors() == []
-
-
-def test_a_reader_that_leaves_ends_ls_quietly(url: str, start: Start) -> None:
-    with datastream.open(url) as store:
-        store.put_many({f"key/{number}": "x" * 1000 for number in range(1000)})
-    listing = start("ls", url, read=False)
-    assert listing.out.readline().startswith(b"key/0\t")
-    listing.out.close()
-    assert listing.exit_code() == 0
-    assert listing.rest_of_errors() == []
-
-
-@pytest.mark.parametrize("name", ["watch", "watch --since"])
-def test_ctrl_c_ends_a_watch_whose_reader_has_stopped_reading(
-    name: str, tmp_path: Path, start: Start
-) -> None:
-    """The pipe is full after some thousand lines: the next `write` waits for ever."""
-    if name == "watch":
-        url, since = f"sqlite:{tmp_path}/big.db", []
-        with datastream.open(url) as store:
-            store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
-    else:
-        url, since = f"git:{tmp_path}", ["--since", "HEAD~1"]
-        Repo.init(tmp_path).close()
-        with datastream.open(url, author="Ann", email="ann@example.org") as store:
-            store["first"] = 1
-            store.put_many({f"key/{number}": "x" * 500 for number in range(1_000)})
-    watch = start("watch", url, *since, read=False)
-    first = watch.out.readline()
-    assert first.startswith(b"PUT\tkey/"), (first, watch.rest_of_errors())
-    # Nobody reads: a program that first wrote what it has would never end.
-    assert watch.signal(signal.SIGINT) == 130
-    assert watch.rest_of_errors() == []
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_ends_a_watch_that_prints_to_a_terminal(tmp_path: Path) -> None:
-    import pty
-
-    with datastream.open(f"sqlite:{tmp_path}/big.db") as store:
-        store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
-    ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "datastream.cli", "watch", f"sqlite:{tmp_path}/big.db"]
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    try:
-        shown = os.read(ours, 65536)
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(OSError):
-            # EIO is how Linux says that the last program left the terminal.
-            while more := os.read(ours, 65536):
-                shown += more
-        assert process.wait(TIMEOUT) == 130
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    assert shown.count(b"PUT") < 10_000
-
-
 # What goes wrong, in words of the command line.
 
 
@@ -499,85 +314,6 @@ def test_text_from_elsewhere_is_escaped_in_errors(url: str) -> None:
     assert "\x1b" not in result.stderr
     result = run("ls", "gopher\x1b[31m://hole")
     assert "\x1b" not in result.stderr
-
-
-def test_a_key_that_was_meant_as_a_prefix_is_pointed_out(url: str, start: Start) -> None:
-    run("put", url, "fx/USD", "1.1")
-    watch = start("watch", url, "fx")
-    line = watch.error_line()
-    assert line.startswith("datastream: ")
-    assert "'fx/'" in line
-    run("put", url, "fx", "1")
-    assert watch.line().startswith("PUT\tfx\t")
-
-
-# serve.
-
-
-def served(start: Start, url: str, *options: str) -> tuple[Program, str]:
-    server = start("serve", url, "--address", "127.0.0.1:0", *options)
-    announcement, _, address = server.line().rpartition(" on ")
-    assert announcement == f"serving {url}"
-    assert not address.endswith(":0")
-    return server, f"grpc://{address}"
-
-
-def test_serve_lets_others_read_write_and_watch(url: str, start: Start) -> None:
-    server, remote = served(start, url)
-    watch = start("watch", remote, "limits", "--json")
-    assert run("put", remote, "limits", '{"rps": 9}').exit_code == 0
-    assert json.loads(watch.line())["value"] == '{"rps": 9}'
-    assert run("get", remote, "limits").stdout == '{"rps": 9}\n'
-    assert run("get", url, "limits").stdout == '{"rps": 9}\n'
-    assert run("rm", remote, "limits").exit_code == 0
-    assert json.loads(watch.line())["operation"] == "DELETE"
-    assert server.signal(signal.SIGTERM) == 0
-    assert server.rest_of_errors() == []
-    assert watch.error_line().startswith("datastream: STALE: ")
-    assert watch.signal(signal.SIGINT) == 130
-
-
-def test_serve_ends_on_ctrl_c(start: Start) -> None:
-    server, _ = served(start, "memory:")
-    assert server.signal(signal.SIGINT) == 130
-    assert server.rest_of_errors() == []
-
-
-def test_serve_refuses_other_machines_without_tls_and_proof() -> None:
-    refused = run("serve", "memory:", "--address", "0.0.0.0:0")
-    assert refused.exit_code == 1
-    assert "--insecure" in refused.output
-    assert "in code" not in refused.output
-    half = run("serve", "memory:", "--tls-cert", "server.pem")
-    assert half.exit_code == 2
-    assert "--tls-key" in half.output
-
-
-def test_serve_may_only_be_read_and_only_with_a_token(tmp_path: Path, start: Start) -> None:
-    tokens = tmp_path / "tokens"
-    tokens.write_text("secret")
-    args = ("--address", "127.0.0.1:0", "--read-only", "--token-file", str(tokens))
-    server = start("serve", "memory:", *args)
-    address = server.line().rpartition(" ")[2]
-    assert run("ls", f"grpc://{address}").exit_code == 1
-    assert run("ls", f"grpc://{address}?token_file={tokens}").exit_code == 0
-    written = run("put", f"grpc://{address}?token_file={tokens}", "k", "1")
-    assert written.exit_code == 1
-    assert "only be read" in written.output
-
-
-def test_serve_says_that_the_address_is_in_use(start: Start) -> None:
-    _, remote = served(start, "memory:")
-    second = start("serve", "memory:", "--address", remote.removeprefix("grpc://"))
-    assert second.exit_code() == 1
-    (error,) = second.rest_of_errors()
-    assert error.startswith("datastream: ")
-
-
-def test_serve_logs_its_calls_when_asked(start: Start) -> None:
-    server, remote = served(start, "memory:", "--verbose")
-    run("put", remote, "key", "1")
-    assert server.error_line()
 
 
 def test_files_hold_what_was_typed(tmp_path: Path) -> None:

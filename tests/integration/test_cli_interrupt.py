@@ -6,24 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import datastream
+from tests.integration.command_line import TIMEOUT
 
-TIMEOUT = 20.0
+pytestmark = pytest.mark.usefixtures("interruptible")
+
 LONGER = "600"
 """Seconds, beyond any test's."""
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    # A shell that runs the tests in the background has them, and so their children, ignore it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def start(*arguments: str) -> subprocess.Popen[bytes]:

@@ -1,0 +1,93 @@
+"""A pseudo-terminal with what a screen shows of it, for tests of what people see."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Mapping
+
+import pyte
+
+TIMEOUT = 20.0
+
+
+class Terminal:
+    """A ``datastream`` process on a terminal of `lines` by `columns`; close it after use."""
+
+    def __init__(
+        self,
+        *arguments: str,
+        lines: int = 24,
+        columns: int = 80,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.screen = pyte.Screen(columns, lines)
+        self._stream = pyte.ByteStream(self.screen)
+        self.sent = b""
+        self._ours, theirs = pty.openpty()
+        self.resize(lines, columns)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "datastream.cli", *arguments],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            start_new_session=True,
+            # So that Ctrl-C, typed, becomes a signal for it.
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(theirs)
+
+    def resize(self, lines: int, columns: int) -> None:
+        size = struct.pack("HHHH", lines, columns, 0, 0)
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, size)
+        self.screen.resize(lines, columns)
+
+    def type(self, keys: str) -> None:
+        os.write(self._ours, keys.encode())
+
+    def until(self, what: Callable[[list[str]], bool]) -> list[str]:
+        """The lines of the screen as soon as `what` holds of them."""
+        end = time.monotonic() + TIMEOUT
+        while not what(lines := [line.rstrip() for line in self.screen.display]):
+            assert time.monotonic() < end, "\n".join(lines)
+            self._read()
+        return lines
+
+    def shows(self, text: str) -> list[str]:
+        return self.until(lambda lines: any(text in line for line in lines))
+
+    def line(self, text: str) -> str:
+        """The line that shows `text`, once there is one."""
+        return next(line for line in self.shows(text) if text in line)
+
+    def exit_code(self) -> int:
+        """Once it has ended; all that it wrote is on the screen then."""
+        while self._read():
+            pass
+        return self.process.wait(TIMEOUT)
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+
+    def _read(self) -> bool:
+        """Put on the screen what was written; False when no program has the terminal any more."""
+        if not select.select([self._ours], [], [], TIMEOUT)[0]:
+            raise TimeoutError("the program writes nothing")
+        try:
+            written = os.read(self._ours, 65536)
+        except OSError:
+            # EIO is how Linux says that the last program left.
+            return False
+        self.sent += written
+        self._stream.feed(written)
+        return bool(written)

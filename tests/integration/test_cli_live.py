@@ -1,0 +1,121 @@
+"""`datastream watch` on a terminal: a live table, seen through a terminal emulator."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+import datastream
+
+if sys.platform == "win32":
+    pytest.skip("needs a pseudo-terminal", allow_module_level=True)
+
+from tests.integration.terminals import Terminal
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[datastream.Store]:
+    with datastream.open(f"sqlite:{tmp_path}/store.db") as store:
+        yield store
+
+
+@pytest.fixture
+def terminal(stack: ExitStack):
+    def make(*arguments: str, **options) -> Terminal:
+        made = Terminal(*arguments, **options)
+        stack.callback(made.close)
+        return made
+
+    return make
+
+
+def test_a_table_that_is_sorted_changes_in_place_and_ends_with_q(store, terminal):
+    store.put_many({"b": 2, "a": 1, "c/d": "three"})
+    shown = terminal("watch", store.name)
+    lines = shown.shows("3 of 3 keys")
+    assert [line.split()[0] for line in lines[1:4]] == ["a", "b", "c/d"]
+    assert "READY" in lines[23]
+    store["b"] = 22
+    assert shown.line("●  b").split()[2:3] == ["int"]
+    assert shown.line("●  b").endswith("22")
+    del store["a"]
+    assert shown.line("✗  a")
+    # What is gone is seen for a while, and then not any more.
+    lines = shown.shows("2 of 2 keys")
+    assert lines[1].split()[0] == "b"
+    shown.type("q")
+    assert shown.exit_code() == 0
+    # The terminal is as it was: another screen is left, the cursor is shown again.
+    assert shown.sent.rstrip().endswith((b"\x1b[?1049l", b"\x1b[?25h"))
+
+
+def test_thousands_of_keys_are_paged_and_a_resized_terminal_is_filled(store, terminal):
+    store.put_many({f"key/{number:05}": number for number in range(5_000)})
+    shown = terminal("watch", store.name, lines=12)
+    assert "key/00000" in shown.shows("1-10 of 5000 keys")[1]
+    shown.type("\x1b[6~")
+    assert "key/00010" in shown.shows("11-20 of 5000 keys")[1]
+    shown.type("G")
+    assert "key/04999" in shown.shows("4991-5000 of 5000 keys")[10]
+    shown.type("\x1b[A")
+    shown.shows("4990-4999 of 5000 keys")
+    shown.type("\x1b[H")
+    shown.shows("1-10 of 5000 keys")
+    shown.resize(7, 40)
+    lines = shown.until(lambda lines: lines[6].startswith("1-5 of 5000 keys"))
+    assert "key/00004" in lines[5]
+    assert max(map(cell_len, lines)) <= 40
+
+
+def test_wide_and_hostile_text_keeps_its_place_on_the_screen(store, terminal):
+    store["漢字/キー"] = "日本語の値" * 30
+    store["evil"] = "\x1b[2J\x1b]0;owned\x07\u202e"
+    store["emoji 👩‍👩‍👧"] = "é👍"
+    shown = terminal("watch", store.name, columns=60)
+    lines = shown.shows("3 of 3 keys")
+    assert len([line for line in lines[:-1] if line]) == 4
+    assert all(cell_len(line) <= 60 for line in lines)
+    assert r"\x1b[2J" in shown.line("evil")
+    assert b"owned\x07" not in shown.sent
+
+
+def test_no_color_leaves_the_marks(store, terminal):
+    store["a"] = 1
+    shown = terminal("watch", store.name, environment={"NO_COLOR": "1"})
+    shown.shows("1 of 1 keys")
+    store["a"] = 2
+    shown.shows("●  a")
+    assert b"\x1b[32m" not in shown.sent
+    assert b"\x1b[1;32m" not in shown.sent
+
+
+def test_trouble_is_in_the_status_line(store, terminal, tmp_path):
+    store["a"] = 1
+    shown = terminal("watch", store.name, columns=120)
+    shown.shows("READY")
+    store.close()
+    for path in tmp_path.iterdir():
+        path.unlink()
+    shown.line("STALE: ")
+
+
+def test_ctrl_c_leaves_the_terminal_as_it_was(store, terminal):
+    store["a"] = 1
+    shown = terminal("watch", store.name)
+    shown.shows("1 of 1 keys")
+    shown.type("\x03")
+    assert shown.exit_code() == 130
+    assert b"\x1b[?1049l" in shown.sent
+
+
+def test_a_terminal_gets_lines_where_they_are_asked_for(store, terminal):
+    store["a"] = 1
+    shown = terminal("watch", store.name, "--lines", "--count", "1")
+    assert shown.exit_code() == 0
+    assert shown.line("PUT").split()[3:] == ["a", "=", "1", "int"]
+    assert b"\x1b[?1049h" not in shown.sent

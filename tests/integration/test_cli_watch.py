@@ -1,0 +1,183 @@
+"""`datastream watch`: lines on a pipe, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dulwich.repo import Repo
+
+import datastream
+from tests.integration.command_line import TIMEOUT, Start, run
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path / 'store.db'}"
+
+
+# watch.
+
+
+def test_watch_shows_the_state_and_what_other_processes_change(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    run("put", url, "other", "1")
+    watch = start("watch", url, "fx/", "--json")
+    assert json.loads(watch.line())["value"] == "1.1"
+    run("put", url, "other", "2")
+    run("put", url, "fx/USD", "1.2")
+    assert json.loads(watch.line())["value"] == "1.2"
+    run("rm", url, "fx/USD")
+    gone = json.loads(watch.line())
+    assert (gone["key"], gone["value"], gone["operation"]) == ("fx/USD", "", "DELETE")
+    assert watch.signal(signal.SIGINT) == 130
+    assert watch.rest_of_errors() == []
+
+
+def test_watch_prints_plain_lines_on_a_pipe(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    run("put", url, "fx/deep/USD", "1")
+    watch = start("watch", url, "--match", "fx/*")
+    assert watch.line().split("\t")[:4] == ["PUT", "fx/USD", "float", "1.1"]
+    run("rm", url, "fx/USD")
+    assert watch.line().split("\t")[:4] == ["DELETE", "fx/USD", "", ""]
+
+
+def test_a_reader_that_leaves_ends_the_watch_quietly(url: str, start: Start) -> None:
+    run("put", url, "key", "1")
+    watch = start("watch", url, read=False)
+    assert watch.out.readline().startswith(b"PUT\tkey")
+    watch.out.close()
+    run("put", url, "key", "2")
+    assert watch.exit_code() == 0
+    assert watch.rest_of_errors() == []
+
+
+def test_a_reader_that_leaves_ends_ls_quietly(url: str, start: Start) -> None:
+    with datastream.open(url) as store:
+        store.put_many({f"key/{number}": "x" * 1000 for number in range(1000)})
+    listing = start("ls", url, read=False)
+    assert listing.out.readline().startswith(b"key/0\t")
+    listing.out.close()
+    assert listing.exit_code() == 0
+    assert listing.rest_of_errors() == []
+
+
+@pytest.mark.parametrize("name", ["watch", "watch --since"])
+def test_ctrl_c_ends_a_watch_whose_reader_has_stopped_reading(
+    name: str, tmp_path: Path, start: Start
+) -> None:
+    """The pipe is full after some thousand lines: the next `write` waits for ever."""
+    if name == "watch":
+        url, since = f"sqlite:{tmp_path}/big.db", []
+        with datastream.open(url) as store:
+            store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
+    else:
+        url, since = f"git:{tmp_path}", ["--since", "HEAD~1"]
+        Repo.init(tmp_path).close()
+        with datastream.open(url, author="Ann", email="ann@example.org") as store:
+            store["first"] = 1
+            store.put_many({f"key/{number}": "x" * 500 for number in range(1_000)})
+    watch = start("watch", url, *since, read=False)
+    first = watch.out.readline()
+    assert first.startswith(b"PUT\tkey/"), (first, watch.rest_of_errors())
+    # Nobody reads: a program that first wrote what it has would never end.
+    assert watch.signal(signal.SIGINT) == 130
+    assert watch.rest_of_errors() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_ctrl_c_ends_a_watch_that_prints_to_a_terminal(tmp_path: Path) -> None:
+    import pty
+
+    with datastream.open(f"sqlite:{tmp_path}/big.db") as store:
+        store.put_many({f"key/{number}": "x" * 50 for number in range(30_000)})
+    ours, theirs = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "datastream.cli",
+        "watch",
+        "--lines",
+        f"sqlite:{tmp_path}/big.db",
+    ]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    try:
+        shown = os.read(ours, 65536)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):
+            # EIO is how Linux says that the last program left the terminal.
+            while more := os.read(ours, 65536):
+                shown += more
+        assert process.wait(TIMEOUT) == 130
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert shown.count(b"PUT") < 10_000
+
+
+def test_a_key_that_was_meant_as_a_prefix_is_pointed_out(url: str, start: Start) -> None:
+    run("put", url, "fx/USD", "1.1")
+    watch = start("watch", url, "fx")
+    line = watch.error_line()
+    assert line.startswith("datastream: ")
+    assert "'fx/'" in line
+    run("put", url, "fx", "1")
+    assert watch.line().startswith("PUT\tfx\t")
+
+
+def test_a_reader_that_leaves_a_quiet_watch_ends_it(url: str, start: Start) -> None:
+    """As `head -1` does: nothing has to be written for that to be seen."""
+    run("put", url, "key", "1")
+    watch = start("watch", url, read=False)
+    assert watch.out.readline().startswith(b"PUT\tkey")
+    watch.out.close()
+    assert watch.exit_code() == 0
+    assert watch.rest_of_errors() == []
+
+
+def test_a_watch_of_changes_only_ends_after_some(url: str, start: Start) -> None:
+    run("put", url, "old", "1")
+    watch = start("watch", url, "--no-initial", "--count", "2")
+    number = 0
+    # It cannot say when it has begun.
+    while watch.process.poll() is None:
+        number += 1
+        run("put", url, "new", str(number))
+    assert watch.exit_code() == 0
+    keys = [watch.line().split("\t")[1] for _ in range(2)]
+    assert keys == ["new", "new"]
+    assert watch.rest_of_errors() == []
+
+
+def test_a_pattern_may_be_left_out(url: str) -> None:
+    run("put", url, "fx/USD", "1")
+    run("put", url, "fx/old/DEM", "2")
+    shown = run("watch", url, "fx/", "--exclude", "fx/old/**", "--count", "1")
+    assert [line.split("\t")[1] for line in shown.stdout.splitlines()] == ["fx/USD"]
+
+
+def test_a_command_gets_each_change(url: str, start: Start, tmp_path: Path) -> None:
+    run("put", url, "key", "first; exit 3")
+    command = f'{{ echo "$DATASTREAM_OPERATION $DATASTREAM_KEY"; cat; }} >> {tmp_path}/log; exit 3'
+    watch = start("watch", url, "--exec", command, "--count", "2")
+    assert "'key' ended with exit code 3" in watch.error_line()
+    run("rm", url, "key")
+    assert watch.exit_code() == 0
+    assert (tmp_path / "log").read_text() == "PUT key\nfirst; exit 3DELETE key\n"
+
+
+def test_ctrl_c_ends_the_command_of_a_watch(url: str, start: Start, tmp_path: Path) -> None:
+    run("put", url, "key", "1")
+    watch = start("watch", url, "--exec", "echo $$; sleep 600; true")
+    assert watch.line().isdecimal()
+    assert watch.signal(signal.SIGINT) == 130
+    assert watch.rest_of_errors() == []
