@@ -42,6 +42,8 @@ class Following:
         self._stopped = False
         self._ends: list[Callable[[], None]] = []
         self._followed: set[int] = set()
+        # What each layer said of itself when it was last asked for what it cannot read.
+        self._degraded: dict[int, str] = {}
         # Those whose status is followed.
         self._known: frozenset[int] = frozenset()
 
@@ -69,6 +71,19 @@ class Following:
             for index, layer in enumerate(self._layers):
                 if index not in self._followed and layer.find() is not None:
                     self._follow(index, layer)
+
+    def check_unread(self) -> None:
+        """Ask the layers that say something else than before what they cannot read now."""
+        for index, layer in enumerate(self._layers):
+            upstream = layer.upstream
+            if upstream is None or not self.table.has_joined(index):
+                continue
+            said = upstream.status.degraded
+            if said != self._degraded.get(index, ""):
+                with suppress(DatastreamError):
+                    unread = upstream.snapshot(self.table.selection).unread
+                    self.table.set_unread(index, unread)
+                    self._degraded[index] = said
 
     def _follow(self, index: int, layer: Layer) -> DatastreamError | None:
         """Follow one layer; why that cannot be, if it cannot."""

@@ -19,9 +19,16 @@ from datastream._overlay.tombstone import visible
 from datastream._overlay.writing import Around, Found, as_seen, needs_all, plan
 from datastream._upstream import Upstream
 from datastream.entry import Batch, Capability, Entry
-from datastream.errors import DatastreamError, InvalidKey, ReadOnly, StoreClosed
+from datastream.errors import (
+    DatastreamError,
+    InvalidKey,
+    ReadOnly,
+    SourceUnavailable,
+    StoreClosed,
+    Unreadable,
+)
 from datastream.selection import Selection, Selects
-from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written
+from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written, is_below
 from datastream.sources._common.wake import WakeEvent, jittered
 
 OF_WRITES = frozenset(
@@ -92,8 +99,10 @@ class OverlaySource(Source):
             following = self._following
             if following is not None and following.table.knows(index, key):
                 self._look_at_layers()
-                return following.table.held(index, key)
-            if layer.may_be_missing:
+                last = following.table.held(index, key)
+                if last is not None or isinstance(error, SourceUnavailable | StoreClosed):
+                    return last
+            if layer.may_be_missing and not isinstance(error, Unreadable):
                 return None
             raise layer.named(error) from error
         layer.seen = True
@@ -110,12 +119,14 @@ class OverlaySource(Source):
         if following is None or not following.table.covers(selection):
             return self._read_layers(selection)
         following.catch_up()
+        following.check_unread()
         return following.table.state(selection)
 
     def _read_layers(self, selection: Selects) -> Reading:
         """The state of the layers, without a table."""
         asked = Selection(selection.keys, selection.prefixes, selection.patterns)
         merged: dict[str, Entry] = {}
+        unread: set[str] = set()
         batches: list[Batch | None] = []
         # The lowest first, so that those above replace what it holds.
         for layer in reversed(self._layers):
@@ -128,7 +139,12 @@ class OverlaySource(Source):
                 batch = None
             if batch is not None:
                 layer.seen = True
+                # What it cannot read hides what is below all the same.
+                hidden = [key for key in merged if is_below(key, batch.unread)]
+                for key in hidden:
+                    del merged[key]
                 merged.update((entry.key, entry) for entry in batch.entries)
+                unread.update(batch.unread)
             batches.insert(0, batch)
         following = self._following
         self._recent.add(asked, batches, following.table if following is not None else None)
@@ -139,12 +155,14 @@ class OverlaySource(Source):
             self._wake.set()
         entries = [entry for entry in merged.values() if visible(entry) is not None]
         cursors = [batch.cursor if batch is not None else "" for batch in batches]
-        return Reading(entries, spell("", 0, cursors), complete=True)
+        left = frozenset(unread - merged.keys())
+        return Reading(entries, spell("", 0, cursors), complete=True, unread=left)
 
     def _read(self, selection: Selects, since: str) -> Reading:
         begins = self._following is None
         following = self._follow(selection)
         table = following.table
+        following.check_unread()
         place = parse(since, len(self._layers))
         is_poll = not isinstance(selection, Selection)
         if not is_poll:

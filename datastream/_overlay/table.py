@@ -14,11 +14,15 @@ from typing import NamedTuple
 from datastream._overlay.position import Place, spell
 from datastream._overlay.tombstone import visible
 from datastream.entry import Batch, Entry, Operation, deleted
-from datastream.selection import Selection, Selects, selected
-from datastream.source import Reading, Written
+from datastream.selection import NOTHING, Selection, Selects, selected
+from datastream.source import Reading, Written, is_below
 
 REMEMBERED = 50_000
 """Changes a table remembers; a reader that missed more gets the full state again."""
+
+
+CONCEALED = Entry("")
+"""In place of an entry, where a layer holds what it cannot read."""
 
 
 class _Changed(NamedTuple):
@@ -44,7 +48,11 @@ class Table:
         self._lock = threading.Lock()
         self._held: tuple[dict[str, Entry], ...] = tuple({} for _ in range(layers))
         self._joined = [False] * layers
+        # By layer, what it holds and cannot read: nobody knows what is visible there.
+        self._unread: list[frozenset[str]] = [NOTHING] * layers
         self._visible: dict[str, Entry] = {}
+        # Keys of which an unread one of an upper layer hides what lower ones hold.
+        self._concealed: set[str] = set()
         self._cursors = [""] * layers
         self._sequence = 0
         self._position = spell(self.epoch, 0, self._cursors)
@@ -74,7 +82,8 @@ class Table:
         with self._lock:
             if not self._joined[layer]:
                 return None
-            return Batch(tuple(self._held[layer].values()), self._cursors[layer], initial=True)
+            held, unread = tuple(self._held[layer].values()), self._unread[layer]
+            return Batch(held, self._cursors[layer], initial=True, unread=unread)
 
     # What the layers give.
 
@@ -83,9 +92,11 @@ class Table:
         with self._lock:
             held = self._held[layer]
             if batch.initial or batch.reset:
-                keys: Iterable[str] = self._replace(held, batch)
+                keys: Iterable[str] = self._replace(layer, batch)
             else:
                 keys = _update(held, batch)
+                if self._unread[layer]:
+                    self._unread[layer] -= {entry.key for entry in batch.entries}
             self._joined[layer] = True
             self._cursors[layer] = batch.cursor
             self._sequence += 1
@@ -110,30 +121,66 @@ class Table:
             self._log.clear()
             self._floor = self._sequence
 
-    def _replace(self, held: dict[str, Entry], batch: Batch) -> Iterable[str]:
+    def set_unread(self, layer: int, unread: frozenset[str]) -> None:
+        """Know what a layer cannot read by now."""
+        with self._lock:
+            before, self._unread[layer] = self._unread[layer], unread
+            self._look_below(before | unread)
+
+    def _replace(self, layer: int, batch: Batch) -> Iterable[str]:
+        held, unread = self._held[layer], batch.unread
         before = dict(held)
         held.clear()
+        # What cannot be read just now is as it was.
+        held.update((key, old) for key, old in before.items() if is_below(key, unread))
         held.update((entry.key, entry) for entry in batch.entries)
-        return {**before, **held}
+        concealing = self._unread[layer] | unread
+        self._unread[layer] = unread
+        changed = {**before, **held}
+        return changed | self._below(concealing) if concealing else changed
+
+    def _below(self, places: frozenset[str]) -> dict[str, None]:
+        """The keys that any layer holds among these, or below them."""
+        return {key: None for held in self._held for key in held if is_below(key, places)}
+
+    def _look_below(self, places: frozenset[str]) -> None:
+        self._sequence += 1
+        self._position = spell(self.epoch, self._sequence, self._cursors)
+        for key in self._below(places):
+            self._look_at(key)
 
     def _look_at(self, key: str) -> None:
         before, now = self._visible.get(key), self._top(key)
+        was_concealed = key in self._concealed
+        if now is CONCEALED:
+            # Readers who have something keep it; nobody is told that it is gone.
+            self._visible.pop(key, None)
+            self._concealed.add(key)
+            return
+        self._concealed.discard(key)
         if now is None:
-            if before is None:
+            if before is None and not was_concealed:
                 return
-            del self._visible[key]
+            self._visible.pop(key, None)
         else:
             self._visible[key] = now
             if before is not None and before.revision == now.revision:
                 return
-        self._log.append(_Changed(self._sequence, key, before is not None))
+        self._log.append(_Changed(self._sequence, key, was_concealed or before is not None))
 
     def _top(self, key: str) -> Entry | None:
-        for held in self._held:
+        for layer, held in enumerate(self._held):
             entry = held.get(key)
             if entry is not None:
                 return visible(entry)
+            if self._unread[layer] and is_below(key, self._unread[layer]):
+                return CONCEALED
         return None
+
+    def _unread_now(self) -> frozenset[str]:
+        """What is visible of nobody knows what."""
+        found = NOTHING.union(*self._unread)
+        return found - self._visible.keys() if found else found
 
     # What the overlay reads.
 
@@ -150,7 +197,9 @@ class Table:
     def state(self, selection: Selects) -> Reading:
         """What is visible of `selection`."""
         with self._lock:
-            return Reading(selected(self._visible, selection), self._position, complete=True)
+            entries = selected(self._visible, selection)
+            unread = self._unread_now()
+            return Reading(entries, self._position, complete=True, unread=unread)
 
     def changes(self, since: str, sequence: int) -> Reading | None:
         """What looks different since a position, which stands for an earlier count.

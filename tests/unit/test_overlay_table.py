@@ -191,3 +191,41 @@ def test_positions_hold_any_cursor(cursors):
 @pytest.mark.parametrize("text", ["", ":", "e:", "e:-1:", "e:²:", "e:1:99:x", f"e:{'9' * 5000}:"])
 def test_positions_that_were_made_up(text):
     assert parse(text, 1) is None
+
+
+def test_what_an_upper_layer_cannot_read_is_not_what_a_lower_one_holds():
+    table = Table(2, EVERYTHING)
+    table.apply(0, Batch((), "c", initial=True, unread=frozenset({"a", "d/"})))
+    table.apply(1, state(entry("a", "a1"), entry("b", "b1"), entry("d/x", "x1")))
+    table.begin()
+    assert shown(table) == {"b": "b1"}
+    assert table.state(EVERYTHING).unread == {"a", "d/"}
+    since = table.mark()
+    table.apply(0, changes(entry("a", "a0")))
+    assert news(table, *since) == [("a", "a0")]
+    assert table.state(EVERYTHING).unread == {"d/"}
+    since = table.mark()
+    table.set_unread(0, frozenset())
+    assert news(table, *since) == [("d/x", "x1")]
+    assert table.state(EVERYTHING).unread == frozenset()
+
+
+def test_what_cannot_be_read_from_now_on_is_kept_by_those_who_have_it(table):
+    since = table.mark()
+    table.set_unread(0, frozenset({"a", "b"}))
+    reading = table.changes(*since)
+    assert not reading.entries, "nobody is told that it is gone"
+    # The first layer has an old state of one, and of the other nobody knows anything.
+    assert shown(table) == {"a": "a0", "c": "c2"}
+    assert table.state(EVERYTHING).unread == {"b"}
+    since = table.mark()
+    table.apply(0, Batch((entry("a", "a9"),), "c", initial=True))
+    assert news(table, *since) == [("a", "a9"), ("b", "b1")]
+    assert table.changes(*since).created == frozenset()
+
+
+def test_a_layer_that_begins_anew_keeps_what_it_cannot_read_any_more(table):
+    since = table.mark()
+    table.apply(1, Batch((), "c", reset=True, unread=frozenset({"b"})))
+    assert news(table, *since) == []
+    assert shown(table) == {"a": "a0", "b": "b1", "c": "c2"}

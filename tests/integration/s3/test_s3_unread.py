@@ -2,8 +2,9 @@
 
 import pytest
 
-from datastream import Denied, KeyNotFound, SourceUnavailable, State
+from datastream import Denied, KeyNotFound, SourceUnavailable, State, Store, overlay
 from datastream.sources._common import unread as _unread
+from datastream.sources.memory import MemorySource
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration._programs.tools import Statuses
@@ -174,3 +175,27 @@ def test_a_range_that_is_refused_for_ever_ends(make, put, proxy):
     with pytest.raises(SourceUnavailable, match="InvalidRange"):
         store.capabilities()
     assert rule["hits"] == 2
+
+
+def test_in_an_overlay_it_hides_what_is_below(make, put, stack):
+    """Nobody knows what it says; the layer below would be a wrong answer."""
+    archive(put, "old")
+    put("rate", b"1")
+    bottom = stack.enter_context(Store(MemorySource(), name="bottom"))
+    bottom.put_many({"old": b"below", "new": b"below", "rate": b"below"})
+    laid = stack.enter_context(overlay(make(), bottom))
+    assert dict(laid) == {"rate": 1, "new": b"below"}
+    recorder, statuses = Recorder(laid), Statuses(laid)
+    recorder.wait_state({"rate": b"1", "new": b"below"})
+    with pytest.raises(Denied, match="archived; restore it"):
+        laid.entry("old")
+    archive(put, "new")
+    put("rate", b"2")
+    statuses.wait_degraded("'new' (InvalidObjectState")
+    recorder.wait_state({"rate": b"2", "new": b"below"})
+    assert list(laid.snapshot()) == list(laid) == ["rate"]
+    put("new", b"3")
+    recorder.wait_state({"rate": b"2", "new": b"3"})
+    put("old", b"4")
+    recorder.wait_state({"rate": b"2", "new": b"3", "old": b"4"})
+    Recorder(laid).wait_state({"rate": b"2", "new": b"3", "old": b"4"})
