@@ -41,10 +41,14 @@ _BUILT_IN = {
     "git+https": _Row("datastream.sources.git:open_git"),
     "git+ssh": _Row("datastream.sources.git:open_git"),
     "env": _Row("datastream.sources.env:open_env"),
+    "nats": _Row("datastream.sources.nats:open_nats", "nats"),
     "grpc": _Row("datastream_grpc.source:open_grpc", "grpc"),
     "grpcs": _Row("datastream_grpc.source:open_grpc", "grpc"),
 }
-_COMMON = ("memory", "sqlite", "postgresql", "git", "git+https", "file", "env", "s3", "grpc")
+_COMMON = (
+    *("memory", "sqlite", "postgresql", "git", "git+https", "file", "env"),
+    *("s3", "nats", "grpc"),
+)
 _FILESYSTEMS = "gs, az, sftp, http, zip"
 _DOCUMENT = _Row("datastream._documents:open_document")
 _FILESYSTEM = _Row("datastream.sources.filesystem:open_filesystem")
@@ -55,9 +59,9 @@ def open(url: str, **options: Any) -> Store:
 
     ``memory:``, ``memory:NAME`` · ``sqlite:PATH?table=…`` · ``postgresql://HOST/DATABASE?table=…``
     · ``git:PATH``, ``git+https://…``, ``git+ssh://…`` · ``file:PATH``, ``file:settings.toml`` ·
-    ``env:PREFIX`` · ``s3://BUCKET/PREFIX`` · ``grpc://HOST:PORT`` · every scheme that an installed
-    package offers under the entry point group ``datastream.sources`` · and every filesystem that
-    fsspec knows.
+    ``env:PREFIX`` · ``s3://BUCKET/PREFIX`` · ``nats://HOST:PORT/BUCKET`` · ``grpc://HOST:PORT`` ·
+    every scheme that an installed package offers under the entry point group
+    ``datastream.sources`` · and every filesystem that fsspec knows.
 
     Args:
         url: scheme, place and, after ``?``, options as text.

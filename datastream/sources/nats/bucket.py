@@ -1,0 +1,153 @@
+"""A bucket as its servers know it: the stream behind it, asked for at the stream's leader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from datastream.errors import DatastreamError
+from datastream.sources.nats.connection import Connection
+from datastream.sources.nats.errors import NO_MESSAGE, NO_STREAM, ApiError
+from datastream.sources.nats.messages import Message, stored
+from datastream.sources.nats.position import SECOND, Position, nanoseconds, rfc3339
+
+MARKERS = 2_592_000.0
+"""Seconds for which the server's own markers are kept in a bucket made here: thirty days."""
+DUPLICATES = 120.0
+"""Seconds within which a message that is sent again is recognised."""
+
+
+class Info(NamedTuple):
+    """A bucket just now, as the leader of its stream says."""
+
+    position: Position
+    present: int
+    """Keys that hold something or are marked as deleted."""
+    replicas: int
+    history: int
+    max_age: int
+    """Nanoseconds after which keys expire; 0 for never."""
+    markers: int
+    """Nanoseconds for which it is said that a key has expired; 0 if that is never said."""
+    takes_ttl: bool
+    is_sealed: bool
+    largest: int
+    """Bytes of a value that the bucket takes; -1 for any."""
+    now: int
+    """The server's time."""
+
+    @property
+    def forgets(self) -> int:
+        """Nanoseconds after which it is no longer known which keys were deleted; 0 for never."""
+        return min((time for time in (self.max_age, self.markers) if time), default=0)
+
+    @property
+    def expires_in_silence(self) -> bool:
+        """Whether keys may expire without a word."""
+        return bool(self.max_age) and not self.markers
+
+
+class Bucket:
+    """The stream of a bucket.
+
+    Args:
+        connection: to any server of its system.
+        name: of the bucket.
+    """
+
+    def __init__(self, connection: Connection, name: str) -> None:
+        self.connection = connection
+        self.stream = f"KV_{name}"
+        self.prefix = f"$KV.{name}."
+
+    async def info(self) -> Info:
+        """How it stands."""
+        return _info(await self.connection.request(f"STREAM.INFO.{self.stream}"))
+
+    async def create(self, **settings: Any) -> None:
+        """Make the bucket, unless it is there, whatever its settings."""
+        try:
+            await self.info()
+        except ApiError as error:
+            if error.number != NO_STREAM:
+                raise
+            await self.connection.request(f"STREAM.CREATE.{self.stream}", self._config(**settings))
+
+    async def last(self, subject: str) -> Message | None:
+        """The newest message of a key."""
+        return await self._message(last_by_subj=self.prefix + subject)
+
+    async def next(self, subject: str, sequence: int) -> Message | None:
+        """The first message of some subjects from a sequence number on."""
+        return await self._message(seq=sequence, next_by_subj=self.prefix + subject)
+
+    async def first_after(self, at: int) -> Message | None:
+        """The first message that was stored after a time."""
+        return await self._message(start_time=rfc3339(at + 1))
+
+    async def _message(self, **wanted: object) -> Message | None:
+        try:
+            answer = await self.connection.request(f"STREAM.MSG.GET.{self.stream}", wanted)
+        except ApiError as error:
+            if error.number == NO_MESSAGE:
+                return None
+            raise
+        return stored(answer["message"], len(self.prefix))
+
+    def _config(
+        self, *, replicas: int, history: int, ttl: float, storage: str, max_bytes: int
+    ) -> Mapping[str, object]:
+        """As all of NATS's tools make a bucket."""
+        age = int(ttl * SECOND)
+        return {
+            "name": self.stream,
+            "subjects": [f"{self.prefix}>"],
+            "num_replicas": replicas,
+            "max_msgs_per_subject": history,
+            "max_age": age,
+            "storage": storage,
+            "max_bytes": max_bytes or -1,
+            "discard": "new",
+            "deny_delete": True,
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            "allow_msg_ttl": True,
+            "subject_delete_marker_ttl": int(MARKERS * SECOND),
+            "duplicate_window": min(age or SECOND * int(DUPLICATES), SECOND * int(DUPLICATES)),
+        }
+
+
+def _info(answer: Mapping[str, Any]) -> Info:
+    config, state = answer["config"], answer["state"]
+    present = state.get("num_subjects", 0)
+    position = Position(
+        f"{nanoseconds(answer['created']):x}",
+        state["last_seq"],
+        nanoseconds(state["last_ts"]),
+        present,
+    )
+    return Info(
+        position,
+        present,
+        config["num_replicas"],
+        config["max_msgs_per_subject"],
+        config["max_age"],
+        config.get("subject_delete_marker_ttl", 0),
+        config.get("allow_msg_ttl", False),
+        config.get("sealed", False),
+        config["max_msg_size"],
+        nanoseconds(answer.get("ts", "")) if answer.get("ts") else 0,
+    )
+
+
+def check_bucket(info: Info, where: str) -> None:
+    """Refuse a stream that is no bucket."""
+    if info.history < 1:
+        raise DatastreamError(f"{where}: this stream keeps any number of messages; it is no bucket")
+
+
+def missing(where: str) -> DatastreamError:
+    """There is no bucket of that name."""
+    return DatastreamError(
+        f"{where}: there is no such bucket; check the name, or have it made by create=true"
+    )

@@ -1,0 +1,101 @@
+"""What NATS answers instead of what was asked for, as errors of ours."""
+
+from __future__ import annotations
+
+from datastream.errors import (
+    DatastreamError,
+    Denied,
+    InvalidValue,
+    ReadOnly,
+    RevisionConflict,
+    SourceUnavailable,
+    Unsupported,
+    shown,
+)
+
+NO_STREAM = 10059
+NO_MESSAGE = 10037
+WRONG_SEQUENCE = (10071, 10164)
+FULL = (10077, 10047, 10023, 10028)
+SEALED = 10109
+
+
+class ApiError(Exception):
+    """An error that JetStream answered with."""
+
+    def __init__(self, code: int, number: int, text: str) -> None:
+        super().__init__(f"{text} ({number or code})")
+        self.code = code
+        """As in HTTP."""
+        self.number = number
+        """Which of JetStream's errors."""
+
+
+class Unanswered(Exception):
+    """No answer in time, or no connection on which there could be one."""
+
+
+class Outrun(Exception):
+    """A server that is behind what was acknowledged."""
+
+
+def explain(error: Exception, where: str, key: str | None = None) -> Exception:
+    """The error to raise instead; `error` itself if it is none that this source knows."""
+    place = f"{where}, key {shown(key)}" if key is not None else where
+    if isinstance(error, ApiError):
+        kind, advice = _meaning(error)
+        return kind(f"{place}: {error}; {advice}")
+    if isinstance(error, Unanswered | Outrun):
+        return SourceUnavailable(f"{place}: {error}")
+    if isinstance(error, OSError) or type(error).__module__.startswith("nats"):
+        text = str(error) or type(error).__name__
+        return SourceUnavailable(f"{place}: {text}; check that the server runs, it is tried again")
+    return error
+
+
+def explain_connecting(error: BaseException | None, where: str) -> DatastreamError:
+    """Why there is no connection at all."""
+    text = " ".join(str(error or "").split()) or type(error).__name__
+    if is_denial(error):
+        return Denied(f"{where}: {text}; check user, password, token, nkey or credentials")
+    if "certificate" in text.lower() or "ssl" in text.lower():
+        return Denied(f"{where}: {text}; check tls=, roots=, certificate= and key=")
+    return SourceUnavailable(f"{where}: {text}; check host and port, and that the server runs")
+
+
+def is_denial(error: BaseException | None) -> bool:
+    """The server does not let these credentials in."""
+    text = str(error).lower()
+    return "authorization" in text or "authentication" in text
+
+
+def _meaning(error: ApiError) -> tuple[type[DatastreamError], str]:
+    found = _MEANINGS.get(error.number)
+    if found is not None:
+        return found
+    if error.code in (408, 503):
+        return _AWAY
+    return DatastreamError, "see the server's message"
+
+
+_AWAY = (SourceUnavailable, "the cluster has no leader or quorum just now; retry")
+_FULL = (
+    SourceUnavailable,
+    "nothing was written; remove keys, or raise max_bytes of the bucket or the server's limits",
+)
+_DISABLED = (Denied, "this server or account has no JetStream; enable it in its configuration")
+_MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
+    NO_STREAM: (SourceUnavailable, "there is no such bucket any more; create it anew"),
+    10054: (InvalidValue, "nothing was written; raise max_value_size of the bucket"),
+    10039: _DISABLED,
+    10076: _DISABLED,
+    SEALED: (ReadOnly, "the bucket is sealed, it can only be read"),
+    10110: (Unsupported, "the bucket does not allow that"),
+    10165: (InvalidValue, "a ttl is at least one second"),
+    10166: (Unsupported, "the bucket takes no ttl; create it on a server of 2.11 or newer"),
+    **dict.fromkeys(FULL, _FULL),
+    **dict.fromkeys(
+        WRONG_SEQUENCE, (RevisionConflict, "the key has changed; read it again, decide and retry")
+    ),
+    **dict.fromkeys((10008, 10009, 10118, 10005, 10074), _AWAY),
+}

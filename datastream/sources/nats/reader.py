@@ -1,0 +1,157 @@
+"""Reads of a bucket: one key, its state, and what changed since a position."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from datastream.entry import Entry
+from datastream.source import Reading
+from datastream.sources.nats.bucket import Bucket, Info
+from datastream.sources.nats.consumer import Consumer
+from datastream.sources.nats.errors import Outrun
+from datastream.sources.nats.messages import Message, newest, present
+from datastream.sources.nats.position import Position
+
+FRESH = 10.0
+"""Seconds for which what was acknowledged is believed more than what a leader says."""
+
+
+class Reader:
+    """Reads one bucket; all of it on the source's loop.
+
+    Args:
+        bucket: which.
+        patience: seconds that a read may take.
+    """
+
+    def __init__(self, bucket: Bucket, patience: float) -> None:
+        self.bucket = bucket
+        self._patience = patience
+        self.shown = 0
+        """The last sequence number that a read or write of this source has told of."""
+        self._behind_since: float | None = None
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def info(self) -> Info:
+        """How the bucket stands.
+
+        Raises:
+            Outrun: who answers does not know of what was acknowledged. Not for long: the bucket
+                may have been restored.
+        """
+        # Other calls go on meanwhile, and may show more than it will say.
+        shown = self.shown
+        info = await self.bucket.info()
+        last = info.position.sequence
+        if last >= shown:
+            self._behind_since = None
+            return info
+        now = asyncio.get_running_loop().time()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since < FRESH:
+            raise Outrun(
+                f"its leader is at {last} and has acknowledged {shown}: it lags behind, or the "
+                "bucket was made anew or restored; it is asked again"
+            )
+        self.shown, self._behind_since = 0, None
+        return info
+
+    async def get(self, subject: str) -> Entry | None:
+        """The entry of a key, by the leader."""
+        info, message = await asyncio.gather(self.bucket.info(), self.bucket.last(subject))
+        if message is None or message.is_delete:
+            return None
+        self.saw(message.sequence)
+        return message.entry(info.position.epoch)
+
+    async def state(self, filters: Sequence[str], info: Info | None = None) -> Reading:
+        """What the keys hold, at least as of when this was called."""
+        info = info or await self.info()
+        messages: list[Message] = []
+        if info.present:
+            messages = await self._collect(filters, 0, info)
+        position = reached(info.position, messages)
+        self.saw(position.sequence)
+        return Reading(present(messages, position.epoch), position.text, True)
+
+    async def changes(self, filters: Sequence[str], since: str) -> Reading:
+        """What changed after a position; the state, if the bucket cannot tell."""
+        info = await self.info()
+        position = Position.parse(since)
+        if position is None or not await self.holds(position, info):
+            return await self.state(filters, info)
+        if position.sequence == info.position.sequence:
+            return Reading((), since, False)
+        messages = await self._collect(filters, position.sequence + 1, info)
+        at = reached(info.position, messages)
+        self.saw(at.sequence)
+        return told(messages, at)
+
+    async def holds(self, position: Position, info: Info) -> bool:
+        """Whether all that has happened since `position` can be told."""
+        now = info.position
+        if position.epoch != now.epoch or position.sequence > now.sequence:
+            return False
+        if info.present < position.subjects:
+            # Somebody has purged it: of what is gone, nothing is left.
+            return False
+        if position.sequence == now.sequence:
+            return position.at == now.at
+        if info.expires_in_silence or 0 < info.forgets < info.now - position.at:
+            return False
+        # In a bucket that was restored, other messages have the numbers of those that are lost.
+        first = await self.bucket.first_after(position.at)
+        return first is not None and first.sequence > position.sequence
+
+    def saw(self, sequence: int) -> None:
+        """No later read may show less."""
+        self.shown = max(self.shown, sequence)
+
+    def leave(self, consumer: Consumer) -> None:
+        """Have a consumer removed, which nobody waits for."""
+        task = asyncio.create_task(consumer.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    async def close(self) -> None:
+        """Wait until all consumers are removed."""
+        await asyncio.gather(*self._leaving, return_exceptions=True)
+
+    async def _collect(self, filters: Sequence[str], start: int, info: Info) -> list[Message]:
+        consumer = Consumer(self.bucket, filters, start)
+        try:
+            await consumer.open()
+            await consumer.reach(
+                info.position.sequence,
+                self._patience,
+                all_now=True,
+                is_alone=info.replicas == 1,
+            )
+            return consumer.messages
+        finally:
+            self.leave(consumer)
+
+
+def reached(position: Position, messages: Sequence[Message]) -> Position:
+    """Where one is who was at `position` and has these messages."""
+    if not messages or messages[-1].sequence <= position.sequence:
+        return position
+    last = messages[-1]
+    return position._replace(sequence=last.sequence, at=last.at)
+
+
+def told(messages: Iterable[Message], position: Position) -> Reading:
+    """What messages say, each key once."""
+    found = list(newest(messages).values())
+    entries = [message.entry(position.epoch) for message in found]
+    if len(found) != 1:
+        return Reading(entries, position.text, False)
+    return Reading(
+        entries,
+        position.text,
+        False,
+        author=found[0].author,
+        message=found[0].reason,
+        point=str(found[0].sequence),
+    )

@@ -1,0 +1,128 @@
+"""The end of a bucket as the poller follows it: one long consumer for what everybody selects."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from time import monotonic
+
+from datastream.source import Reading
+from datastream.sources.nats.bucket import Info
+from datastream.sources.nats.consumer import Consumer
+from datastream.sources.nats.filters import ALL
+from datastream.sources.nats.position import Position
+from datastream.sources.nats.reader import Reader, reached, told
+
+SELDOM = 60.0
+"""Seconds between two full looks at a bucket whose markers expire, as they are meant to."""
+
+
+class Tail:
+    """Follows the union of all selections.
+
+    Args:
+        reader: of the bucket.
+        patience: seconds that a read may take.
+        news: set whenever there may be something to read.
+    """
+
+    def __init__(self, reader: Reader, patience: float, news: threading.Event) -> None:
+        self._reader = reader
+        self._patience = patience
+        self._news = news
+        self._consumer: Consumer | None = None
+        self._base = 0
+        self._opening = asyncio.Lock()
+        self._releases = 0
+        self._present = 0
+        self._has_lost = False
+        self._looked = monotonic()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether something will be heard of the next change."""
+        consumer = self._consumer
+        return consumer is not None and not consumer.is_over
+
+    async def after(self, filters: Sequence[str], since: str) -> Reading:
+        """What changed after a position, at least all that this source has told of."""
+        position = Position.parse(since)
+        if position is None:
+            return await self._reader.changes(filters, since)
+        consumer = self._usable(filters, position)
+        if consumer is None:
+            async with self._opening:
+                consumer = self._usable(filters, position)
+                if consumer is None:
+                    consumer = await self._open(filters, position)
+        if consumer is None or self._has_lost:
+            self._has_lost = False
+            return await self._state(filters)
+        await consumer.reach(self._reader.shown, self._patience)
+        return self._reading(consumer, position)
+
+    async def release(self) -> None:
+        """Nobody watches any more."""
+        self._releases += 1
+        self._replace(None)
+
+    async def check(self) -> Info:
+        """Ask how the bucket stands, and find out what nobody says: that keys are lost."""
+        info = await self._reader.info()
+        known, self._present = self._present, info.present
+        is_due = monotonic() - self._looked > SELDOM
+        if info.expires_in_silence or (
+            info.present < known and (not info.forgets or not info.present or is_due)
+        ):
+            self._has_lost = True
+            self._news.set()
+        return info
+
+    def _usable(self, filters: Sequence[str], position: Position) -> Consumer | None:
+        consumer = self._consumer
+        if consumer is None or consumer.is_over or position.sequence < consumer.start - 1:
+            return None
+        covers = consumer.filters == ALL or set(filters) <= set(consumer.filters)
+        return consumer if covers else None
+
+    async def _open(self, filters: Sequence[str], position: Position) -> Consumer | None:
+        """A consumer that goes on from `position`, None if the bucket cannot tell."""
+        releases = self._releases
+        info = await self._reader.info()
+        self._present = info.present
+        if not await self._reader.holds(position, info):
+            return None
+        self._reader.saw(info.position.sequence)
+        consumer = Consumer(self._reader.bucket, filters, position.sequence + 1, self._news.set)
+        await consumer.open()
+        if releases != self._releases:
+            self._reader.leave(consumer)
+            return consumer
+        self._base = position.sequence
+        self._replace(consumer)
+        return consumer
+
+    async def _state(self, filters: Sequence[str]) -> Reading:
+        """All there is; the next read goes on from there."""
+        self._looked = monotonic()
+        reading = await self._reader.state(filters)
+        self._news.set()
+        return reading
+
+    def _reading(self, consumer: Consumer, position: Position) -> Reading:
+        if consumer is self._consumer:
+            if position.sequence < self._base:
+                # Somebody has gone on from a later one: what this one is told is outrun.
+                return Reading((), position.text, False)
+            self._base = position.sequence
+            consumer.drop(position.sequence)
+        messages = [m for m in consumer.messages if m.sequence > position.sequence]
+        at = reached(position, messages)
+        self._reader.saw(at.sequence)
+        return told(messages, at)
+
+    def _replace(self, consumer: Consumer | None) -> None:
+        replaced, self._consumer = self._consumer, consumer
+        if replaced is not None:
+            self._reader.leave(replaced)

@@ -1,0 +1,203 @@
+"""Writes: one message each, sent again under the same id until it is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from datastream.entry import Entry, deleted
+from datastream.errors import InvalidKey, InvalidValue, SourceUnavailable, shown
+from datastream.source import ANY_REVISION, Write, check_expected
+from datastream.sources.nats.errors import WRONG_SEQUENCE, ApiError, Unanswered, explain
+from datastream.sources.nats.keys import to_subject
+from datastream.sources.nats.messages import (
+    EXPECTED,
+    MESSAGE_ID,
+    TYPE,
+    Message,
+    headers_of,
+    revision_of,
+    size_of,
+)
+from datastream.sources.nats.reader import Reader
+
+LONGEST = 3_500
+"""Bytes of a subject: servers take command lines of 4,096."""
+PAUSE = 0.1
+"""Seconds before a message is sent again."""
+FLIGHT = 500
+"""Messages that are sent before the first of them is acknowledged."""
+
+
+class Plan(NamedTuple):
+    """One write, with what its key holds now."""
+
+    write: Write
+    subject: str
+    headers: dict[str, str]
+    at: datetime
+    current: Message | None
+    """The newest message of the key, which may say that it is deleted."""
+
+    @property
+    def holds(self) -> Message | None:
+        """The same, if the key holds something."""
+        current = self.current
+        return None if current is None or current.is_delete else current
+
+    def is_done(self) -> bool:
+        """Whether the key holds just that already."""
+        now = self.holds
+        if now is None or self.write.value is None:
+            return now is None and self.write.value is None
+        return now.data == self.write.value and now.headers.get(TYPE) == self.headers[TYPE]
+
+
+class Writer:
+    """Writes to one bucket; all of it on the source's loop.
+
+    Args:
+        reader: of the same bucket.
+        where: what error texts call it.
+        patience: seconds for which a write that is not acknowledged is tried again.
+    """
+
+    def __init__(self, reader: Reader, where: str, patience: float) -> None:
+        self._reader = reader
+        self._bucket = reader.bucket
+        self._where = where
+        self._patience = patience
+
+    async def write(self, writes: Sequence[Write]) -> list[Entry]:
+        """Do all of `writes`; those with conditions first, since they may fail."""
+        info = await self._reader.info()
+        epoch = info.position.epoch
+        plans = [self._plan(write, info.largest) for write in writes]
+        plans = await self._look(plans)
+        for plan in plans:
+            check_expected(plan.write, _revision(plan, epoch))
+        done: dict[str, Entry] = {}
+        try:
+            for plan in plans:
+                if plan.write.expect is not None:
+                    done[plan.write.key] = await self._do(plan, epoch)
+            rest = [plan for plan in plans if plan.write.expect is None]
+            for start in range(0, len(rest), FLIGHT):
+                await self._send_many(rest[start : start + FLIGHT], epoch, done)
+        except Exception as error:
+            if len(writes) == 1:
+                raise
+            reason = explain(error, self._where)
+            raise type(reason)(f"{reason}; {len(done)} of {len(writes)} were written") from error
+        return [done[write.key] for write in writes]
+
+    def _plan(self, write: Write, largest: int) -> Plan:
+        subject = to_subject(write.key)
+        if len(self._bucket.prefix) + len(subject) > LONGEST:
+            raise InvalidKey(
+                f"{shown(write.key)} takes {len(subject)} bytes as a subject of NATS, {LONGEST} "
+                "are possible; choose a shorter one"
+            )
+        at = write.updated_at or datetime.now(UTC)
+        headers = headers_of(write, at)
+        headers[MESSAGE_ID] = secrets.token_hex(12)
+        size = size_of(headers) + len(write.value or b"") + 100
+        limit = self._bucket.connection.max_payload
+        if size > limit or 0 < largest < size:
+            name = "max_payload of the server" if size > limit else "max_value_size of the bucket"
+            raise InvalidValue(
+                f"{shown(write.key)}: {len(write.value or b''):,} bytes are more than {name} "
+                f"allows, {min(limit, largest) if largest > 0 else limit:,} with headers; nothing "
+                "was written"
+            )
+        return Plan(write, subject, headers, at, None)
+
+    async def _look(self, plans: Sequence[Plan]) -> list[Plan]:
+        found = await asyncio.gather(*(self._bucket.last(plan.subject) for plan in plans))
+        pairs = zip(plans, found, strict=True)
+        return [plan._replace(current=message) for plan, message in pairs]
+
+    async def _do(self, plan: Plan, epoch: str) -> Entry:
+        """A write under a condition."""
+        while True:
+            if plan.is_done():
+                return _kept(plan, epoch)
+            expected = plan.current.sequence if plan.current else 0
+            headers = plan.headers | {EXPECTED: str(expected)}
+            try:
+                return _entry(plan, epoch, await self._send(plan, headers))
+            except ApiError as error:
+                if error.number not in WRONG_SEQUENCE:
+                    raise
+            (plan,) = await self._look([plan])
+            current = plan.current
+            if current is not None and current.headers.get(MESSAGE_ID) == headers[MESSAGE_ID]:
+                # It was stored, and what acknowledged it was lost.
+                return _entry(plan, epoch, current.sequence)
+            check_expected(plan.write, _revision(plan, epoch))
+            if plan.write.expect not in (ANY_REVISION, ""):
+                raise error_of(plan)
+
+    async def _send_many(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
+        """Writes without conditions, all in flight together; the first error once all are over."""
+        for plan in plans:
+            if plan.is_done():
+                done[plan.write.key] = _kept(plan, epoch)
+        rest = [plan for plan in plans if plan.write.key not in done]
+        sent = await asyncio.gather(
+            *(self._send(plan, plan.headers) for plan in rest), return_exceptions=True
+        )
+        errors = []
+        for plan, answer in zip(rest, sent, strict=True):
+            if isinstance(answer, BaseException):
+                errors.append(answer)
+            else:
+                done[plan.write.key] = _entry(plan, epoch, answer)
+        if errors:
+            raise errors[0]
+
+    async def _send(self, plan: Plan, headers: Mapping[str, str]) -> int:
+        """Publish until it is acknowledged: servers know the id of what they have stored."""
+        connection = self._bucket.connection
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
+        subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
+        while True:
+            try:
+                future = await connection.send(subject, data, headers)
+                answer = await connection.acknowledged(future, max(PAUSE, until - loop.time()))
+            except Unanswered as error:
+                if loop.time() + PAUSE >= until:
+                    raise SourceUnavailable(
+                        f"{self._where}, key {shown(plan.write.key)}: {error}; the write may or "
+                        "may not have been done: read it again, decide and retry"
+                    ) from error
+                await asyncio.sleep(PAUSE)
+            else:
+                self._reader.saw(answer["seq"])
+                return int(answer["seq"])
+
+
+def error_of(plan: Plan) -> Exception:
+    """The key was changed and changed back to what was expected, in the middle of the write."""
+    return Unanswered(f"{shown(plan.write.key)} changes faster than it can be compared; retry")
+
+
+def _revision(plan: Plan, epoch: str) -> str | None:
+    now = plan.holds
+    return None if now is None else revision_of(epoch, now.sequence)
+
+
+def _kept(plan: Plan, epoch: str) -> Entry:
+    now = plan.holds
+    return deleted(plan.write.key, plan.at) if now is None else now.entry(epoch)
+
+
+def _entry(plan: Plan, epoch: str, sequence: int) -> Entry:
+    write = plan.write
+    if write.value is None:
+        return deleted(write.key, plan.at)
+    return Entry(write.key, write.value, write.value_type, plan.at, revision_of(epoch, sequence))
