@@ -35,6 +35,7 @@ from datastream.store import Store
 from datastream.view import View, ViewSnapshot
 
 if TYPE_CHECKING:
+    from datastream._consume.webhook import webhook
     from datastream._mirror.diff import Diff, Difference, diff
     from datastream._mirror.drift import drift
     from datastream._mirror.mirror import Counts, Mirror, mirror
@@ -80,6 +81,7 @@ __all__ = [
     "mirror",
     "open",
     "overlay",
+    "webhook",
 ]
 
 _ON_USE = {
@@ -91,6 +93,7 @@ _ON_USE = {
     "diff": "datastream._mirror.diff",
     "drift": "datastream._mirror.drift",
     "mirror": "datastream._mirror.mirror",
+    "webhook": "datastream._consume.webhook",
 }
 """What is imported when it is first asked for: not everybody needs it."""
 

@@ -15,6 +15,7 @@ from datastream._consume.file_place import FilePlace, Taken
 from datastream._consume.progress import MemoryPlace, Place
 from datastream._consume.running import Counts, Plan, Run
 from datastream._consume.store_place import StorePlace
+from datastream._consume.webhook import verify
 from datastream._view.status import Forget, Standing, ViewStatus
 from datastream._watches import StoreWatches
 from datastream.aio import Threads
@@ -25,7 +26,16 @@ from datastream.status import State, Status
 if TYPE_CHECKING:
     from datastream.store import Store
 
-__all__ = ["Consumer", "ConsumerStatus", "Counts", "Lag", "Retry", "Taken", "Undeliverable"]
+__all__ = [
+    "Consumer",
+    "ConsumerStatus",
+    "Counts",
+    "Lag",
+    "Retry",
+    "Taken",
+    "Undeliverable",
+    "verify",
+]
 
 STOP_TIMEOUT = 10.0
 """Seconds that `stop` gives handlers which run."""

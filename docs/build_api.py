@@ -26,7 +26,16 @@ from datastream._mapping import StoreMapping
 from datastream._views import StoreViews
 from datastream._watches import StoreWatches
 from datastream.binding import Binding, BindingChange, Explained, Hidden
-from datastream.consume import Consumer, ConsumerStatus, Counts, Lag, Retry, Taken, Undeliverable
+from datastream.consume import (
+    Consumer,
+    ConsumerStatus,
+    Counts,
+    Lag,
+    Retry,
+    Taken,
+    Undeliverable,
+    verify,
+)
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -80,7 +89,7 @@ def page() -> str:
     """The whole reference."""
     store, names = datastream.Store, datastream.__all__
     errors = [name for name in names if _is_error(getattr(datastream, name))]
-    own_sections = ("Store", "View", "open", "Overlay", "overlay", *BETWEEN)
+    own_sections = ("Store", "View", "open", "Overlay", "overlay", "webhook", *BETWEEN)
     values = [n for n in names if n not in (*errors, *own_sections)]
     parts = [
         HEAD,
@@ -107,6 +116,8 @@ def page() -> str:
         *_class("Hidden", Hidden, (), "####"),
         *_class("Consumer", Consumer, _own_methods(Consumer)),
         *(part for one in OF_CONSUMERS for part in _class(one.__name__, one, (), "####")),
+        *_function("datastream.webhook", datastream.webhook, "####"),
+        *_function("datastream.consume.verify", verify, "####"),
         "### Layers",
         *_function("datastream.overlay", datastream.overlay, "####"),
         *_class("Overlay", datastream.Overlay, _own_methods(datastream.Overlay), "####"),

@@ -11,7 +11,7 @@ from datastream.errors import DatastreamError
 
 HEAVY = (
     *("grpc", "dulwich", "psycopg", "fsspec", "s3fs", "watchfiles", "nats", "pydantic"),
-    *("tomlkit", "ruamel", "click", "rich", "sqlite_utils", "pytest"),
+    *("tomlkit", "ruamel", "httpx", "click", "rich", "sqlite_utils", "pytest"),
 )
 
 

@@ -27,6 +27,7 @@ from datastream import (
     Write,
 )
 from datastream.binding import Binding, BindingChange, Explained
+from datastream.consume import Consumer, Counts, Lag, Retry
 from datastream.entry import Rejected
 from datastream.testing import overriding
 
@@ -51,6 +52,19 @@ assert_type(next(store.history("limits")), Revision)
 assert_type(store.copy(), dict[str, Any])
 assert_type(store | {"a": 1}, dict[str, Any])
 store.refresh()
+
+
+def handle(entry: Entry) -> None: ...
+async def handle_batch(batch: Batch) -> None: ...
+
+
+consumer = store.consume(handle, "fx/", place="consumer.place", retry=Retry(3), on_failure=store)
+assert_type(consumer, Consumer)
+assert_type(consumer.counts, Counts)
+assert_type(consumer.lag, Lag)
+assert_type(consumer.status.current, Status)
+store.consume(handle_batch, place=None, batch=True, on_failure="skip")
+store.consume(datastream.webhook("https://example.org", secret="x"), place=store, name="hook")
 
 assert_type(store.watch("fx/", match="fx/**"), Observable[Entry])
 assert_type(store.replay("fx/", since="v1.0", speed=60.0), Observable[Batch])

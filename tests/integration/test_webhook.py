@@ -1,0 +1,183 @@
+"""Webhooks, against a real HTTP server."""
+
+import json
+import threading
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import datastream
+from datastream import InvalidValue, SourceUnavailable
+from datastream.consume import Retry, Undeliverable, verify
+
+QUICK = Retry(5, 0.001, 0.002)
+SECRET = "s3cret-of-the-hook"
+
+
+class Receiver:
+    """Answers with what is queued, else 200; keeps what it got."""
+
+    def __init__(self):
+        self.answers = deque()
+        self.requests = []
+        self.release = threading.Event()
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.requests.append((dict(self.headers), body))
+                status, headers = receiver.answers.popleft() if receiver.answers else (200, {})
+                if status == "hang":
+                    receiver.release.wait(30)
+                    return
+                self.send_response(status)
+                for name, value in ({"Content-Length": "2"} | headers).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook/T0KEN"
+        self.thread = threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.01}
+        )
+        self.thread.start()
+
+    def close(self):
+        self.release.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def hook(receiver):
+    made = datastream.webhook(receiver.url, secret=SECRET, timeout=5)
+    yield made
+    made.close()
+
+
+def test_changes_arrive_signed(receiver, hook, tmp_path):
+    with datastream.open("memory:") as store:
+        with store.consume(hook, place=tmp_path / "place") as consumer:
+            entry = store.put("a", {"b": 1})
+            store.put("raw", b"\xff")
+            del store["a"]
+            assert consumer.flush(10)
+    contents = [json.loads(body) for _, body in receiver.requests]
+    assert contents[0] == {
+        "key": "a",
+        "operation": "PUT",
+        "value_type": "json",
+        "revision": entry.revision,
+        "updated_at": entry.updated_at.isoformat(),
+        "value": '{"b":1}',
+    }
+    assert contents[1]["value_base64"] == "/w=="
+    assert contents[2]["operation"] == "DELETE"
+    for headers, body in receiver.requests:
+        assert headers["Content-Type"] == "application/json"
+        signature = headers["X-Datastream-Signature"]
+        assert verify(SECRET, signature, body)
+        assert not verify("another", signature, body)
+        assert not verify(SECRET, signature, body + b" ")
+        assert not verify(SECRET, signature, body, tolerance=-1)
+    assert len({headers["X-Datastream-Delivery"] for headers, _ in receiver.requests}) == 3
+
+
+@pytest.mark.parametrize(
+    "signature", ["", "t=", "t=x,v1=y", "t=1,v1=", "t=" + "9" * 99, "t=²,v1=é"]
+)
+def test_a_signature_that_is_none_verifies_nothing(signature):
+    assert not verify(SECRET, signature, b"{}")
+
+
+def test_trouble_of_the_receiver_is_tried_again(receiver, hook, tmp_path):
+    receiver.answers.extend(
+        [(503, {}), (500, {"Retry-After": "0"}), (429, {"Retry-After": "soon"})]
+    )
+    with datastream.open("memory:") as store:
+        with store.consume(hook, place=tmp_path / "place", retry=QUICK) as consumer:
+            store["a"] = 1
+            assert consumer.flush(20)
+    assert len(receiver.requests) == 4
+    # What is sent again can be told from what is new.
+    assert len({headers["X-Datastream-Delivery"] for headers, _ in receiver.requests}) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((400, {}), "answered 400 Bad Request"),
+        ((404, {}), "answered 404"),
+        ((302, {"Location": "http://127.0.0.1:1/"}), "redirects are not followed"),
+    ],
+)
+def test_a_refusal_is_not_tried_again(receiver, hook, tmp_path, answer, words):
+    receiver.answers.append(answer)
+    with datastream.open("memory:") as store:
+        consumer = store.consume(hook, place=tmp_path / "place", retry=None)
+        store["a"] = 1
+        with pytest.raises(datastream.DatastreamError, match=words) as caught:
+            consumer.wait(10)
+    assert isinstance(caught.value.__cause__, Undeliverable)
+    assert "T0KEN" not in str(caught.value)
+    assert len(receiver.requests) == 1
+
+
+def test_a_receiver_that_says_when_is_asked_then(receiver, hook):
+    receiver.answers.append((503, {"Retry-After": "7"}))
+    with pytest.raises(SourceUnavailable) as caught:
+        hook(datastream.Entry("a"))
+    assert caught.value.retry_after == 7.0
+
+
+def test_a_receiver_that_hangs_or_is_away(receiver):
+    receiver.answers.append(("hang", {}))
+    hook = datastream.webhook(receiver.url, timeout=0.05)
+    with pytest.raises(SourceUnavailable, match=r"127.0.0.1:\d+: ReadTimeout") as caught:
+        hook(datastream.Entry("a"))
+    assert "T0KEN" not in str(caught.value)
+    hook.close()
+    hook = datastream.webhook("http://127.0.0.1:1/x")
+    with pytest.raises(SourceUnavailable, match="ConnectError"):
+        hook(datastream.Entry("a"))
+    hook.close()
+
+
+def test_batches_are_sent_whole(receiver, hook, tmp_path):
+    with datastream.open("memory:") as store:
+        with store.consume(hook, place=tmp_path / "place", batch=True) as consumer:
+            store.put_many({"a": 1, "b": 2})
+            assert consumer.flush(10)
+    [(_, body)] = receiver.requests
+    assert [entry["key"] for entry in json.loads(body)["entries"]] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("url", "secret"),
+    [("ftp://x", None), ("https://", None), ("http://[::1", None), ("http://x", "")],
+)
+def test_what_makes_no_webhook_is_refused(url, secret):
+    with pytest.raises(InvalidValue, match="of a webhook"):
+        datastream.webhook(url, secret=secret)
+
+
+def test_nothing_of_it_shows_a_secret(hook):
+    assert "T0KEN" not in repr(hook)
+    assert SECRET not in repr(hook)
