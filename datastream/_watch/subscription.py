@@ -114,7 +114,7 @@ class Join:
         self._gone: dict[str, Entry] = {}
         self._stubs: dict[str, Load] = {}
         # For a cursor: keys that changed since it, and the revisions before anything followed.
-        self._resumed: set[str] = set()
+        self._resumed: dict[str, None] = {}
         self._created: frozenset[str] = frozenset()
         self._transient = False
         self._origin: dict[str, str] = {}
@@ -147,7 +147,8 @@ class Join:
         self.position = reading.position
         self._apply(Published(reading, {}))
         matches = self._selection.matches
-        self._resumed = {entry.key for entry in reading.entries if matches(entry.key)}
+        # In the order of the backend, which is that of the changes where it has a log.
+        self._resumed = {entry.key: None for entry in reading.entries if matches(entry.key)}
         self._transient = transient
         self._created = reading.created
         self._origin = self.revisions()
@@ -164,7 +165,7 @@ class Join:
             self._apply(one)
             if self.cursor is not None:
                 # Later than the cursor, so what held nothing then held nothing at the cursor.
-                self._created |= one.reading.created - self._resumed
+                self._created |= one.reading.created - self._resumed.keys()
         return True
 
     def _is_unsure(self, reading: Reading) -> bool:
@@ -175,7 +176,7 @@ class Join:
         """
         if self.cursor is None:
             return False
-        known = self._resumed | self._created | self.state.keys() | reading.created
+        known = self._resumed.keys() | self._created | self.state.keys() | reading.created
         return any(
             entry.operation is Operation.DELETE
             and entry.key not in known
@@ -250,7 +251,7 @@ class Join:
             return [*gone, *self.state.values()]
         changes = diff.difference(self._origin, list(self.state.values()))
         later = [entry for entry in changes if entry.key not in self._resumed]
-        return [self._now(key) for key in self._resumed - never_had] + later
+        return [self._now(key) for key in self._resumed if key not in never_had] + later
 
     def _now(self, key: str) -> Entry:
         return self.state.get(key) or self._gone.get(key) or deleted(key)

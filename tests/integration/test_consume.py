@@ -81,6 +81,20 @@ def test_what_happened_meanwhile_is_handled_after_a_restart(store, place):
     assert sorted(seen.pairs, key=str) == [("gone", None), ("new", 1)]
 
 
+def test_what_happened_meanwhile_comes_in_the_order_in_which_it_happened(tmp_path, place):
+    keys = [f"k{number * 7 % 30}" for number in range(30)]
+    with datastream.open(f"sqlite:{tmp_path}/data.db") as store:
+        store["z"] = 1
+        seen = Recorder()
+        store.consume(seen, place=place).stop()
+        for key in keys:
+            store[key] = 1
+        del store["z"]
+        with store.consume(seen, place=place) as consumer:
+            assert consumer.flush(10)
+    assert [key for key, _ in seen.pairs] == [*keys, "z"]
+
+
 def test_only_what_is_selected_is_handled(store, place):
     seen = Recorder()
     with store.consume(seen, "fx/", match="*.txt", exclude="fx/x*", place=place) as consumer:
