@@ -33,6 +33,7 @@ CLEAN_UP = 10.0
 @click.option("--tls-key", metavar="FILE", help="Its private key.")
 @click.option("--client-ca", metavar="FILE", help="Whose certificates clients have to show.")
 @click.option("--token-file", metavar="FILE", help="Bearer tokens, one a line.")
+@click.option("--rules", metavar="FILE", help="Who may read and write what: TOML, YAML, JSON, URL.")
 @click.option("--read-only", is_flag=True, help="Refuse every write.")
 @click.option("--insecure", is_flag=True, help="Serve other machines without TLS and tokens, too.")
 @click.option("--heartbeat", type=float, default=20.0, show_default=True, help=HEARTBEAT_HELP)
@@ -45,6 +46,7 @@ def serve(
     tls_key: str | None,
     client_ca: str | None,
     token_file: str | None,
+    rules: str | None,
     read_only: bool,
     insecure: bool,
     heartbeat: float,
@@ -65,6 +67,7 @@ def serve(
             address,
             tls=_tls(transport, tls_cert, tls_key, client_ca),
             tokens=token_file,
+            authorize=rules,
             read_only=read_only,
             insecure=insecure,
             heartbeat=heartbeat,

@@ -62,10 +62,15 @@ def at_point(store: Store, point: str, use: Callable[[Store], T]) -> T:
         return use(past)
 
 
-def history_of(store: Store, key: str, at: str) -> Iterator[Revision]:
-    """What a key held before, now or as of a point in the past."""
+def history_of(store: Store, key: str, at: str, *, may_read: bool = True) -> Iterator[Revision]:
+    """What a key held before, now or as of a point in the past.
+
+    Args:
+        may_read: False is as if it had never held anything.
+    """
     if not at:
-        yield from store.history(key)
+        revisions = store.history(key)
+        yield from revisions if may_read else ()
         return
     with store.at(at) as past:
-        yield from past.history(key)
+        yield from history_of(past, key, "", may_read=may_read)

@@ -15,10 +15,11 @@ from grpc import aio
 
 from datastream import DatastreamError, Denied
 from datastream_grpc._files import WatchedFile
+from datastream_grpc._principal import token_name
 from datastream_grpc._status import NAME
 
-TokenCheck = Callable[[str], bool]
-"""Whether a token is one; called in a thread."""
+TokenCheck = Callable[[str], bool | str]
+"""Whether a token is one, or the name of who has it; called in a thread."""
 Path = str | os.PathLike[str]
 
 OPEN_TO_ALL = "/grpc.health.v1.Health/"
@@ -94,36 +95,50 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     )
 
 
-def token_check(tokens: Path | TokenCheck) -> Callable[[str], Awaitable[bool]]:
-    """Whether a token is one of a file, with one a line, or what a callable says in a thread.
+NameOf = Callable[[str], Awaitable[str | None]]
+
+
+def token_check(tokens: Path | TokenCheck) -> NameOf:
+    """The name of a token, by a file with one a line or a callable in a thread; None for none.
 
     Raises:
         DatastreamError: the file cannot be read.
     """
     if callable(tokens):
-        check = tokens
-        return lambda token: asyncio.to_thread(check, token)
+        return _asking(tokens)
     file = WatchedFile(tokens, "tokens, one a line")
 
-    async def is_token(token: str) -> bool:
-        given, found = token.encode("utf-8", "replace"), False
+    async def name_of(token: str) -> str | None:
+        given = token.encode("utf-8", "replace")
+        found: bytes | None = None
         # Compared with all of them, each in constant time: how long it takes tells nothing.
-        for known in _lines(file.data()):
-            found |= hmac.compare_digest(given, known)
-        return found
+        for name, known in map(_named, _lines(file.data())):
+            if hmac.compare_digest(given, known):
+                found = name
+        return None if found is None else found.decode("utf-8", "replace")
 
-    return is_token
+    return name_of
+
+
+def _asking(check: TokenCheck) -> NameOf:
+    async def name_of(token: str) -> str | None:
+        answer = await asyncio.to_thread(check, token)
+        if not answer:
+            return None
+        return answer if isinstance(answer, str) else ""
+
+    return name_of
 
 
 class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
     """Lets calls pass that bring a token.
 
     Args:
-        is_token: decides.
+        name_of: decides.
     """
 
-    def __init__(self, is_token: Callable[[str], Awaitable[bool]]) -> None:
-        self._is_token = is_token
+    def __init__(self, name_of: NameOf) -> None:
+        self._name_of = name_of
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -132,9 +147,12 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
             return handler
         token = _token_of(handler_call_details.invocation_metadata)
-        if token and await self._is_token(token):
-            return handler
-        return _refusing(handler)
+        name = await self._name_of(token) if token else None
+        if name is None:
+            return _refusing(handler)
+        # gRPC makes the call in the same context.
+        token_name.set(name)
+        return handler
 
 
 def _refusing(handler: Any) -> Any:
@@ -162,6 +180,12 @@ def _token_of(metadata: Any) -> str:
 def _lines(data: bytes) -> list[bytes]:
     lines = (line.strip() for line in data.splitlines())
     return [line for line in lines if line and not line.startswith(b"#")]
+
+
+def _named(line: bytes) -> tuple[bytes, bytes]:
+    """Name and token of a line; the token alone has no name."""
+    name, _, token = line.rpartition(b" ")
+    return name.strip(), token
 
 
 def _configuration(key: bytes, certificate: bytes, roots: bytes | None) -> Any:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import closing, contextmanager
 from functools import partial
 from time import perf_counter
@@ -27,15 +35,18 @@ from datastream import (
     StoreClosed,
 )
 from datastream._secrets import logger
-from datastream.aio import AsyncWatch, Inbox
+from datastream.aio import Inbox
 from datastream.selection import MAX_KEYS, MAX_PATTERNS, escape
 from datastream.source import WRITING
 from datastream_grpc import _convert
+from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
+from datastream_grpc._opening import Opening, open_watch
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
+from datastream_grpc._principal import Principal
 from datastream_grpc._status import NAME, code_of, to_answer
 from datastream_grpc._writes import Pushes, Writes
 
@@ -59,22 +70,26 @@ class Servicer:
     Args:
         store: what is served.
         message_bytes: what a client may send at once.
+        access: who may do what.
         read_only: refuse every write.
     """
 
-    def __init__(self, store: Store, message_bytes: int, *, read_only: bool) -> None:
+    def __init__(
+        self, store: Store, message_bytes: int, access: Access, *, read_only: bool
+    ) -> None:
+        self._access = access
         self._read_only = read_only
         self._store = store
         self._message_bytes = message_bytes
         # What it says of itself as a message, and who waits in a stream that wants to know it.
-        self._description = self._described()
+        self._descriptions = self._described()
         self._inboxes: set[Inbox] = set()
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
         self.watchers: set[tuple[str, int]] = set()
         """The address of the client of each watch, with what tells two of one client apart."""
         self._stopping = False
-        self._writes = Writes(store)
+        self._writes = Writes(store, access)
         self._run = store.threads.run
         self._outgoing = Outgoing(self._run)
         # Of reads that may take long: as many as leave cores and threads to all others.
@@ -110,18 +125,21 @@ class Servicer:
     async def list_capabilities(
         self, request: pb.ListCapabilitiesRequest, context: Context
     ) -> bytes:
+        principal = self._access.principal(context)
+
         def capabilities(store: Store) -> bytes:
-            return _convert.to_capabilities(store.capabilities())
+            scope = self._access.scope(principal, (), ())
+            return _convert.to_capabilities(scope.capabilities(store))
 
         return await self._read(capabilities, request.at)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
         check_selected(request)
+        principal = self._access.principal(context)
 
         def state(store: Store) -> bytes:
-            keys, match = selected(request)
-            batch = store.snapshot_batch(*keys, match=match, partial=request.partial)
-            return _convert.to_state(batch)
+            scope = self._access.scope(principal, *selected(request))
+            return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
         if _is_small(request):
             return await self._call(state, self._store)
@@ -138,16 +156,19 @@ class Servicer:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
         request.ClearField("operation")
         self._check_writable()
+        self._access.check_writes(self._access.principal(context), [(request.key, False)])
         await self._call(self._store.write, _convert.to_write(request))
         return _EMPTY
 
     async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
         self._check_writable()
-        return await self._writes.answer(request)
+        return await self._writes.answer(request, self._access.principal(context))
 
     async def push(self, requests: AsyncIterator[Any], context: Context) -> None:
         self._check_writable()
-        pushes = Pushes(self._writes, context, instant=self._store.threads.instant)
+        principal = self._access.principal(context)
+        instant = self._store.threads.instant
+        pushes = Pushes(self._writes, principal, context, instant=instant)
         with _listed(self._streams, asyncio.current_task()):
             try:
                 async for request in requests:
@@ -159,12 +180,16 @@ class Servicer:
                 pushes.cancel()
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
+        may_write = self._access.may_write(self._access.principal(context))
+        describe = partial(self._describe, may_write=may_write)
         if request.at:
-            return await self._read(self._describe, request.at)
-        return self._describe(self._store)
+            return await self._read(describe, request.at)
+        return describe(self._store)
 
     async def history(self, request: pb.HistoryRequest, context: Context) -> None:
-        revisions = partial(history_of, self._store, request.key, request.at)
+        scope = self._access.scope(self._access.principal(context), (), ())
+        may_read = scope.may_read(request.key)
+        revisions = partial(history_of, self._store, request.key, request.at, may_read=may_read)
 
         def messages(piece: Sequence[Revision]) -> Iterable[bytes]:
             return (_convert.to_history(piece).SerializeToString(),)
@@ -173,8 +198,8 @@ class Servicer:
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
         check_selected(request)
-        keys, match = selected(request)
-        batches = partial(self._store.replayed, *keys, match=match, since=request.since or None)
+        scope = self._access.scope(self._access.principal(context), *selected(request))
+        batches = partial(scope.replayed, self._store, request.since or None)
 
         def messages(piece: Sequence[Batch]) -> Iterable[bytes]:
             for batch in piece:
@@ -196,51 +221,57 @@ class Servicer:
 
     def tell(self) -> None:
         """Tell all streams how the store stands now."""
-        self._description = self._described()
+        self._descriptions = self._described()
         for inbox in self._inboxes:
             inbox.wake()
 
-    def _describe(self, store: Store) -> pb.DescribeResponse:
-        features = store.features - OF_WRITES if self._read_only else store.features
+    def _describe(self, store: Store, *, may_write: bool) -> pb.DescribeResponse:
+        may_write = may_write and not self._read_only
+        features = store.features if may_write else store.features - OF_WRITES
         return to_description(store.status.current, features, self._message_bytes)
 
     def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnly("this server can only be read; nothing was written")
 
-    def _described(self) -> bytes:
-        return pb.DataResponse(description=self._describe(self._store)).SerializeToString()
+    def _described(self) -> Mapping[bool, bytes]:
+        """What it says of itself in streams, to those who may write and to those who may not."""
+        store = self._store
+        return {
+            may_write: pb.DataResponse(
+                description=self._describe(store, may_write=may_write)
+            ).SerializeToString()
+            for may_write in (True, False)
+        }
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable("the server is shutting down")
         check_selected(request)
-        watch = await (self._call if _is_small(request) else self._run)(self._watch, request)
+        principal = self._access.principal(context)
+        run = self._call if _is_small(request) else self._run
+        is_again = False
         watcher = (context.peer(), id(context))
         with _listed(self._streams, asyncio.current_task()), _listed(self.watchers, watcher):
-            async with watch:
-                if await self._serve(watch, request, context):
-                    return
-        # Only the end of the store ends its watches.
-        raise StoreClosed("the server's store was closed")
+            while True:
+                opening = await run(self._open, request, principal, is_again=is_again)
+                async with opening.watch:
+                    if await self._serve(opening, request, context):
+                        return
+                if opening.scope.is_current:
+                    # Only the end of the store ends its watches.
+                    raise StoreClosed("the server's store was closed")
+                is_again = True
 
-    def _watch(self, request: pb.DataRequest) -> AsyncWatch[Batch]:
-        keys, match = selected(request)
-        return self._store.awatch_batches(
-            *keys,
-            match=match,
-            since=request.since or dict(request.revisions) or None,
-            # Another store's stream, whose subscribers may have read later states meanwhile.
-            transient=request.deletes,
-            lacking=request.lacking,
-        )
+    def _open(self, request: pb.DataRequest, principal: Principal, *, is_again: bool) -> Opening:
+        scope = self._access.scope(principal, *selected(request))
+        return open_watch(self._store, scope, request, is_again=is_again)
 
-    async def _serve(
-        self, watch: AsyncWatch[Batch], request: pb.DataRequest, context: Context
-    ) -> bool:
-        """Send what `watch` gives; True once all that was asked for is sent."""
-        told = self._description if request.describe else b""
+    async def _serve(self, opening: Opening, request: pb.DataRequest, context: Context) -> bool:
+        """Send what is watched; True once all that was asked for is sent."""
+        watch, scope = opening.watch, opening.scope
+        told = self._descriptions[scope.may_write] if request.describe else b""
         if told:
             # Before there is a batch, which a backend that is away keeps waiting for.
             await write(context, told)
@@ -248,13 +279,19 @@ class Servicer:
         inbox = await watch.inbox()
         asked = frozenset(request.keys), frozenset(request.match)
         outgoing, deletes = self._outgoing, request.deletes
-        with _listed(self._inboxes, inbox if request.describe else None):
-            while (found := inbox.poll()) is not None:
-                if told and told is not self._description:
-                    told = self._description
+        with (
+            _listed(self._inboxes, inbox if request.describe else None),
+            self._access.following(scope, inbox.wake),
+        ):
+            while (found := inbox.poll()) is not None and scope.is_current:
+                if told and told is not self._descriptions[scope.may_write]:
+                    told = self._descriptions[scope.may_write]
                     await write(context, told)
                 if not isinstance(found, Batch):
                     await found
+                    continue
+                found = opening.first(found) if found.initial else self._access.shown(scope, found)
+                if not (found.initial or found.entries):
                     continue
                 if not found.initial and isinstance(
                     messages := outgoing.ready(found, deletes), list

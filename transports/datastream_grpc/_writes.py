@@ -9,8 +9,10 @@ from collections.abc import Collection, Iterable
 
 from datastream import DatastreamError, Store
 from datastream_grpc import _convert
+from datastream_grpc._access import Access
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._principal import Principal
 from datastream_grpc._status import to_answer
 
 REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
@@ -28,29 +30,34 @@ class Writes:
 
     Args:
         store: what is written.
+        access: who may write it.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, access: Access) -> None:
         self._store = store
+        self._access = access
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         # Those being done, by the id under which they may come again meanwhile.
         self._running: dict[str, asyncio.Future[bytes]] = {}
 
-    async def answer(self, request: pb.WriteRequest) -> bytes:
+    async def answer(self, request: pb.WriteRequest, principal: Principal) -> bytes:
         """Do what a request asks for, unless that was done before: the answer, serialised."""
-        known = self._answers.get(request.id) if request.id else None
+        self._access.check_writes(principal, map(_asked_of, request.writes))
+        # An id is a client's own: nobody is given the answer to another.
+        name = f"{principal.name}\0{request.id}" if request.id else ""
+        known = self._answers.get(name) if name else None
         if known is not None:
             return known
         threads = self._store.threads
         if threads.instant and len(request.writes) <= FEW_WRITES:
-            return self._keep(request.id, write_all(self._store, request))
-        running = self._running.get(request.id) if request.id else None
+            return self._keep(name, write_all(self._store, request))
+        running = self._running.get(name) if name else None
         if running is None:
             running = asyncio.ensure_future(threads.run(write_all, self._store, request))
-            if request.id:
-                self._running[request.id] = running
-                running.add_done_callback(lambda done: self._done(request.id, done))
+            if name:
+                self._running[name] = running
+                running.add_done_callback(lambda done: self._done(name, done))
         # It goes on though its client may leave, and who asks again gets the same answer.
         return await asyncio.shield(running)
 
@@ -66,6 +73,11 @@ class Writes:
             while len(self._answers) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
                 self._bytes -= len(self._answers.popitem(last=False)[1])
         return answer
+
+
+def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
+    """The key of one write, and whether the answer tells what is there."""
+    return item.data.key, item.HasField("expect")
 
 
 def write_all(store: Store, request: pb.WriteRequest) -> bytes:
@@ -88,12 +100,16 @@ class Pushes:
 
     Args:
         writes: does them.
+        principal: whose they are.
         instant: they take no time worth a task.
         context: of the call, which takes the answers.
     """
 
-    def __init__(self, writes: Writes, context: Context, *, instant: bool) -> None:
+    def __init__(
+        self, writes: Writes, principal: Principal, context: Context, *, instant: bool
+    ) -> None:
         self._writes = writes
+        self._principal = principal
         self._context = context
         self._instant = instant
         self._room = asyncio.Semaphore(IN_FLIGHT)
@@ -141,7 +157,7 @@ class Pushes:
         if before:
             await asyncio.wait(before)
         try:
-            outcome: bytes | Exception = await self._writes.answer(request)
+            outcome: bytes | Exception = await self._writes.answer(request, self._principal)
         except Exception as error:  # noqa: BLE001
             outcome = error
         self._answers.append(_answer(request, outcome))

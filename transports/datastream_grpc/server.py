@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import grpc
 from grpc import aio
@@ -20,7 +20,9 @@ from reactivex.abc import DisposableBase
 
 from datastream import DatastreamError, KeyNotFound, State, Status, Store
 from datastream_grpc import _loop
+from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
+from datastream_grpc._rules import Authorize, Rules
 from datastream_grpc._security import (
     Path,
     Tls,
@@ -52,7 +54,10 @@ class Server:
     Made by `serve`; a context manager that stops on leaving. The store stays open.
     """
 
-    def __init__(self, store: Store, address: str, settings: Settings) -> None:
+    def __init__(
+        self, store: Store, address: str, settings: Settings, *, owned: Rules | None = None
+    ) -> None:
+        self._owned = owned
         self._loop = _loop.shared.acquire()
         # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
         self._running = threading.Lock()
@@ -83,6 +88,8 @@ class Server:
             finally:
                 _loop.shared.release()
                 self._running.release()
+                if self._owned is not None:
+                    self._owned.close()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server was stopped; False if `timeout` seconds were not enough."""
@@ -119,6 +126,7 @@ class Settings(NamedTuple):
     tls: Tls | None
     tokens: Path | TokenCheck | None
     read_only: bool
+    authorize: Authorize | None
 
 
 def serve(
@@ -128,7 +136,8 @@ def serve(
     max_message_size: int = MAX_MESSAGE,
     heartbeat: float = HEARTBEAT,
     tls: Tls | None = None,
-    tokens: str | os.PathLike[str] | Callable[[str], bool] | None = None,
+    tokens: str | os.PathLike[str] | Callable[[str], bool | str] | None = None,
+    authorize: str | os.PathLike[str] | Authorize | None = None,
     read_only: bool = False,
     insecure: bool = False,
 ) -> Server:
@@ -145,8 +154,12 @@ def serve(
         heartbeat: seconds of silence after which a client is asked whether it is there; it has half
             as long to answer.
         tls: files of certificate and key; with `Tls.client_roots`, clients have to show one too.
-        tokens: file of bearer tokens, one a line, read again when it changes; or what says in a
-            thread whether a token is one. Every call has to bring one, but those for the health.
+        tokens: file of bearer tokens, one a line, each after the name of who has it, if it is to
+            have one; read again when it changes. Or what says in a thread whether a token is one,
+            or returns that name. Every call has to bring one, but those for the health.
+        authorize: who may read and write which keys: `Rules`, the file or URL of them, or what
+            decides otherwise, see `Authorize`. What may not be read is as if it were not there.
+            None allows everything.
         read_only: True refuses every write.
         insecure: True serves other machines without `tls` and proof all the same.
 
@@ -162,7 +175,15 @@ def serve(
     _check_port(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
-    return Server(store, address, Settings(max_message_size, heartbeat, tls, tokens, read_only))
+    rules = Rules(authorize) if isinstance(authorize, str | os.PathLike) else None
+    decides = rules or cast(Authorize | None, authorize)
+    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, decides)
+    try:
+        return Server(store, address, settings, owned=rules)
+    except BaseException:
+        if rules is not None:
+            rules.close()
+        raise
 
 
 class _Inner:
@@ -172,7 +193,10 @@ class _Inner:
         self.store = store
         self._address = address
         self._settings = settings
-        self._servicer = Servicer(store, settings.max_message_size, read_only=settings.read_only)
+        self._access = Access(settings.authorize)
+        self._servicer = Servicer(
+            store, settings.max_message_size, self._access, read_only=settings.read_only
+        )
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
         self._server: aio.Server | None = None
@@ -209,6 +233,7 @@ class _Inner:
         return port
 
     async def stop(self, grace: float) -> None:
+        self._access.close()
         if self._status is not None:
             self._status.dispose()
         if self._looking is not None:

@@ -1,0 +1,58 @@
+"""Rules in files and stores, and a server that goes by them."""
+
+from __future__ import annotations
+
+import pytest
+from datastream_grpc._principal import Principal
+from datastream_grpc._rules import Rules
+
+import datastream
+from datastream import DatastreamError, Selection
+from tests.integration._programs.tools import eventually
+
+WEB = Principal("web")
+
+
+@pytest.mark.parametrize("kind", ["toml", "yaml", "json"])
+def test_rules_of_a_file_are_followed(tmp_path, kind, caplog):
+    file = tmp_path / f"rules.{kind}"
+    texts = {
+        "toml": '[web]\nread = ["%s"]\n',
+        "yaml": 'web:\n  read: ["%s"]\n',
+        "json": '{"web": {"read": ["%s"]}}',
+    }
+    file.write_text(texts[kind] % ("a/"))
+    changes = []
+    with Rules(str(file)) as rules:
+        rules.subscribe(lambda: changes.append(1))
+        assert rules(WEB, "read", Selection()) == Selection.of("a/")
+        assert rules(WEB, "write", Selection()) is None
+        file.write_text(texts[kind] % ("b/"))
+        eventually(lambda: rules(WEB, "read", Selection()) == Selection.of("b/"), "the new rules")
+        assert changes
+        file.write_text(texts[kind] % ("a/{b,c}*"))
+        eventually(lambda: "those before stand" in caplog.text, "the log line")
+        assert rules(WEB, "read", Selection()) == Selection.of("b/")
+
+
+def test_rules_of_a_store():
+    with datastream.open("memory:") as store:
+        store["web/read"] = ["a/"]
+        rules = Rules(store)
+        store["web/write"] = "a/x"
+        store.flush()
+        assert rules(WEB, "write", Selection()) == Selection.of("a/x")
+        del store["web/read"]
+        store.flush()
+        assert rules(WEB, "read", Selection()) is None
+        rules.close()
+        assert store["web/write"] == "a/x"
+
+
+def test_rules_that_are_wrong_or_missing_are_said_at_once(tmp_path):
+    file = tmp_path / "rules.toml"
+    with pytest.raises(DatastreamError):
+        Rules(file)
+    file.write_text("[web]\nreed = ['a']\n")
+    with pytest.raises(DatastreamError, match="web/reed"):
+        Rules(file)
