@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
 from datetime import datetime
 from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from datastream import codecs
+from datastream._watches import check_seconds
+from datastream._writes import of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.source import Write
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from datastream.view import View
 
 V = TypeVar("V")
+
+FEW_BYTES, FEW_ITEMS = 64 << 10, 64
+"""A value that has more is encoded in a thread."""
 
 _END: Any = object()
 
@@ -77,17 +83,20 @@ class AsyncTwins:
         wait: float = 0.0,
     ) -> Entry:
         """`Store.put`."""
-        return await self.threads.call(
-            self.put,
-            key,
-            value,
-            value_type=value_type,
-            expect=expect,
-            updated_at=updated_at,
-            message=message,
-            author=author,
-            wait=wait,
-        )
+        if not (wait or (self._core.awaited.source and _is_quick(value))):
+            return await self.threads.call(
+                self.put,
+                key,
+                value,
+                value_type=value_type,
+                expect=expect,
+                updated_at=updated_at,
+                message=message,
+                author=author,
+            )
+        data, name = codecs.encode(value, value_type, key=key)
+        write = Write(key, data, name, expect, updated_at, message, author)
+        return (await self.awrite(write, wait=wait))[0]
 
     async def aput_many(  # type: ignore[misc]
         self: Store,
@@ -99,9 +108,11 @@ class AsyncTwins:
         wait: float = 0.0,
     ) -> list[Entry]:
         """`Store.put_many`."""
-        return await self.threads.call(
-            self.put_many, values, expect=expect, message=message, author=author, wait=wait
-        )
+        if _is_quick(values):
+            writes = of_many(values, expect, message, author)
+        else:
+            writes = await self.threads.run(of_many, values, expect, message, author)
+        return list(await self.awrite(*writes, wait=wait))
 
     async def adelete(  # type: ignore[misc]
         self: Store,
@@ -114,19 +125,15 @@ class AsyncTwins:
         wait: float = 0.0,
     ) -> None:
         """`Store.delete`."""
-        await self.threads.call(
-            self.delete,
-            key,
-            expect=expect,
-            missing_ok=missing_ok,
-            message=message,
-            author=author,
-            wait=wait,
-        )
+        write = of_delete(key, expect, message, author, missing_ok=missing_ok)
+        await self.awrite(write, wait=wait)
 
     async def awrite(self: Store, *writes: Write, wait: float = 0.0) -> Sequence[Entry]:  # type: ignore[misc]
         """`Store.write`."""
-        return await self.threads.call(self.write, *writes, wait=wait)
+        self._check.all(writes)
+        check_seconds(wait, "wait")
+        self._core.check_open()
+        return await self._core.awaited.write(writes, wait, self.threads) if writes else ()
 
     async def apop(self: Store, key: str, *default: Any) -> Any:  # type: ignore[misc]
         """`Store.pop`."""
@@ -188,3 +195,9 @@ class AsyncTwins:
         trace: TracebackType | None,
     ) -> None:
         await cast("Store", self).aclose()
+
+
+def _is_quick(value: Any) -> bool:
+    """Whether to encode it would not hold up an event loop."""
+    few = FEW_BYTES if isinstance(value, str | bytes) else FEW_ITEMS
+    return not isinstance(value, Sized) or len(value) <= few

@@ -314,6 +314,15 @@ class HasReplay(Protocol):
         ...
 
 
+@runtime_checkable
+class HasAsyncCalls(Protocol):
+    """A Source whose calls a coroutine awaits, on any event loop, without a thread for each."""
+
+    async def awrite(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
+        """`Source.write`; None if that is to be called instead, in a thread."""
+        ...
+
+
 def is_below(key: str, places: Set[str]) -> bool:
     """Whether `key` is one of `places`, or below one of those that end in "/"."""
     if not places:

@@ -58,9 +58,14 @@ class Calls:
             with self._turns.held(self._name):
                 return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001
-            self._fail(error, key)
+            self.fail(error, key)
         finally:
             self._returned(thread)
+
+    def check_open(self) -> None:
+        """Refuse to go on once the store is closed."""
+        if self.closed:
+            raise StoreClosed(self.closed)
 
     def one(self, find: Callable[[str], T], key: str) -> T:
         """`find` of one key: the call that is made most, without what the others need."""
@@ -73,7 +78,7 @@ class Calls:
         try:
             return find(key)
         except Exception as error:  # noqa: BLE001
-            self._fail(error, key)
+            self.fail(error, key)
         finally:
             self._returned(thread)
 
@@ -84,7 +89,7 @@ class Calls:
         try:
             self._source.wait(timeout)
         except Exception as error:  # noqa: BLE001
-            self._fail(error, None)
+            self.fail(error, None)
         finally:
             self._returned(thread)
 
@@ -116,7 +121,8 @@ class Calls:
         with self._ended:
             return self._ended.wait_for(lambda: not (self._due.keys() - {me}), timeout)
 
-    def _fail(self, error: Exception, key: str | None) -> NoReturn:
+    def fail(self, error: Exception, key: str | None) -> NoReturn:
+        """Raise what leaves the store for an error of the source."""
         translated = self.translate(error, key)
         if translated is error:
             raise error

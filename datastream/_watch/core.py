@@ -15,6 +15,7 @@ from time import monotonic
 from typing import ParamSpec, TypeVar, cast
 
 from datastream._watch import reaper
+from datastream._watch.awaited import AwaitedWrites
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
 from datastream._watch.confirm_empty import Vanished
 from datastream._watch.feed import Feed
@@ -75,6 +76,8 @@ class Core:
         self._stopped = threading.Event()
         self._feed = Feed(source, self._calls, self._publisher, self._stopped)
         self._joiner = Joiner(source, self._calls, self._publisher, self._feed)
+        self.awaited = AwaitedWrites(source, self._calls, self._publisher, self)
+        """Writes from coroutines."""
         self._poller = Poller(
             f"datastream poll {name}",
             poll=self._poll,
@@ -99,8 +102,7 @@ class Core:
         return bool(self._calls.closed)
 
     def check_open(self) -> None:
-        if self._calls.closed:
-            raise StoreClosed(self._calls.closed)
+        self._calls.check_open()
 
     # Reading.
 
@@ -157,7 +159,7 @@ class Core:
 
     def read_state(self, selection: Selection) -> Reading:
         """The selected keys, perhaps without their values; see `Reading.load`."""
-        return self._reporting(self._read_state, selection)
+        return self.report(self._read_state, selection)
 
     def _read_state(self, selection: Selection) -> Reading:
         reading = self._feed.read(selection, None)
@@ -169,7 +171,7 @@ class Core:
 
     def catch_up(self) -> None:
         """Have published all that any read has shown, before this returns."""
-        self._reporting(self._catch_up)
+        self.report(self._catch_up)
 
     def _catch_up(self) -> None:
         self._feed.begin_anew()
@@ -179,7 +181,7 @@ class Core:
         """What changed since a cursor; complete, if the backend cannot tell."""
         self._feed.begin_anew()
         try:
-            return self._reporting(self._feed.read, selection, since)
+            return self.report(self._feed.read, selection, since)
         finally:
             # A `wait` concerns what was last read with a position: everybody's again.
             self._source.wake()
@@ -194,9 +196,10 @@ class Core:
         self, key: str | None, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Call the source; how that goes is the status."""
-        return self._reporting(self._calls, key, function, *args, **kwargs)
+        return self.report(self._calls, key, function, *args, **kwargs)
 
-    def _reporting(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def report(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `function` returns; how that goes is the status."""
         try:
             answer = function(*args, **kwargs)
         except StoreClosed:
@@ -248,22 +251,24 @@ class Core:
         return self._write(writes)
 
     def _write(self, writes: Sequence[Write]) -> Sequence[Entry]:
-        publisher = self._publisher
-        version = publisher.version
+        version = self._publisher.version
         if self._instant and self._status.well:
             answer = self._source.write(writes)
         else:
             answer = self.call(writes[0].key, self._source.write, writes)
         self._last_write = object()
         written = answer if isinstance(answer, Written) else Written(answer)
-        if publisher.position is None or (
-            written.position and publisher.publish_written(written, version)
-        ):
-            return written.entries
-        removed = [write.key for write in writes if write.value is None]
-        with publisher.deleted(removed) if removed else nullcontext():
-            self._publish_by_reading(written.entries)
+        if self._publisher.position is not None:
+            self.offer(writes, written, version)
         return written.entries
+
+    def offer(self, writes: Sequence[Write], written: Written, version: int) -> None:
+        """Publish what was written, to those that watch it here."""
+        if written.position and self._publisher.publish_written(written, version):
+            return
+        removed = [write.key for write in writes if write.value is None]
+        with self._publisher.deleted(removed) if removed else nullcontext():
+            self._publish_by_reading(written.entries)
 
     def _publish_by_reading(self, stored: Sequence[Entry]) -> None:
         if not self._publisher.concerns(stored):

@@ -21,6 +21,7 @@ from datastream._watch.diff import (
     without_value,
 )
 from datastream._watch.known import Known
+from datastream._watch.remembered import Remembered
 from datastream._watch.routing import Route, Routes
 from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription, as_batch
@@ -60,8 +61,7 @@ class Publisher:
         self._apart = Apart()
         # What was published since the first of those that wait for their writes began to.
         self._published = threading.Condition(self.lock)
-        self._awaiting = 0
-        self._recent: set[tuple[str, str]] = set()
+        self._remembered = Remembered()
         self.closed = False
 
     # Reads and what they bring.
@@ -206,14 +206,12 @@ class Publisher:
     def remembering(self) -> Iterator[None]:
         """Around a write and `await_published`: what is published meanwhile is remembered."""
         with self.lock:
-            self._awaiting += 1
+            token = self._remembered.begin()
         try:
             yield
         finally:
             with self.lock:
-                self._awaiting -= 1
-                if not self._awaiting:
-                    self._recent.clear()
+                self._remembered.end(token)
 
     def await_published(self, entries: Iterable[Entry], timeout: float) -> bool:
         """Wait until these were published, those among them that anybody watches."""
@@ -222,9 +220,7 @@ class Publisher:
             return self._published.wait_for(lambda: all(map(self._is_shown, wanted)), timeout)
 
     def _is_shown(self, entry: Entry) -> bool:
-        return (entry.key, entry.revision) in self._recent or not is_news(
-            self._known.revisions, entry
-        )
+        return entry in self._remembered or not is_news(self._known.revisions, entry)
 
     def knows(self, key: str) -> bool:
         """Whether `key` is known to hold something."""
@@ -373,7 +369,7 @@ class Publisher:
             for subscription in joined:
                 subscription.sink.offer(batch, (before,))
             self._known.learn(entry)
-        if self._awaiting:
+        if self._remembered.waiting:
             self._remember((entry,))
 
     def _deliver_parts(self, news: list[Entry], about: Reading | Written) -> None:
@@ -389,12 +385,12 @@ class Publisher:
         for _, part in parts:
             for entry in part:
                 self._known.learn(entry)
-        if self._awaiting:
+        if self._remembered.waiting:
             self._remember(news)
 
     def _remember(self, news: Iterable[Entry]) -> None:
         """Tell those that wait for their writes."""
-        self._recent.update((entry.key, entry.revision) for entry in news)
+        self._remembered.add(news)
         self._published.notify_all()
 
     def _offer(

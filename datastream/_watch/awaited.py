@@ -1,0 +1,100 @@
+"""Writes that a coroutine awaits, without a thread for each where the source needs none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from datastream._watch.calls import Calls
+from datastream._watch.patience import apatiently, named
+from datastream._watch.publisher import Publisher
+from datastream.entry import Entry
+from datastream.source import HasAsyncCalls, Source, Write, Written
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Threads(Protocol):
+    """How a coroutine makes a blocking call."""
+
+    async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make one of the source."""
+        ...
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make one of any kind."""
+        ...
+
+
+class Blocking(Protocol):
+    """What is blocking all the same."""
+
+    def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
+        """Write and offer the changes."""
+        ...
+
+    def offer(self, writes: Sequence[Write], written: Written, version: int) -> None:
+        """Offer the changes of what is written."""
+        ...
+
+    def report(self, answer: Callable[..., T], /, *args: Any) -> T:
+        """Have how `answer` went be the status."""
+        ...
+
+
+class AwaitedWrites:
+    """Writes from coroutines.
+
+    Args:
+        source: what is written.
+        calls: make its calls.
+        publisher: knows who watches.
+        blocking: for what cannot be awaited.
+    """
+
+    def __init__(
+        self, source: Source, calls: Calls, publisher: Publisher, blocking: Blocking
+    ) -> None:
+        self.source = source if isinstance(source, HasAsyncCalls) else None
+        """None if every write takes a thread."""
+        self._calls = calls
+        self._publisher = publisher
+        self._blocking = blocking
+
+    async def write(
+        self, writes: Sequence[Write], wait: float, threads: Threads
+    ) -> Sequence[Entry]:
+        """Write, and offer the changes to the watchers of this store.
+
+        Args:
+            wait: seconds for which it is tried again while the backend is away.
+            threads: for what cannot be awaited.
+        """
+        if not wait:
+            return await self._write(writes, threads)
+        return await apatiently(partial(self._write, named(writes), threads), wait)
+
+    async def _write(self, writes: Sequence[Write], threads: Threads) -> Sequence[Entry]:
+        publisher = self._publisher
+        with publisher.remembering():
+            version = publisher.version
+            answer = await self._answer(writes)
+            if answer is None:
+                return await threads.call(self._blocking.write, writes)
+            written = answer if isinstance(answer, Written) else Written(answer)
+            is_watched = publisher.position is not None and publisher.concerns(written.entries)
+            if is_watched and not publisher.await_published(written.entries, 0):
+                await threads.run(self._blocking.offer, writes, written, version)
+        return written.entries
+
+    async def _answer(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
+        self._calls.check_open()
+        if self.source is None:
+            return None
+        try:
+            answer = await self.source.awrite(writes)
+        except Exception as error:  # noqa: BLE001
+            return self._blocking.report(self._calls.fail, error, writes[0].key)
+        return self._blocking.report(lambda: answer)
