@@ -1,27 +1,50 @@
-"""A TCP proxy that is cut, goes silent or becomes a black hole when a test wants it."""
+"""A TCP proxy that delays, cuts, crumbles, half-closes or swallows what passes, as a test wants."""
 
 from __future__ import annotations
 
 import select
 import socket
 import threading
+import time
+from collections import deque
 from contextlib import suppress
-from typing import Self
+from typing import NamedTuple, Self
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+class _Held(NamedTuple):
+    """What is to be sent later."""
+
+    due: float
+    pair: Pair
+    end: socket.socket
+    data: bytes
 
 
 class Proxy:
     """Passes bytes between its own port and `port` of this machine."""
 
     def __init__(self, port: int) -> None:
-        self._target = port
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._listening.getsockname()[1])
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._woken, self._waker = socket.socketpair()
-        self._swallow = b""
-        self._swallowing: tuple[socket.socket, socket.socket] | None = None
+        self.target = port
+        """Where new connections go; what is not there refuses them."""
+        self.chunk = 1 << 16
+        """Bytes that are passed on at once."""
+        self.delay = 0.0
+        """Seconds that they take."""
         self.is_hole = False
         """Whatever is sent vanishes, and no end is told that a connection is gone."""
+        self.passed = 0
+        """Bytes that were passed on to clients."""
+        self.accepted = 0
+        """Connections."""
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listening.getsockname()[1])
+        self._pairs: list[Pair] = []
+        self._held: deque[_Held] = deque()
+        self._woken, self._waker = socket.socketpair()
+        self._swallow = b""
+        self._swallowing: Pair | None = None
         self._open = True
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -33,6 +56,12 @@ class Proxy:
                 # Its other end may have gone just now.
                 with suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def half_close(self) -> None:
+        """Tell every client that its server sends no more, while it may send on."""
+        for client, _ in list(self._pairs):
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_WR)
 
     def cut_after(self, request: bytes) -> None:
         """Let `request` pass, and end its connection before there is an answer."""
@@ -54,34 +83,64 @@ class Proxy:
     def _run(self) -> None:
         while True:
             ends = [end for pair in self._pairs for end in pair]
-            ready, _, _ = select.select([self._listening, self._woken, *ends], [], [])
+            wait = max(0.0, self._held[0].due - time.monotonic()) if self._held else None
+            ready, _, _ = select.select([self._listening, self._woken, *ends], [], [], wait)
             if not self._open:
                 return
+            self._send_due()
             for end in ready:
                 if end is self._listening:
-                    client = self._listening.accept()[0]
-                    server = socket.create_connection(("127.0.0.1", self._target))
-                    self._pairs.append((client, server))
+                    self._accept()
                 else:
                     self._pass_on(end)
+
+    def _accept(self) -> None:
+        client = self._listening.accept()[0]
+        self.accepted += 1
+        try:
+            server = socket.create_connection(("127.0.0.1", self.target))
+        except OSError:
+            client.close()
+            return
+        for end in (client, server):
+            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._pairs.append((client, server))
 
     def _pass_on(self, end: socket.socket) -> None:
         pair = next((pair for pair in self._pairs if end in pair), None)
         if pair is None:
             return
         other = pair[1] if end is pair[0] else pair[0]
+        data = b""
+        with suppress(OSError):
+            data = end.recv(1 << 16)
+        if self._swallow and end is pair[0] and self._swallow in data:
+            self._swallowing, self._swallow = pair, b""
+        elif pair is self._swallowing and end is pair[1]:
+            data = b""
+        if not data:
+            self._end(pair)
+        elif not self.is_hole:
+            self._held.append(_Held(time.monotonic() + self.delay, pair, other, data))
+            self._send_due()
+
+    def _send_due(self) -> None:
+        while self._held and self._held[0].due <= time.monotonic():
+            _, pair, end, data = self._held.popleft()
+            if pair in self._pairs:
+                self._send(pair, end, data)
+
+    def _send(self, pair: Pair, end: socket.socket, data: bytes) -> None:
         try:
-            data = end.recv(65536)
-            if self._swallow and end is pair[0] and self._swallow in data:
-                self._swallowing, self._swallow = pair, b""
-            elif pair is self._swallowing and end is pair[1]:
-                data = b""
-            if data:
-                if not self.is_hole:
-                    other.sendall(data)
-                return
+            for start in range(0, len(data), self.chunk):
+                end.sendall(data[start : start + self.chunk])
         except OSError:
-            pass
+            self._end(pair)
+            return
+        if end is pair[0]:
+            self.passed += len(data)
+
+    def _end(self, pair: Pair) -> None:
         self._pairs.remove(pair)
         for each in pair:
             each.close()

@@ -48,6 +48,7 @@ class Calls:
         self.pushes = False
         """The server takes writes through a stream, and knows one that comes again by its id."""
         self._legacy_positions = count(1)
+        self._prefix, self._numbers = secrets.token_hex(8), count(1)
         # For memory work, and for beginning a stream, which waits for nothing.
         self._lock = threading.Lock()
         self._writing = 0
@@ -133,12 +134,7 @@ class Calls:
 
     def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Write all of them; the entries as stored."""
-        request = pb.WriteRequest(
-            writes=[_convert.to_item(write) for write in writes],
-            message=next((write.message for write in writes if write.message), ""),
-            author=next((write.author for write in writes if write.author), ""),
-            id=next((write.id for write in writes if write.id), "") or secrets.token_hex(8),
-        )
+        request = _convert.to_request(writes, self.new_id())
         try:
             response = self._written(request)
         except grpc.RpcError as error:
@@ -146,6 +142,10 @@ class Calls:
                 return [self._push_alone(writes)]
             raise
         return [_convert.to_entry(data) for data in response.entries]
+
+    def new_id(self) -> str:
+        """Of a write: one that nobody else has, or guesses."""
+        return f"{self._prefix}-{next(self._numbers)}"
 
     def _written(self, request: pb.WriteRequest) -> pb.WriteResponse:
         """The answer to a write: alone by a call, beside others through the stream of all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -76,6 +76,16 @@ def to_item(write: Write) -> pb.WriteItem:
     if write.updated_at is not None:
         set_time(data.updated_at, write.updated_at)
     return pb.WriteItem(data=data, expect=write.expect)
+
+
+def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
+    """What is written in one go; the id of the writes comes before `id`."""
+    message = author = ""
+    for write in writes:
+        id = write.id or id
+        message, author = message or write.message, author or write.author
+    items = [to_item(write) for write in writes]
+    return pb.WriteRequest(writes=items, message=message, author=author, id=id)
 
 
 def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
@@ -192,8 +202,9 @@ def _time(data: pb.Data) -> datetime | None:
 
 def time_of(stamp: Timestamp) -> datetime | None:
     """A time of the wire; None if Python does not know it."""
+    # What ToDatetime does, in Python code that takes 5 µs longer.
     with suppress(ValueError, OverflowError):
-        return stamp.ToDatetime(UTC)
+        return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
     return None
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import grpc
+from grpc import aio
 
 from datastream import DatastreamError
 from datastream_grpc._files import WatchedFile
@@ -62,14 +63,35 @@ class Opener:
             return channel
         return grpc.intercept_channel(channel, _WithToken(self._token))
 
-    def _plain(self) -> grpc.Channel:
-        credentials = self._credentials.given
+    def for_loop(self) -> aio.Channel:
+        """A channel of the running event loop; its calls need `metadata`."""
+        credentials = self._channel_credentials()
         if credentials is None:
-            if self._files is None:
-                return grpc.insecure_channel(self._target, self._options)
-            roots, key, certificate = (f.data() if f else None for f in self._files)
-            credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+            return aio.insecure_channel(self._target, self._options)
+        return aio.secure_channel(self._target, credentials, self._options)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What is sent with each call, now."""
+        return () if self._token is None else _authorization(self._token)
+
+    def _plain(self) -> grpc.Channel:
+        credentials = self._channel_credentials()
+        if credentials is None:
+            return grpc.insecure_channel(self._target, self._options)
         return grpc.secure_channel(self._target, credentials, self._options)
+
+    def _channel_credentials(self) -> grpc.ChannelCredentials | None:
+        """As the files are now; None for plaintext."""
+        if self._credentials.given is not None:
+            return self._credentials.given
+        if self._files is None:
+            return None
+        roots, key, certificate = (f.data() if f else None for f in self._files)
+        return grpc.ssl_channel_credentials(roots, key, certificate)
+
+
+def _authorization(token: Callable[[], str]) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token()}"),)
 
 
 def _tls_files(credentials: Credentials) -> tuple[WatchedFile | None, ...] | None:
@@ -133,7 +155,7 @@ class _WithToken(
         return continuation(self._with(client_call_details), request_iterator)
 
     def _with(self, details: Any) -> _Details:
-        metadata = [*(details.metadata or ()), ("authorization", f"Bearer {self._token()}")]
+        metadata = [*(details.metadata or ()), *_authorization(self._token)]
         return _Details(
             details.method,
             details.timeout,

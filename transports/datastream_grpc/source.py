@@ -15,6 +15,7 @@ from datastream.selection import Selection, Selects
 from datastream.source import Health, Reading, Source, Write, Written
 from datastream.url import Count, Location, Seconds, configured
 from datastream_grpc import _convert
+from datastream_grpc._async_calls import AsyncCalls
 from datastream_grpc._calls import Calls
 from datastream_grpc._connection import Connection
 from datastream_grpc._credentials import Credentials, Opener
@@ -87,14 +88,16 @@ class GrpcSource(Source):
         proofs = Credentials(tls, roots, certificate, key, token, token_file, insecure, credentials)
         self._where = target
         self.features = ASSUMED
+        opener = Opener(target, _options(max_message_size), proofs)
         self._connection = Connection(
-            Opener(target, _options(max_message_size), proofs),
+            opener,
             target,
             heartbeat,
             described=self._described,
             died=self._died,
         )
         self._calls = Calls(self._connection, target, timeout)
+        self._async_calls = AsyncCalls(self._calls, opener)
         self._stream = LongStream(self._calls, self._told)
         # The first call that needs an answer says why there is none.
         with suppress(grpc.RpcError):
@@ -150,6 +153,11 @@ class GrpcSource(Source):
     def write(self, writes: Sequence[Write]) -> Written:
         return Written(self._answered(self._calls.write(writes)))
 
+    async def awrite(self, writes: Sequence[Write]) -> Sequence[Entry] | None:
+        """As in `HasAsyncCalls`."""
+        entries = await self._async_calls.write(writes)
+        return None if entries is None else self._answered(entries)
+
     def translate(self, error: Exception, key: str | None) -> Exception:
         return translated(error, self._calls.where)
 
@@ -157,6 +165,7 @@ class GrpcSource(Source):
         self._stream.release()
 
     def close(self) -> None:
+        self._async_calls.close()
         self._calls.end_pushes(JOIN)
         self._stream.close()
 
