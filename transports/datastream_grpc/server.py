@@ -54,19 +54,21 @@ class Server:
     Made by `serve`; a context manager that stops on leaving. The store stays open.
     """
 
-    def __init__(
-        self, store: Store, address: str, settings: Settings, *, owned: Rules | None = None
-    ) -> None:
-        self._owned = owned
+    def __init__(self, store: Store, address: str, settings: Settings) -> None:
+        given = settings.authorize
+        # Rules of a file or a URL are opened here, and closed with the server.
+        self._rules = Rules(given) if isinstance(given, str | os.PathLike) else None
+        access = Access(self._rules or cast(Authorize | None, given))
         self._loop = _loop.shared.acquire()
         # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
         self._running = threading.Lock()
         self._running.acquire()
-        self._inner = _Inner(store, address, settings)
+        self._inner = _Inner(store, address, settings, access)
         try:
             port = _loop.run(self._loop, self._inner.start())
         except BaseException:
             _loop.shared.release()
+            self._close_rules()
             raise
         self.address = _with_port(address, port)
         """Where it listens, ``host:port`` with the real port where 0 was asked for."""
@@ -88,8 +90,11 @@ class Server:
             finally:
                 _loop.shared.release()
                 self._running.release()
-                if self._owned is not None:
-                    self._owned.close()
+                self._close_rules()
+
+    def _close_rules(self) -> None:
+        if self._rules is not None:
+            self._rules.close()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server was stopped; False if `timeout` seconds were not enough."""
@@ -126,11 +131,12 @@ class Settings(NamedTuple):
     tls: Tls | None
     tokens: Path | TokenCheck | None
     read_only: bool
-    authorize: Authorize | None
+    authorize: str | os.PathLike[str] | Authorize | None = None
+    reuse_port: bool = False
 
 
 def serve(
-    store: Store,
+    store: Store | str,
     address: str = "127.0.0.1:8080",
     *,
     max_message_size: int = MAX_MESSAGE,
@@ -140,6 +146,7 @@ def serve(
     authorize: str | os.PathLike[str] | Authorize | None = None,
     read_only: bool = False,
     insecure: bool = False,
+    workers: int = 1,
 ) -> Server:
     """Expose `store` over gRPC; returns as soon as it listens.
 
@@ -148,7 +155,8 @@ def serve(
     `tokens`, or certificates of clients.
 
     Args:
-        store: stays yours: close it after the server.
+        store: stays yours: close it after the server. Or a URL, which `workers` processes open and
+            serve, each for itself; one that ends is started again.
         address: ``host:port``, port 0 for a free one, or ``unix:path``.
         max_message_size: bytes a client may send in one message.
         heartbeat: seconds of silence after which a client is asked whether it is there; it has half
@@ -162,10 +170,11 @@ def serve(
             None allows everything.
         read_only: True refuses every write.
         insecure: True serves other machines without `tls` and proof all the same.
+        workers: processes on one port, for a URL.
 
     Raises:
-        DatastreamError: `heartbeat` is too short, a file cannot be read, or other machines reach
-            the address without `tls` or proof.
+        DatastreamError: `heartbeat` is too short, a file cannot be read, other machines reach
+            the address without `tls` or proof, or processes cannot serve that, such as ``memory:``.
         OSError: the address is in use, or not this machine's.
     """
     if not heartbeat >= LEAST_HEARTBEAT:
@@ -175,25 +184,24 @@ def serve(
     _check_port(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
-    rules = Rules(authorize) if isinstance(authorize, str | os.PathLike) else None
-    decides = rules or cast(Authorize | None, authorize)
-    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, decides)
-    try:
-        return Server(store, address, settings, owned=rules)
-    except BaseException:
-        if rules is not None:
-            rules.close()
-        raise
+    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, authorize)
+    if isinstance(store, str):
+        from datastream_grpc.workers import Workers
+
+        return Workers(store, address, settings._replace(reuse_port=True), workers)
+    if workers != 1:
+        raise DatastreamError("workers open a store of their own; give serve its URL")
+    return Server(store, address, settings)
 
 
 class _Inner:
     """What lives on the loop."""
 
-    def __init__(self, store: Store, address: str, settings: Settings) -> None:
+    def __init__(self, store: Store, address: str, settings: Settings, access: Access) -> None:
         self.store = store
         self._address = address
         self._settings = settings
-        self._access = Access(settings.authorize)
+        self._access = access
         self._servicer = Servicer(
             store, settings.max_message_size, self._access, read_only=settings.read_only
         )
@@ -290,8 +298,8 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     silence = int(settings.heartbeat * 1000)
     return (
         ("grpc.max_receive_message_length", settings.max_message_size),
-        # Two servers on one port would each get some of the clients.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port each get some of the clients.
+        ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A client that vanished without a word is found and its streams released.
