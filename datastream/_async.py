@@ -20,6 +20,9 @@ from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.source import Write
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
     from datastream.binding import Binding
     from datastream.store import Store
     from datastream.view import View
@@ -156,6 +159,24 @@ class AsyncTwins:
         revisions = await self.threads.call(self.history, key)
         while (revision := await self.threads.call(next, revisions, _END)) is not _END:
             yield revision
+
+    async def ato_pandas(  # type: ignore[misc]
+        self: Store,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> pd.DataFrame:
+        """`Store.to_pandas`."""
+        return await self.threads.run(partial(self.to_pandas, *keys, match=match, exclude=exclude))
+
+    async def ato_polars(  # type: ignore[misc]
+        self: Store,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> pl.DataFrame:
+        """`Store.to_polars`."""
+        return await self.threads.run(partial(self.to_polars, *keys, match=match, exclude=exclude))
 
     async def aat(self: Store, point: str | datetime) -> Store:  # type: ignore[misc]
         """`Store.at`."""

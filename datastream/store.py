@@ -18,8 +18,10 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._consumers import StoreConsumers
+from datastream._exploring import StoreExploring
 from datastream._mapping import StoreMapping
 from datastream._observable import NamedObservable, StatusObservable
+from datastream._past import History
 from datastream._secrets import hide
 from datastream._view.keeper import Keepers
 from datastream._views import StoreViews
@@ -31,7 +33,7 @@ from datastream._watch.status import StatusHolder
 from datastream._watches import Pace, check_seconds, described
 from datastream._writes import WriteCheck, of_delete, of_many
 from datastream.aio import Threads
-from datastream.entry import Batch, Capability, Entry, Revision
+from datastream.entry import Batch, Capability, Entry
 from datastream.errors import (
     InvalidValue,
     Unsupported,
@@ -58,7 +60,7 @@ FLUSH_TIMEOUT = 1.0
 log = logging.getLogger("datastream")
 
 
-class Store(AsyncTwins, StoreViews, StoreConsumers, StoreMapping):
+class Store(AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping):
     """An observable key-value store over one backend.
 
     Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
@@ -264,8 +266,10 @@ class Store(AsyncTwins, StoreViews, StoreConsumers, StoreMapping):
 
     # The past.
 
-    def history(self, key: str) -> Iterator[Revision]:
+    def history(self, key: str) -> History:
         """Every revision of a key, newest first, read from the backend as you go on.
+
+        ``history(key).to_pandas()`` is a frame of them.
 
         Raises:
             Unsupported: the backend keeps none.
@@ -273,7 +277,7 @@ class Store(AsyncTwins, StoreViews, StoreConsumers, StoreMapping):
         check_key(key)
         self._check_past(Feature.HISTORY)
         source = cast(HasHistory, self._source)
-        return self._core.iterate(key, lambda: source.history(key))
+        return History(self._core.iterate(key, lambda: source.history(key)))
 
     def at(self, point: str | datetime) -> Store:
         """A store that can only be read, as this one was at `point`; close it after use.

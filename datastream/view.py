@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
@@ -19,6 +19,10 @@ from datastream._view.state import Picture, ViewState
 from datastream.aio import AsyncWatch
 from datastream.entry import Change, ChangeBatch, Rejected
 from datastream.errors import InvalidKey, KeyNotFound, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -132,6 +136,26 @@ class View(Following[ViewState], Mapping[str, V]):
         """
         picture = self._picture()
         return ViewSnapshot(picture.values, picture.cursor)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All values of one moment as a frame, with the index ``key`` and the column ``value``.
+
+        Raises:
+            ImportError: pandas is not installed: the extra ``pandas``.
+        """
+        from datastream.notebook import _frames
+
+        return _frames.to_pandas(_frames.of_values(self.snapshot()), "key")
+
+    def to_polars(self) -> pl.DataFrame:
+        """The same as a frame of polars, with the columns ``key`` and ``value``.
+
+        Raises:
+            ImportError: polars is not installed: the extra ``polars``.
+        """
+        from datastream.notebook import _frames
+
+        return _frames.to_polars(_frames.of_values(self.snapshot()))
 
     @property
     def rejected(self) -> Mapping[str, Rejected]:

@@ -22,7 +22,9 @@ import datastream.url
 from datastream import selection
 from datastream._async import AsyncTwins
 from datastream._consumers import StoreConsumers
+from datastream._exploring import StoreExploring
 from datastream._mapping import StoreMapping
+from datastream._past import History
 from datastream._views import StoreViews
 from datastream._watches import StoreWatches
 from datastream.binding import Binding, BindingChange, Explained, Hidden
@@ -36,6 +38,7 @@ from datastream.consume import (
     Undeliverable,
     verify,
 )
+from datastream.notebook import Recording
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -70,6 +73,8 @@ NOT_CALLED = (
     Binding,
     Consumer,
     ConsumerStatus,
+    History,
+    Recording,
 )
 BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "Counts", "Conflict", "drift")
 OF_CONSUMERS = (ConsumerStatus, Counts, Lag, Retry, Undeliverable, Taken)
@@ -80,6 +85,8 @@ PREFIXES = {
     "Binding": "settings",
     "Mirror": "mirror",
     "Consumer": "consumer",
+    "History": "history",
+    "Recording": "recording",
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
@@ -103,6 +110,10 @@ def page() -> str:
         *_methods("store", StoreViews, _own_methods(StoreViews)),
         "#### Handling changes",
         *_methods("store", StoreConsumers, _own_methods(StoreConsumers)),
+        "#### Data frames and live views",
+        *_methods("store", StoreExploring, _own_methods(StoreExploring)),
+        *_class("History", History, _own_methods(History), "####"),
+        *_class("Recording", Recording, ("to_pandas", "to_polars", "close"), "####"),
         "#### Reading and writing like a dict",
         _prose(StoreMapping),
         *_methods("store", StoreMapping, MAPPING),

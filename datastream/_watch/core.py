@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from time import monotonic
@@ -210,7 +210,9 @@ class Core:
         self._call_succeeded()
         return answer
 
-    def iterate(self, key: str | None, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+    def iterate(
+        self, key: str | None, start: Callable[[], Iterator[T]]
+    ) -> Generator[T, None, None]:
         """What an iterator of the source gives, its errors translated; `start` makes it."""
         end = object()
         items = self._calls(key, start)

@@ -14,6 +14,7 @@ from tests.bench.command_line import start_up
 from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
+from tests.bench.frames import frames
 from tests.bench.git_files import git_files, git_watch
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
@@ -53,6 +54,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "view-memory": view_memory,
     "view-ready": view_ready,
     "view-cache": view_cache,
+    "frames": frames,
     "slow-polls": slow_polls,
     "endless-news": endless_news,
     "event-loop": event_loop,
