@@ -77,11 +77,32 @@ def test_the_index_has_every_page():
         assert name == "index.md" or f"]({name})" in index, f"{name} is missing in docs/index.md"
 
 
-def test_the_api_reference_is_current():
-    spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs" / "build_api.py")
-    build_api = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build_api)
-    assert build_api.page() == build_api.PAGE.read_text(), "run: python docs/build_api.py"
+def _script(name):
+    """A script of the docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["build_api", "build_wire"])
+def test_a_page_that_is_made_is_current(name):
+    made = _script(name)
+    assert made.page() == made.PAGE.read_text(), f"run: python docs/{name}.py"
+
+
+def test_the_tables_of_guarantees_are_current():
+    """What they say is compared with what the suite does by `tests/conformance`."""
+    for page, text in _script("build_guarantees").pages().items():
+        assert text == page.read_text(), f"{page.name}: run python docs/build_guarantees.py"
+
+
+def test_every_source_has_a_page_with_its_guarantees():
+    pages = {page.stem for page in PAGES if "<!-- guarantees -->" in page.read_text()}
+    assert pages >= {
+        *("memory", "sqlite", "postgres", "git", "files", "s3", "filesystems", "env", "documents"),
+        *("grpc", "layers", "sources"),
+    }
 
 
 def test_every_public_name_is_in_the_api_reference():
