@@ -13,7 +13,8 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
 from datastream._observable import NamedObservable
-from datastream._watch.buffer import Conflate, buffer_for
+from datastream._watch.bounded import BoundedBuffer, Charge
+from datastream._watch.buffer import Conflate, ConflatingBuffer, buffer_for
 from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.subscriber import Subscriber
@@ -147,6 +148,7 @@ class StoreWatches:
         every: float = 0.0,
         transient: bool = False,
         lacking: Collection[str] = (),
+        charge: Charge | None = None,
     ) -> AsyncWatch[Batch]:
         """`watch_batches` for ``async for``.
 
@@ -155,12 +157,14 @@ class StoreWatches:
                 that were created after it.
             lacking: for relays: the `Batch.unread` of the state at the cursor; these keys are sent
                 once they can be read.
+            charge: for relays: counts what waits for the iterator; where it grants no more, the
+                watch ends with `Overflow`, to be made again from the last cursor.
         """
         selection = Selection.of(*keys, match=match, exclude=exclude)
         unpack = partial(_whole, initial=initial)
         pace = Pace.of(conflate, every)
         return self._async_watch(
-            selection, since, unpack, pace, transient=transient, lacking=lacking
+            selection, since, unpack, pace, transient=transient, lacking=lacking, charge=charge
         )
 
     def awatch_values(
@@ -241,6 +245,7 @@ class StoreWatches:
         *,
         transient: bool = False,
         lacking: Collection[str] = (),
+        charge: Charge | None = None,
     ) -> AsyncWatch[T]:
         what = f"{self.name}, {described(selection)}"
 
@@ -253,7 +258,9 @@ class StoreWatches:
             self._warn_missing_slash(selection)
             return partial(core.unsubscribe, subscription)
 
-        buffer = partial(buffer_for, pace.conflate, what)
+        buffer: Callable[[], ConflatingBuffer] = partial(buffer_for, pace.conflate, what)
+        if charge is not None:
+            buffer = partial(BoundedBuffer, charge)
         return AsyncWatch(subscribe, unpack, self.threads, buffer, pace.every)
 
     def _warn_missing_slash(self, selection: Selection) -> None:

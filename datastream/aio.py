@@ -16,6 +16,7 @@ from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 from datastream._watch import reaper
 from datastream._watch.buffer import ConflatingBuffer
 from datastream._watch.subscriber import Buffer
+from datastream._watch.subscriber import Overflow as Overflow  # noqa: PLC0414
 
 T = TypeVar("T")
 P = ParamSpec("P")

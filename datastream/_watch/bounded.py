@@ -1,0 +1,76 @@
+"""A buffer for relays: a subscriber that falls behind costs no more than it was granted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from datastream._watch.buffer import Before, ConflatingBuffer
+from datastream._watch.subscriber import Overflow
+from datastream.entry import Batch, Entry
+
+ENTRY_BYTES = 200
+"""What an entry costs beside its value."""
+
+
+class Charge(Protocol):
+    """Counts what waits for a subscriber. Called under the buffer's lock: never blocks."""
+
+    def take(self, size: int) -> bool:
+        """Count more bytes; False if that is too much."""
+        ...
+
+    def set(self, size: int) -> bool:
+        """Count just that many; False if that is too much."""
+        ...
+
+
+class BoundedBuffer(ConflatingBuffer):
+    """Conflates, and ends the watch where even that takes more than is granted.
+
+    A watch made anew from the last cursor is then cheaper than what waits.
+
+    Args:
+        charge: grants.
+    """
+
+    __slots__ = ("_charge", "_is_charged")
+
+    def __init__(self, charge: Charge) -> None:
+        super().__init__()
+        self._charge = charge
+        self._is_charged = False
+
+    def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
+        # Who keeps up has nothing waiting, and is not counted.
+        is_behind = bool(self)
+        super().put(batch, before)
+        if not is_behind or batch.initial:
+            return None
+        self._is_charged = True
+        if self._charge.take(_cost(batch.entries)):
+            return None
+        # Of what was counted, conflation may have left little.
+        if self._charge.set(2 * self._cost()):
+            return None
+        return Overflow("the subscriber is too far behind")
+
+    def take(self) -> Batch | None:
+        batch = super().take()
+        if self._is_charged and not self:
+            self._is_charged = False
+            self._charge.set(0)
+        return batch
+
+    def clear(self) -> None:
+        super().clear()
+        self._is_charged = False
+        self._charge.set(0)
+
+    def _cost(self) -> int:
+        queued = sum(_cost(batch.entries) for batch, _ in self._queue or () if not batch.initial)
+        return queued + _cost(list((self._newest or {}).values()))
+
+
+def _cost(entries: Sequence[Entry]) -> int:
+    return sum(ENTRY_BYTES + len(entry.value) for entry in entries)
