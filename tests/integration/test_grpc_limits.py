@@ -12,10 +12,12 @@ from datastream_grpc._outgoing import FEW_ENTRIES, _State
 from datastream_grpc._pb import service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
-from datastream import Batch, Entry, Store
+import datastream
+from datastream import Batch, DatastreamError, Entry, Feature, State, Store
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream.sources.memory import MemorySource
-from tests.integration._programs.tools import TIMEOUT
+from datastream.testing import Recorder
+from tests.integration._programs.tools import TIMEOUT, Statuses, eventually
 
 LOOP = "datastream-grpc"
 
@@ -175,3 +177,174 @@ def test_push_update_stores_one_value_whatever_the_operation(call, store, operat
     store["k"] = 1
     call("PushUpdate", pb.Data(key="k", value=b"2", value_type="int", operation=operation), Empty)
     assert store["k"] == 2
+
+
+# --- what a server grants ---
+
+
+@pytest.fixture
+def limited(stack, store):
+    def limited(**limits):
+        server = stack.enter_context(
+            datastream_grpc.serve(store, "127.0.0.1:0", limits=datastream_grpc.Limits(**limits))
+        )
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        return lambda: stack.enter_context(grpc.insecure_channel(server.address, options))
+
+    return limited
+
+
+def refused(call):
+    with pytest.raises(grpc.RpcError) as error:
+        call()
+    return error.value
+
+
+@pytest.mark.parametrize("limits", [{"keys": 0}, {"keys": MAX_KEYS + 1}, {"streams": "many"}])
+def test_limits_that_are_none(store, limits):
+    with pytest.raises(DatastreamError, match="limit"):
+        datastream_grpc.serve(store, "127.0.0.1:0", limits=datastream_grpc.Limits(**limits))
+
+
+def test_keys_and_patterns_of_a_request(limited, source):
+    channel = limited(keys=2, patterns=2, pattern_chars=10)()
+    for request in (
+        {"keys": ["a", "b", "c"]},
+        {"match": ["a*", "b*", "c*"]},
+        {"match": ["aaaaaaaaa*b"]},
+    ):
+        error = refused(lambda r=request: next(subscribe(channel, **r)))
+        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "broader" in error.details()
+    assert source.threads == []
+
+
+def test_streams_of_a_connection_and_of_a_principal(limited):
+    connect = limited(streams=2, principal_streams=3)
+    one, two = connect(), connect()
+    streams = [subscribe(one) for _ in range(2)]
+    [next(stream) for stream in streams]
+    error = refused(lambda: next(subscribe(one)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 streams of this connection" in error.details()
+    streams.append(subscribe(two))
+    next(streams[-1])
+    assert "3 streams are open" in refused(lambda: next(subscribe(two))).details()
+    streams[0].cancel()
+    eventually(lambda: _begins(two), "room for another")
+
+
+def _begins(channel):
+    stream = subscribe(channel)
+    try:
+        next(stream)
+    except grpc.RpcError:
+        return False
+    stream.cancel()
+    return True
+
+
+def test_a_store_whose_stream_is_refused_comes_back(stack, store):
+    limits = datastream_grpc.Limits(principal_streams=1)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    store["k"] = 1
+    one = Recorder(stack.enter_context(datastream.open(f"grpc://{server.address}")))
+    one.wait_state({"k": b"1"})
+    other = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    statuses = Statuses(other)
+    recorder = Recorder(other)
+    statuses.wait(State.STALE)
+    assert any("streams are open" in str(status.error) for status in statuses.seen)
+    one.dispose()
+    store["k"] = 2
+    recorder.wait_state({"k": b"2"})
+
+
+def test_writes_a_second(limited, store):
+    channel = limited(pushes=5)()
+    call = channel.unary_unary("/datastream.DataService/PushUpdate")
+    codes = []
+    for number in range(30):
+        try:
+            call(pb.Data(key="k", value=b"%d" % number).SerializeToString(), timeout=TIMEOUT)
+        except grpc.RpcError as error:
+            codes.append(error.code())
+    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    push = channel.stream_stream(
+        "/datastream.DataService/Push",
+        request_serializer=pb.PushRequest.SerializeToString,
+        response_deserializer=pb.PushResponse.FromString,
+    )
+    item = pb.WriteItem(data=pb.Data(key="k", value=b"last"))
+    request = pb.PushRequest(writes=[pb.WriteRequest(writes=[item], id="1")])
+    (answer,) = push(iter([request]), timeout=TIMEOUT)
+    assert answer.answers[0].HasField("response")
+    assert store.entry("k").value == b"last"
+
+
+@pytest.mark.parametrize("of", ["stream_bytes", "principal_bytes"])
+def test_what_waits_for_a_slow_reader_is_bounded_and_it_misses_nothing(limited, store, caplog, of):
+    caplog.set_level("INFO", "datastream.grpc")
+    channel = limited(**{of: 300_000})()
+    store.put_many({f"k{n}": b"first" for n in range(200)})
+    stream = subscribe(channel, deletes=True)
+    state = {key: data.value for key, data in next(stream).data.items()}
+    big = b"x" * 10_000
+    for n in range(200):
+        store.put(f"k{n}", big)
+    store.delete("k7")
+    store["last"] = b"last"
+    eventually(lambda: "too far behind" in caplog.text, "the log line")
+    message = pb.DataResponse()
+    while "last" not in state or message.partial:
+        message = next(stream)
+        assert not message.initial
+        assert not message.reset
+        for key, data in message.data.items():
+            if data.operation == pb.OPERATION_DELETE:
+                state.pop(key, None)
+            else:
+                state[key] = data.value
+    assert state == {key: entry.value for key, entry in store.snapshot().items()}
+    stream.cancel()
+
+
+def test_a_slow_reader_of_a_store_without_a_log_is_given_the_state(stack, caplog):
+    caplog.set_level("INFO", "datastream.grpc")
+
+    class Listed(MemorySource):
+        features = MemorySource.features - {Feature.LOG}
+
+        def read(self, selection, since):
+            return super().read(selection, None)
+
+    store = stack.enter_context(Store(Listed()))
+    limits = datastream_grpc.Limits(stream_bytes=100_000)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    stream = subscribe(channel, deletes=True)
+    next(stream)
+    for n in range(200):
+        store.put(f"k{n}", b"x" * 10_000)
+    eventually(lambda: "too far behind" in caplog.text, "the log line")
+    state = {}
+    while len(state) < 200:
+        message = next(stream)
+        state = ({} if message.reset else state) | dict(message.data)
+    stream.cancel()
+
+
+def test_a_client_asks_for_all_where_it_wants_more_than_it_may_ask_for(stack, store):
+    store.put_many({f"{n}/k": n for n in range(5)})
+    limits = datastream_grpc.Limits(keys=2, patterns=2, pattern_chars=6)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    for selected in (
+        {"match": ["1/*", "2/*", "3/*"]},
+        {"match": "*/k*k*k"},
+    ):
+        assert remote.snapshot(**selected) == store.snapshot(**selected)
+    recorder = Recorder(remote, "1/k", "2/k", "3/k")
+    recorder.wait_state({"1/k": b"1", "2/k": b"2", "3/k": b"3"})
+    store["3/k"] = 4
+    recorder.wait_state({"1/k": b"1", "2/k": b"2", "3/k": b"4"})

@@ -11,6 +11,7 @@ from datastream.errors import printable
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream.source import WELL, WRITING, Health
 from datastream_grpc import _convert
+from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import kind_of
 
@@ -34,6 +35,8 @@ class Description(NamedTuple):
 
     features: frozenset[Feature]
     health: Health
+    limits: Limits = Limits()
+    """Of one request."""
 
 
 OLDER_SERVER = Description(OLDER, Health(degraded=OLDER_NOTE))
@@ -56,13 +59,18 @@ def _to_health(status: pb.Status, where: str) -> Health:
 
 
 def to_description(
-    status: Status, features: Iterable[Feature], message_bytes: int
+    status: Status, features: Iterable[Feature], message_bytes: int, limits: Limits
 ) -> pb.DescribeResponse:
     """What a server says of a store that stands so and can do that."""
     return pb.DescribeResponse(
         status=_to_status(status),
         features=[f"FEATURE_{feature.name}" for feature in sorted(features, key=_number)],
-        limits=pb.Limits(message_bytes=message_bytes, keys=MAX_KEYS, patterns=MAX_PATTERNS),
+        limits=pb.Limits(
+            message_bytes=message_bytes,
+            keys=limits.keys,
+            patterns=limits.patterns,
+            pattern_chars=limits.pattern_chars,
+        ),
         version=VERSION,
     )
 
@@ -70,7 +78,14 @@ def to_description(
 def from_description(described: pb.DescribeResponse, where: str) -> Description:
     """What the server `where` says; features that are not known here are left out."""
     features = frozenset(_KNOWN[number] for number in described.features if number in _KNOWN)
-    return Description(features, _to_health(described.status, where))
+    told = described.limits
+    limits = Limits(
+        # Of a server that does not say, ours hold.
+        keys=told.keys or MAX_KEYS,
+        patterns=told.patterns or MAX_PATTERNS,
+        pattern_chars=told.pattern_chars or Limits().pattern_chars,
+    )
+    return Description(features, _to_health(described.status, where), limits)
 
 
 def _error_of(status: pb.Status, where: str) -> DatastreamError | None:

@@ -1,57 +1,87 @@
-"""How a stream begins: from where it goes on, and what its first batch has to say."""
+"""How a watch for a stream begins, at first and anew."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
 from datastream import Batch, Store
 from datastream.aio import AsyncWatch
+from datastream_grpc._limits import Charged
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._scope import Scope
 
 
-class Opening(NamedTuple):
-    """A watch for one stream."""
-
-    watch: AsyncWatch[Batch]
-    scope: Scope
-    reset: bool
-    """The first batch is the full state, in place of what the client has."""
-    lost: Batch
-    """DELETEs of what the client has, and may not read any more."""
-
-    def first(self, batch: Batch) -> Batch:
-        """The first batch as it is sent."""
-        batch = self.scope.shown(batch)
-        if self.reset or self.lost.entries:
-            entries = (*batch.entries, *self.lost.entries)
-            return replace(batch, entries=entries, reset=batch.reset or self.reset)
-        return batch
-
-
-def open_watch(
-    store: Store, scope: Scope, request: pb.DataRequest, *, is_again: bool = False
-) -> Opening:
-    """The watch that a request asks for.
+class Place:
+    """Where the client of a stream is, so that a watch can be made anew.
 
     Args:
-        is_again: what may be read has changed, so that the client gets the full state anew.
+        request: of the stream.
     """
-    since: str | dict[str, str] | None = None
-    lost = Batch()
-    is_foreign = False
-    if request.since and not is_again:
-        since = scope.cursor_of(request.since)
-        is_foreign = since is None
-    elif request.revisions and not is_again:
-        since = dict(request.revisions)
-        lost = scope.lost(since)
-    watch = scope.watch(
-        store,
-        since or None,
-        # Another store's stream, whose subscribers may have read later states meanwhile.
-        transient=request.deletes,
-        lacking=request.lacking if since else (),
-    )
-    return Opening(watch, scope, is_again or is_foreign, lost)
+
+    def __init__(self, request: pb.DataRequest) -> None:
+        self.since: str | Mapping[str, str] = request.since or dict(request.revisions)
+        self.lacking = set(request.lacking)
+        self.has_begun = False
+        """The client has been sent its first batch."""
+        self.reset = False
+        """The next first batch is the full state, in place of all that the client has."""
+
+    def sent(self, batch: Batch) -> None:
+        """Take in what the client is sent."""
+        self.since, self.has_begun = batch.cursor, True
+        if batch.initial:
+            self.reset = False
+            self.lacking.update(batch.unread)
+        if not batch.cursor:
+            self.start_over()
+
+    def start_over(self) -> None:
+        """Begin with the full state: nothing that the client has counts."""
+        self.since, self.reset = "", True
+        self.lacking.clear()
+
+
+class Opening:
+    """A watch for one stream.
+
+    Args:
+        store: what is watched.
+        scope: what the client may see of it.
+        place: where the client is.
+        request: of the stream.
+        charge: counts what waits for it.
+    """
+
+    def __init__(
+        self, store: Store, scope: Scope, place: Place, request: pb.DataRequest, charge: Charged
+    ) -> None:
+        self.scope = scope
+        self.place = place
+        self._lost = Batch()
+        since: str | Mapping[str, str] | None = place.since
+        if isinstance(since, str) and since:
+            since = scope.cursor_of(since)
+            if since is None:
+                place.start_over()
+        elif since and not isinstance(since, str):
+            self._lost = scope.lost(since)
+        self.watch: AsyncWatch[Batch] = scope.watch(
+            store,
+            since or None,
+            # Another store's stream, whose subscribers may have read later states meanwhile.
+            transient=request.deletes,
+            lacking=place.lacking,
+            charge=charge,
+        )
+
+    def first(self, batch: Batch) -> Batch:
+        """The first batch of the watch as it is sent."""
+        batch, place = self.scope.shown(batch), self.place
+        reset = batch.reset or place.reset
+        # The client of a watch that was made anew goes on.
+        initial = reset or not place.has_begun
+        if reset == batch.reset and initial and not self._lost.entries:
+            return batch
+        entries = (*batch.entries, *self._lost.entries)
+        return replace(batch, entries=entries, initial=initial, reset=reset)

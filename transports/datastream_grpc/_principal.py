@@ -30,6 +30,14 @@ def principal_of(context: Any) -> Principal:
     return Principal(token_name.get() or _certified(context.auth_context()), context.peer())
 
 
+def host_or_name(principal: Principal) -> str:
+    """Whose limits count for it."""
+    if principal.name:
+        return f"principal {principal.name}"
+    # Of "ipv4:10.0.0.1:5432", without the port.
+    return f"host {principal.peer.rpartition(':')[0] or principal.peer}"
+
+
 def _certified(proven: Any) -> str:
     for kind in CERTIFICATE_NAMES:
         for name in proven.get(kind, ()):

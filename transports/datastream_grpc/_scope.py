@@ -10,6 +10,7 @@ from datastream import Batch, Capability, Store
 from datastream.aio import AsyncWatch
 from datastream.entry import deleted
 from datastream.selection import Selection
+from datastream_grpc._limits import Charged
 from datastream_grpc._narrow import EVERYTHING, may_hold, narrowed, nothing
 from datastream_grpc._principal import NOBODY, Principal
 
@@ -77,6 +78,7 @@ class Scope:
         *,
         transient: bool,
         lacking: Collection[str],
+        charge: Charged | None = None,
     ) -> AsyncWatch[Batch]:
         """A watch of it; its batches are to be `shown`."""
         return store.awatch_batches(
@@ -86,6 +88,7 @@ class Scope:
             since=since,
             transient=transient,
             lacking=lacking,
+            charge=charge,
         )
 
     def replayed(self, store: Store, since: str | None) -> Iterator[Batch]:

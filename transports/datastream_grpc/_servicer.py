@@ -26,7 +26,6 @@ from grpc import aio
 from datastream import (
     Batch,
     Feature,
-    InvalidKey,
     InvalidValue,
     ReadOnly,
     Revision,
@@ -35,18 +34,19 @@ from datastream import (
     StoreClosed,
 )
 from datastream._secrets import logger
-from datastream.aio import Inbox
-from datastream.selection import MAX_KEYS, MAX_PATTERNS, escape
+from datastream.aio import Inbox, Overflow
+from datastream.selection import escape
 from datastream.source import WRITING
 from datastream_grpc import _convert
 from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
-from datastream_grpc._opening import Opening, open_watch
+from datastream_grpc._limits import Charged, Limits, Meter, check_selected
+from datastream_grpc._opening import Opening, Place
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
-from datastream_grpc._principal import Principal
+from datastream_grpc._principal import Principal, host_or_name, principal_of
 from datastream_grpc._status import NAME, code_of, to_answer
 from datastream_grpc._writes import Pushes, Writes
 
@@ -70,14 +70,16 @@ class Servicer:
     Args:
         store: what is served.
         message_bytes: what a client may send at once.
+        limits: what else a client may ask for.
         access: who may do what.
         read_only: refuse every write.
     """
 
     def __init__(
-        self, store: Store, message_bytes: int, access: Access, *, read_only: bool
+        self, store: Store, message_bytes: int, limits: Limits, access: Access, *, read_only: bool
     ) -> None:
         self._access = access
+        self._meter = Meter(limits)
         self._read_only = read_only
         self._store = store
         self._message_bytes = message_bytes
@@ -134,7 +136,7 @@ class Servicer:
         return await self._read(capabilities, request.at)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
-        check_selected(request)
+        check_selected(request, self._meter.limits)
         principal = self._access.principal(context)
 
         def state(store: Store) -> bytes:
@@ -156,17 +158,26 @@ class Servicer:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
         request.ClearField("operation")
         self._check_writable()
-        self._access.check_writes(self._access.principal(context), [(request.key, False)])
+        self._access.check_writes(self._pushing(context, 1), [(request.key, False)])
         await self._call(self._store.write, _convert.to_write(request))
         return _EMPTY
 
     async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
         self._check_writable()
-        return await self._writes.answer(request, self._access.principal(context))
+        return await self._writes.answer(request, self._pushing(context, len(request.writes)))
+
+    def _pushing(self, context: Context, count: int) -> Principal:
+        """Who writes; refused, if that is too often."""
+        if not self._meter.limits.pushes:
+            return self._access.principal(context)
+        principal = principal_of(context)
+        self._meter.check_push(host_or_name(principal), count)
+        return principal
 
     async def push(self, requests: AsyncIterator[Any], context: Context) -> None:
         self._check_writable()
-        principal = self._access.principal(context)
+        principal = principal_of(context)
+        who = host_or_name(principal)
         instant = self._store.threads.instant
         pushes = Pushes(self._writes, principal, context, instant=instant)
         with _listed(self._streams, asyncio.current_task()):
@@ -174,6 +185,8 @@ class Servicer:
                 async for request in requests:
                     if isinstance(request, DecodeError):
                         raise NO_MESSAGE
+                    if pause := self._meter.push(who, len(request.writes)):
+                        await asyncio.sleep(pause)
                     await pushes.take(request.writes)
                 await pushes.end()
             finally:
@@ -197,7 +210,7 @@ class Servicer:
         await self._send_past(revisions, messages, context)
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
-        check_selected(request)
+        check_selected(request, self._meter.limits)
         scope = self._access.scope(self._access.principal(context), *selected(request))
         batches = partial(scope.replayed, self._store, request.since or None)
 
@@ -228,7 +241,8 @@ class Servicer:
     def _describe(self, store: Store, *, may_write: bool) -> pb.DescribeResponse:
         may_write = may_write and not self._read_only
         features = store.features if may_write else store.features - OF_WRITES
-        return to_description(store.status.current, features, self._message_bytes)
+        limits = self._meter.limits
+        return to_description(store.status.current, features, self._message_bytes, limits)
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -248,25 +262,46 @@ class Servicer:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable("the server is shutting down")
-        check_selected(request)
-        principal = self._access.principal(context)
-        run = self._call if _is_small(request) else self._run
-        is_again = False
+        check_selected(request, self._meter.limits)
+        principal = principal_of(context)
         watcher = (context.peer(), id(context))
-        with _listed(self._streams, asyncio.current_task()), _listed(self.watchers, watcher):
-            while True:
-                opening = await run(self._open, request, principal, is_again=is_again)
-                async with opening.watch:
-                    if await self._serve(opening, request, context):
-                        return
-                if opening.scope.is_current:
-                    # Only the end of the store ends its watches.
-                    raise StoreClosed("the server's store was closed")
-                is_again = True
+        with (
+            _listed(self._streams, asyncio.current_task()),
+            _listed(self.watchers, watcher),
+            self._meter.stream(host_or_name(principal), principal.peer) as charge,
+        ):
+            place = Place(request)
+            while not await self._watched(request, principal, place, charge, context):
+                # What it may read has changed, or it was too far behind: it goes on from there.
+                pass
 
-    def _open(self, request: pb.DataRequest, principal: Principal, *, is_again: bool) -> Opening:
-        scope = self._access.scope(principal, *selected(request))
-        return open_watch(self._store, scope, request, is_again=is_again)
+    async def _watched(
+        self,
+        request: pb.DataRequest,
+        principal: Principal,
+        place: Place,
+        charge: Charged,
+        context: Context,
+    ) -> bool:
+        """Send one watch; False if the stream goes on with another."""
+
+        def begin() -> Opening:
+            scope = self._access.scope(principal, *selected(request))
+            return Opening(self._store, scope, place, request, charge)
+
+        opening = await (self._call if _is_small(request) else self._run)(begin)
+        try:
+            async with opening.watch:
+                if await self._serve(opening, request, context):
+                    return True
+        except Overflow:
+            log.info("Subscribe %s: too far behind, goes on from its cursor", principal.peer)
+            return False
+        if not opening.scope.is_current:
+            place.start_over()
+            return False
+        # Only the end of the store ends its watches.
+        raise StoreClosed("the server's store was closed")
 
     async def _serve(self, opening: Opening, request: pb.DataRequest, context: Context) -> bool:
         """Send what is watched; True once all that was asked for is sent."""
@@ -291,6 +326,7 @@ class Servicer:
                     await found
                     continue
                 found = opening.first(found) if found.initial else self._access.shown(scope, found)
+                opening.place.sent(found)
                 if not (found.initial or found.entries):
                     continue
                 if not found.initial and isinstance(
@@ -359,19 +395,6 @@ async def _abort(name: str, error: Exception, context: Context) -> None:
 def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
     if log.isEnabledFor(logging.INFO):
         log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
-
-
-def check_selected(request: pb.DataRequest | pb.ReplayRequest) -> None:
-    """Refuse what is too large to look at on the loop.
-
-    Raises:
-        InvalidKey: there are too many keys or patterns.
-    """
-    if len(request.keys) > MAX_KEYS or len(request.match) > MAX_PATTERNS:
-        raise InvalidKey(
-            f"{len(request.keys)} keys and {len(request.match)} patterns are too many; {MAX_KEYS} "
-            f"keys and {MAX_PATTERNS} patterns are allowed, so use broader ones"
-        )
 
 
 def selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:

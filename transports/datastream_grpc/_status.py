@@ -9,6 +9,7 @@ import grpc
 import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
+from datastream_grpc._limits import LimitReached
 
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
@@ -50,6 +51,8 @@ _NAMED = {error.__name__: error for error in CODES if error is not datastream.St
 
 def code_of(error: Exception) -> grpc.StatusCode:
     """The status of an error; INTERNAL for what is not ours."""
+    if isinstance(error, LimitReached):
+        return grpc.StatusCode.RESOURCE_EXHAUSTED
     return CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
 
 
@@ -79,7 +82,7 @@ def from_status(error: Any, where: str) -> DatastreamError:
         details = details.rpartition("last error: ")[2]
         if not name_of(error):
             details += "; check the address, and that the server runs"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not name_of(error):
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")
 
@@ -92,7 +95,8 @@ def from_answer(name: str, text: str, where: str) -> DatastreamError:
 def to_answer(error: Exception) -> tuple[str, str]:
     """Name and text of an error as a client learns it; "" if it is none of ours."""
     if isinstance(error, DatastreamError) and not _is_unexpected(error):
-        return type(error).__name__, str(error)[:MAX_ERROR_TEXT]
+        known = datastream.SourceUnavailable if isinstance(error, LimitReached) else type(error)
+        return known.__name__, str(error)[:MAX_ERROR_TEXT]
     # What it was is the server's business; the client learns that it was not its fault.
     return "", "internal error; see the server's log"
 

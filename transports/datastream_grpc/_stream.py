@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import grpc
 
 from datastream import Entry, Operation
-from datastream.selection import MAX_KEYS, MAX_PATTERNS, Selects
+from datastream.selection import Selects
 from datastream.source import Reading
 from datastream_grpc import _convert
+from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
 
 BRIEF = 0.2
@@ -25,6 +26,8 @@ PATIENCE = 0.5
 REMEMBERED = 128
 """Positions before `Stream`'s oldest message that are still known to lie before it."""
 
+
+LIMITS = Limits()
 
 Told = Callable[[pb.DescribeResponse], Exception | None]
 """Takes what a server says of itself; returns why its store is not well, None if it is."""
@@ -38,11 +41,16 @@ class Wanted(NamedTuple):
     patterns: frozenset[str]
 
     @classmethod
-    def of(cls, selection: Selects) -> Wanted:
+    def of(cls, selection: Selects, limits: Limits = LIMITS) -> Wanted:
+        """What to ask of a server with `limits`."""
         wanted = cls(selection.keys, selection.prefixes, selection.patterns)
-        fits = len(wanted.keys) + len(wanted.prefixes) <= MAX_KEYS
+        fits = (
+            len(wanted.keys) + len(wanted.prefixes) <= limits.keys
+            and len(wanted.patterns) <= limits.patterns
+            and sum(map(len, wanted.patterns)) <= limits.pattern_chars
+        )
         # The store drops what it did not ask for.
-        return wanted if fits and len(wanted.patterns) <= MAX_PATTERNS else EVERYTHING
+        return wanted if fits else EVERYTHING
 
     def covers(self, other: Wanted) -> bool:
         """Whether all that `other` selects is selected."""

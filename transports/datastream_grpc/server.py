@@ -22,6 +22,7 @@ from datastream import DatastreamError, KeyNotFound, State, Status, Store
 from datastream_grpc import _loop
 from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
+from datastream_grpc._limits import Limits, check_limits
 from datastream_grpc._rules import Authorize, Rules
 from datastream_grpc._security import (
     Path,
@@ -40,6 +41,9 @@ HEARTBEAT = 20.0
 """Seconds of silence after which a client is asked whether it is there."""
 LEAST_HEARTBEAT = 0.1
 MAX_PORT = 65_535
+UNARY_CALLS = 1_000
+"""Of one connection, beside its streams."""
+LIMITS = Limits()
 HEALTH_KEY = "health"
 """The key that is asked for to find out whether the backend answers; it need not exist."""
 FIRST_LOOK = 0.5
@@ -131,7 +135,8 @@ class Settings(NamedTuple):
     tls: Tls | None
     tokens: Path | TokenCheck | None
     read_only: bool
-    authorize: str | os.PathLike[str] | Authorize | None = None
+    authorize: str | os.PathLike[str] | Authorize | None
+    limits: Limits
     reuse_port: bool = False
 
 
@@ -140,6 +145,7 @@ def serve(
     address: str = "127.0.0.1:8080",
     *,
     max_message_size: int = MAX_MESSAGE,
+    limits: Limits = LIMITS,
     heartbeat: float = HEARTBEAT,
     tls: Tls | None = None,
     tokens: str | os.PathLike[str] | Callable[[str], bool | str] | None = None,
@@ -159,6 +165,7 @@ def serve(
             serve, each for itself; one that ends is started again.
         address: ``host:port``, port 0 for a free one, or ``unix:path``.
         max_message_size: bytes a client may send in one message.
+        limits: what else clients may ask for.
         heartbeat: seconds of silence after which a client is asked whether it is there; it has half
             as long to answer.
         tls: files of certificate and key; with `Tls.client_roots`, clients have to show one too.
@@ -173,18 +180,20 @@ def serve(
         workers: processes on one port, for a URL.
 
     Raises:
-        DatastreamError: `heartbeat` is too short, a file cannot be read, other machines reach
-            the address without `tls` or proof, or processes cannot serve that, such as ``memory:``.
+        DatastreamError: `heartbeat` is too short, a file cannot be read, a limit is none, other
+            machines reach the address without `tls` or proof, or processes cannot serve that, such
+            as ``memory:``.
         OSError: the address is in use, or not this machine's.
     """
     if not heartbeat >= LEAST_HEARTBEAT:
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
         )
+    check_limits(limits)
     _check_port(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
-    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, authorize)
+    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, authorize, limits)
     if isinstance(store, str):
         from datastream_grpc.workers import Workers
 
@@ -203,7 +212,11 @@ class _Inner:
         self._settings = settings
         self._access = access
         self._servicer = Servicer(
-            store, settings.max_message_size, self._access, read_only=settings.read_only
+            store,
+            settings.max_message_size,
+            settings.limits,
+            self._access,
+            read_only=settings.read_only,
         )
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
         self._status: DisposableBase | None = None
@@ -219,7 +232,11 @@ class _Inner:
         tls, tokens = self._settings.tls, self._settings.tokens
         credentials = None if tls is None else server_credentials(tls)
         checks = () if tokens is None else (TokenInterceptor(token_check(tokens)),)
-        server = aio.server(interceptors=checks, options=_options(self._settings))
+        server = aio.server(
+            interceptors=checks,
+            options=_options(self._settings),
+            maximum_concurrent_rpcs=self._settings.limits.calls,
+        )
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
@@ -298,6 +315,8 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     silence = int(settings.heartbeat * 1000)
     return (
         ("grpc.max_receive_message_length", settings.max_message_size),
+        # Beyond that, and some unary calls, a connection's streams wait to be taken.
+        ("grpc.max_concurrent_streams", settings.limits.streams + UNARY_CALLS),
         # Two servers on one port each get some of the clients.
         ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),

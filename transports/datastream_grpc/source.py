@@ -24,7 +24,7 @@ from datastream_grpc._long_stream import JOIN, LongStream
 from datastream_grpc._past import PastSource
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
-from datastream_grpc._stream import Wanted
+from datastream_grpc._stream import LIMITS, Wanted
 
 MAX_MESSAGE = 64 << 20
 """Bytes a server may answer at once."""
@@ -89,6 +89,7 @@ class GrpcSource(Source):
         self._where = target
         self.features = ASSUMED
         opener = Opener(target, _options(max_message_size), proofs)
+        self._limits = LIMITS
         self._connection = Connection(
             opener,
             target,
@@ -114,7 +115,7 @@ class GrpcSource(Source):
         which is no `Selection`; who resumes passes the `Selection` of its own. A resume must
         neither take the poller's messages nor replace its stream.
         """
-        wanted = Wanted.of(selection)
+        wanted = Wanted.of(selection, self._limits)
         if since is None:
             return self._answered(self._stream.state(wanted))
         if isinstance(selection, Selection):
@@ -135,7 +136,7 @@ class GrpcSource(Source):
     def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
         """As in `HasReplay`."""
         point = "" if since is None else _convert.to_point(since)
-        return self._calls.replay(Wanted.of(selection), point)
+        return self._calls.replay(Wanted.of(selection, self._limits), point)
 
     def wait(self, timeout: float | None) -> None:
         stream, connection = self._stream, self._connection
@@ -187,11 +188,12 @@ class GrpcSource(Source):
         return self.health.error
 
     def _died(self) -> None:
-        self._take(Description(self.features, Health(self._connection.silence())))
+        self._take(Description(self.features, Health(self._connection.silence()), self._limits))
 
     def _take(self, description: Description) -> None:
         if description.features != self.features:
             self.features = description.features
+        self._limits = description.limits
         health = description.health
         if (str(health.error), health.degraded) != (str(self.health.error), self.health.degraded):
             self.health = health

@@ -277,11 +277,13 @@ class Status(_message.Message):
     def __init__(self, state: _Optional[_Union[State, str]] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., degraded: _Optional[str] = ..., error: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("message_bytes", "keys", "patterns")
+    __slots__ = ("message_bytes", "keys", "patterns", "pattern_chars")
     MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     KEYS_FIELD_NUMBER: _ClassVar[int]
     PATTERNS_FIELD_NUMBER: _ClassVar[int]
+    PATTERN_CHARS_FIELD_NUMBER: _ClassVar[int]
     message_bytes: int
     keys: int
     patterns: int
-    def __init__(self, message_bytes: _Optional[int] = ..., keys: _Optional[int] = ..., patterns: _Optional[int] = ...) -> None: ...
+    pattern_chars: int
+    def __init__(self, message_bytes: _Optional[int] = ..., keys: _Optional[int] = ..., patterns: _Optional[int] = ..., pattern_chars: _Optional[int] = ...) -> None: ...

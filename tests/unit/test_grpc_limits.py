@@ -1,0 +1,66 @@
+"""What is counted for each principal, connection and stream."""
+
+import pytest
+from datastream_grpc._limits import LimitReached, Limits, Meter
+
+from datastream import Batch, Entry
+from datastream._watch.bounded import BoundedBuffer
+
+
+def test_what_ended_is_not_counted():
+    meter = Meter(Limits())
+    with meter.stream("a", "ipv4:1:1") as charge, meter.stream("a", "ipv4:1:2"):
+        charge.take(1000)
+        assert (meter._streams["a"], meter._bytes["a"]) == (2, 1000)
+    assert (dict(meter._streams), dict(meter._bytes)) == ({}, {})
+
+
+def test_a_refused_stream_is_not_counted():
+    meter = Meter(Limits(streams=1))
+    with meter.stream("a", "ipv4:1:1"):
+        for _ in range(3):
+            with pytest.raises(LimitReached), meter.stream("a", "ipv4:1:1"):
+                pass
+        assert meter._streams["a"] == 1
+
+
+def test_a_unix_socket_is_no_one_connection():
+    meter = Meter(Limits(streams=1))
+    with meter.stream("a", "unix:"), meter.stream("a", "unix:"):
+        assert meter._streams["a"] == 2
+
+
+def test_pushes_of_one_principal_are_none_of_another():
+    meter = Meter(Limits(pushes=10))
+    assert meter.push("a", 20) == 0
+    assert meter.push("a", 10) > 0.9
+    with pytest.raises(LimitReached):
+        meter.check_push("a", 1)
+    meter.check_push("b", 1)
+
+
+def batch(key, size):
+    return Batch((Entry(key, b"x" * size, "bytes", None, "1"),), "c")
+
+
+def test_what_waits_is_charged_to_who_is_behind():
+    meter = Meter(Limits(stream_bytes=10_000))
+    with meter.stream("a", "ipv4:1:1") as charge:
+        buffer = BoundedBuffer(charge)
+        buffer.put(batch("k", 50_000))
+        assert not meter._bytes
+        buffer.put(batch("k", 1_000))
+        assert meter._bytes["a"] > 1_000
+        buffer.take()
+        buffer.take()
+        assert not meter._bytes
+        buffer.put(batch("k", 1_000))
+        assert buffer.put(batch("k", 9_900)) is not None
+
+
+def test_many_changes_of_few_keys_are_no_reason_to_end():
+    meter = Meter(Limits(stream_bytes=3 << 20))
+    with meter.stream("a", "ipv4:1:1") as charge:
+        buffer = BoundedBuffer(charge)
+        for number in range(10_000):
+            assert buffer.put(batch(f"k{number % 10}", 2_000)) is None

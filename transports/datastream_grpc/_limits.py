@@ -1,0 +1,196 @@
+"""What one client may cost all others: counted for each principal, connection and stream."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import NamedTuple
+
+from datastream import DatastreamError, InvalidKey, SourceUnavailable
+from datastream.errors import shown
+from datastream.selection import MAX_KEYS, MAX_PATTERNS
+from datastream_grpc._pb import service_pb2 as pb
+
+
+class Limits(NamedTuple):
+    """What clients may ask of a server; 0 is no limit, where it says so.
+
+    A principal is who calls by the name of a token or certificate, else by its host.
+    """
+
+    keys: int = MAX_KEYS
+    """Keys and prefixes of one request."""
+    patterns: int = MAX_PATTERNS
+    """Patterns of one request."""
+    pattern_chars: int = 65_536
+    """Characters of all patterns of one request: every key is compared with each of them."""
+    stream_bytes: int = 8 << 20
+    """What may wait for the reader of one stream. One that falls further behind goes on with the
+    difference to what it has, as if it had resumed."""
+    principal_bytes: int = 64 << 20
+    """The same, of all streams of a principal."""
+    streams: int = 2_000
+    """Streams of one connection."""
+    principal_streams: int = 10_000
+    """Streams of a principal."""
+    calls: int = 50_000
+    """Calls and streams of all clients at the same time."""
+    pushes: int = 0
+    """Writes of a principal in a second, 0 for as many as it can make; twice that at once."""
+
+
+REMEMBERED = 10_000
+"""Principals whose writes are counted; with more, all begin anew."""
+LEAST = Limits(1, 1, 1, 1, 1, 1, 1, 1, 0)
+MOST = {"keys": MAX_KEYS, "patterns": MAX_PATTERNS}
+
+
+def check_limits(limits: Limits) -> None:
+    """Refuse what is no limit.
+
+    Raises:
+        DatastreamError: one is too small or too large.
+    """
+    for name, value, least in zip(Limits._fields, limits, LEAST, strict=True):
+        most = MOST.get(name, 1 << 62)
+        if not isinstance(value, int) or not least <= value <= most:
+            raise DatastreamError(
+                f"limit {name}={shown(str(value))}: give a number of at least {least}"
+                + (f" and at most {most}" if name in MOST else "")
+            )
+
+
+class LimitReached(SourceUnavailable):
+    """A client asks for more than it may have just now; the same call may succeed later."""
+
+
+def check_selected(request: pb.DataRequest | pb.ReplayRequest, limits: Limits) -> None:
+    """Refuse what is too large to look at on the loop.
+
+    Raises:
+        InvalidKey: there are too many keys or patterns.
+    """
+    keys, patterns = len(request.keys), len(request.match)
+    if keys > limits.keys or patterns > limits.patterns:
+        raise InvalidKey(
+            f"{keys} keys and {patterns} patterns are too many; {limits.keys} keys and "
+            f"{limits.patterns} patterns are allowed, so use broader ones"
+        )
+    if patterns and sum(map(len, request.match)) > limits.pattern_chars:
+        raise InvalidKey(
+            f"the patterns are too long; together they may have {limits.pattern_chars} "
+            "characters, so use broader ones"
+        )
+    if isinstance(request, pb.DataRequest) and len(request.lacking) > MAX_KEYS:
+        raise InvalidKey(f"{len(request.lacking)} lacking keys are too many; resume without since")
+
+
+class Meter:
+    """Counts what principals use.
+
+    Args:
+        limits: of each.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        # On the loop only.
+        self._streams: Counter[str] = Counter()
+        self._pushes: dict[str, tuple[float, float]] = {}
+        # Written by the threads that publish.
+        self._lock = threading.Lock()
+        self._bytes: Counter[str] = Counter()
+
+    @contextmanager
+    def stream(self, who: str, peer: str) -> Iterator[Charged]:
+        """Around a stream.
+
+        Raises:
+            LimitReached: there are too many.
+        """
+        limits = self.limits
+        # A unix socket tells no connections apart.
+        connection = "" if peer.startswith("unix") else f"connection {peer}"
+        if self._streams[who] >= limits.principal_streams:
+            raise LimitReached(f"{limits.principal_streams} streams are open already; close some")
+        if connection and self._streams[connection] >= limits.streams:
+            raise LimitReached(
+                f"{limits.streams} streams of this connection are open already; close some, or "
+                "watch more with each"
+            )
+        names = [who, connection] if connection else [who]
+        self._streams.update(names)
+        charged = Charged(self, who)
+        try:
+            yield charged
+        finally:
+            charged.set(0)
+            self._streams.subtract(names)
+            for name in names:
+                if not self._streams[name]:
+                    del self._streams[name]
+
+    def push(self, who: str, count: int) -> float:
+        """Count writes; the seconds to wait before they are within the limit."""
+        rate = self.limits.pushes
+        if not rate:
+            return 0.0
+        left = self._pushes_left(who) - count
+        if len(self._pushes) > REMEMBERED:
+            self._pushes.clear()
+        self._pushes[who] = left, monotonic()
+        return max(0.0, -left / rate)
+
+    def check_push(self, who: str, count: int) -> None:
+        """Count writes, or refuse them.
+
+        Raises:
+            LimitReached: they are too many for now.
+        """
+        rate = self.limits.pushes
+        if rate and self._pushes_left(who) < min(count, rate):
+            raise LimitReached(
+                f"more than {rate} writes a second; write less often, or through Push, which waits"
+            )
+        self.push(who, count)
+
+    def _pushes_left(self, who: str) -> float:
+        rate = self.limits.pushes
+        left, at = self._pushes.get(who, (2.0 * rate, 0.0))
+        return min(2.0 * rate, left + (monotonic() - at) * rate)
+
+    def changed(self, who: str, delta: int) -> bool:
+        """Count bytes that wait, by any thread; False if a principal has too many."""
+        with self._lock:
+            self._bytes[who] += delta
+            count = self._bytes[who]
+            if not count:
+                del self._bytes[who]
+            return count <= self.limits.principal_bytes
+
+
+class Charged:
+    """What waits for one stream.
+
+    Args:
+        meter: counts for the principal.
+        who: the principal.
+    """
+
+    def __init__(self, meter: Meter, who: str) -> None:
+        self._meter = meter
+        self._who = who
+        self._size = 0
+
+    def take(self, size: int) -> bool:
+        """Count more bytes; False if that is too much."""
+        return self.set(self._size + size)
+
+    def set(self, size: int) -> bool:
+        """Count just that many; False if that is too much."""
+        delta, self._size = size - self._size, size
+        fits = self._meter.changed(self._who, delta) if delta else True
+        return fits and size <= self._meter.limits.stream_bytes
