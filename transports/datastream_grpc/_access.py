@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from datastream import Batch, Denied
+from datastream import Batch
 from datastream.errors import shown
 from datastream.selection import Selection
+from datastream_grpc._limits import Forbidden
 from datastream_grpc._narrow import EVERYTHING
 from datastream_grpc._principal import NOBODY, Principal, principal_of
 from datastream_grpc._rules import Action, Authorize
@@ -49,6 +50,11 @@ class Access:
         scope.may_write = self.may_write(principal)
         return scope
 
+    @property
+    def restricts(self) -> bool:
+        """Whether there may be somebody who may not do everything."""
+        return self._authorize is not None
+
     def principal(self, context: Any) -> Principal:
         """Who makes a call; nobody, where that makes no difference."""
         return NOBODY if self._authorize is None else principal_of(context)
@@ -64,7 +70,7 @@ class Access:
             writes: key, and whether its write asks what is there, as compare-and-set does.
 
         Raises:
-            Denied: there is such a key.
+            Forbidden: there is such a key.
         """
         if self._authorize is None:
             return
@@ -115,7 +121,7 @@ class Access:
         for key in keys:
             if right is None or not right.matches(key):
                 who = shown(principal.name) if principal.name else "a client without a name"
-                raise Denied(f"{who} may not {what} {shown(key)}; nothing was written")
+                raise Forbidden(f"{who} may not {what} {shown(key)}; nothing was written")
 
     def _changed(self) -> None:
         with self._lock:

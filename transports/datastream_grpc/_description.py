@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -42,11 +42,12 @@ class Description(NamedTuple):
 OLDER_SERVER = Description(OLDER, Health(degraded=OLDER_NOTE))
 
 
-def _to_status(status: Status) -> pb.Status:
-    told = pb.Status(state=f"STATE_{status.state.name}", degraded=_cut(status.degraded))
+def _to_status(status: Status, public: Callable[[str], str]) -> pb.Status:
+    degraded = _cut(public(status.degraded))
+    told = pb.Status(state=f"STATE_{status.state.name}", degraded=degraded)
     _convert.set_time(told.since, status.since)
     if status.error is not None:
-        told.reason, told.error = _cut(str(status.error)), type(status.error).__name__
+        told.reason, told.error = _cut(public(str(status.error))), type(status.error).__name__
     return told
 
 
@@ -59,11 +60,19 @@ def _to_health(status: pb.Status, where: str) -> Health:
 
 
 def to_description(
-    status: Status, features: Iterable[Feature], message_bytes: int, limits: Limits
+    status: Status,
+    features: Iterable[Feature],
+    message_bytes: int,
+    limits: Limits,
+    public: Callable[[str], str],
 ) -> pb.DescribeResponse:
-    """What a server says of a store that stands so and can do that."""
+    """What a server says of a store that stands so and can do that.
+
+    Args:
+        public: makes of a text what clients may know.
+    """
     return pb.DescribeResponse(
-        status=_to_status(status),
+        status=_to_status(status, public),
         features=[f"FEATURE_{feature.name}" for feature in sorted(features, key=_number)],
         limits=pb.Limits(
             message_bytes=message_bytes,

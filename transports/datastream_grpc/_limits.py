@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import NamedTuple
 
-from datastream import DatastreamError, InvalidKey, SourceUnavailable
+from datastream import DatastreamError, Denied, InvalidKey, SourceUnavailable
 from datastream.errors import shown
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream_grpc._pb import service_pb2 as pb
@@ -65,6 +65,10 @@ def check_limits(limits: Limits) -> None:
 
 class LimitReached(SourceUnavailable):
     """A client asks for more than it may have just now; the same call may succeed later."""
+
+
+class Forbidden(Denied):
+    """A principal may not do this."""
 
 
 def check_selected(request: pb.DataRequest | pb.ReplayRequest, limits: Limits) -> None:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
 from datastream import (
@@ -48,6 +48,7 @@ from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
 from datastream_grpc._principal import Principal, host_or_name, principal_of
 from datastream_grpc._status import NAME, code_of, to_answer
+from datastream_grpc._texts import Texts
 from datastream_grpc._writes import Pushes, Writes
 
 FEW_KEYS, FEW_CHARS = 16, 1000
@@ -80,6 +81,7 @@ class Servicer:
     ) -> None:
         self._access = access
         self._meter = Meter(limits)
+        self._texts = Texts(store.name, hides_keys=access.restricts)
         self._read_only = read_only
         self._store = store
         self._message_bytes = message_bytes
@@ -91,7 +93,7 @@ class Servicer:
         self.watchers: set[tuple[str, int]] = set()
         """The address of the client of each watch, with what tells two of one client apart."""
         self._stopping = False
-        self._writes = Writes(store, access)
+        self._writes = Writes(store, access, self._texts)
         self._run = store.threads.run
         self._outgoing = Outgoing(self._run)
         # Of reads that may take long: as many as leave cores and threads to all others.
@@ -242,7 +244,9 @@ class Servicer:
         may_write = may_write and not self._read_only
         features = store.features if may_write else store.features - OF_WRITES
         limits = self._meter.limits
-        return to_description(store.status.current, features, self._message_bytes, limits)
+        return to_description(
+            store.status.current, features, self._message_bytes, limits, self._texts.public
+        )
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -355,6 +359,15 @@ class Servicer:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)
 
+    async def _abort(self, name: str, error: Exception, request: Any, context: Context) -> None:
+        known, text = to_answer(error)
+        if not known:
+            log.error("%s failed", name, exc_info=error)
+        public = self._texts.of(error, text, partial(_bytes_of, request))
+        if public != text:
+            log.info("%s %s: %s", name, context.peer(), text)
+        await context.abort(code_of(error), public, ((NAME, known),) if known else ())
+
     def _answering(self, name: str, handler: Handler) -> Handler:
         """`handler` with its errors turned into statuses and every call logged."""
 
@@ -378,18 +391,11 @@ class Servicer:
                 raise
             except Exception as error:  # noqa: BLE001
                 outcome = code_of(error).name
-                await _abort(name, error, context)
+                await self._abort(name, error, request, context)
             finally:
                 _log_call(name, context, perf_counter() - start, outcome)
 
         return answer
-
-
-async def _abort(name: str, error: Exception, context: Context) -> None:
-    known, text = to_answer(error)
-    if not known:
-        log.error("%s failed", name, exc_info=error)
-    await context.abort(code_of(error), text, ((NAME, known),) if known else ())
 
 
 def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
@@ -423,6 +429,11 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
             return error
 
     return deserialise
+
+
+def _bytes_of(request: Any) -> bytes:
+    """What a client has sent, as far as it is one message."""
+    return request.SerializeToString() if isinstance(request, Message) else b""
 
 
 def _serialise(message: Any) -> bytes:

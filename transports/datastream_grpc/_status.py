@@ -9,7 +9,7 @@ import grpc
 import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
-from datastream_grpc._limits import LimitReached
+from datastream_grpc._limits import Forbidden, LimitReached
 
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
@@ -53,7 +53,12 @@ def code_of(error: Exception) -> grpc.StatusCode:
     """The status of an error; INTERNAL for what is not ours."""
     if isinstance(error, LimitReached):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
-    return CODES.get(type(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+    return CODES.get(_public_kind(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+
+
+def _public_kind(error: Exception) -> type[Exception]:
+    """What clients know of the kinds of an error: some are only the server's."""
+    return type(error).__mro__[1] if isinstance(error, Forbidden | LimitReached) else type(error)
 
 
 def name_of(error: Any) -> str:
@@ -95,8 +100,7 @@ def from_answer(name: str, text: str, where: str) -> DatastreamError:
 def to_answer(error: Exception) -> tuple[str, str]:
     """Name and text of an error as a client learns it; "" if it is none of ours."""
     if isinstance(error, DatastreamError) and not _is_unexpected(error):
-        known = datastream.SourceUnavailable if isinstance(error, LimitReached) else type(error)
-        return known.__name__, str(error)[:MAX_ERROR_TEXT]
+        return _public_kind(error).__name__, str(error)[:MAX_ERROR_TEXT]
     # What it was is the server's business; the client learns that it was not its fault.
     return "", "internal error; see the server's log"
 

@@ -14,6 +14,7 @@ from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import Principal
 from datastream_grpc._status import to_answer
+from datastream_grpc._texts import Texts
 
 REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
 """Answers that are kept for writes that come again."""
@@ -31,9 +32,11 @@ class Writes:
     Args:
         store: what is written.
         access: who may write it.
+        texts: makes those of errors.
     """
 
-    def __init__(self, store: Store, access: Access) -> None:
+    def __init__(self, store: Store, access: Access, texts: Texts) -> None:
+        self.texts = texts
         self._store = store
         self._access = access
         self._answers: OrderedDict[str, bytes] = OrderedDict()
@@ -160,7 +163,7 @@ class Pushes:
             outcome: bytes | Exception = await self._writes.answer(request, self._principal)
         except Exception as error:  # noqa: BLE001
             outcome = error
-        self._answers.append(_answer(request, outcome))
+        self._answers.append(_answer(request, outcome, self._writes.texts))
         if not self._instant:
             await self._send()
 
@@ -180,11 +183,12 @@ class Pushes:
             self._is_sending = False
 
 
-def _answer(request: pb.WriteRequest, outcome: bytes | Exception) -> pb.PushAnswer:
+def _answer(request: pb.WriteRequest, outcome: bytes | Exception, texts: Texts) -> pb.PushAnswer:
     if isinstance(outcome, bytes):
         response = pb.WriteResponse.FromString(outcome)
         return pb.PushAnswer(id=request.id, response=response)
     known, text = to_answer(outcome)
     if not known:
         log.error("Push failed", exc_info=outcome)
+    text = texts.of(outcome, text, request.SerializeToString)
     return pb.PushAnswer(id=request.id, error=known or DatastreamError.__name__, text=text)

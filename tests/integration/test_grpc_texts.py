@@ -1,0 +1,57 @@
+"""What clients are told of a backend in trouble: not where it is."""
+
+import datastream_grpc
+import pytest
+
+import datastream
+from datastream import ReadOnly, SourceUnavailable, State, Store
+from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import Statuses
+
+PLACE = "/srv/confidential/rates.db"
+
+
+class Away(MemorySource):
+    away = False
+
+    def read(self, selection, since):
+        if self.away:
+            raise SourceUnavailable(f"{PLACE}: unable to open database file; check the path")
+        return super().read(selection, since)
+
+    def write(self, writes):
+        raise ReadOnly(f"{PLACE} can only be read")
+
+
+def test_no_path_of_the_server_is_told(stack, caplog):
+    caplog.set_level("INFO", "datastream.grpc")
+    source = Away()
+    store = stack.enter_context(Store(source, name=f"sqlite:{PLACE}"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    statuses = Statuses(remote)
+    remote.watch().subscribe(lambda entry: None)
+    with pytest.raises(ReadOnly) as refused:
+        remote["k"] = 2
+    source.away = True
+    with pytest.raises(SourceUnavailable) as away:
+        remote.snapshot()
+    told = [str(refused.value), str(away.value), str(statuses.wait(State.STALE).error)]
+    with pytest.raises(datastream.Unsupported) as lacking:
+        list(remote.history("k"))
+    told.append(str(lacking.value))
+    assert not [text for text in told if "confidential" in text or "rates" in text], told
+    assert all("can" in text or "unable to open" in text for text in told)
+    # Who runs the server is told.
+    assert PLACE in caplog.text
+
+
+def test_no_host_of_a_relay_is_told(stack, tmp_path):
+    upstream = f"unix:{tmp_path}/upstream"
+    relay = stack.enter_context(datastream.open(f"grpc:{upstream}", timeout=1.0))
+    server = stack.enter_context(datastream_grpc.serve(relay, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}", timeout=5.0))
+    with pytest.raises(SourceUnavailable) as away:
+        remote.entry("k")
+    assert str(tmp_path) not in str(away.value)
+    assert "upstream" not in str(away.value)
