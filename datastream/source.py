@@ -251,6 +251,12 @@ class Source(ABC):
         """
         return error
 
+    def refresh(self) -> None:  # noqa: B027
+        """A user wants a look at the backend now, which follows: tell what lies between.
+
+        Called from any thread, also of an event loop, so it must not wait for an answer.
+        """
+
     def compared(self, position: str, *, same: bool) -> None:  # noqa: B027
         """A `read` with ``since`` was answered in full, at that very position, and was published.
 

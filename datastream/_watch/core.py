@@ -336,6 +336,7 @@ class Core:
     def refresh(self) -> None:
         """Look at the backend now."""
         self.check_open()
+        self._source.refresh()
         self._poller.wake()
 
     # Polling.
