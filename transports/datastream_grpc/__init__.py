@@ -1,5 +1,6 @@
 """Exposes a store over gRPC with one call; ``datastream.open("grpc://…")`` is the other side."""
 
+from datastream_grpc._admin import Ping, ping, refresh
 from datastream_grpc._limits import Limits
 from datastream_grpc._principal import Principal
 from datastream_grpc._rules import Authorize, Rules
@@ -7,4 +8,16 @@ from datastream_grpc._security import Tls
 from datastream_grpc.server import Server, serve
 from datastream_grpc.source import GrpcSource
 
-__all__ = ["Authorize", "GrpcSource", "Limits", "Principal", "Rules", "Server", "Tls", "serve"]
+__all__ = [
+    "Authorize",
+    "GrpcSource",
+    "Limits",
+    "Ping",
+    "Principal",
+    "Rules",
+    "Server",
+    "Tls",
+    "ping",
+    "refresh",
+    "serve",
+]

@@ -17,6 +17,7 @@ from datastream_grpc._principal import NOBODY, Principal, principal_of
 from datastream_grpc._rules import Action, Authorize
 from datastream_grpc._scope import Scope, mark_of
 
+ACTIONS: tuple[Action, ...] = ("read", "write")
 KEPT = 16
 """Batches that are kept as they are shown, for other streams of the same right."""
 
@@ -62,6 +63,17 @@ class Access:
     def may_write(self, principal: Principal) -> bool:
         """Whether there may be anything that the principal may write."""
         return self._right(principal, "write", EVERYTHING) is not None
+
+    def check_refresh(self, principal: Principal) -> None:
+        """Refuse to look at the backend for somebody who may do nothing with it.
+
+        Raises:
+            Forbidden: it is such.
+        """
+        for action in ACTIONS:
+            if self._right(principal, action, EVERYTHING) is not None:
+                return
+        raise Forbidden("a client that may neither read nor write may not refresh, either")
 
     def check_writes(self, principal: Principal, writes: Iterable[tuple[str, bool]]) -> None:
         """Refuse writes, if one of them is of a key that may not be written.

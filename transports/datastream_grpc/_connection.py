@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
@@ -18,6 +18,9 @@ from datastream_grpc._status import is_unnamed
 SERVICE = "datastream.DataService"
 LOOK = 0.5
 """Seconds between two looks at a connection that somebody waits for."""
+
+
+T = TypeVar("T")
 
 
 class Stubs:
@@ -32,6 +35,7 @@ class Stubs:
             channel, "ListCapabilities", pb.ListCapabilitiesRequest, pb.ListCapabilitiesResponse
         )
         self.describe = _unary(channel, "Describe", pb.DescribeRequest, pb.DescribeResponse)
+        self.refresh = _unary(channel, "Refresh", pb.RefreshRequest, pb.RefreshResponse)
         self.subscribe = channel.unary_stream(
             f"/{SERVICE}/Subscribe",
             request_serializer=pb.DataRequest.SerializeToString,
@@ -129,9 +133,15 @@ class Connection:
             return
         answer.add_done_callback(lambda call: self._answered(stubs, call))
 
+    def refresh(self) -> None:
+        """Have the server look at its backend; does not wait for the answer."""
+        # Closed, or replaced just now: then nobody waits for news of it.
+        with suppress(ValueError):
+            self.stubs.refresh.future(pb.RefreshRequest(), timeout=self._heartbeat)
+
     def describe(self, timeout: float) -> pb.DescribeResponse | None:
         """Ask the server, and wait: its answer, None from a server of the older protocol."""
-        return _answer(lambda: self._stubs.describe(pb.DescribeRequest(), timeout=timeout))
+        return answer_or_none(lambda: self._stubs.describe(pb.DescribeRequest(), timeout=timeout))
 
     def mend(self) -> None:
         """Replace the channel, if it is dead: all its calls end."""
@@ -183,15 +193,16 @@ class Connection:
             return
         self.heard()
         try:
-            self._described(_answer(call.result))
+            self._described(answer_or_none(call.result))
         except grpc.RpcError:
             # It is away; whoever needs it finds that out.
             return
 
 
-def _answer(call: Callable[[], Any]) -> pb.DescribeResponse | None:
+def answer_or_none(call: Callable[[], T]) -> T | None:
+    """The answer to a call; None from a server that does not know it."""
     try:
-        response: pb.DescribeResponse = call()
+        response = call()
     except grpc.RpcError as error:
         if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
             return None

@@ -41,6 +41,7 @@ from datastream_grpc import _convert
 from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
+from datastream_grpc._details import details_of
 from datastream_grpc._limits import Charged, Limits, Meter, check_selected
 from datastream_grpc._opening import Opening, Place
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
@@ -54,6 +55,7 @@ from datastream_grpc._writes import Pushes, Writes
 FEW_KEYS, FEW_CHARS = 16, 1000
 """What a request may have of keys, and characters of each, to be answered on the loop by stores
 that do no I/O."""
+SHUTTING_DOWN = "the server is shutting down"
 NO_MESSAGE = InvalidValue("the request is no message of this method")
 OF_WRITES = WRITING | {Feature.MESSAGES}
 LONG_READS = 8
@@ -110,6 +112,7 @@ class Servicer:
             "Write": (unary, self.write, pb.WriteRequest),
             "Push": (grpc.stream_stream_rpc_method_handler, self.push, pb.PushRequest),
             "Describe": (unary, self.describe, pb.DescribeRequest),
+            "Refresh": (unary, self.refresh, pb.RefreshRequest),
             "History": (stream, self.history, pb.HistoryRequest),
             "Replay": (stream, self.replay, pb.ReplayRequest),
         }
@@ -118,7 +121,7 @@ class Servicer:
             {
                 name: make(
                     self._answering(name, handler),
-                    request_deserializer=_lenient(request.FromString),
+                    request_deserializer=lenient(request.FromString),
                     # Batches are serialised once, for all streams.
                     response_serializer=_serialise if make is unary else None,
                 )
@@ -201,6 +204,11 @@ class Servicer:
             return await self._read(describe, request.at)
         return describe(self._store)
 
+    async def refresh(self, request: pb.RefreshRequest, context: Context) -> Any:
+        self._access.check_refresh(self._access.principal(context))
+        self._store.refresh()
+        return pb.RefreshResponse()
+
     async def history(self, request: pb.HistoryRequest, context: Context) -> None:
         scope = self._access.scope(self._access.principal(context), (), ())
         may_read = scope.may_read(request.key)
@@ -265,7 +273,7 @@ class Servicer:
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
-            raise SourceUnavailable("the server is shutting down")
+            raise SourceUnavailable(SHUTTING_DOWN)
         check_selected(request, self._meter.limits)
         principal = principal_of(context)
         watcher = (context.peer(), id(context))
@@ -366,23 +374,28 @@ class Servicer:
         public = self._texts.of(error, text, partial(_bytes_of, request))
         if public != text:
             log.info("%s %s: %s", name, context.peer(), text)
-        await context.abort(code_of(error), public, ((NAME, known),) if known else ())
+        code = code_of(error)
+        named = ((NAME, known),) if known else ()
+        await context.abort(code, public, (*named, *details_of(code, known, public)))
 
     def _answering(self, name: str, handler: Handler) -> Handler:
         """`handler` with its errors turned into statuses and every call logged."""
 
         async def answer(request: Any, context: Context) -> Any:
             start = perf_counter()
+            # Not known any more after a deadline.
+            peer = context.peer() if log.isEnabledFor(logging.INFO) else ""
             outcome = "OK"
             try:
                 if isinstance(request, DecodeError):
                     raise NO_MESSAGE from request
                 return await handler(request, context)
             except asyncio.CancelledError:
-                outcome = "CANCELLED"
+                outcome = "CANCELLED" if has_time(context) else "DEADLINE_EXCEEDED"
                 if self._stopping:
                     outcome = "UNAVAILABLE"
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+                    code = grpc.StatusCode.UNAVAILABLE
+                    await context.abort(code, SHUTTING_DOWN, details_of(code, "", SHUTTING_DOWN))
                 raise
             except ClientLeft as left:
                 outcome = "CANCELLED"
@@ -393,14 +406,14 @@ class Servicer:
                 outcome = code_of(error).name
                 await self._abort(name, error, request, context)
             finally:
-                _log_call(name, context, perf_counter() - start, outcome)
+                _log_call(name, peer, perf_counter() - start, outcome)
 
         return answer
 
 
-def _log_call(name: str, context: Context, seconds: float, outcome: str) -> None:
-    if log.isEnabledFor(logging.INFO):
-        log.info("%s %s %.1f ms %s", name, context.peer(), seconds * 1000, outcome)
+def _log_call(name: str, peer: str, seconds: float, outcome: str) -> None:
+    if peer:
+        log.info("%s %s %.1f ms %s", name, peer, seconds * 1000, outcome)
 
 
 def selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:
@@ -419,7 +432,7 @@ def _is_small(request: pb.DataRequest) -> bool:
     return is_few and not any(key.endswith("/") or len(key) > FEW_CHARS for key in keys)
 
 
-def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     """`parse`, with what it raises as its result: gRPC's server would log a traceback."""
 
     def deserialise(raw: bytes) -> Any:
@@ -434,6 +447,12 @@ def _lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 def _bytes_of(request: Any) -> bytes:
     """What a client has sent, as far as it is one message."""
     return request.SerializeToString() if isinstance(request, Message) else b""
+
+
+def has_time(context: Context) -> bool:
+    """Whether the deadline of a call is not over, if it has one."""
+    left = context.time_remaining()
+    return left is None or left > 0
 
 
 def _serialise(message: Any) -> bytes:

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple, Self, cast
 
 import grpc
 from grpc import aio
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
 from reactivex.abc import DisposableBase
 
 from datastream import DatastreamError, KeyNotFound, State, Status, Store
-from datastream_grpc import _loop
+from datastream_grpc import _loop, _reflection
 from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._limits import Limits, check_limits
@@ -238,9 +237,7 @@ class _Inner:
             maximum_concurrent_rpcs=self._settings.limits.calls,
         )
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name)
-        reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+        server.add_generic_rpc_handlers(_reflection.handlers(self._health, (SERVICE,)))
         try:
             port = _listen(server, self._address, credentials)
         except RuntimeError as error:

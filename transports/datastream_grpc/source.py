@@ -17,7 +17,7 @@ from datastream.url import Count, Location, Seconds, configured
 from datastream_grpc import _convert
 from datastream_grpc._async_calls import AsyncCalls
 from datastream_grpc._calls import Calls
-from datastream_grpc._connection import Connection
+from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._credentials import Credentials, Opener
 from datastream_grpc._description import ASSUMED, OLDER_SERVER, Description, from_description
 from datastream_grpc._long_stream import JOIN, LongStream
@@ -104,6 +104,11 @@ class GrpcSource(Source):
         with suppress(grpc.RpcError):
             self._described(self._connection.describe(min(timeout, FIRST_ASK)))
 
+    @property
+    def stubs(self) -> Stubs:
+        """The methods of the server."""
+        return self._connection.stubs
+
     def capabilities(self) -> Sequence[Capability]:
         return self._answered(self._calls.capabilities())
 
@@ -161,6 +166,9 @@ class GrpcSource(Source):
 
     def translate(self, error: Exception, key: str | None) -> Exception:
         return translated(error, self._calls.where)
+
+    def refresh(self) -> None:
+        self._connection.refresh()
 
     def release(self) -> None:
         self._stream.release()

@@ -244,6 +244,14 @@ class PushAnswer(_message.Message):
     text: str
     def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[WriteResponse, _Mapping]] = ..., error: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
+class RefreshRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RefreshResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ("at",)
     AT_FIELD_NUMBER: _ClassVar[int]
