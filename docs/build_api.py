@@ -152,6 +152,7 @@ def page() -> str:
         *_function("url.configured", datastream.url.configured),
         "## datastream_grpc",
         *_function("serve", datastream_grpc.serve),
+        *_function("shared", datastream_grpc.shared),
         *_class("Server", datastream_grpc.Server, _own_methods(datastream_grpc.Server)),
     ]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"

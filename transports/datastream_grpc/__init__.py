@@ -6,6 +6,7 @@ from datastream_grpc._principal import Principal
 from datastream_grpc._rules import Authorize, Rules
 from datastream_grpc._security import Tls
 from datastream_grpc.server import Server, serve
+from datastream_grpc.sharing import shared
 from datastream_grpc.source import GrpcSource
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "ping",
     "refresh",
     "serve",
+    "shared",
 ]
