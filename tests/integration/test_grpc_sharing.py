@@ -11,6 +11,7 @@ from pathlib import Path
 import datastream_grpc
 import psutil
 import pytest
+from datastream_grpc.sharing import _Lock
 
 import datastream
 from datastream import DatastreamError
@@ -66,18 +67,21 @@ def test_what_cannot_be_shared_is_refused(url, path, error, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_does_not_hold_the_lock_of_its_parent(stack, database, path):
-    first = shared(stack, database, path)
+def test_a_child_does_not_hold_the_lock_of_its_parent(path):
+    lock, other = _Lock(path), _Lock(path)
+    assert lock.acquire()
+    assert not other.acquire()
     reader, writer = os.pipe()
     pid = os.fork()
     if not pid:
         os.read(reader, 1)
         os._exit(0)
     try:
-        first.close()
-        second = shared(stack, database, path)
-        second["k"] = 1
+        # As when it ends: nobody unlocks.
+        lock.close()
+        eventually(other.acquire, "the lock")
     finally:
+        other.close()
         os.write(writer, b"!")
         os.waitpid(pid, 0)
         os.close(reader)
