@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import IO, Any, NamedTuple
@@ -30,8 +31,8 @@ class Job(NamedTuple):
 
     url: str
     address: str
-    settings: Any
-    """`datastream_grpc.server.Settings`, which is loaded by the worker only."""
+    options: Mapping[str, Any]
+    """Of `serve`."""
 
     def pickled(self) -> bytes:
         """As it is sent.
@@ -43,7 +44,7 @@ class Job(NamedTuple):
             data = pickle.dumps(self)
         except Exception as error:
             raise DatastreamError(
-                f"workers are other processes, which cannot be sent these settings ({error}); "
+                f"workers are other processes, which cannot be sent these options ({error}); "
                 "give files, such as one of tokens, instead of functions"
             ) from error
         return len(data).to_bytes(LENGTH, "big") + data
@@ -127,7 +128,7 @@ class Worker:
 
 def main() -> None:
     """Serve until stdin ends."""
-    from datastream_grpc.server import Server
+    from datastream_grpc.server import serve
 
     answers = os.fdopen(os.dup(1), "wb")
     # What anything prints must not be taken for the answer.
@@ -136,7 +137,7 @@ def main() -> None:
     job = pickle.loads(_read(sys.stdin.buffer))  # noqa: S301
     try:
         store = open_store(job.url)
-        server = Server(store, job.address, job.settings)
+        server = serve(store, job.address, reuse_port=True, **job.options)
     except (DatastreamError, OSError, ImportError) as error:
         _answer(answers, error)
         return

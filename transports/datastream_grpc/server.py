@@ -43,6 +43,8 @@ MAX_PORT = 65_535
 UNARY_CALLS = 1_000
 """Of one connection, beside its streams."""
 LIMITS = Limits()
+NOT_OF_WORKERS = frozenset(("store", "address", "workers", "reuse_port"))
+"""Arguments of `serve` that are not for each of its workers as they are."""
 HEALTH_KEY = "health"
 """The key that is asked for to find out whether the backend answers; it need not exist."""
 FIRST_LOOK = 0.5
@@ -136,7 +138,7 @@ class Settings(NamedTuple):
     read_only: bool
     authorize: str | os.PathLike[str] | Authorize | None
     limits: Limits
-    reuse_port: bool = False
+    reuse_port: bool
 
 
 def serve(
@@ -151,6 +153,7 @@ def serve(
     authorize: str | os.PathLike[str] | Authorize | None = None,
     read_only: bool = False,
     insecure: bool = False,
+    reuse_port: bool = False,
     workers: int = 1,
 ) -> Server:
     """Expose `store` over gRPC; returns as soon as it listens.
@@ -176,6 +179,8 @@ def serve(
             None allows everything.
         read_only: True refuses every write.
         insecure: True serves other machines without `tls` and proof all the same.
+        reuse_port: True shares the port with other processes that say so; the system divides
+            connections between them.
         workers: processes on one port, for a URL.
 
     Raises:
@@ -184,6 +189,13 @@ def serve(
             as ``memory:``.
         OSError: the address is in use, or not this machine's.
     """
+    options = {name: value for name, value in locals().items() if name not in NOT_OF_WORKERS}
+    if isinstance(store, str):
+        from datastream_grpc.workers import Workers
+
+        return Workers(store, address, workers, options)
+    if workers != 1:
+        raise DatastreamError("workers open a store of their own; give serve its URL")
     if not heartbeat >= LEAST_HEARTBEAT:
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
@@ -192,13 +204,9 @@ def serve(
     _check_port(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
-    settings = Settings(max_message_size, heartbeat, tls, tokens, read_only, authorize, limits)
-    if isinstance(store, str):
-        from datastream_grpc.workers import Workers
-
-        return Workers(store, address, settings._replace(reuse_port=True), workers)
-    if workers != 1:
-        raise DatastreamError("workers open a store of their own; give serve its URL")
+    settings = Settings(
+        max_message_size, heartbeat, tls, tokens, read_only, authorize, limits, reuse_port
+    )
     return Server(store, address, settings)
 
 

@@ -7,11 +7,13 @@ import random
 import socket
 import threading
 import weakref
+from collections.abc import Mapping
+from typing import Any
 
 from datastream import DatastreamError
 from datastream.url import parse
 from datastream_grpc._worker import START, Job, Worker
-from datastream_grpc.server import Server, Settings
+from datastream_grpc.server import Server
 
 AGAIN_FIRST, AGAIN_MOST = 0.1, 5.0
 """Seconds, at most, until a worker that ended is started again: at first, and if it ends again."""
@@ -28,7 +30,7 @@ class Workers(Server):
     however that ends.
     """
 
-    def __init__(self, url: str, address: str, settings: Settings, number: int) -> None:
+    def __init__(self, url: str, address: str, number: int, options: Mapping[str, Any]) -> None:
         # Nothing of a server in this process is made.
         self._shown = _check(url, address, number)
         self._reserved = _reserve(address)
@@ -36,7 +38,7 @@ class Workers(Server):
         self.address = f"{address.rpartition(':')[0]}:{port}"
         """Where they listen, ``host:port`` with the real port where 0 was asked for."""
         try:
-            job = Job(url, self.address, settings).pickled()
+            job = Job(url, self.address, options).pickled()
             self._crew = _Crew(job, number, self._shown)
             self._unless_stopped = weakref.finalize(self, _abandon, self._crew, self._reserved)
             self._crew.start()
