@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import grpc
@@ -45,7 +46,7 @@ class GrpcSource(Source):
     come later.
 
     Args:
-        target: ``host:port`` or ``unix:path``.
+        target: ``host:port``, ``unix:path``, or several as ``ipv4:host:port,host:port``.
         timeout: seconds for one call, and for a stream to begin.
         max_message_size: bytes the server may answer at once.
         heartbeat: seconds of silence after which the server is asked whether it is there; it has as
@@ -225,21 +226,48 @@ def _options(limit: int) -> tuple[tuple[str, int], ...]:
 
 
 def open_grpc(location: Location, **options: Any) -> GrpcSource:
-    """The Source of ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and ``grpc:unix:PATH``."""
+    """The Source of ``grpc://HOST:PORT``, ``grpcs://HOST:PORT`` and ``grpc:unix:PATH``.
+
+    Several addresses, as in ``grpc://10.0.0.1:8080,10.0.0.2:8080``, are of servers of one backend:
+    the first that answers is used, and the next when it ends.
+    """
     target = location.path.removeprefix("//").rstrip("/")
     if "@" in target:
         raise DatastreamError(f"{location.scheme}: takes no user and password; write host:port")
     if not target or ("/" in target and not target.startswith("unix:")):
         raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
-    host, _, port = target.rpartition(":")
-    if not target.startswith("unix:") and not _is_address(host, port):
-        raise DatastreamError(
-            f"{location.shown!r} names no server: {target!r} is no host:port; the port is a "
-            "number up to 65535"
-        )
+    if not target.startswith("unix:"):
+        target = _checked(target, location.shown)
     if location.scheme == "grpcs":
         options.setdefault("tls", True)
     return configured(partial(GrpcSource, target), location, options)
+
+
+def _checked(target: str, shown: str) -> str:
+    """One ``host:port``, or several with numbers for hosts, as gRPC wants it."""
+    places = [place.rpartition(":")[::2] for place in target.split(",")]
+    for host, port in places:
+        if not _is_address(host, port):
+            raise DatastreamError(
+                f"{shown!r} names no server: {f'{host}:{port}'!r} is no host:port; the port is a "
+                "number up to 65535"
+            )
+    if len(places) == 1:
+        return target
+    versions = {_version(host) for host, _ in places}
+    if len(versions) > 1 or None in versions:
+        raise DatastreamError(
+            f"{shown!r} names several servers, which has to be by addresses, all IPv4 or all IPv6; "
+            "or give one name that has several addresses"
+        )
+    return f"ipv{versions.pop()}:{target}"
+
+
+def _version(host: str) -> int | None:
+    """Of an IP address; None for a name."""
+    with suppress(ValueError):
+        return ip_address(host.strip("[]")).version
+    return None
 
 
 def _is_address(host: str, port: str) -> bool:
