@@ -16,6 +16,7 @@ from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
 from tests.bench.frames import frames
 from tests.bench.git_files import git_files, git_watch
+from tests.bench.grpc_bulk import grpc_bulk
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.imports import imports
@@ -23,6 +24,7 @@ from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.matching import hostile_pattern, put_patterns
 from tests.bench.memory import memory
 from tests.bench.overlays import overlay_changes
+from tests.bench.peers import peers
 from tests.bench.postgres import postgres, postgres_idle
 from tests.bench.reads import get_in_threads, get_memory
 from tests.bench.responsive import endless_news, slow_polls
@@ -77,6 +79,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "watch-git": git_watch,
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
+    "grpc-bulk": grpc_bulk,
     "grpc-fanout": grpc_fanout,
     "memory": memory,
     "import": imports,
@@ -87,21 +90,27 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
 @click.command()
 @click.option("--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Repeatable.")
 @click.option("--quick", is_flag=True, help="A smoke test: fewer and shorter rounds.")
+@click.option("--peers", "beside_peers", is_flag=True, help="Beside etcd and NATS, and no more.")
 @click.option("--json", "json_", is_flag=True, help="JSON instead of a table.")
 @click.option("--markdown", is_flag=True, help="The table of docs/performance.md.")
-def main(only: tuple[str, ...], quick: bool, json_: bool, markdown: bool) -> None:
+def main(
+    only: tuple[str, ...], quick: bool, beside_peers: bool, json_: bool, markdown: bool
+) -> None:
     """Measure datastream, each figure beside its floor."""
     # Ended from outside, children and temporary files go too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     progress = Console(stderr=True)
     figures: list[Figure] = []
+    effort = QUICK if quick else THOROUGH
+    if beside_peers:
+        figures += peers(effort, progress.print)
     with progress.status("") as status:
-        for name in only or MEASUREMENTS:
+        for name in only or (() if beside_peers else MEASUREMENTS):
             status.update(name)
             # What earlier figures left behind is nothing the collector should look through later.
             gc.collect()
             gc.freeze()
-            figures += MEASUREMENTS[name](QUICK if quick else THOROUGH)
+            figures += MEASUREMENTS[name](effort)
     if json_:
         print(as_json(figures))
     elif markdown:
