@@ -19,6 +19,7 @@ from tests.bench.git_files import git_files, git_watch
 from tests.bench.grpc_bulk import grpc_bulk
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
+from tests.bench.grpc_state import grpc_state
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.matching import hostile_pattern, put_patterns
@@ -80,6 +81,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-bulk": grpc_bulk,
+    "grpc-state": grpc_state,
     "grpc-fanout": grpc_fanout,
     "memory": memory,
     "import": imports,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -15,6 +14,9 @@ from datastream.source import Write
 from datastream_grpc._pb import service_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DATA, _DATA_KEY, _DATA_VALUE = b"\x0a", b"\x0a", b"\x12"
+"""Tags of DataResponse.data, and of its keys and values."""
+_LENGTHS = [bytes((length,)) for length in range(128)]
 MESSAGE_BYTES = 256 << 10
 """A batch larger than this is sent in several messages, so that no client's limit is met, and a
 client that does not read costs little."""
@@ -34,9 +36,7 @@ def to_data(entry: Entry) -> pb.Data:
     if entry.operation is Operation.DELETE:
         data.operation = pb.OPERATION_DELETE
     if entry.updated_at is not None:
-        # A time the wire has no room for is left out, rather than the entry.
-        with suppress(ValueError, OverflowError):
-            set_time(data.updated_at, entry.updated_at)
+        set_time(data.updated_at, entry.updated_at)
     return data
 
 
@@ -121,7 +121,24 @@ def to_stored(entries: Iterable[Entry]) -> bytes:
 
 
 def _part(entry: Entry) -> bytes:
-    return pb.DataResponse(data={as_utf8(entry.key): to_data(entry)}).SerializeToString()
+    """A DataResponse with one entry."""
+    # Put together by hand: as a message in a message in a message it takes twice as long.
+    field = _field(_DATA_KEY, as_utf8(entry.key).encode())
+    field += _field(_DATA_VALUE, to_data(entry).SerializeToString())
+    return _field(_DATA, field)
+
+
+def _field(tag: bytes, content: bytes) -> bytes:
+    """A field of protobuf's wire with a length."""
+    length = len(content)
+    if length < len(_LENGTHS):
+        return tag + _LENGTHS[length] + content
+    size = bytearray()
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    size.append(length)
+    return tag + size + content
 
 
 def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
@@ -203,9 +220,10 @@ def _time(data: pb.Data) -> datetime | None:
 def time_of(stamp: Timestamp) -> datetime | None:
     """A time of the wire; None if Python does not know it."""
     # What ToDatetime does, in Python code that takes 5 µs longer.
-    with suppress(ValueError, OverflowError):
-        return _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
-    return None
+    try:
+        return _EPOCH + timedelta(0, stamp.seconds, stamp.nanos // 1000)
+    except OverflowError:
+        return None
 
 
 def as_utf8(text: str) -> str:
