@@ -16,15 +16,18 @@ from datastream.errors import shown
 # In the order a newcomer wants them, not by name.
 COMMANDS = {
     "demo": "_demo",
-    "ls": "_commands",
-    "get": "_commands",
-    "put": "_commands",
-    "rm": "_commands",
+    "ls": "_ls",
+    "get": "_get",
+    "put": "_put",
+    "rm": "_rm",
     "watch": "_watch",
+    "top": "_top",
+    "status": "_status_command",
     "history": "_history",
     "serve": "_serve",
     "postgres": "_postgres",
     "sqlite": "_sqlite",
+    "completion": "_completion",
 }
 """Where each command is."""
 

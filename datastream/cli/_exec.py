@@ -32,18 +32,21 @@ def runner(command: str) -> Callable[[Entry], None]:
 
 
 def _run(command: str, entry: Entry) -> int:
+    with ended_too(partial(_start, command, entry), _end) as process, process:
+        process.communicate(entry.value)
+    return process.returncode
+
+
+def _start(command: str, entry: Entry) -> subprocess.Popen[bytes]:
     # It is a command of the user's own, and given as one; nothing of the entry is part of it.
     # A session of its own makes the shell and all that it starts one group, which ends together.
-    process = subprocess.Popen(  # noqa: S602
+    return subprocess.Popen(  # noqa: S602
         command,
         shell=True,
         stdin=subprocess.PIPE,
         env=_environment(entry),
         start_new_session=True,
     )
-    with process, ended_too(partial(_end, process)):
-        process.communicate(entry.value)
-    return process.returncode
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,15 +9,41 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 INTERRUPTED = 128 + signal.SIGINT
 GRACE = 0.1
 """Seconds that a command gets to clean up by itself."""
 
-_grace = [GRACE]
-_pressed = threading.Event()
-_ends: list[Callable[[], object]] = []
+
+@dataclass
+class _Process:
+    """What Ctrl-C does to this process."""
+
+    grace: float = GRACE
+    is_pressed: bool = False
+    is_held_back: bool = False
+    """KeyboardInterrupt waits a moment."""
+    ends: list[Callable[[], object]] = field(default_factory=list)
+    """What is called first."""
+
+    def press(self, signum: int, frame: FrameType | None) -> None:
+        self.is_pressed = True
+        if not self.is_held_back:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        for end in self.ends:
+            end()
+        raise KeyboardInterrupt
+
+
+_process = _Process()
 
 
 def end_soon_after_ctrl_c() -> None:
@@ -29,7 +55,7 @@ def end_soon_after_ctrl_c() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Else it is ignored, as in what a shell runs in the background.
-        signal.signal(signal.SIGINT, _press)
+        signal.signal(signal.SIGINT, _process.press)
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -39,17 +65,25 @@ def end_soon_after_ctrl_c() -> None:
 
 def clean_up_for(seconds: float) -> None:
     """Give this command more time after Ctrl-C."""
-    _grace[0] = seconds
+    _process.grace = seconds
 
 
 @contextmanager
-def ended_too(end: Callable[[], object]) -> Iterator[None]:
-    """Call `end` at Ctrl-C, before anything else."""
-    _ends.append(end)
+def ended_too(start: Callable[[], T], end: Callable[[T], object]) -> Iterator[T]:
+    """What `start` gives; at Ctrl-C `end` is called with it before anything else."""
+    _process.is_held_back = True
     try:
-        yield
+        started = start()
+        end_it = partial(end, started)
+        _process.ends.append(end_it)
     finally:
-        _ends.remove(end)
+        _process.is_held_back = False
+    try:
+        if _process.is_pressed:
+            _process.interrupt()
+        yield started
+    finally:
+        _process.ends.remove(end_it)
 
 
 def was_pressed() -> bool:
@@ -57,18 +91,11 @@ def was_pressed() -> bool:
 
     Raised within a callback, such as one of SQLite, KeyboardInterrupt becomes another error.
     """
-    return _pressed.is_set()
-
-
-def _press(signum: int, frame: FrameType | None) -> None:
-    _pressed.set()
-    for end in _ends:
-        end()
-    raise KeyboardInterrupt
+    return _process.is_pressed
 
 
 def _end_after_ctrl_c(signals: socket.socket, _: socket.socket) -> None:
     while number := signals.recv(1):
         if number[0] == signal.SIGINT:
-            time.sleep(_grace[0])
+            time.sleep(_process.grace)
             os._exit(INTERRUPTED)

@@ -102,14 +102,18 @@ def _cells(key: str, row: Row, *, is_fresh: bool) -> dict[str, Text]:
 
 def _foot(store: Store, shown: int, total: int, window: Window) -> Text:
     """The status line."""
-    status = store.status.current
-    why = status.error or status.degraded
-    reason = f": {one_line(in_our_words(str(why)))}" if why else ""
     last = window.first + shown
     return Text.assemble(
         (f"{window.first + 1 if shown else 0}-{last} of {total} keys  ", "bold"),
-        (f"{status.state}{reason}", _STATES.get(status.state, "bold red")),
+        state_text(store.status.current),
         (f"  {KEYS}", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )
+
+
+def state_text(status: Status) -> Text:
+    """How a store stands, and why."""
+    why = status.error or status.degraded
+    reason = f": {one_line(in_our_words(str(why)))}" if why else ""
+    return Text(f"{status.state}{reason}", _STATES.get(status.state, "bold red"))

@@ -39,15 +39,18 @@ def change_printer(*, json_lines: bool) -> Callable[[Entry], None]:
     return lambda entry: emit(f"{entry.operation}\t{plain_line(entry)}")
 
 
-def print_state(entries: Iterable[Entry], *, json_lines: bool) -> None:
-    """Print what a store holds."""
+def print_state(entries: Iterable[Entry], *, json_lines: bool, is_long: bool = False) -> None:
+    """Print what a store holds; JSON has all fields anyway."""
     if not json_lines and sys.stdout.isatty():
         from datastream.cli import _terminal
 
-        _terminal.print_table(entries)
+        _terminal.print_table(entries, is_long=is_long)
         return
     for entry in entries:
-        emit(json_line(entry) if json_lines else plain_line(entry))
+        if json_lines:
+            emit(json_line(entry))
+        else:
+            emit("\t".join((plain_line(entry), *(more(entry) if is_long else ()))))
 
 
 def json_line(entry: Entry) -> str:
@@ -83,6 +86,11 @@ def plain_line(entry: Entry) -> str:
     """Key, value_type, value and time, separated by tabs."""
     time = entry.updated_at.isoformat() if entry.updated_at else ""
     return "\t".join((one_line(entry.key), one_line(entry.value_type), shown_value(entry), time))
+
+
+def more(entry: Entry) -> tuple[str, str]:
+    """Size and revision."""
+    return str(len(entry.value)), one_line(entry.revision)
 
 
 def shown_value(entry: Entry) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 from reactivex import Observable
 
 from datastream import Batch, Entry, Store
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +37,57 @@ class Keys(NamedTuple):
         """What they hold now, sorted."""
         state = store.snapshot(*self.keys, match=self.match, exclude=self.exclude)
         return [state[key] for key in sorted(state)]
+
+
+def _complete(
+    name: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    def complete(
+        ctx: click.Context, parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        # Loaded when a shell asks, and not by each command.
+        from datastream.cli import _complete
+
+        found: list[CompletionItem] = getattr(_complete, name)(ctx, parameter, incomplete)
+        return found
+
+    return complete
+
+
+complete_key = _complete("complete_key")
+"""For other arguments that are keys."""
+url_argument = click.argument("url", shell_complete=_complete("complete_url"))
+key_argument = click.argument("key", shell_complete=complete_key)
+keys_argument = click.argument("keys", nargs=-1, metavar="[KEY]...", shell_complete=complete_key)
+
+
+def at_option(command: F) -> F:
+    """Option ``--at``."""
+    return click.option(
+        "--at",
+        metavar="REV",
+        help="As it was then: a tag, a commit, a time, where there is a past.",
+    )(command)
+
+
+def expect_option(command: F) -> F:
+    """Option ``--expect``."""
+    return click.option(
+        "--expect",
+        metavar="REV",
+        help='Only if the key has this revision, as ls --long shows it; "" if it holds nothing.',
+    )(command)
+
+
+def message_options(command: F) -> F:
+    """Options ``--message`` and ``--author``."""
+    author = click.option(
+        "--author", default="", metavar="NAME", help="Who, as NAME <ADDRESS>, likewise."
+    )
+    message = click.option(
+        "-m", "--message", default="", metavar="TEXT", help="Why, where the backend keeps it."
+    )
+    return message(author(command))
 
 
 def selection(command: F) -> F:

@@ -10,10 +10,12 @@ import click
 from datastream.cli._exit import exit_on_sigterm
 from datastream.cli._interrupt import clean_up_for
 from datastream.cli._log import log_calls
-from datastream.cli._open import load_grpc, open_store
+from datastream.cli._open import load_grpc, open_existing
 from datastream.cli._output import emit
 from datastream.cli._status import say_status
 
+PORT = 8080
+"""Of addresses that name none."""
 HEARTBEAT_HELP = "Seconds of silence after which a client is asked whether it is there."
 GRACE = 1.0
 """Seconds that running calls get to end; watches never end by themselves."""
@@ -25,9 +27,9 @@ CLEAN_UP = 10.0
 @click.argument("url")
 @click.option(
     "--address",
-    default="127.0.0.1:8080",
+    default=f"127.0.0.1:{PORT}",
     show_default=True,
-    help="HOST:PORT, port 0 for a free one, or unix:PATH.",
+    help=f"HOST:PORT, port 0 for a free one, or unix:PATH; HOST alone has port {PORT}.",
 )
 @click.option("--tls-cert", metavar="FILE", help="Certificate for TLS, in PEM.")
 @click.option("--tls-key", metavar="FILE", help="Its private key.")
@@ -61,10 +63,10 @@ def serve(
         log_calls()
     transport = load_grpc()
     clean_up_for(CLEAN_UP)
-    with open_store(url, watched=True) as store, store.status.subscribe(say_status):
+    with open_existing(url, watched=True) as store, store.status.subscribe(say_status):
         server = transport.serve(
             store,
-            address,
+            with_port(address),
             tls=_tls(transport, tls_cert, tls_key, client_ca),
             tokens=token_file,
             authorize=rules,
@@ -78,6 +80,16 @@ def serve(
             server.wait()
         finally:
             server.stop(grace=GRACE)
+
+
+def with_port(address: str) -> str:
+    """`address`, with the default port if it has none."""
+    if address.startswith("unix:"):
+        return address
+    if address.count(":") > 1 and not address.startswith("["):
+        address = f"[{address}]"
+    has_port = ":" in address.rpartition("]")[2]
+    return address if has_port else f"{address}:{PORT}"
 
 
 def _tls(transport: ModuleType, certificate: str | None, key: str | None, roots: str | None) -> Any:

@@ -7,20 +7,25 @@ from contextlib import contextmanager
 from datetime import datetime
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from datastream import Entry, Operation
-from datastream.cli._output import one_line, shown_value
+from datastream.cli._output import more, one_line, shown_value
 
 _STYLES = {Operation.PUT: "green", Operation.DELETE: "red"}
 
 
-def print_table(entries: Iterable[Entry]) -> None:
-    """A table of what a store holds."""
+def print_table(entries: Iterable[Entry], *, is_long: bool = False) -> None:
+    """A table of what a store holds.
+
+    Args:
+        is_long: with size and revision.
+    """
     # All the width there is, for the last column: the others are never cut in its favour.
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for name in ("key", "type", "updated"):
+    for name in ("key", "type", "updated", *(("size", "revision") if is_long else ())):
         table.add_column(name, no_wrap=True)
     table.add_column("value", no_wrap=True, ratio=1)
     for entry in entries:
@@ -28,6 +33,7 @@ def print_table(entries: Iterable[Entry]) -> None:
             Text(one_line(entry.key), "cyan"),
             Text(one_line(entry.value_type), "dim"),
             Text(shown_time(entry.updated_at), "dim"),
+            *(Text(text, "dim") for text in (more(entry) if is_long else ())),
             Text(shown_value(entry)),
         )
     console = Console()
@@ -59,6 +65,13 @@ def _change(entry: Entry) -> Text:
         "" if entry.operation is Operation.DELETE else f" = {shown_value(entry)}",
         (f"  {one_line(entry.value_type)}", "dim"),
     )
+
+
+def bar(total: int | None) -> Progress:
+    """A bar on stderr that goes away when it is stopped."""
+    amount = "{task.completed} of {task.total}" if total is not None else "{task.completed}"
+    columns = (SpinnerColumn(), "{task.description}", BarColumn(), amount, TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 def shown_time(at: datetime | None) -> str:

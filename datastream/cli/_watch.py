@@ -14,7 +14,7 @@ from datastream.cli._arrivals import arriving
 from datastream.cli._exec import runner
 from datastream.cli._open import open_existing
 from datastream.cli._output import change_printer, is_screen, json_option
-from datastream.cli._select import Keys, selection
+from datastream.cli._select import Keys, keys_argument, selection, url_argument
 from datastream.cli._status import say_status
 from datastream.source import NO_PAST
 
@@ -40,8 +40,8 @@ class _How(NamedTuple):
 
 
 @click.command()
-@click.argument("url")
-@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@url_argument
+@keys_argument
 @selection
 @click.option("--no-initial", is_flag=True, help="Only changes, not what the keys hold now.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N lines.")

@@ -35,9 +35,9 @@ def in_our_words(text: str) -> str:
     return text
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], alike: float = 0.6) -> str:
     """The end of an error about an unknown word: "; did you mean …?", or nothing."""
     from difflib import get_close_matches
 
-    near = get_close_matches(word.lower(), known, n=1)
+    near = get_close_matches(word.lower(), known, n=1, cutoff=alike)
     return f"; did you mean {near[0]}?" if near else ""

@@ -119,3 +119,16 @@ def test_a_terminal_gets_lines_where_they_are_asked_for(store, terminal):
     assert shown.exit_code() == 0
     assert shown.line("PUT").split()[3:] == ["a", "=", "1", "int"]
     assert b"\x1b[?1049h" not in shown.sent
+
+
+def test_top_shows_what_changes_most_first(store, terminal):
+    store.put_many({"quiet": 0, "busy": 0, "calm": 0})
+    shown = terminal("top", store.name)
+    shown.shows("0 keys changed")
+    for number in range(5):
+        store["busy"] = number + 1
+    store["calm"] = 1
+    lines = shown.shows("2 keys changed")
+    assert [line.split()[-1] for line in lines[1:3]] == ["busy", "calm"]
+    shown.type("q")
+    assert shown.exit_code() == 0

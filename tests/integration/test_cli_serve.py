@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from datastream.cli._serve import with_port
 from tests.integration.command_line import Program, Start, run
 
 
@@ -28,7 +29,7 @@ def served(start: Start, url: str, *options: str) -> tuple[Program, str]:
 
 
 def test_serve_lets_others_read_write_and_watch(url: str, start: Start) -> None:
-    server, remote = served(start, url)
+    server, remote = served(start, f"{url}?create=true")
     watch = start("watch", remote, "limits", "--json")
     assert run("put", remote, "limits", '{"rps": 9}').exit_code == 0
     assert json.loads(watch.line())["value"] == '{"rps": 9}'
@@ -83,3 +84,25 @@ def test_serve_logs_its_calls_when_asked(start: Start) -> None:
     server, remote = served(start, "memory:", "--verbose")
     run("put", remote, "key", "1")
     assert server.error_line()
+
+
+@pytest.mark.parametrize(
+    ("given", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:8080"),
+        ("localhost", "localhost:8080"),
+        ("::1", "[::1]:8080"),
+        ("[::1]", "[::1]:8080"),
+        ("[::1]:90", "[::1]:90"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("unix:/run/x", "unix:/run/x"),
+    ],
+)
+def test_an_address_without_a_port_has_the_default(given: str, address: str) -> None:
+    assert with_port(given) == address
+
+
+def test_serve_makes_no_database_that_was_misspelt(tmp_path: Path) -> None:
+    result = run("serve", f"sqlite:{tmp_path}/typo.db", "--address", "127.0.0.1:0")
+    assert result.exit_code == 1
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,16 @@ def test_ctrl_c_ends_the_command_of_a_watch(url: str, start: Start, tmp_path: Pa
     assert watch.line().isdecimal()
     assert watch.signal(signal.SIGINT) == 130
     assert watch.rest_of_errors() == []
+
+
+def test_top_prints_lines_on_a_pipe(url: str, start: Start) -> None:
+    run("put", url, "key", "0")
+    top = start("top", url, "--interval", "0.1", "--json")
+    with datastream.open(url) as store, ThreadPoolExecutor() as threads:
+        line = threads.submit(top.line)
+        # It cannot say when it has begun.
+        while not line.done():
+            store["key"] += 1
+    assert json.loads(line.result())["key"] == "key"
+    assert top.signal(signal.SIGINT) == 130
+    assert top.rest_of_errors() == []

@@ -1,0 +1,31 @@
+"""``completion``: what has a shell complete commands, options, URLs and keys."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from datastream.cli._output import emit
+
+PROGRAM = "datastream"
+BASH_WORDS = """\
+# A URL is one word.
+COMP_WORDBREAKS=${COMP_WORDBREAKS//:}
+"""
+SHELLS = {
+    "bash": 'eval "$(datastream completion bash)" in ~/.bashrc',
+    "zsh": 'eval "$(datastream completion zsh)" in ~/.zshrc',
+    "fish": "datastream completion fish > ~/.config/fish/completions/datastream.fish",
+}
+
+
+@click.command(epilog="  ".join(f"{shell}: {line}." for shell, line in SHELLS.items()))
+@click.argument("shell", type=click.Choice(list(SHELLS)))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print what has SHELL complete commands, options, URLs and keys."""
+    complete = get_completion_class(shell)
+    if complete is None:
+        raise click.UsageError(f"click knows no completion for {shell}; update it")
+    script = complete(ctx.find_root().command, {}, PROGRAM, "_DATASTREAM_COMPLETE").source()
+    emit(f"{BASH_WORDS}{script}" if shell == "bash" else script)

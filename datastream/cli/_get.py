@@ -1,0 +1,34 @@
+"""``get``: one value."""
+
+from __future__ import annotations
+
+import click
+
+from datastream import KeyNotFound
+from datastream.cli._open import opened_at
+from datastream.cli._output import emit, json_line, json_option, raw
+from datastream.cli._select import at_option, key_argument, url_argument
+
+
+@click.command()
+@url_argument
+@key_argument
+@click.option("--default", metavar="TEXT", help="What to write if KEY holds nothing.")
+@at_option
+@json_option
+def get(url: str, key: str, *, default: str | None, at: str | None, json_lines: bool) -> None:
+    """Write the value of KEY, as it is stored; text that ends no line gets a newline."""
+    if default is not None and json_lines:
+        raise click.UsageError("--default is no entry that --json could show; give one of them")
+    with opened_at(url, at) as store:
+        try:
+            entry = store.entry(key)
+        except KeyNotFound:
+            if default is None:
+                raise
+            emit(default)
+            return
+    if json_lines:
+        emit(json_line(entry))
+    else:
+        click.echo(raw(entry), nl=False)

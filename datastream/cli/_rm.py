@@ -1,0 +1,98 @@
+"""``rm``: keys, and all below a prefix."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from datastream import (
+    DatastreamError,
+    Entry,
+    Feature,
+    InvalidKey,
+    KeyNotFound,
+    Store,
+    Write,
+)
+from datastream.cli._open import open_existing
+from datastream.cli._progress import progress, write_in_steps
+from datastream.cli._select import (
+    Keys,
+    expect_option,
+    keys_argument,
+    message_options,
+    selection,
+    url_argument,
+)
+from datastream.errors import shown
+from datastream.source import ANY_REVISION
+
+
+@click.command()
+@url_argument
+@keys_argument
+@selection
+@click.option("--prefix", "is_prefix", is_flag=True, help="KEY stands for all below it.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask before removing several keys.")
+@expect_option
+@message_options
+def rm(
+    url: str,
+    *,
+    keys: tuple[str, ...],
+    match: tuple[str, ...],
+    exclude: tuple[str, ...],
+    is_prefix: bool,
+    yes: bool,
+    expect: str | None,
+    message: str,
+    author: str,
+) -> None:
+    """Remove each KEY; with --prefix all below it, with --match all that match.
+
+    What --prefix and --match find is removed after a question, or with --yes; if one of the keys
+    changes meanwhile, that is an error and it stays.
+    """
+    if not keys and not match:
+        raise click.UsageError("give a KEY or --match")
+    if expect is not None and (len(keys) != 1 or is_prefix or match):
+        raise click.UsageError("--expect is for a single KEY")
+    with open_existing(url) as store:
+        if is_prefix or match:
+            found = Keys(_prefixes(keys, is_prefix=is_prefix), match, exclude).snapshot(store)
+            _confirm(store, found, yes=yes)
+            writes = [Write(entry.key, None, "", _unchanged(store, entry)) for entry in found]
+        else:
+            wanted = ANY_REVISION if expect is None else expect
+            writes = [Write(_exact(key), None, "", wanted) for key in keys]
+        told = [write._replace(message=message, author=author) for write in writes]
+        with progress("removing", len(told)) as advance:
+            write_in_steps(store, told, advance)
+
+
+def _exact(key: str) -> str:
+    if key.endswith("/"):
+        raise InvalidKey(f"{shown(key)} is a prefix; to remove all below it, add --prefix")
+    return key
+
+
+def _prefixes(keys: Sequence[str], *, is_prefix: bool) -> tuple[str, ...]:
+    return tuple(key if not is_prefix or key.endswith("/") else f"{key}/" for key in keys)
+
+
+def _unchanged(store: Store, entry: Entry) -> str:
+    return entry.revision if Feature.COMPARE_AND_SET in store.features else ANY_REVISION
+
+
+def _confirm(store: Store, found: Sequence[Entry], *, yes: bool) -> None:
+    if not found:
+        raise KeyNotFound(f"{store.name} holds no such key; nothing was removed")
+    if yes:
+        return
+    what = f"{len(found)} keys of {store.name}, {shown(found[0].key)} the first"
+    if not sys.stdin.isatty():
+        raise DatastreamError(f"this would remove {what}; add --yes to do so")
+    if not click.confirm(f"remove {what}?", err=True):
+        raise DatastreamError("nothing was removed")
