@@ -20,6 +20,12 @@ COMMANDS = {
     "get": "_get",
     "put": "_put",
     "rm": "_rm",
+    "cp": "_cp",
+    "mv": "_cp",
+    "export": "_export",
+    "import": "_import:import_",
+    "diff": "_diff",
+    "mirror": "_mirror",
     "watch": "_watch",
     "top": "_top",
     "status": "_status_command",
@@ -29,7 +35,7 @@ COMMANDS = {
     "sqlite": "_sqlite",
     "completion": "_completion",
 }
-"""Where each command is."""
+"""Where each command is, and under which name if not its own."""
 
 
 class _App(click.Group):
@@ -47,8 +53,9 @@ class _App(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"datastream.cli.{COMMANDS[cmd_name]}")
-        command: click.Command = getattr(module, cmd_name)
+        place, _, name = COMMANDS[cmd_name].partition(":")
+        module = importlib.import_module(f"datastream.cli.{place}")
+        command: click.Command = getattr(module, name or cmd_name)
         return command
 
     def resolve_command(

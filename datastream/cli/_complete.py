@@ -9,12 +9,8 @@ from click.shell_completion import CompletionItem
 
 import datastream
 from datastream import DatastreamError
-from datastream.cli._open import open_existing
+from datastream.cli._open import SCHEMES, open_existing
 
-SCHEMES = (
-    *("sqlite:", "git:", "file:", "memory:", "env:", "overlay:", "postgresql://", "s3://"),
-    *("grpc://", "grpcs://", "git+https://", "git+ssh://"),
-)
 LOCAL = ("sqlite:", "git:", "file:", "overlay:")
 """What answers before anybody gets impatient."""
 

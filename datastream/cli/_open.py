@@ -12,6 +12,17 @@ from typing import Any
 import datastream
 from datastream.url import parse
 
+SCHEMES = (
+    *("sqlite:", "git:", "file:", "local:", "memory:", "env:", "overlay:", "postgresql://"),
+    *("s3://", "nats://", "grpc://", "grpcs://", "git+https://", "git+ssh://"),
+)
+"""What a URL begins with; fsspec has more."""
+
+
+def is_url(text: str) -> bool:
+    """Whether an argument that may also be a key is a URL."""
+    return "://" in text or text.lower().startswith(SCHEMES)
+
 
 def open_existing(url: str, *, watched: bool = False) -> datastream.Store:
     """The store at `url`; a database that is not there is an error, not created.

@@ -23,6 +23,11 @@ def emit(line: str) -> None:
     click.echo(line.encode())
 
 
+def has_colour() -> bool:
+    """Whether stdout is a terminal that shows colours, and may."""
+    return is_screen() and not os.environ.get("NO_COLOR")
+
+
 def is_screen() -> bool:
     """Whether stdout is a terminal on which a cursor can be moved."""
     return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")

@@ -79,24 +79,30 @@ class _Bar:
 
 def write_in_steps(store: Store, writes: Iterable[Write], advance: Advance) -> int:
     """Make all of `writes`, as many at once as is sensible; returns how many there were."""
-    most = ATOMIC_STEP if Feature.ATOMIC in store.features else STEP
     number = 0
-    for step in _steps(writes, most):
+    for step in steps(store, writes):
         stored: Sequence[Entry] = store.write(*step)
         number += len(stored)
         advance(len(step))
     return number
 
 
-def _steps(writes: Iterable[Write], most: int) -> Iterator[list[Write]]:
+def steps(store: Store, writes: Iterable[Write]) -> Iterator[list[Write]]:
+    """`writes` in lists, each of which is one call of ``store.write``."""
+    most = ATOMIC_STEP if Feature.ATOMIC in store.features else STEP
     step: list[Write] = []
+    keys: set[str] = set()
     size = 0
     for write in writes:
         length = len(write.value or b"")
-        if step and (len(step) == most or size + length > STEP_BYTES):
+        is_full = len(step) == most or size + length > STEP_BYTES
+        # One key twice is no single write.
+        if step and (is_full or write.key in keys):
             yield step
             step, size = [], 0
+            keys.clear()
         step.append(write)
+        keys.add(write.key)
         size += length
     if step:
         yield step

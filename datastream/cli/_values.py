@@ -20,7 +20,7 @@ def given_value(argument: str, value_type: str | None, key: str) -> tuple[bytes,
         InvalidValue: the text is not of that type.
     """
     data = sys.stdin.buffer.read() if argument == "-" else os.fsencode(argument)
-    name = _infer(data) if value_type is None else value_type
+    name = inferred_type(data) if value_type is None else value_type
     if name in _SCALARS:
         # `echo 42 | datastream put …` ends in a newline that is no part of the number.
         data = data.strip()
@@ -36,7 +36,7 @@ def given_value(argument: str, value_type: str | None, key: str) -> tuple[bytes,
     return data, name
 
 
-def _infer(data: bytes) -> str:
+def inferred_type(data: bytes) -> str:
     """The type a reader of `data` would guess: numbers as JSON has them, so 007 stays text."""
     try:
         text = data.decode()

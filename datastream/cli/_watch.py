@@ -16,6 +16,7 @@ from datastream.cli._open import open_existing
 from datastream.cli._output import change_printer, is_screen, json_option
 from datastream.cli._select import Keys, keys_argument, selection, url_argument
 from datastream.cli._status import say_status
+from datastream.cli._webhook import poster
 from datastream.source import NO_PAST
 
 
@@ -26,16 +27,19 @@ class _How(NamedTuple):
     since: str | None
     most: int | None
     command: str | None
+    webhook: str | None
     json_lines: bool
     lines: bool
 
     def is_table(self) -> bool:
-        asked_for_lines = self.lines or self.json_lines or self.most or self.command or self.since
-        return not asked_for_lines and is_screen()
+        others = (self.lines, self.json_lines, self.most, self.command, self.webhook, self.since)
+        return not any(others) and is_screen()
 
     def shower(self) -> Callable[[Entry], None]:
         if self.command is not None:
             return runner(self.command)
+        if self.webhook is not None:
+            return poster(self.webhook)
         return change_printer(json_lines=self.json_lines)
 
 
@@ -49,6 +53,11 @@ class _How(NamedTuple):
     "--since", metavar="REV", help="First what happened after REV: a tag, a commit, a time."
 )
 @click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each line instead.")
+@click.option(
+    "--webhook",
+    metavar="URL",
+    help="POST each line there as JSON instead, signed if DATASTREAM_WEBHOOK_SECRET is set.",
+)
 @click.option("--lines", is_flag=True, help="Lines on a terminal, too, instead of a live table.")
 @json_option
 def watch(
@@ -61,6 +70,7 @@ def watch(
     count: int | None,
     since: str | None,
     command: str | None,
+    webhook: str | None,
     lines: bool,
     json_lines: bool,
 ) -> None:
@@ -75,7 +85,9 @@ def watch(
     CMD has the value as its standard input, and DATASTREAM_KEY, _OPERATION, _TYPE, _REVISION and
     _UPDATED_AT in its environment.
     """
-    how = _How(not no_initial, since, count, command, json_lines, lines)
+    if command and webhook:
+        raise click.UsageError("give either --exec or --webhook")
+    how = _How(not no_initial, since, count, command, webhook, json_lines, lines)
     selected = Keys(keys, match, exclude)
     with open_existing(url, watched=True) as store:
         if how.is_table():

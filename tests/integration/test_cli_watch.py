@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -195,3 +197,49 @@ def test_top_prints_lines_on_a_pipe(url: str, start: Start) -> None:
     assert json.loads(line.result())["key"] == "key"
     assert top.signal(signal.SIGINT) == 130
     assert top.rest_of_errors() == []
+
+
+class _Receiver(ThreadingHTTPServer):
+    """Takes webhooks; the first one is told to come again."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.taken: list[tuple[dict[str, object], str | None]] = []
+        self.answers = [503]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Receiver
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.answers.pop() if self.server.answers else 200
+        if status == 200:
+            self.server.taken.append((json.loads(body), self.headers["X-Datastream-Signature"]))
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Not to stderr."""
+
+
+def test_a_webhook_gets_each_change_signed_and_is_tried_again(
+    url: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("put", url, "key", "1")
+    monkeypatch.setenv("DATASTREAM_WEBHOOK_SECRET", "s3cret")
+    with _Receiver() as receiver:
+        threading.Thread(target=receiver.serve_forever).start()
+        try:
+            address = f"http://127.0.0.1:{receiver.server_address[1]}/hook"
+            watch = start("watch", url, "--webhook", address, "--count", "2")
+            assert "answered 503" in watch.error_line()
+            run("rm", url, "key")
+            assert watch.exit_code() == 0
+        finally:
+            receiver.shutdown()
+    (first, signature), (second, _) = receiver.taken
+    assert first["key"] == second["key"] == "key"
+    assert signature is not None
+    assert watch.rest_of_errors() == []

@@ -1,0 +1,123 @@
+"""``cp`` and ``mv``: a key to another key, or a store to another store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import click
+
+import datastream
+from datastream import Entry, Feature, Store, Write
+from datastream.cli._copying import Copier
+from datastream.cli._open import is_url, open_existing, open_store
+from datastream.cli._output import emit
+from datastream.cli._progress import progress, write_in_steps
+from datastream.cli._select import Keys, selection, url_argument
+from datastream.source import ANY_REVISION
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _arguments(command: F) -> F:
+    keep = click.option("-n", "--no-clobber", is_flag=True, help="Fail if the new key is there.")
+    keys = click.argument("keys", nargs=-1, metavar="[KEY]...")
+    target = click.argument("target")
+    return url_argument(target(keys(selection(keep(command)))))
+
+
+@click.command()
+@_arguments
+def cp(url: str, target: str, **options: Any) -> None:
+    """Copy the store URL to the store TARGET: everything, or each KEY and what --match selects.
+
+    Or a key to another one of the same store: cp URL KEY NEW_KEY; both may end in "/".
+
+    What TARGET holds already is not written again, what it holds beside stays. What it cannot
+    hold is said, and left out.
+    """
+    _run(url, target, is_move=False, **options)
+
+
+@click.command()
+@_arguments
+def mv(url: str, target: str, **options: Any) -> None:
+    """Move the store URL to the store TARGET: everything, or each KEY and what --match selects.
+
+    Or a key to another one of the same store: mv URL KEY NEW_KEY; both may end in "/".
+
+    Keys are removed when all were written; those that changed meanwhile are not.
+    """
+    _run(url, target, is_move=True, **options)
+
+
+def _run(
+    url: str,
+    target: str,
+    *,
+    keys: tuple[str, ...],
+    match: tuple[str, ...],
+    exclude: tuple[str, ...],
+    no_clobber: bool,
+    is_move: bool,
+) -> None:
+    expect = "" if no_clobber else None
+    if is_url(target):
+        _between(url, target, Keys(keys, match, exclude), expect, is_move=is_move)
+    elif len(keys) == 1 and not (match or exclude):
+        _within(url, target, keys[0], expect, is_move=is_move)
+    else:
+        raise click.UsageError("give the URL of another store, or a key and a new key")
+
+
+def _within(url: str, old: str, new: str, expect: str | None, *, is_move: bool) -> None:
+    if old.endswith("/") != new.endswith("/"):
+        raise click.UsageError("give two keys, or two prefixes that end in '/'")
+    if old == new or (old.endswith("/") and new.startswith(old)):
+        raise click.UsageError(f"{new!r} is within {old!r}; give another place")
+    with open_existing(url) as store, progress("reading"):
+        entries = Keys((old,), (), ()).snapshot(store) if old.endswith("/") else [store.entry(old)]
+    with open_existing(url) as store, progress("writing", len(entries)) as advance:
+        renamed = [
+            Write(new + entry.key[len(old) :], entry.value, entry.value_type, expect)
+            for entry in entries
+        ]
+        gone = _deletes(store, entries) if is_move else []
+        # Both at once, where the backend does both or neither.
+        write_in_steps(store, [*renamed, *gone], advance)
+
+
+def _between(url: str, target: str, keys: Keys, expect: str | None, *, is_move: bool) -> None:
+    with open_existing(url) as source, open_store(target) as store:
+        copier = Copier(store, expect)
+        if is_move:
+            _move(source, keys, copier)
+        else:
+            _copy(source, store, keys, copier)
+        copier.check()
+    emit(f"{copier.written} keys written")
+
+
+def _copy(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
+    compare = partial(datastream.diff, match=keys.match, exclude=keys.exclude)
+    with progress("copying") as advance, compare(source, target, *keys.keys) as differences:
+        copier.copy((found.a for found in differences if found.a is not None), advance)
+
+
+def _move(source: Store, keys: Keys, copier: Copier) -> None:
+    with progress("reading"):
+        entries = keys.snapshot(source)
+    with progress("writing", len(entries)) as advance:
+        copier.copy(entries, advance)
+    moved = [entry for entry in entries if entry.key not in copier.refused]
+    with progress("removing", len(moved)) as advance:
+        write_in_steps(source, _deletes(source, moved), advance)
+
+
+def _deletes(store: Store, entries: Sequence[Entry]) -> list[Write]:
+    can_expect = Feature.COMPARE_AND_SET in store.features
+    return [
+        Write(entry.key, None, "", entry.revision if can_expect else ANY_REVISION)
+        for entry in entries
+    ]

@@ -1,0 +1,114 @@
+"""``export``: entries as JSON lines or as a tar archive."""
+
+from __future__ import annotations
+
+import io
+import sys
+import tarfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO
+
+import click
+
+from datastream import Entry
+from datastream.cli._open import opened_at
+from datastream.cli._output import json_line
+from datastream.cli._progress import Advance, progress
+from datastream.cli._select import Keys, at_option, keys_argument, selection, url_argument
+
+FORMATS = ("jsonl", "tar", "tar.gz")
+TYPE = "DATASTREAM.type"
+"""The header of a tar member that has its type."""
+
+format_option = click.option(
+    "--format", "form", type=click.Choice(FORMATS), help="Else by the file's name, or jsonl."
+)
+
+
+@click.command()
+@url_argument
+@keys_argument
+@selection
+@click.option("-o", "--output", metavar="FILE", help="Else standard output.")
+@format_option
+@at_option
+def export(
+    url: str,
+    *,
+    keys: tuple[str, ...],
+    match: tuple[str, ...],
+    exclude: tuple[str, ...],
+    output: str | None,
+    form: str | None,
+    at: str | None,
+) -> None:
+    """Write what a store holds as JSON lines, as ls --json does, or as a tar archive.
+
+    Everything, or each KEY and what --match selects, all of one moment. In an archive each key is
+    a file; its type is in a header that only import reads. import takes both.
+    """
+    chosen = form or format_of(output)
+    if output is None and chosen != "jsonl" and sys.stdout.isatty():
+        raise click.UsageError("an archive is nothing for a terminal; give --output")
+    with opened_at(url, at) as store, progress("reading"):
+        entries = Keys(keys, match, exclude).snapshot(store)
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress("writing", len(entries)))
+        file = stack.enter_context(_Output(output))
+        _write(entries, file, chosen, advance)
+
+
+class _Output:
+    """A file that takes the place of the one of that name when it is complete; or stdout."""
+
+    def __init__(self, name: str | None) -> None:
+        self._path = None if name in (None, "-") else Path(str(name))
+        self._part = self._path and self._path.with_name(f"{self._path.name}.part")
+
+    def __enter__(self) -> BinaryIO:
+        self._file: BinaryIO = self._part.open("wb") if self._part else sys.stdout.buffer
+        return self._file
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._path is None or self._part is None:
+            if kind is None:
+                self._file.flush()
+            return
+        self._file.close()
+        if kind is None:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink()
+
+
+def format_of(name: str | None) -> str:
+    """The format that the name of a file stands for."""
+    for ending, form in ((".tar", "tar"), (".tar.gz", "tar.gz"), (".tgz", "tar.gz")):
+        if name is not None and name.lower().endswith(ending):
+            return form
+    return "jsonl"
+
+
+def _write(entries: Iterable[Entry], file: BinaryIO, form: str, advance: Advance) -> None:
+    if form == "jsonl":
+        for entry in entries:
+            file.write(f"{json_line(entry)}\n".encode())
+            advance(1)
+        return
+    compressed = form == "tar.gz"
+    with tarfile.open(
+        fileobj=file, mode="w|gz" if compressed else "w|", format=tarfile.PAX_FORMAT
+    ) as archive:
+        for entry in entries:
+            archive.addfile(_member(entry), io.BytesIO(entry.value))
+            advance(1)
+
+
+def _member(entry: Entry) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(entry.key)
+    member.size = len(entry.value)
+    member.mtime = int(entry.updated_at.timestamp()) if entry.updated_at else 0
+    member.pax_headers = {TYPE: entry.value_type}
+    return member

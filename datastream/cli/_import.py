@@ -1,0 +1,116 @@
+"""``import``: what ``export`` wrote, and other JSON lines and tar archives."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import sys
+import tarfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from datastream import DatastreamError, InvalidValue, Operation, Write, codecs
+from datastream.cli._export import TYPE, format_of, format_option
+from datastream.cli._open import open_store
+from datastream.cli._output import emit
+from datastream.cli._progress import progress, write_in_steps
+from datastream.cli._select import message_options, url_argument
+from datastream.cli._values import inferred_type
+from datastream.errors import shown
+
+
+@click.command("import")
+@url_argument
+@click.argument("file", required=False)
+@format_option
+@message_options
+def import_(url: str, *, file: str | None, form: str | None, message: str, author: str) -> None:
+    """Put into a store what FILE or standard input holds: JSON lines or a tar archive.
+
+    A line needs "key" and "value"; with "operation": "DELETE", as watch --json prints it, the key
+    is removed. Without "value_type" it is inferred, as put does. Keys that are not named stay.
+    """
+    chosen = form or format_of(file)
+    with ExitStack() as stack:
+        data = stack.enter_context(_input(file))
+        store = stack.enter_context(open_store(url))
+        advance = stack.enter_context(progress("importing"))
+        writes = (
+            write._replace(message=message, author=author)
+            for write in (_lines(data) if chosen == "jsonl" else _members(data))
+        )
+        written = 0
+
+        def count(number: int) -> None:
+            nonlocal written
+            written += number
+            advance(number)
+
+        try:
+            write_in_steps(store, writes, count)
+        except DatastreamError as error:
+            raise DatastreamError(f"{error}; {written} entries before it were written") from error
+    emit(f"{written} entries written")
+
+
+@contextmanager
+def _input(name: str | None) -> Iterator[BinaryIO]:
+    if name in (None, "-"):
+        yield sys.stdin.buffer
+    else:
+        with Path(str(name)).open("rb") as file:
+            yield file
+
+
+def _lines(data: Iterable[bytes]) -> Iterator[Write]:
+    for number, line in enumerate(data, 1):
+        if line.strip():
+            try:
+                yield _write(json.loads(line))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise InvalidValue(f"line {number}: {error}") from error
+
+
+def _write(found: Any) -> Write:
+    """The write that a line asks for; raises ValueError if it asks for none."""
+    if not (isinstance(found, dict) and isinstance(found.get("key"), str)):
+        raise ValueError('it is no JSON object with a "key"')
+    key, name = found["key"], found.get("value_type")
+    if found.get("operation") == Operation.DELETE:
+        return Write(key, None)
+    if "value" not in found or not isinstance(name, str | None):
+        raise ValueError('it needs a "value", and "value_type" is text')
+    value = found["value"]
+    if isinstance(value, str):
+        data = _bytes(value, found.get("encoding"))
+        return Write(key, data, name or inferred_type(data))
+    return Write(key, *codecs.encode(value, name, key=key))
+
+
+def _bytes(text: str, encoding: object) -> bytes:
+    if encoding is None:
+        return text.encode()
+    if encoding != "base64":
+        raise ValueError(f"no encoding {shown(str(encoding))}; give base64, or none")
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its value is no base64: {error}") from error
+
+
+def _members(data: BinaryIO) -> Iterator[Write]:
+    try:
+        with tarfile.open(fileobj=data, mode="r|*") as archive:
+            for member in archive:
+                file = archive.extractfile(member) if member.isfile() else None
+                if file is not None:
+                    value = file.read()
+                    name = member.pax_headers.get(TYPE) or inferred_type(value)
+                    yield Write(member.name.removeprefix("./"), value, name)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InvalidValue(f"the archive cannot be read on: {error}") from error

@@ -1,0 +1,229 @@
+"""`datastream cp mv export import diff mirror`: between stores, and out of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import tarfile
+from pathlib import Path
+
+import pytest
+
+import datastream
+from tests.integration.command_line import Start, run
+
+VALUES = {"a": 1, "fx/USD": 1.1, "fx/old/DEM": "two\nlines", "blob": b"\xff\x00", "obj": {"x": [1]}}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    url = f"sqlite:{tmp_path}/store.db"
+    with datastream.open(url) as store:
+        store.put_many(VALUES)
+    return url
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> str:
+    return f"sqlite:{tmp_path}/other.db"
+
+
+def content(url: str) -> dict[str, tuple[bytes, str]]:
+    with datastream.open(url) as store:
+        return {key: (entry.value, entry.value_type) for key, entry in store.snapshot().items()}
+
+
+# cp and mv.
+
+
+def test_a_store_is_copied_and_what_is_equal_is_not_written_again(url: str, other: str) -> None:
+    assert run("cp", url, other).stdout == "5 keys written\n"
+    assert content(other) == content(url)
+    run("put", url, "a", "2")
+    run("put", other, "beside", "1")
+    assert run("cp", url, other).stdout == "1 keys written\n"
+    assert content(other) == content(url) | {"beside": (b"1", "int")}
+
+
+def test_some_keys_are_copied(url: str, other: str) -> None:
+    assert run("cp", url, other, "fx/", "a", "--exclude", "**/DEM").exit_code == 0
+    assert set(content(other)) == {"a", "fx/USD"}
+    refused = run("cp", url, other, "--no-clobber", "--match", "**")
+    assert refused.exit_code == 0  # what is equal is not written
+    run("put", other, "a", "2")
+    assert run("cp", url, other, "--no-clobber").exit_code == 1
+    assert content(other)["a"] == (b"2", "int")
+
+
+def test_a_store_is_moved(url: str, other: str) -> None:
+    before = content(url)
+    run("put", other, "a", "1")
+    assert run("mv", url, other, "a", "fx/").exit_code == 0
+    assert set(content(url)) == {"blob", "obj"}
+    assert run("mv", url, other).exit_code == 0
+    assert content(url) == {}
+    assert content(other) == before
+
+
+def test_what_the_target_cannot_hold_is_said_and_stays(tmp_path: Path) -> None:
+    source, target = f"sqlite:{tmp_path}/store.db", f"file:{tmp_path}/files?create=true"
+    with datastream.open(source) as store:
+        store.put_many({"good": 1, "fx//USD": 2, "also": 3})
+    for command in ("cp", "mv"):
+        result = run(command, source, target)
+        assert result.exit_code == 1
+        assert "'fx//USD'" in result.stderr
+        assert "1 keys cannot be held" in result.stderr
+    assert set(content(target)) == {"good", "also"}
+    assert set(content(source)) == {"fx//USD"}
+
+
+def test_a_key_is_renamed_and_a_prefix_too(url: str) -> None:
+    assert run("cp", url, "a", "b").exit_code == 0
+    assert run("mv", url, "fx/", "rates/").exit_code == 0
+    assert set(content(url)) == {"a", "b", "rates/USD", "rates/old/DEM", "blob", "obj"}
+    assert run("mv", url, "a", "b", "--no-clobber").exit_code == 1
+    assert run("mv", url, "missing", "b").exit_code == 1
+    assert run("mv", url, "a", "b/").exit_code == 2
+    assert run("mv", url, "a", "a").exit_code == 2
+    assert run("mv", url, "rates/", "rates/old/").exit_code == 2
+    assert content(url)["b"] == (b"1", "int")
+
+
+def test_cp_makes_no_source_that_was_misspelt(tmp_path: Path, other: str) -> None:
+    assert run("cp", f"sqlite:{tmp_path}/typo.db", other).exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+# export and import.
+
+
+@pytest.mark.parametrize("name", ["store.jsonl", "store.tar", "store.tar.gz", "store.tgz"])
+def test_what_was_exported_is_imported(url: str, other: str, tmp_path: Path, name: str) -> None:
+    file = str(tmp_path / name)
+    assert run("export", url, "--output", file).exit_code == 0
+    assert run("import", other, file).stdout == "5 entries written\n"
+    assert content(other) == content(url)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".db", Path(name).suffix}
+
+
+@pytest.mark.parametrize("form", ["jsonl", "tar"])
+def test_a_pipe_takes_it_too(url: str, other: str, form: str) -> None:
+    data = run("export", url, "fx/", "--format", form).stdout_bytes
+    assert run("import", other, "--format", form, stdin=data).exit_code == 0
+    assert set(content(other)) == {"fx/USD", "fx/old/DEM"}
+
+
+def test_import_takes_what_watch_prints_and_what_is_written_by_hand(url: str) -> None:
+    lines = [
+        {"key": "a", "value": "", "operation": "DELETE"},
+        {"key": "n", "value": 5},
+        {"key": "n", "value": "6"},
+        {"key": "t", "value": "6", "value_type": "str"},
+        {"key": "o", "value": {"x": 1}},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + "\n\n"
+    assert run("import", url, stdin=text.encode()).exit_code == 0
+    found = content(url)
+    assert "a" not in found
+    assert (found["n"], found["t"], found["o"]) == (
+        (b"6", "int"), (b"6", "str"), (b'{"x":1}', "json"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "line 2: "),
+        (b"[]", 'line 2: it is no JSON object with a "key"'),
+        (b'{"key": "a"}', 'needs a "value"'),
+        (b'{"key": "a", "value": "x", "encoding": "base64"}', "no base64"),
+        (b'{"key": "a/", "value": 1}', "ends in '/'"),
+        (b'{"key": "a", "value": "x", "value_type": "\xc3\xa9"}', "no type"),
+        (b"\xff", "line 2: "),
+    ],
+)
+def test_a_line_that_is_none_is_named(url: str, line: bytes, words: str) -> None:
+    result = run("import", url, stdin=b'{"key": "new", "value": 1}\n' + line + b"\n")
+    assert result.exit_code == 1
+    assert words in result.stderr
+    assert "entries before it were written" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_any_archive_of_files_is_imported(other: str) -> None:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as archive:
+        for name, value in (("./conf/limits", b'{"rps": 9}'), ("conf/n", b"5"), ("b", b"\xff")):
+            member = tarfile.TarInfo(name)
+            member.size = len(value)
+            archive.addfile(member, io.BytesIO(value))
+        archive.addfile(tarfile.TarInfo("../up"), io.BytesIO())
+        link = tarfile.TarInfo("link")
+        link.type = tarfile.SYMTYPE
+        archive.addfile(link)
+    assert run("import", other, "--format", "tar", stdin=data.getvalue()).exit_code == 0
+    found = content(other)
+    assert found["conf/limits"] == (b'{"rps": 9}', "json")
+    assert (found["conf/n"], found["b"]) == ((b"5", "int"), (b"\xff", "bytes"))
+    assert "link" not in found
+
+
+def test_an_archive_that_is_cut_is_an_error(url: str, other: str) -> None:
+    with datastream.open(url) as store:
+        store["big"] = "x" * 100_000
+    data = run("export", url, "--format", "tar").stdout_bytes
+    cut = run("import", other, "--format", "tar", stdin=data[:50_000])
+    assert cut.exit_code == 1
+    assert "cannot be read on" in cut.stderr
+
+
+# diff and mirror.
+
+
+def test_diff_says_what_differs(url: str, other: str) -> None:
+    run("cp", url, other)
+    assert run("diff", url, other, "--exit-code").exit_code == 0
+    run("rm", other, "a")
+    run("put", other, "fx/USD", "2")
+    run("put", other, "new", "x\ty")
+    result = run("diff", url, other)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == ["-\ta\t1\t", "~\tfx/USD\t1.1\t2", "+\tnew\t\tx\\ty"]
+    assert run("diff", url, other, "--keys-only").stdout.splitlines() == [
+        "-\ta", "~\tfx/USD", "+\tnew",
+    ]  # fmt: skip
+    assert run("diff", url, other, "fx/", "--exit-code").exit_code == 1
+    first, *_ = map(json.loads, run("diff", url, other, "--json").stdout.splitlines())
+    assert (first["key"], first["kind"], first["a"]["value"], first["b"]) == (
+        "a", "only_a", "1", None,
+    )  # fmt: skip
+
+
+def test_a_mirror_is_made_once_and_tried_before(url: str, other: str) -> None:
+    run("put", other, "a", "1")
+    planned = run("mirror", url, other, "--dry-run")
+    assert planned.exit_code == 0
+    assert "PUT\tfx/USD\tfloat" in planned.stdout.splitlines()
+    assert set(content(other)) == {"a"}
+    assert run("mirror", url, other, "--once", "--place", f"{other[7:]}.place").exit_code == 0
+    assert content(other) == content(url)
+    run("put", other, "a", "7")
+    refused = run("mirror", url, other, "--once", "--place", f"{other[7:]}.place")
+    assert refused.exit_code == 1
+    assert '--on-conflict "source" or "target"' in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert content(other)["a"] == (b"7", "int")
+
+
+def test_a_mirror_follows_until_ctrl_c(url: str, other: str, start: Start) -> None:
+    mirror = start("mirror", url, other, "--json")
+    while json.loads(mirror.line())["puts"] < len(VALUES):
+        pass
+    run("rm", url, "a")
+    while json.loads(mirror.line())["deletes"] < 1:
+        pass
+    assert "a" not in content(other)
+    assert mirror.signal(signal.SIGINT) == 130
+    assert mirror.rest_of_errors() == []
