@@ -23,7 +23,7 @@ import nats
 from tests.servers.postgres import free_port
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or "nats-server"
-STARTS = 30.0
+STARTS = 8.0
 """Seconds that a server gets to start."""
 
 
@@ -67,7 +67,12 @@ class Server:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([PROGRAM, "-c", path], stdout=log, stderr=log)
         if ready:
-            self.await_ready()
+            try:
+                self.await_ready()
+            except BaseException:
+                print((self.folder / "log").read_text())
+                self.close()
+                raise
         return self
 
     def await_ready(self) -> None:
@@ -88,9 +93,10 @@ class Server:
     def connections(self) -> int:
         return int(self.ask("connz")["num_connections"])
 
-    def consumers(self) -> int:
-        """Of all streams of the first account."""
-        return int(self.ask("jsz")["consumers"])
+    def consumers(self, bucket: str) -> int:
+        accounts = self.ask("jsz?accounts=true&streams=true")["account_details"]
+        streams = [stream for account in accounts for stream in account["stream_detail"]]
+        return sum(s["state"]["consumer_count"] for s in streams if s["name"] == f"KV_{bucket}")
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)

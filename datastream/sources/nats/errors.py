@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ssl import SSLError
+
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -56,15 +58,17 @@ def explain(error: Exception, where: str, key: str | None = None) -> Exception:
 def explain_connecting(error: BaseException | None, where: str) -> DatastreamError:
     """Why there is no connection at all."""
     text = " ".join(str(error or "").split()) or type(error).__name__
+    if isinstance(error, SSLError):
+        return Denied(f"{where}: {text}; check tls=, roots=, certificate= and key=")
     if is_denial(error):
         return Denied(f"{where}: {text}; check user, password, token, nkey or credentials")
-    if "certificate" in text.lower() or "ssl" in text.lower():
-        return Denied(f"{where}: {text}; check tls=, roots=, certificate= and key=")
     return SourceUnavailable(f"{where}: {text}; check host and port, and that the server runs")
 
 
 def is_denial(error: BaseException | None) -> bool:
-    """The server does not let these credentials in."""
+    """The server does not let these credentials in, or proves itself badly."""
+    if isinstance(error, SSLError):
+        return True
     text = str(error).lower()
     return "authorization" in text or "authentication" in text
 

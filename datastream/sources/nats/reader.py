@@ -30,6 +30,7 @@ class Reader:
         self._patience = patience
         self.shown = 0
         """The last sequence number that a read or write of this source has told of."""
+        self._epoch = ""
         self._behind_since: float | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
@@ -43,7 +44,11 @@ class Reader:
         # Other calls go on meanwhile, and may show more than it will say.
         shown = self.shown
         info = await self.bucket.info()
-        last = info.position.sequence
+        epoch, last = info.position[:2]
+        if epoch != self._epoch:
+            # Another bucket of that name counts from one.
+            self._epoch, self.shown = epoch, last
+            return info
         if last >= shown:
             self._behind_since = None
             return info
@@ -52,7 +57,7 @@ class Reader:
         if now - self._behind_since < FRESH:
             raise Outrun(
                 f"its leader is at {last} and has acknowledged {shown}: it lags behind, or the "
-                "bucket was made anew or restored; it is asked again"
+                "bucket was restored; it is asked again"
             )
         self.shown, self._behind_since = 0, None
         return info
@@ -62,7 +67,7 @@ class Reader:
         info, message = await asyncio.gather(self.bucket.info(), self.bucket.last(subject))
         if message is None or message.is_delete:
             return None
-        self.saw(message.sequence)
+        self.saw(info.position.epoch, message.sequence)
         return message.entry(info.position.epoch)
 
     async def state(self, filters: Sequence[str], info: Info | None = None) -> Reading:
@@ -72,7 +77,7 @@ class Reader:
         if info.present:
             messages = await self._collect(filters, 0, info)
         position = reached(info.position, messages)
-        self.saw(position.sequence)
+        self.saw(position.epoch, position.sequence)
         return Reading(present(messages, position.epoch), position.text, True)
 
     async def changes(self, filters: Sequence[str], since: str) -> Reading:
@@ -85,28 +90,35 @@ class Reader:
             return Reading((), since, False)
         messages = await self._collect(filters, position.sequence + 1, info)
         at = reached(info.position, messages)
-        self.saw(at.sequence)
+        self.saw(at.epoch, at.sequence)
         return told(messages, at)
 
-    async def holds(self, position: Position, info: Info) -> bool:
-        """Whether all that has happened since `position` can be told."""
+    async def holds(self, position: Position, info: Info, *, live: bool = False) -> bool:
+        """Whether all that has happened since `position` can be told.
+
+        Args:
+            live: what has gone since in silence is found otherwise.
+        """
         now = info.position
         if position.epoch != now.epoch or position.sequence > now.sequence:
             return False
         if info.present < position.subjects:
             # Somebody has purged it: of what is gone, nothing is left.
             return False
+        if info.expires_in_silence and not live:
+            return False
         if position.sequence == now.sequence:
             return position.at == now.at
-        if info.expires_in_silence or 0 < info.forgets < info.now - position.at:
+        if 0 < info.forgets < info.now - position.at:
             return False
         # In a bucket that was restored, other messages have the numbers of those that are lost.
         first = await self.bucket.first_after(position.at)
         return first is not None and first.sequence > position.sequence
 
-    def saw(self, sequence: int) -> None:
-        """No later read may show less."""
-        self.shown = max(self.shown, sequence)
+    def saw(self, epoch: str, sequence: int) -> None:
+        """No later read of that bucket may show less."""
+        if epoch == self._epoch:
+            self.shown = max(self.shown, sequence)
 
     def leave(self, consumer: Consumer) -> None:
         """Have a consumer removed, which nobody waits for."""

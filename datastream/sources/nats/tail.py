@@ -35,8 +35,10 @@ class Tail:
         self._base = 0
         self._opening = asyncio.Lock()
         self._releases = 0
-        self._present = 0
+        self._known: Position | None = None
         self._has_lost = False
+        """Keys are gone, of which no message tells."""
+        self._told = ""
         self._looked = monotonic()
 
     @property
@@ -56,8 +58,9 @@ class Tail:
                 consumer = self._usable(filters, position)
                 if consumer is None:
                     consumer = await self._open(filters, position)
+        if since == self._told:
+            self._has_lost, self._told = False, ""
         if consumer is None or self._has_lost:
-            self._has_lost = False
             return await self._state(filters)
         await consumer.reach(self._reader.shown, self._patience)
         return self._reading(consumer, position)
@@ -70,14 +73,21 @@ class Tail:
     async def check(self) -> Info:
         """Ask how the bucket stands, and find out what nobody says: that keys are lost."""
         info = await self._reader.info()
-        known, self._present = self._present, info.present
-        is_due = monotonic() - self._looked > SELDOM
-        if info.expires_in_silence or (
-            info.present < known and (not info.forgets or not info.present or is_due)
-        ):
-            self._has_lost = True
+        before, self._known = self._known, info.position
+        if before is not None and before.epoch != info.position.epoch:
+            # Of a bucket that is no more, nothing comes.
+            self._replace(None)
+            self._news.set()
+        elif before is not None and self._may_have_lost(info, before):
+            self._has_lost, self._told = True, ""
             self._news.set()
         return info
+
+    def _may_have_lost(self, info: Info, before: Position) -> bool:
+        if info.present >= before.subjects:
+            # As many keys as before are not the same, where others came meanwhile.
+            return info.expires_in_silence and info.position != before
+        return not (info.forgets and info.present) or monotonic() - self._looked > SELDOM
 
     def _usable(self, filters: Sequence[str], position: Position) -> Consumer | None:
         consumer = self._consumer
@@ -90,10 +100,10 @@ class Tail:
         """A consumer that goes on from `position`, None if the bucket cannot tell."""
         releases = self._releases
         info = await self._reader.info()
-        self._present = info.present
-        if not await self._reader.holds(position, info):
+        self._known = info.position
+        if not await self._reader.holds(position, info, live=True):
             return None
-        self._reader.saw(info.position.sequence)
+        self._reader.saw(info.position.epoch, info.position.sequence)
         consumer = Consumer(self._reader.bucket, filters, position.sequence + 1, self._news.set)
         await consumer.open()
         if releases != self._releases:
@@ -104,9 +114,10 @@ class Tail:
         return consumer
 
     async def _state(self, filters: Sequence[str]) -> Reading:
-        """All there is; the next read goes on from there."""
+        """All there is; again and again, until a read shows that it was taken."""
         self._looked = monotonic()
         reading = await self._reader.state(filters)
+        self._told = reading.position
         self._news.set()
         return reading
 
@@ -119,7 +130,9 @@ class Tail:
             consumer.drop(position.sequence)
         messages = [m for m in consumer.messages if m.sequence > position.sequence]
         at = reached(position, messages)
-        self._reader.saw(at.sequence)
+        if self._known is not None and self._known.sequence <= at.sequence:
+            at = at._replace(subjects=self._known.subjects)
+        self._reader.saw(at.epoch, at.sequence)
         return told(messages, at)
 
     def _replace(self, consumer: Consumer | None) -> None:

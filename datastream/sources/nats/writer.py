@@ -128,7 +128,7 @@ class Writer:
             expected = plan.current.sequence if plan.current else 0
             headers = plan.headers | {EXPECTED: str(expected)}
             try:
-                return _entry(plan, epoch, await self._send(plan, headers))
+                return _entry(plan, epoch, await self._send(plan, epoch, headers))
             except ApiError as error:
                 if error.number not in WRONG_SEQUENCE:
                     raise
@@ -148,7 +148,7 @@ class Writer:
                 done[plan.write.key] = _kept(plan, epoch)
         rest = [plan for plan in plans if plan.write.key not in done]
         sent = await asyncio.gather(
-            *(self._send(plan, plan.headers) for plan in rest), return_exceptions=True
+            *(self._send(plan, epoch, plan.headers) for plan in rest), return_exceptions=True
         )
         errors = []
         for plan, answer in zip(rest, sent, strict=True):
@@ -159,7 +159,7 @@ class Writer:
         if errors:
             raise errors[0]
 
-    async def _send(self, plan: Plan, headers: Mapping[str, str]) -> int:
+    async def _send(self, plan: Plan, epoch: str, headers: Mapping[str, str]) -> int:
         """Publish until it is acknowledged: servers know the id of what they have stored."""
         connection = self._bucket.connection
         loop = asyncio.get_running_loop()
@@ -177,7 +177,7 @@ class Writer:
                     ) from error
                 await asyncio.sleep(PAUSE)
             else:
-                self._reader.saw(answer["seq"])
+                self._reader.saw(epoch, answer["seq"])
                 return int(answer["seq"])
 
 

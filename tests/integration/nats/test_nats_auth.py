@@ -1,0 +1,189 @@
+"""Who may come in, by all ways that NATS knows; and nothing of it is shown."""
+
+import base64
+import json
+import logging
+import os
+import traceback
+
+import nkeys
+import pytest
+import trustme
+
+import datastream
+from datastream import Denied, SourceUnavailable
+from datastream.testing._tools import eventually
+from tests.servers.nats import server
+
+SECRET = "s3cret-pässword/@:"
+
+
+def seed_of(kind):
+    """A new key pair: its seed and its public key."""
+    raw = bytes((nkeys.PREFIX_BYTE_SEED | (kind >> 5), (kind & 31) << 3)) + os.urandom(32)
+    seed = base64.b32encode(raw + crc(raw).to_bytes(2, "little")).rstrip(b"=")
+    return seed, nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+def crc(data):
+    value = 0
+    for byte in data:
+        value ^= byte << 8
+        for _ in range(8):
+            value = (value << 1) ^ 0x1021 if value & 0x8000 else value << 1
+        value &= 0xFFFF
+    return value
+
+
+def check(url, **proof):
+    with datastream.open(f"{url}/b", create=True, **proof) as store:
+        store["a"] = 1
+        assert store["a"] == 1
+        assert SECRET not in repr(store)
+
+
+def shown_of(error):
+    return "".join(traceback.format_exception(error))
+
+
+def test_user_and_password():
+    config = f'authorization {{ user: ann, password: "{SECRET}" }}'
+    with server(config) as running:
+        encoded = "s3cret-p%C3%A4ssword%2F%40%3A"
+        check(f"nats://ann:{encoded}@{running.address}")
+        check(running.url, user="ann", password=SECRET)
+        for proof in ({}, {"user": "ann", "password": "wr0ng-one"}):
+            with pytest.raises(Denied, match="check user, password") as refused:
+                datastream.open(f"{running.url}/b", **proof)
+            assert "wr0ng-one" not in shown_of(refused.value)
+
+
+def test_token(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    file = tmp_path / "token"
+    file.write_text(f"{SECRET}\n")
+    with server(f'authorization {{ token: "{SECRET}" }}') as running:
+        check(running.url, token=SECRET)
+        check(running.url, token=lambda: SECRET)
+        check(running.url, token_file=str(file))
+        with pytest.raises(Denied):
+            datastream.open(f"{running.url}/b?token=wr0ng-one")
+    assert SECRET not in caplog.text
+    assert "wr0ng-one" not in caplog.text
+
+
+def test_nkey(tmp_path):
+    seed, public = seed_of(nkeys.PREFIX_BYTE_USER)
+    file = tmp_path / "user.nk"
+    file.write_bytes(seed)
+    other = tmp_path / "other.nk"
+    other.write_bytes(seed_of(nkeys.PREFIX_BYTE_USER)[0])
+    with server(f"authorization {{ users: [ {{ nkey: {public} }} ] }}") as running:
+        check(running.url, nkey=str(file))
+        with pytest.raises(Denied) as refused:
+            datastream.open(f"{running.url}/b", nkey=str(other))
+        assert other.read_text() not in shown_of(refused.value)
+
+
+def test_credentials_file(tmp_path):
+    operator = seed_of(nkeys.PREFIX_BYTE_OPERATOR)
+    account, system = seed_of(nkeys.PREFIX_BYTE_ACCOUNT), seed_of(nkeys.PREFIX_BYTE_ACCOUNT)
+    user = seed_of(nkeys.PREFIX_BYTE_USER)
+    of_operator = jwt(operator, operator, {"type": "operator", "version": 2})
+    streams = {"mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1}
+    limits = {"subs": -1, "data": -1, "payload": -1, "conn": -1, "leaf": -1}
+    limits |= {"imports": -1, "exports": -1, "wildcards": True}
+    of_account, of_system = (
+        jwt(one, operator, {"type": "account", "version": 2, "limits": limits | more})
+        for one, more in ((account, streams), (system, {}))
+    )
+    unlimited = {"subs": -1, "data": -1, "payload": -1}
+    of_user = jwt(user, account, {"type": "user", "version": 2, **unlimited})
+    file = tmp_path / "user.creds"
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{of_user}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user[0].decode()}\n------END USER NKEY SEED------\n"
+    )
+    config = (
+        f"operator: {of_operator}\nsystem_account: {system[1]}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account[1]}: {of_account}, {system[1]}: {of_system} }}\n"
+    )
+    with server(config) as running:
+        check(running.url, credentials=str(file))
+        with pytest.raises(Denied):
+            datastream.open(f"{running.url}/b")
+
+
+def jwt(subject, issuer, claims):
+    """A JWT as NATS has them, signed by the issuer's key."""
+
+    def part(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    head = part(json.dumps({"typ": "JWT", "alg": "ed25519-nkey"}).encode())
+    body = {"jti": "x", "iat": 1, "iss": issuer[1], "sub": subject[1], "nats": claims}
+    text = f"{head}.{part(json.dumps(body).encode())}"
+    return f"{text}.{part(nkeys.from_seed(bytearray(issuer[0])).sign(text.encode()))}"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An authority, a server's certificate and a client's, as files."""
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name, identity in (("server", "127.0.0.1"), ("client", "ann@example.org")):
+        certificate = authority.issue_cert(identity)
+        certificate.private_key_pem.write_to_path(folder / f"{name}.key")
+        certificate.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "other.pem")
+    return folder
+
+
+def tls(files, more=""):
+    return (
+        f'tls {{ cert_file: "{files / "server.pem"}", key_file: "{files / "server.key"}"\n'
+        f'ca_file: "{files / "ca.pem"}"\n{more} }}'
+    )
+
+
+def test_tls(files):
+    with server(tls(files)) as running:
+        check(running.url, roots=str(files / "ca.pem"))
+        check(f"{running.url}", tls=True, roots=str(files / "ca.pem"))
+        with pytest.raises(Denied, match=r"certificate.*check tls="):
+            datastream.open(f"{running.url}/b", roots=str(files / "other.pem"))
+
+
+def test_mutual_tls(files):
+    with server(tls(files, "verify: true")) as running:
+        proof = {"roots": str(files / "ca.pem")}
+        both = {"certificate": str(files / "client.pem"), "key": str(files / "client.key")}
+        check(running.url, **proof, **both)
+        with pytest.raises((Denied, SourceUnavailable)):
+            datastream.open(f"{running.url}/b", timeout=2, **proof)
+        mixed = both | {"key": str(files / "server.key")}
+        with pytest.raises(datastream.DatastreamError, match="do not belong together"):
+            datastream.open(f"{running.url}/b", **proof, **mixed)
+
+
+def test_rights_that_end_where_the_bucket_ends():
+    """What a store needs, and no more: the stream of its bucket, its subjects, its inbox."""
+    rights = (
+        'publish: ["$JS.API.STREAM.INFO.KV_b", "$JS.API.STREAM.MSG.GET.KV_b", '
+        '"$JS.API.CONSUMER.CREATE.KV_b.>", "$JS.API.CONSUMER.DELETE.KV_b.*", "$KV.b.>", '
+        '"$JS.FC.KV_b.>"]\nsubscribe: ["_INBOX.>"]'
+    )
+    users = (
+        "authorization { users: [ { user: boss, password: boss }, "
+        f"{{ user: ann, password: ann, permissions {{ {rights} }} }} ] }}"
+    )
+    with server(users) as running:
+        check(running.url, user="boss", password="boss")
+        with datastream.open(f"nats://ann:ann@{running.address}/b") as store:
+            seen = []
+            store.watch().subscribe(seen.append)
+            store["b"] = 2
+            eventually(lambda: len(seen) == 2, "both keys came")
+        with pytest.raises((Denied, SourceUnavailable), match="nats://"):
+            datastream.open(f"nats://ann:ann@{running.address}/other", timeout=0.5)
