@@ -41,8 +41,8 @@ ANY_REVISION = "*"
 """``expect`` of a write that wants the key to exist, whatever its revision."""
 
 NO_PAST = (
-    "this backend keeps no past; git repositories do, versioned S3 buckets, and PostgreSQL tables "
-    "opened with history=True"
+    "this backend keeps no past; git repositories do, versioned S3 buckets, NATS buckets with a "
+    "history= of more than one, and PostgreSQL tables opened with history=True"
 )
 
 

@@ -130,6 +130,11 @@ class Reader:
         """Wait until all consumers are removed."""
         await asyncio.gather(*self._leaving, return_exceptions=True)
 
+    async def past(self, filters: Sequence[str]) -> tuple[Info, list[Message]]:
+        """All messages that there are."""
+        info = await self.info()
+        return info, await self._collect(filters, 1, info) if info.present else []
+
     async def _collect(self, filters: Sequence[str], start: int, info: Info) -> list[Message]:
         consumer = Consumer(self.bucket, filters, start)
         try:

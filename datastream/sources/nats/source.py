@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from time import monotonic
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-from datastream.entry import Capability, Entry
+from datastream.entry import Capability, Entry, Revision
 from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selection, Selects
 from datastream.source import (
@@ -30,6 +31,7 @@ from datastream.sources.nats.filters import ALL, filters_of
 from datastream.sources.nats.keys import to_subject
 from datastream.sources.nats.loop import Loop
 from datastream.sources.nats.options import Proof, place_of
+from datastream.sources.nats.past import Past, PastSource, replay, revisions
 from datastream.sources.nats.reader import Reader
 from datastream.sources.nats.tail import Tail
 from datastream.sources.nats.writer import Writer
@@ -168,6 +170,22 @@ class NatsSource(Source):
     def get(self, key: str) -> Entry | None:
         return self._run(self._reader.get, to_subject(key))
 
+    def history(self, key: str) -> Iterator[Revision]:
+        """As in `HasHistory`."""
+        yield from revisions(self._past((to_subject(key),)))
+
+    def at(self, point: str | datetime) -> Source:
+        """As in `HasAt`."""
+        return PastSource(self._past(ALL), point)
+
+    def replay(self, selection: Selects, since: str | datetime | None) -> Iterator[Reading]:
+        """As in `HasReplay`."""
+        yield from replay(self._past(filters_of(selection)), since)
+
+    def _past(self, filters: Sequence[str]) -> Past:
+        info, messages = self._run(self._reader.past, filters)
+        return Past(info, messages, self._where)
+
     def wait(self, timeout: float | None) -> None:
         due = max(0.0, self._due - monotonic()) if self._tail.is_running else PAUSE
         self._news.wait(due if timeout is None else min(due, timeout))
@@ -232,6 +250,8 @@ class NatsSource(Source):
 
 def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
     found = {Feature.TYPES, Feature.LOG}
+    if info.history > 1:
+        found |= {Feature.HISTORY, Feature.AT, Feature.REPLAY}
     if not (readonly or info.is_sealed):
         found |= (WRITING - {Feature.ATOMIC}) | {Feature.MESSAGES}
     return frozenset(found)
