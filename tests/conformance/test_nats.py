@@ -3,6 +3,7 @@ import pytest
 from datastream.sources.nats import NatsSource
 from datastream.testing import Conformance, Harness
 from tests.servers.nats import new_bucket, server
+from tests.servers.nats_cluster import Cluster
 from tests.servers.served import Served
 
 
@@ -35,3 +36,41 @@ class TestNatsBehindGrpc(Conformance):
     @pytest.fixture
     def harness(self, url):
         return Served(NatsHarness(url), clients_write=True)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster().start() as running:
+        yield running
+
+
+class ClusterHarness(NatsHarness):
+    """Sources under test and the writer elsewhere begin at different nodes."""
+
+    effort = 0.2
+
+    def __init__(self, cluster):
+        super().__init__(*cluster.urls, replicas=3)
+        self.opened = 0
+
+    def source(self):
+        self.opened += 1
+        first = self.opened % 3
+        servers = (*self.servers[first:], *self.servers[:first])
+        return NatsSource(servers, self.bucket, create=True, **self.settings)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(240)
+class TestNatsCluster(Conformance):
+    @pytest.fixture
+    def harness(self, cluster):
+        return ClusterHarness(cluster)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(240)
+class TestNatsClusterBehindGrpc(Conformance):
+    @pytest.fixture
+    def harness(self, cluster):
+        return Served(ClusterHarness(cluster), clients_write=True)

@@ -23,7 +23,7 @@ import nats
 from tests.servers.postgres import free_port
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or "nats-server"
-STARTS = 8.0
+STARTS = 30.0
 """Seconds that a server gets to start."""
 
 

@@ -46,6 +46,7 @@ class Proxy:
         self._swallow = b""
         self._swallowing: Pair | None = None
         self._open = True
+        self._refuses = False
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
 
@@ -62,6 +63,15 @@ class Proxy:
         for client, _ in list(self._pairs):
             with suppress(OSError):
                 client.shutdown(socket.SHUT_WR)
+
+    def refuse(self) -> None:
+        """End every connection, and every one that comes."""
+        self._refuses = True
+        self.cut()
+
+    def accept(self) -> None:
+        """After `refuse`: let connections through again."""
+        self._refuses = False
 
     def cut_after(self, request: bytes) -> None:
         """Let `request` pass, and end its connection before there is an answer."""
@@ -90,14 +100,16 @@ class Proxy:
             self._send_due()
             for end in ready:
                 if end is self._listening:
-                    self._accept()
+                    self._take()
                 else:
                     self._pass_on(end)
 
-    def _accept(self) -> None:
+    def _take(self) -> None:
         client = self._listening.accept()[0]
         self.accepted += 1
         try:
+            if self._refuses:
+                raise ConnectionRefusedError
             server = socket.create_connection(("127.0.0.1", self.target))
         except OSError:
             client.close()

@@ -19,7 +19,13 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError
 
 from datastream.errors import StoreClosed, printable
-from datastream.sources.nats.errors import ApiError, Unanswered, explain_connecting, is_denial
+from datastream.sources.nats.errors import (
+    ApiError,
+    Disconnected,
+    Unanswered,
+    explain_connecting,
+    is_denial,
+)
 from datastream.sources.nats.options import Proof
 
 log = logging.getLogger("datastream")
@@ -59,6 +65,8 @@ class Connection:
         self._arguments = proof.arguments()
         self.where = where
         self.timeout = timeout
+        self.attempt = timeout / 2
+        """Seconds for one request, so that a second one finds a cluster's next leader."""
         self.api = f"$JS.{domain}.API" if domain else "$JS.API"
         self._changed = changed
         self._client: Client | None = None
@@ -112,7 +120,7 @@ class Connection:
         data = b"" if payload is None else json.dumps(payload).encode()
         self._check_up(client)
         try:
-            answer = await client.request(f"{self.api}.{subject}", data, self.timeout)
+            answer = await client.request(f"{self.api}.{subject}", data, self.attempt)
         except NoRespondersError:
             raise Unanswered(
                 "no server answers for JetStream; enable it, or wait for a leader"
@@ -235,9 +243,9 @@ class Connection:
     def _unanswered(self, error: BaseException | None) -> Unanswered:
         if not self.is_up:
             why = printable(" ".join(str(error or self._error or "").split()))
-            return Unanswered(f"not connected{f': {why}' if why else ''}; it is tried again")
+            return Disconnected(f"not connected{f': {why}' if why else ''}; it is tried again")
         return Unanswered(
-            f"no answer within {self.timeout:g} s; the server hangs, or its cluster has no quorum"
+            f"no answer within {self.attempt:g} s; the server hangs, or its cluster has no quorum"
         )
 
 

@@ -37,8 +37,19 @@ class Unanswered(Exception):
     """No answer in time, or no connection on which there could be one."""
 
 
+class Disconnected(Unanswered):
+    """There is no connection, so nothing was sent."""
+
+
 class Outrun(Exception):
     """A server that is behind what was acknowledged."""
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the same call may succeed soon, such as once a cluster has a leader again."""
+    if isinstance(error, ApiError):
+        return _meaning(error) is _AWAY
+    return isinstance(error, Unanswered | Outrun)
 
 
 def explain(error: Exception, where: str, key: str | None = None) -> Exception:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 from datastream.entry import Entry
 from datastream.source import Reading
 from datastream.sources.nats.bucket import Bucket, Info
 from datastream.sources.nats.consumer import Consumer
-from datastream.sources.nats.errors import Outrun
+from datastream.sources.nats.errors import Disconnected, Outrun, is_passing
 from datastream.sources.nats.messages import Message, newest, present
 from datastream.sources.nats.position import Position
 
+PAUSE = 0.1
+"""Seconds before a call is made again."""
+LOST = 2.0
+"""Seconds for which a call waits for a connection."""
 FRESH = 10.0
 """Seconds for which what was acknowledged is believed more than what a leader says."""
+
+
+T = TypeVar("T")
 
 
 class Reader:
@@ -33,6 +41,20 @@ class Reader:
         self._epoch = ""
         self._behind_since: float | None = None
         self._leaving: set[asyncio.Task[None]] = set()
+
+    async def patiently(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call that changes nothing until it is answered: a cluster may choose a leader."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        while True:
+            try:
+                return await call()
+            except Exception as error:
+                is_lost = isinstance(error, Disconnected)
+                left = start + (min(self._patience, LOST) if is_lost else self._patience)
+                if not is_passing(error) or loop.time() + PAUSE >= left:
+                    raise
+            await asyncio.sleep(PAUSE)
 
     async def info(self) -> Info:
         """How the bucket stands.

@@ -135,7 +135,7 @@ class NatsSource(Source):
         }
         self._connection = connection
         self._bucket = Bucket(connection, bucket)
-        self._reader = Reader(self._bucket, 4 * timeout)
+        self._reader = Reader(self._bucket, 2 * timeout)
         self._tail = Tail(self._reader, 2 * timeout, self._news)
         self._writer = Writer(self._reader, self._where, 2 * timeout)
         self._loop = Loop(f"datastream nats {bucket}")
@@ -152,7 +152,7 @@ class NatsSource(Source):
         self.features = _features(info, readonly=readonly)
 
     def capabilities(self) -> Sequence[Capability]:
-        entries = self._run(self._reader.state, ALL).entries
+        entries = self._patiently(self._reader.state, ALL).entries
         return [Capability(entry.key, entry.value_type) for entry in entries]
 
     def read(self, selection: Selects, since: str | None) -> Reading:
@@ -162,13 +162,13 @@ class NatsSource(Source):
         """
         filters = filters_of(selection)
         if since is None:
-            return self._run(self._reader.state, filters)
+            return self._patiently(self._reader.state, filters)
         if isinstance(selection, Selection):
-            return self._run(self._reader.changes, filters, since)
-        return self._run(self._tail.after, filters, since)
+            return self._patiently(self._reader.changes, filters, since)
+        return self._patiently(self._tail.after, filters, since)
 
     def get(self, key: str) -> Entry | None:
-        return self._run(self._reader.get, to_subject(key))
+        return self._patiently(self._reader.get, to_subject(key))
 
     def history(self, key: str) -> Iterator[Revision]:
         """As in `HasHistory`."""
@@ -183,7 +183,7 @@ class NatsSource(Source):
         yield from replay(self._past(filters_of(selection)), since)
 
     def _past(self, filters: Sequence[str]) -> Past:
-        info, messages = self._run(self._reader.past, filters)
+        info, messages = self._patiently(self._reader.past, filters)
         return Past(info, messages, self._where)
 
     def wait(self, timeout: float | None) -> None:
@@ -215,6 +215,11 @@ class NatsSource(Source):
         self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         return self._loop.run(function, *args, **kwargs)
+
+    def _patiently(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return self._loop.run(self._reader.patiently, partial(function, *args, **kwargs))
 
     def _check(self) -> None:
         """Whether the bucket is there; its answer ends what was said of an outage."""

@@ -6,10 +6,11 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from datastream.entry import Entry, deleted
-from datastream.errors import InvalidKey, InvalidValue, SourceUnavailable, shown
+from datastream.errors import InvalidKey, InvalidValue, RevisionConflict, SourceUnavailable, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources.nats.errors import WRONG_SEQUENCE, ApiError, Unanswered, explain
 from datastream.sources.nats.keys import to_subject
@@ -22,12 +23,10 @@ from datastream.sources.nats.messages import (
     revision_of,
     size_of,
 )
-from datastream.sources.nats.reader import Reader
+from datastream.sources.nats.reader import LOST, PAUSE, Reader
 
 LONGEST = 3_500
 """Bytes of a subject: servers take command lines of 4,096."""
-PAUSE = 0.1
-"""Seconds before a message is sent again."""
 FLIGHT = 500
 """Messages that are sent before the first of them is acknowledged."""
 
@@ -73,10 +72,10 @@ class Writer:
 
     async def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Do all of `writes`; those with conditions first, since they may fail."""
-        info = await self._reader.info()
+        info = await self._reader.patiently(self._reader.info)
         epoch = info.position.epoch
         plans = [self._plan(write, info.largest) for write in writes]
-        plans = await self._look(plans)
+        plans = await self._reader.patiently(partial(self._look, plans))
         for plan in plans:
             check_expected(plan.write, _revision(plan, epoch))
         done: dict[str, Entry] = {}
@@ -132,14 +131,18 @@ class Writer:
             except ApiError as error:
                 if error.number not in WRONG_SEQUENCE:
                     raise
-            (plan,) = await self._look([plan])
+            (plan,) = await self._reader.patiently(partial(self._look, [plan]))
             current = plan.current
             if current is not None and current.headers.get(MESSAGE_ID) == headers[MESSAGE_ID]:
                 # It was stored, and what acknowledged it was lost.
                 return _entry(plan, epoch, current.sequence)
             check_expected(plan.write, _revision(plan, epoch))
             if plan.write.expect not in (ANY_REVISION, ""):
-                raise error_of(plan)
+                # Another write is on its way, which the leader knows of and does not show yet.
+                raise RevisionConflict(
+                    f"{shown(plan.write.key)} is being changed by somebody else; read it again, "
+                    "decide and retry"
+                )
 
     async def _send_many(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
         """Writes without conditions, all in flight together; the first error once all are over."""
@@ -163,27 +166,29 @@ class Writer:
         """Publish until it is acknowledged: servers know the id of what they have stored."""
         connection = self._bucket.connection
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience
+        start = loop.time()
+        is_sent = False
         subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
         while True:
             try:
                 future = await connection.send(subject, data, headers)
-                answer = await connection.acknowledged(future, max(PAUSE, until - loop.time()))
+                is_sent = True
+                answer = await connection.acknowledged(future, connection.attempt)
             except Unanswered as error:
-                if loop.time() + PAUSE >= until:
-                    raise SourceUnavailable(
-                        f"{self._where}, key {shown(plan.write.key)}: {error}; the write may or "
-                        "may not have been done: read it again, decide and retry"
-                    ) from error
+                if loop.time() + PAUSE >= start + (self._patience if is_sent else LOST):
+                    raise self._unknown(plan, error, is_sent=is_sent) from error
                 await asyncio.sleep(PAUSE)
             else:
                 self._reader.saw(epoch, answer["seq"])
                 return int(answer["seq"])
 
-
-def error_of(plan: Plan) -> Exception:
-    """The key was changed and changed back to what was expected, in the middle of the write."""
-    return Unanswered(f"{shown(plan.write.key)} changes faster than it can be compared; retry")
+    def _unknown(self, plan: Plan, error: Exception, *, is_sent: bool) -> SourceUnavailable:
+        outcome = (
+            "the write may or may not have been done: read it again, decide and retry"
+            if is_sent
+            else "nothing was written"
+        )
+        return SourceUnavailable(f"{self._where}, key {shown(plan.write.key)}: {error}; {outcome}")
 
 
 def _revision(plan: Plan, epoch: str) -> str | None:

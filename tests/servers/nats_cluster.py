@@ -1,0 +1,107 @@
+"""Three NATS servers as one cluster, whose nodes are killed, paused and cut off by the tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Self
+
+from tests.servers.nats import Server, await_true, with_client
+from tests.servers.postgres import free_port
+from tests.servers.proxy import Proxy
+
+FAILOVER = 60.0
+"""Seconds that a cluster gets to have a leader again."""
+
+
+class Cluster:
+    """Servers whose routes lead through proxies, so that each can be cut off from both others."""
+
+    def __init__(self, size: int = 3) -> None:
+        self._ports = [free_port() for _ in range(size)]
+        # The way from each to each other one.
+        self._proxies = {
+            (a, b): Proxy(self._ports[b]) for a in range(size) for b in range(size) if a != b
+        }
+        self.servers = [
+            Server(name=f"n{number}", cluster=self._routes(number)) for number in range(size)
+        ]
+
+    @property
+    def urls(self) -> list[str]:
+        return [server.url for server in self.servers]
+
+    def start(self) -> Self:
+        for server in self.servers:
+            server.start(ready=False)
+        for server in self.servers:
+            server.await_ready()
+        await_true(self.leads, "the cluster has a leader", FAILOVER)
+        return self
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.go_on()
+            server.close()
+        for proxy in self._proxies.values():
+            proxy.close()
+
+    def cut_off(self, number: int) -> None:
+        """No other server hears of it, nor it of them; clients do."""
+        for ends, proxy in self._proxies.items():
+            if number in ends:
+                proxy.refuse()
+
+    def reconnect(self) -> None:
+        for proxy in self._proxies.values():
+            proxy.accept()
+
+    def leads(self) -> bool:
+        """Whether the cluster takes requests."""
+        return "error" not in self.api("INFO", 0)
+
+    def leader(self, bucket: str) -> int:
+        """Which server leads the stream of a bucket."""
+        found: list[int] = []
+
+        def known() -> bool:
+            answer = self.api(f"STREAM.INFO.KV_{bucket}", 0)
+            name = answer.get("cluster", {}).get("leader")
+            found[:] = [n for n, server in enumerate(self.servers) if server.name == name]
+            return bool(found)
+
+        await_true(known, "the stream has a leader", FAILOVER)
+        return found[0]
+
+    def api(self, subject: str, number: int) -> Any:
+        """What JetStream answers to a request by one of the servers."""
+
+        async def ask(client: Any) -> Any:
+            try:
+                answer = await client.request(f"$JS.API.{subject}", b"", 2)
+            except Exception as error:
+                return {"error": str(error)}
+            return json.loads(answer.data)
+
+        return with_client(self.servers[number].url, ask)
+
+    def consumers(self, bucket: str) -> int:
+        """Of a bucket, as its leader knows them."""
+        answer = self.api(f"CONSUMER.NAMES.KV_{bucket}", 0)
+        return len(answer.get("consumers") or ())
+
+    def _routes(self, number: int) -> str:
+        routes = ", ".join(
+            f'"nats://127.0.0.1:{proxy.port}"'
+            for (a, _), proxy in self._proxies.items()
+            if a == number
+        )
+        return (
+            f"cluster {{ name: c, listen: 127.0.0.1:{self._ports[number]}, no_advertise: true\n"
+            f"pool_size: -1, routes: [{routes}] }}"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
