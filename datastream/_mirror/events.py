@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
-from datastream._watch.buffer import ConflatingBuffer
+from datastream._watch.buffer import ConflatingBuffer, NewestBuffer
 from datastream.entry import Batch
 
 
@@ -18,9 +18,13 @@ class Events:
         self._inboxes: list[Inbox] = []
         self._woken = False
 
-    def inbox(self) -> Inbox:
-        """A sink for one watch."""
-        inbox = Inbox(self._changed)
+    def inbox(self, *, batches: bool) -> Inbox:
+        """A sink for one watch.
+
+        Args:
+            batches: keep those that wait apart, unless there are very many.
+        """
+        inbox = Inbox(self._changed, ConflatingBuffer() if batches else NewestBuffer())
         self._inboxes.append(inbox)
         return inbox
 
@@ -35,30 +39,33 @@ class Events:
             self._woken = True
             self._changed.notify_all()
 
-    def wait(self, timeout: float | None, *, for_batches: bool = True) -> None:
-        """Wait until there is a batch, or somebody wakes the thread; at most `timeout` seconds.
+    @property
+    def offered(self) -> int:
+        """How often something came."""
+        return sum(inbox.offered for inbox in self._inboxes)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits to be taken."""
+        return not any(self._inboxes)
+
+    def wait(self, timeout: float | None, until: Callable[[], bool]) -> None:
+        """Wait until something holds, or somebody wakes the thread; at most `timeout` seconds.
 
         Args:
-            for_batches: those that wait already end it too; else only what comes from now on.
+            until: of the inboxes; looked at whenever something comes.
         """
         with self._changed:
-            before = [inbox.offered for inbox in self._inboxes]
-
-            def is_over() -> bool:
-                if for_batches and any(map(bool, self._inboxes)):
-                    return True
-                return self._woken or [inbox.offered for inbox in self._inboxes] != before
-
-            self._changed.wait_for(is_over, timeout)
+            self._changed.wait_for(lambda: self._woken or until(), timeout)
             self._woken = False
 
 
 class Inbox:
     """The sink of one watch: what was not taken yet, conflated if that is much."""
 
-    def __init__(self, changed: threading.Condition) -> None:
+    def __init__(self, changed: threading.Condition, buffer: ConflatingBuffer) -> None:
         self._changed = changed
-        self._buffer = ConflatingBuffer()
+        self._buffer = buffer
         self.offered = 0
         """How often something came."""
         self.oldest: float | None = None

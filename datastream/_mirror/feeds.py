@@ -11,6 +11,7 @@ from datastream._mirror.events import Events, Inbox
 from datastream.entry import Batch
 from datastream.errors import SourceUnavailable, StoreClosed
 from datastream.selection import Selection
+from datastream.source import Feature
 from datastream.status import State
 from datastream.store import Store
 
@@ -113,7 +114,8 @@ class Feeds:
         return None if ours is None else (ours, theirs)
 
     def _watch(self, store: Store, since: str | None) -> Inbox:
-        inbox = self._events.inbox()
+        # Where nothing is written together, the newest state of each key is all that is needed.
+        inbox = self._events.inbox(batches=Feature.ATOMIC in self._stores[1].features)
         subscription = store._core.subscribe(self._selection, inbox, since)
         self._ends.append(partial(store._core.unsubscribe, subscription))
         return inbox
@@ -121,7 +123,7 @@ class Feeds:
     def _first(self, inbox: Inbox) -> Batch | None:
         while not inbox:
             self.check()
-            self._events.wait(None, for_batches=False)
+            self._events.wait(None, partial(bool, inbox))
             if self._stopped.is_set():
                 return None
         batch = inbox.take()

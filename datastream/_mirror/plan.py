@@ -26,7 +26,8 @@ class Conflict(NamedTuple):
 
 
 Winner = Literal["source", "target"]
-Decide = Callable[[Conflict], Winner | Entry]
+_WINNERS: Mapping[str, Winner] = {"source": "source", "target": "target"}
+Decide = Callable[[Conflict], str | Entry]
 OnConflict = Winner | Decide | None
 
 
@@ -128,8 +129,9 @@ def decide(conflict: Conflict, on_conflict: OnConflict) -> Winner | Entry | None
     if on_conflict is None or isinstance(on_conflict, str):
         return on_conflict
     decision = on_conflict(conflict)
-    if decision in ("source", "target") or isinstance(decision, Entry):
-        return decision
+    winner = decision if isinstance(decision, Entry) else _WINNERS.get(decision)
+    if winner is not None:
+        return winner
     raise InvalidValue(
         f'on_conflict of {shown(conflict.key)} returned {decision!r}; give "source", "target" or '
         "an Entry"

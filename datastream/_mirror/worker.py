@@ -102,6 +102,7 @@ class Worker:
         self.attempt = self.failed_attempt = 0
         """Counts the steps; the last one that failed."""
         self._rests = False
+        self._offered = 0
         self._joined = self._loaded = self._is_ours = self._unsaved = False
         self._resumes = True
         self._work: deque[Work] = deque()
@@ -128,8 +129,7 @@ class Worker:
     def is_idle(self) -> bool:
         """All that is known of is done."""
         # The thread takes from an inbox only after it has said that it does not rest any more.
-        waits = any(map(bool, (self._feeds.source, self._feeds.target)))
-        return self._rests and not waits
+        return self.events.is_empty and self._rests
 
     def catch_up(self) -> None:
         """Have both watches show all that is there now."""
@@ -155,6 +155,7 @@ class Worker:
         try:
             while not self._stopped.is_set():
                 self.attempt += 1
+                self._offered = self.events.offered
                 try:
                     self._step()
                     failures = 0
@@ -178,9 +179,14 @@ class Worker:
             self._join()
         elif self._suspects:
             self._look_at_suspects()
+        elif self._feeds.target:
+            # Before anything is written: others may have been there.
+            self._suspect(_taken(self._feeds.target))
         elif self._work:
             self._apply(self._work[0])
-        elif not self._take():
+        elif self._feeds.source:
+            self._follow(self._feeds.source)
+        else:
             self._rest()
 
     def _pause(self, error: Exception, failures: int) -> None:
@@ -194,23 +200,35 @@ class Worker:
             self._joined = self._resumes = False
         if isinstance(error, Refused):
             self._keep_suspects()
-            self.events.wait(REFUSED_PAUSE, for_batches=False)
+            self.events.wait(REFUSED_PAUSE, self._has_news)
             return
         # At random, as all pauses are, so that those who met once do not meet again.
         seconds = uniform(0.05, min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10)))  # noqa: S311
-        self.events.wait(seconds, for_batches=False)
+        self.events.wait(seconds, self._has_news)
+
+    def _has_news(self) -> bool:
+        """Whether something came since the step began that has failed."""
+        return self.events.offered != self._offered
 
     def _rest(self) -> None:
         """Nothing to do: say so, keep the place, and wait."""
         self._feeds.check()
+        self._confirm()
         self._behind_since = None
         self._show(None)
         self._rests = True
         self.notify()
-        self.events.wait(SAVE_AFTER if self._unsaved else None)
+        self.events.wait(SAVE_AFTER if self._unsaved else None, lambda: not self.events.is_empty)
         if self._unsaved and self.is_idle:
             self._save()
         self._rests = False
+
+    def _confirm(self) -> None:
+        """What was written has been shown by now, or had changed nothing."""
+        self._unsure = frozenset()
+        if self._written and not self._target.store._source.eventually_consistent:
+            self._written.clear()
+            self._unsaved = True
 
     def _show(self, error: Exception | None) -> None:
         if error is not None:
@@ -234,6 +252,7 @@ class Worker:
         resumes = self._resumes and not self._dry_run and progress.cursor and progress.target_cursor
         cursors = (progress.cursor, progress.target_cursor) if resumes else None
         first = self._feeds.join(cursors)
+        self._offered = self.events.offered
         if first is not None:
             (self._resume if first.resumed else self._compare)(first)
             self._joined = True
@@ -290,20 +309,13 @@ class Worker:
 
     # Following.
 
-    def _take(self) -> bool:
-        """Take what one of the watches brought; False if that is nothing."""
-        target = _taken(self._feeds.target)
-        if target is not None:
-            self._suspect(target)
-            return True
-        inbox = self._feeds.source
-        since = inbox.oldest if inbox is not None else None
+    def _follow(self, inbox: Inbox) -> None:
+        """Plan what the source has changed."""
+        since = inbox.oldest
         batch = _taken(inbox)
-        if batch is None:
-            return False
-        self._behind_since = since
-        self._plan_batch(batch, since or monotonic())
-        return True
+        if batch is not None:
+            self._behind_since = since
+            self._plan_batch(batch, since or monotonic())
 
     def _plan_batch(self, batch: Batch, since: float) -> None:
         entries = [entry for entry in batch.entries if not is_reserved(entry.key)]
@@ -329,8 +341,10 @@ class Worker:
 
     # What others write.
 
-    def _suspect(self, batch: Batch) -> None:
+    def _suspect(self, batch: Batch | None) -> None:
         """Find keys of the target that are not as they were left."""
+        if batch is None:
+            return
         left = self._target.left
         for entry in batch.entries:
             key = entry.key
@@ -422,13 +436,18 @@ class Worker:
             return writes
         return self._expecting(writes)
 
-    def _expecting(self, writes: Sequence[Write]) -> Sequence[Write]:
-        """The same, if the target is as it was left."""
+    def _expecting(self, writes: Sequence[Write]) -> Sequence[Write] | None:
+        """The same, if the target is as it was left; None if others have just written it."""
         left = self._target.left
         unknown = [write.key for write in writes if write.key not in left]
-        there = self._read(self._target.store, unknown) if unknown else {}
-        for key in unknown:
-            self._target.take(key, there.get(key))
+        if unknown:
+            there = self._read(self._target.store, unknown)
+            # What others wrote before that was read is shown now, and looked at first.
+            self._target.store._core.catch_up()
+            if self._feeds.target:
+                return None
+            for key in unknown:
+                self._target.take(key, there.get(key))
         return [
             write._replace(expect=left[write.key].revision)
             for write in writes
@@ -475,14 +494,12 @@ class Worker:
                 log.warning("%s: the place was not saved: %s", self._target.store.name, error)
 
 
-def _taken(inbox: Inbox | None) -> Batch | None:
-    """The next batch.
+def _taken(inbox: Inbox) -> Batch | None:
+    """The next batch; None if what had come is over again.
 
     Raises:
         StoreClosed: there will be none any more.
     """
-    if inbox is None:
-        return None
     batch = inbox.take()
     if batch is None and inbox.ended:
         raise StoreClosed("a store was closed, which ends its mirror")

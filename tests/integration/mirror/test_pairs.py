@@ -1,0 +1,91 @@
+"""Mirrors from one kind of store to another under random changes: they end exactly equal."""
+
+import random
+
+import pytest
+
+import datastream
+from datastream import Write, mirror
+from tests.repositories import git_environment  # noqa: F401
+
+PAIRS = [
+    ("sqlite", "git"),
+    ("git", "postgres"),
+    ("file", "s3"),
+    ("postgres", "memory"),
+    ("s3", "file"),
+    ("grpc", "sqlite"),
+    ("sqlite", "sqlite"),
+    ("git", "git"),
+    ("memory", "grpc"),
+    ("fsspec", "sqlite"),
+    ("postgres", "fsspec"),
+]
+SERVERS = {"s3": "s3_url", "postgres": "postgres"}
+QUICK = [("file", "sqlite"), ("grpc", "memory")]
+TYPES = {"txt": "text/plain", "json": "application/json", "bin": "application/octet-stream"}
+
+
+class Changes:
+    """Random batches of changes, of types that every kind of store keeps."""
+
+    def __init__(self, seed, keys=120):
+        self.random = random.Random(seed)
+        names = [f"{folder}k{n}" for n in range(keys // 4) for folder in ("", "a/", "a/b/", "c d/")]
+        self.keys = [f"{name}.{end}" for name, end in zip(names, list(TYPES) * keys, strict=False)]
+
+    def batch(self, most):
+        keys = self.random.sample(self.keys, self.random.randint(1, most))
+        return [self.write(key) for key in keys]
+
+    def write(self, key):
+        if self.random.random() < 0.3:
+            return Write(key, None)
+        end = key.rpartition(".")[2]
+        number, more = self.random.randint(0, 10**6), "x" * self.random.choice((0, 0, 3000))
+        value = {"txt": f"text {number}", "json": f'{{"n":{number}}}', "bin": f"\0{number}"}[end]
+        return Write(key, (value if end == "json" else value + more).encode(), TYPES[end])
+
+
+def make_changes(store, changes, total, most=20):
+    done = 0
+    while done < total:
+        batch = changes.batch(most)
+        store.write(*batch)
+        done += len(batch)
+
+
+def cases(pairs):
+    """Servers are started before a test, so that it does not seem to leave them behind."""
+    for pair in pairs:
+        needed = [pytest.mark.usefixtures(SERVERS[kind]) for kind in pair if kind in SERVERS]
+        yield pytest.param(pair, marks=needed, id="-".join(pair))
+
+
+def run(source, target, place, seed, total):
+    changes = Changes(seed)
+    make_changes(source, changes, total // 10)
+    with mirror(source, target, place=place, delete_limit=1.0) as running:
+        assert running.ready(60)
+        # A bucket takes many at once as quickly as one.
+        make_changes(source, changes, total, most=100 if "s3:" in source.name else 20)
+        assert running.flush(400)
+        assert running.refused == {}
+    assert held(source) == held(target)
+    assert list(datastream.diff(source, target)) == []
+
+
+def held(store):
+    return {key: entry.value for key, entry in store.snapshot().items()}
+
+
+@pytest.mark.parametrize("pair", list(cases(QUICK)))
+def test_a_few_changes(kinds, tmp_path, pair):
+    run(*map(kinds.open, pair), tmp_path / "place", 1, 150)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pair", list(cases(PAIRS)))
+def test_ten_thousand_changes(kinds, tmp_path, pair):
+    run(*map(kinds.open, pair), tmp_path / "place", 2, 10_000)
