@@ -78,7 +78,7 @@ class Mirror:
     def counts(self) -> Counts:
         """What it has done so far."""
         target = self._target
-        return Counts(target.puts, target.deletes, target.batches, self._worker.conflicts)
+        return Counts(target.puts, target.deletes, target.batches, self._worker.ledger.conflicts)
 
     @property
     def refused(self) -> Mapping[str, str]:

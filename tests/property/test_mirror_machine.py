@@ -151,7 +151,7 @@ class MirrorMachine(RuleBasedStateMachine):
 
     def stop(self, crash):
         if crash:
-            self.running._worker._save_at_end = lambda: None
+            self.running._worker._end = self.running._worker._feeds.leave
         self.running.close()
         for store in self.stores:
             store.close()

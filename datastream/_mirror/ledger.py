@@ -1,0 +1,228 @@
+"""What a mirror knows of its target: what it left there, what others may have written, how far."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from datastream._mirror.entries import is_reserved, same
+from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
+from datastream._mirror.progress import Place, Progress
+from datastream._mirror.target import Target
+from datastream.entry import Batch, Entry, deleted
+from datastream.errors import DatastreamError
+from datastream.source import Write
+
+MOST_WRITTEN = 10_000
+"""Own writes that the place names; of more, the whole target is compared after a restart."""
+CHUNK = 5_000
+"""Keys that are judged at once."""
+
+log = logging.getLogger("datastream")
+
+
+class Ledger:
+    """The memory of one mirror; used by its thread alone.
+
+    Args:
+        target: is written.
+        rules: what the mirror may do.
+        place: where progress is kept.
+        begun: the progress of a mirror that has not done anything.
+    """
+
+    def __init__(self, target: Target, rules: Rules, place: Place, begun: Progress) -> None:
+        self._target = target
+        self._rules = rules
+        self._place = place
+        self.progress = begun
+        self.is_ours = False
+        """The target holds what this mirror has put there, perhaps in an earlier process."""
+        self.is_saved = True
+        self.suspects: set[str] = set()
+        """Keys of the target that others may have written."""
+        self.theirs: set[str] = set()
+        """Keys that were left to others."""
+        self.conflicts = 0
+        self._loaded = False
+        # What was written here, and the watch of the target has not shown yet.
+        self._written: set[str] = set()
+        # What an earlier process may have written last, or others since.
+        self._unsure: frozenset[str] = frozenset()
+
+    def load(self) -> None:
+        """Take in what was kept, once.
+
+        Raises:
+            Refused: another mirror keeps its progress there.
+        """
+        if self._loaded:
+            return
+        kept, mine = self._place.load(), self.progress
+        if kept is not None:
+            if kept.of != mine.of:
+                raise Refused(
+                    f"the place is that of a mirror of {kept.source} to {kept.target}, with other "
+                    "keys or stores; give this mirror another name= or place="
+                )
+            self.progress = replace(kept, origins=mine.origins)
+            self.is_ours = True
+            self.theirs = set(kept.theirs)
+            self.suspects = set(kept.suspects)
+            self._written = set(kept.written)
+            self._unsure = frozenset(kept.written)
+        self._loaded = True
+
+    def begin(self, plan: Plan, target_cursor: str) -> None:
+        """Both stores were compared: what was known before is of no use."""
+        self.take_in(plan)
+        for known in (self._target.left, self._written, self.suspects):
+            known.clear()
+        self.progress = replace(
+            self.progress, cursor="", target_cursor=target_cursor, suspects=(), written=()
+        )
+        if not self.is_ours:
+            # From here on, what the target holds is what the mirror has put there.
+            self.save()
+            self.is_ours = True
+
+    # What others write.
+
+    def suspect(self, batch: Batch) -> None:
+        """Find keys of the target that are not as they were left."""
+        target = self._target
+        for entry in batch.entries:
+            key = entry.key
+            if key in target.left and target.left[key].digest == target.digest(entry):
+                target.take(key, entry)
+                self.is_saved &= key not in self._written
+                self._written.discard(key)
+            elif not is_reserved(key):
+                self.suspects.add(key)
+        target.forget(self._written)
+        self.progress = replace(self.progress, target_cursor=batch.cursor)
+
+    def some_suspects(self) -> list[str]:
+        """Keys to be judged next."""
+        return sorted(self.suspects)[:CHUNK]
+
+    def judge(
+        self, keys: Collection[str], wanted: Mapping[str, Entry], there: Mapping[str, Entry]
+    ) -> Plan:
+        """What to do with suspected keys, from what both stores hold now."""
+        plan = Plan()
+        for key in keys:
+            self._judge(plan, Conflict(key, wanted.get(key), there.get(key)))
+        return plan
+
+    def clear(self, keys: Collection[str], there: Mapping[str, Entry], plan: Plan) -> None:
+        """Suspected keys were judged."""
+        self.take_in(plan)
+        for key in keys:
+            self._target.take(key, there.get(key))
+        self.suspects.difference_update(keys)
+        self._written.difference_update(keys)
+        self._unsure = self._unsure.difference(keys)
+        self.is_saved = False
+
+    def take_in(self, plan: Plan) -> None:
+        """Take in who keeps which keys."""
+        self.conflicts += len(plan.theirs - self.theirs)
+        self.theirs.difference_update(write.key for write in plan.writes)
+        self.theirs |= plan.theirs
+
+    def _judge(self, plan: Plan, found: Conflict) -> None:
+        key, target = found.key, self._target
+        if same(found.source, found.target, types=self._rules.types):
+            self.theirs.discard(key)
+        elif found.source is None and not self._rules.delete:
+            # Others may hold more.
+            return
+        elif key in target.refused or (key in self._unsure and key not in self.theirs):
+            plan.writes.append(write_of(found.source or deleted(key)))
+        elif key in self.theirs or not self._is_mine(found):
+            resolve(plan, found, self._rules)
+        # Else it is as it was left, and the watch of the source tells what has changed.
+
+    def _is_mine(self, found: Conflict) -> bool:
+        left = self._target.left.get(found.key)
+        return left is not None and left.digest == self._target.digest(found.target)
+
+    # What is written here.
+
+    def allowed(self, writes: Sequence[Write]) -> list[Write]:
+        """Those that do not concern what belongs to others, or may."""
+        theirs = [write.key for write in writes if write.key in self.theirs]
+        if theirs and callable(self._rules.on_conflict):
+            # It is asked again whenever the source changes.
+            self.suspects.update(theirs)
+        return [w for w in writes if w.key not in self.theirs and w.key not in self.suspects]
+
+    def expecting(
+        self,
+        writes: Sequence[Write],
+        read: Callable[[Collection[str]], Mapping[str, Entry]],
+        is_outrun: Callable[[], bool],
+    ) -> list[Write] | None:
+        """The same writes, if the target is as it was left; None if others have just written it.
+
+        Args:
+            read: reads keys of the target.
+            is_outrun: whether the watch of the target shows more than was taken.
+        """
+        left = self._target.left
+        unknown = [write.key for write in writes if write.key not in left]
+        if unknown:
+            there = read(unknown)
+            # What others wrote before that was read is shown now, and looked at first.
+            if is_outrun():
+                return None
+            for key in unknown:
+                self._target.take(key, there.get(key))
+        return [
+            write._replace(expect=left[write.key].revision)
+            for write in writes
+            if write.value is not None or left[write.key].revision
+        ]
+
+    def intend(self, writes: Sequence[Write], after: Progress) -> Write | None:
+        """Keep, before anything is written, what will be; the write that does, where it can."""
+        self._written.update(write.key for write in writes)
+        place = self._place.write(self._kept(after)) if self._target.is_atomic else None
+        if place is None and self._rules.on_conflict != "source":
+            # With what is in the target by now: a crash repeats this batch, which harms nobody.
+            self._place.save(self._kept(self.progress))
+        return place
+
+    def confirm(self) -> None:
+        """What was written has been shown by now, or had changed nothing."""
+        self._unsure = frozenset()
+        if self._written and not self._target.store._source.eventually_consistent:
+            self._written.clear()
+            self.is_saved = False
+
+    # Keeping it.
+
+    def save(self) -> None:
+        """Keep the progress."""
+        self._place.save(self._kept(self.progress))
+        self.is_saved = True
+
+    def try_to_save(self) -> None:
+        """Keep it, if that can be; else a later process finds out again."""
+        try:
+            self.save()
+        except DatastreamError as error:
+            log.warning("%s: the place was not saved: %s", self._target.store.name, error)
+
+    def _kept(self, progress: Progress) -> Progress:
+        """The progress with all that a later process needs."""
+        is_short = len(self._written) <= MOST_WRITTEN
+        return replace(
+            progress,
+            target_cursor=progress.target_cursor if is_short else "",
+            written=tuple(sorted(self._written)) if is_short else (),
+            theirs=tuple(sorted(self.theirs)),
+            suspects=tuple(sorted(self.suspects)),
+        )
