@@ -173,7 +173,9 @@ def _load(row: _Row, scheme: str) -> Callable[..., Source]:
     except ImportError as error:
         if not row.extra:
             raise
+        # A package of ours may have said the same.
+        reason = error.__cause__ or error
         raise ImportError(
-            f'{scheme}: needs an extra: pip install "datastream-kv[{row.extra}]" ({error})'
+            f'{scheme}: needs an extra: pip install "datastream-kv[{row.extra}]" ({reason})'
         ) from error
     return factory

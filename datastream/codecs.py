@@ -40,7 +40,7 @@ def encode(value: Any, value_type: str | None = None, *, key: str = "") -> tuple
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         wanted = f"as {value_type!r}" if value_type else "as any known type"
         raise InvalidValue(
-            f"cannot store a {type(value).__name__} at {shown(key)} {wanted}: {error}; "
+            f"cannot store this {type(value).__name__} at {shown(key)} {wanted}: {error}; "
             "give a value that fits, or bytes with a value_type"
         ) from error
 

@@ -97,6 +97,7 @@ def load_grpc() -> ModuleType:
     try:
         return importlib.import_module("datastream_grpc")
     except ImportError as error:
+        reason = error.__cause__ or error
         raise ImportError(
-            f'serving needs an extra: pip install "datastream-kv[grpc]" ({error})'
+            f'serving needs an extra: pip install "datastream-kv[grpc]" ({reason})'
         ) from error
