@@ -1,8 +1,9 @@
 """Writes what each source guarantees into its page: ``python docs/build_guarantees.py``.
 
-With ``--run`` it runs the conformance suite first, over every source and on real servers, and keeps
-what the sources declare in ``docs/guarantees.json``. That a source keeps all that it does not
-decline, and declares just that, is what ``tests/conformance`` checks whenever it runs.
+``--run`` runs the conformance suite first, over every source and on real servers, and keeps what
+the sources declare in ``docs/guarantees.json``; ``--run s3.md`` does so for those of that page.
+That a source keeps all that it does not decline, and declares just that, is what
+``tests/conformance`` checks whenever it runs.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ PAGES: Mapping[str, Columns] = {
         "behind gRPC": "test_files.TestFilesOverGrpc",
     },
     "s3.md": {"s3:": "test_s3.TestS3", "behind gRPC": "test_s3.TestS3OverGrpc"},
+    "nats.md": {"a bucket": "test_nats.TestNats", "behind gRPC": "test_nats.TestNatsBehindGrpc"},
     "filesystems.md": {
         "can remove files": "test_filesystem.TestFilesystem",
         "cannot": "test_filesystem.TestFilesystemReadOnly",
@@ -95,6 +97,7 @@ MAIN: Columns = {
     "[git](git.md)": "test_git.TestGitBare",
     "[files](files.md)": "test_files.TestFiles",
     "[S3](s3.md)": "test_s3.TestS3",
+    "[NATS](nats.md)": "test_nats.TestNats",
     "[others](filesystems.md)": "test_filesystem.TestFilesystem",
     "[env](env.md)": "test_env.TestEnv",
     "[document](documents.md)": "test_document.TestTomlFile",
@@ -204,9 +207,9 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def run() -> None:
-    """Run the suite over every source, and keep what they declare."""
-    names = sorted({name for columns in (*PAGES.values(), MAIN) for name in columns.values()})
+def run(pages: Sequence[str]) -> None:
+    """Run the suite over the sources of some pages, and keep what they declare."""
+    names = sorted({name for page in pages for name in PAGES[page].values()})
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as record:
         tests = [f"tests/conformance/{name.replace('.', '.py::')}" for name in names]
         subprocess.run(  # noqa: S603
@@ -216,7 +219,8 @@ def run() -> None:
             env=os.environ | {"DATASTREAM_RECORD_GUARANTEES": record.name},
         )
         lines = [json.loads(line) for line in record]
-    RECORDED.write_text(json.dumps(_summary(names, lines), indent=1, sort_keys=True) + "\n")
+    known = json.loads(RECORDED.read_text()) | _summary(names, lines)
+    RECORDED.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
 
 
 def _summary(names: Sequence[str], lines: Sequence[dict[str, str]]) -> dict[str, object]:
@@ -229,8 +233,8 @@ def _summary(names: Sequence[str], lines: Sequence[dict[str, str]]) -> dict[str,
 
 
 if __name__ == "__main__":
-    if "--run" in sys.argv[1:]:
-        run()
+    if sys.argv[1:2] == ["--run"]:
+        run(sys.argv[2:] or list(PAGES))
     for page, text in pages().items():
         page.write_text(text)
         sys.stdout.write(f"{page} written\n")

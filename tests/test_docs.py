@@ -101,7 +101,7 @@ def test_every_source_has_a_page_with_its_guarantees():
     pages = {page.stem for page in PAGES if "<!-- guarantees -->" in page.read_text()}
     assert pages >= {
         *("memory", "sqlite", "postgres", "git", "files", "s3", "filesystems", "env", "documents"),
-        *("grpc", "layers", "sources"),
+        *("nats", "grpc", "layers", "sources"),
     }
 
 
