@@ -5,6 +5,7 @@ import pytest
 from datastream import Store
 from datastream.sources.sqlite import SqliteSource
 from datastream.testing import Conformance, Harness
+from tests.conformance._boxed import Boxed
 
 
 class SqliteHarness(Harness):
@@ -74,3 +75,39 @@ class TestSqliteForeignTable(Conformance):
         harness = SqliteHarness(path, table="my settings", **columns)
         harness.writer = lambda: Store(harness.source(), name="elsewhere")
         return harness
+
+
+class RowsHarness(Harness):
+    """Rows as values, under keys of two columns."""
+
+    def __init__(self, path, **options):
+        self.options = {"table": "rows", "key": "tenant,name", "value": "*"} | options
+        self.path = path
+        with sqlite3.connect(path) as db:
+            db.execute(
+                "CREATE TABLE rows (tenant TEXT, name TEXT, content TEXT, kind TEXT, "
+                "changed TEXT, other INTEGER DEFAULT 1, PRIMARY KEY (tenant, name))"
+            )
+        db.close()
+
+    def source(self):
+        return Boxed(SqliteSource(self.path, **self.options))
+
+    def writer(self):
+        return Store(self.source(), name="elsewhere")
+
+
+@pytest.mark.chaos
+class TestSqliteRows(Conformance):
+    @pytest.fixture
+    def harness(self, tmp_path):
+        return RowsHarness(tmp_path / "app.db", updated_at="changed")
+
+
+@pytest.mark.chaos
+class TestSqliteSomeColumns(Conformance):
+    """Without triggers, and without a time."""
+
+    @pytest.fixture
+    def harness(self, tmp_path):
+        return RowsHarness(tmp_path / "app.db", value="content,kind", triggers=False)

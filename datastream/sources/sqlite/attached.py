@@ -19,6 +19,7 @@ from datastream.sources.sqlite.connection import (
 from datastream.sources.sqlite.file import File
 from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.log import ChangeLog
+from datastream.sources.sqlite.objects import ObjectTable
 from datastream.sources.sqlite.position import position
 from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.table import RowTable
@@ -43,7 +44,7 @@ class Attached:
         self.schema = schema
         self.epoch = epoch
         self.is_wal = is_wal
-        self.rows = RowTable(layout)
+        self.rows = (ObjectTable if layout.members else RowTable)(layout)
         self.log = ChangeLog(layout) if epoch else None
         self._is_local = False
 

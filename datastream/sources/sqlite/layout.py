@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datastream.errors import DatastreamError
+from datastream.sources._common.row_keys import check_key_columns, names_of
+from datastream.sources._common.row_objects import ALL, member_of, text_of
+from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.schema import Table, quote_identifier
 
 ANCESTOR_COLUMNS = {"key": "TEXT", "value": "", "value_type": "TEXT", "updated_at": "TIMESTAMP"}
@@ -19,6 +24,8 @@ LOG_FORMAT = "3"
 """Part of the log's name; another format gets another name, and the old log is removed."""
 FORMER_FORMATS = ((), ("2",))
 """Of earlier versions of this library."""
+JSON_TYPES = ("JSON", "JSONB")
+"""Declared types of columns whose text is JSON."""
 DEFAULTS = {"value_type": "value_type", "updated_at": "updated_at"}
 """The names by which columns are found that were not named."""
 
@@ -48,11 +55,21 @@ class Unique(NamedTuple):
         )
 
 
+class Member(NamedTuple):
+    """A column of a row that is a value."""
+
+    name: str
+    type: str
+    """As declared, in capitals."""
+    is_generated: bool
+
+
 class Layout(NamedTuple):
     """A table or view as found."""
 
     table: str
     columns: Columns
+    """The key's and the value's as asked for, where they are several."""
     can_log: bool
     """Triggers can tell every change."""
     is_view: bool = False
@@ -62,8 +79,12 @@ class Layout(NamedTuple):
     """A unique index compares the key column byte by byte."""
     rivals: tuple[Unique, ...] = ()
     """What else than the exact key makes ``OR REPLACE`` remove another row."""
-    integer_keys: bool = False
-    """The key column turns text that looks like a number into one."""
+    integer_keys: tuple[bool, ...] = (False,)
+    """For each key column whether it turns text that looks like a number into one."""
+    keys: tuple[str, ...] = ()
+    """The key's columns."""
+    members: tuple[Member, ...] = ()
+    """The columns of a row that is a value; empty where one column is."""
     verbatim: bool = False
     """What is put is what will be read: no conversion, no trigger of others, keys compared
     exactly, no further column to fill in."""
@@ -109,13 +130,95 @@ class Layout(NamedTuple):
         """A column by its field name in `Columns`, quoted."""
         return quote_identifier(getattr(self.columns, role))
 
-    def fields(self, table: str = "") -> str:
-        """The SELECT list that `rows.entry` reads."""
-        dot = f"{table}." if table else ""
-        return ", ".join(
-            dot + self.column(role) if getattr(self.columns, role) else "NULL"
-            for role in self.columns._fields
-        )
+    def key(self, row: str = "") -> str:
+        """SQL: the key of a row, NULL where no key can name it."""
+        return key_of(self.keys, row)
+
+    def is_key(self, text: str, row: str = "") -> str:
+        """SQL: a row is the one of a key, given as an expression; by the index, then exactly."""
+        parts = zip(self.keys, parts_of(text, len(self.keys)), strict=True)
+        found = [f"{column_of(name, row)} IN ({part}, {_number(part)})" for name, part in parts]
+        return " AND ".join([*found, f"{self.key(row)} = {text} COLLATE BINARY"])
+
+    def fires_on(self, *roles: str) -> list[str]:
+        """The columns of these roles, quoted; none where any column may concern them."""
+        if self.generated or (self.columns.value == ALL and "value" in roles):
+            return []
+        if any(member.is_generated for member in self.members):
+            return []
+        names = [getattr(self.columns, role) for role in roles if role not in ("key", "value")]
+        if "value" in roles:
+            names = [m.name for m in self.members] + names if self.members else [
+                self.columns.value, *names
+            ]  # fmt: skip
+        if "key" in roles:
+            names = [*self.keys, *names]
+        return [quote_identifier(name) for name in names if name]
+
+    def fields(self, row: str = "") -> str:
+        """The SELECT list of which `shaped` makes what `rows.entry` reads."""
+        if not self.members:
+            others = self.columns._fields[1:]
+            names = [getattr(self.columns, role) for role in others]
+            return ", ".join(
+                [self.key(row), *(column_of(name, row) if name else "NULL" for name in names)]
+            )
+        names = [*(member.name for member in self.members), self.columns.updated_at]
+        found = [column_of(name, row) if name else "NULL" for name in names]
+        return ", ".join([self.key(row), *found])
+
+    def shaped(self, row: Row) -> Row:
+        """``key, value, value_type, updated_at``."""
+        if not self.members:
+            return row
+        members = {
+            member.name: _member(member, value)
+            for member, value in zip(self.members, row[1:-1], strict=True)
+        }
+        return row[0], text_of(members), "json", row[-1]
+
+
+def column_of(name: str, row: str = "") -> str:
+    """A column, quoted, of the row of that name."""
+    return f"{row}.{quote_identifier(name)}" if row else quote_identifier(name)
+
+
+def key_of(names: Sequence[str], row: str = "") -> str:
+    """SQL: the key that columns spell together; NULL where it would not tell them apart."""
+    columns = [column_of(name, row) for name in names]
+    if len(columns) == 1:
+        return columns[0]
+    named = [f"typeof({column}) IN ('text', 'integer')" for column in columns]
+    apart = [f"instr({column}, '/') = 0 AND {column} <> ''" for column in columns[:-1]]
+    return f"CASE WHEN {' AND '.join(named + apart)} THEN {_SLASH.join(columns)} END"
+
+
+def parts_of(text: str, count: int) -> list[str]:
+    """SQL: what a key has for each of `count` columns."""
+    parts = []
+    for _ in range(count - 1):
+        parts.append(f"substr({text}, 1, instr({text}, '/') - 1)")
+        text = f"substr({text}, instr({text}, '/') + 1)"
+    return [*parts, text]
+
+
+_SLASH = " || '/' || "
+
+
+def _number(text: str) -> str:
+    """SQL: the number that a text spells, NULL if it spells none."""
+    return (
+        f"CASE WHEN CAST(CAST({text} AS INTEGER) AS TEXT) = {text} THEN CAST({text} AS INTEGER) END"
+    )
+
+
+def _member(member: Member, value: Any) -> object:
+    if member.type in ("BOOLEAN", "BOOL") and value in (0, 1):
+        return bool(value)
+    if member.type in JSON_TYPES and isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return member_of(value)
 
 
 def create_table(connection: sqlite3.Connection, name: str) -> None:
@@ -153,33 +256,40 @@ def find_layout(connection: sqlite3.Connection, table: str, asked: Columns, wher
         DatastreamError: a column is missing, or nothing makes the key unique.
     """
     found = _columns(connection, table)
-    columns = _choose(asked, list(found), where)
+    chosen = _choose(asked, list(found), where)
+    columns, names = chosen.columns, chosen.keys
+    members = tuple(Member(name, *found[name]) for name in chosen.members)
     real = Table(connection, table)
     if real.is_view:
-        return Layout(table, columns, can_log=False, is_view=True)
+        return Layout(table, columns, False, is_view=True, keys=names, members=members)
     uniques = _uniques(real)
-    keys = [unique for unique in uniques if [c for c, _ in unique.columns] == [columns.key]]
+    keys = [unique for unique in uniques if {c for c, _ in unique.columns} <= {*names}]
     is_strict = "STRICT" in _options(real)
-    affinity = _affinity(found[columns.key].type, is_strict=is_strict)
-    if not any(_is_whole(real, unique) for unique in keys) or affinity == "REAL":
+    affinities = [_affinity(found[name].type, is_strict=is_strict) for name in names]
+    if not any(_is_whole(real, unique) for unique in keys) or "REAL" in affinities:
         raise DatastreamError(
-            f"{where} has no key: column {columns.key!r} is neither the primary key nor unique, "
+            f"{where} has no key: {_spoken(names)} neither the primary key nor unique, "
             "or holds fractions; make it unique, or name another with key="
         )
-    exact = Unique(((columns.key, "BINARY"),))
-    rivals = [unique for unique in uniques if unique != exact] + _rowid(real)
-    generated = next((c for c in columns if c and found[c].is_generated), "")
+    exact = {(name, "BINARY") for name in names}
+    rivals = [unique for unique in uniques if {*unique.columns} != exact] + _rowid(real)
+    used = [*names, *(() if members else (columns.value,)), *columns[2:]]
+    generated = next((c for c in used if c and found[c].is_generated), "")
+    is_plain = len(names) == 1 and not members
     return Layout(
         table,
         columns,
+        keys=names,
+        members=members,
         can_log=not real.is_virtual and not _has_expression_index(real),
         generated=generated,
-        exact=exact in uniques,
+        exact=any({*unique.columns} == exact for unique in uniques),
         rivals=tuple(dict.fromkeys(rivals)),
         tells_all=_is_without_rowid(real),
-        integer_keys=affinity in ("INTEGER", "NUMERIC"),
-        verbatim=affinity == "TEXT"
-        and keys == [exact]
+        integer_keys=tuple(affinity in ("INTEGER", "NUMERIC") for affinity in affinities),
+        verbatim=is_plain
+        and affinities == ["TEXT"]
+        and [{*unique.columns} for unique in keys] == [exact]
         and not generated
         and _keeps_values(found, columns, is_strict=is_strict)
         and not _demands_more(real, columns)
@@ -200,17 +310,52 @@ def _columns(connection: sqlite3.Connection, table: str) -> dict[str, Column]:
     return {row[1]: Column(row[2].upper(), row[6] in (2, 3)) for row in rows if row[6] != 1}
 
 
-def _choose(asked: Columns, found: Sequence[str], where: str) -> Columns:
-    chosen = {}
-    for role, name in asked._asdict().items():
-        column = _matching(name or DEFAULTS[role], found)
+class _Chosen(NamedTuple):
+    columns: Columns
+    keys: tuple[str, ...]
+    members: tuple[str, ...]
+
+
+def _choose(asked: Columns, found: Sequence[str], where: str) -> _Chosen:
+    keys = _named(asked.key, "key", found, where)
+    check_key_columns(keys, where)
+    others = [name for name in found if name not in keys]
+    values = others if asked.value == ALL else _named(asked.value, "value", found, where)
+    has_members = asked.value == ALL or len(values) > 1
+    if has_members and asked.value_type:
+        raise DatastreamError(f"{where}: rows are JSON objects; leave value_type= out")
+    optional = {}
+    for role, default in DEFAULTS.items():
+        name = getattr(asked, role)
+        # Of a row, a column that was not named is a member like the others.
+        column = _matching(name or default, found) if name or not has_members else None
         if name and column is None:
-            raise DatastreamError(
-                f"{where} has no column {name!r}; it has {', '.join(found)}: "
-                f"name the right one with {role}="
-            )
-        chosen[role] = column or ""
-    return Columns(**chosen)
+            raise _no_column(name, role, found, where)
+        optional[role] = column or ""
+    value = ALL if asked.value == ALL else ",".join(values)
+    columns = Columns(",".join(keys), value, **optional)
+    members = [v for v in values if v != columns.updated_at] if has_members else []
+    return _Chosen(columns, tuple(keys), tuple(members))
+
+
+def _named(given: str, role: str, found: Sequence[str], where: str) -> list[str]:
+    try:
+        return names_of(given, found, lambda name: _matching(name, found))
+    except LookupError as error:
+        raise _no_column(str(error), role, found, where) from None
+
+
+def _no_column(name: str, role: str, found: Sequence[str], where: str) -> DatastreamError:
+    return DatastreamError(
+        f"{where} has no column {name!r}; it has {', '.join(found)}: "
+        f"name the right one with {role}="
+    )
+
+
+def _spoken(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return f"column {names[0]!r} is"
+    return f"columns {', '.join(map(repr, names))} together are"
 
 
 def _uniques(table: Table) -> list[Unique]:

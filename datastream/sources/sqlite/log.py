@@ -49,13 +49,17 @@ class ChangeLog:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         name = quote_identifier(layout.mark)
-        key = layout.column("key")
+        # By the column's collation to use its index, then exactly.
+        same = (
+            f"t.{layout.column('key')} = l.key AND t.{layout.column('key')} = l.key COLLATE BINARY"
+            if len(layout.keys) == 1
+            else layout.is_key("l.key", "t")
+        )
         self._changes = (
             f"SELECT l.key, l.created, {layout.fields('t')} "
             "FROM (SELECT key, max(seq) AS seq, min(seq * 2 + created) & 1 AS created "
             f"FROM {name} WHERE seq > ? GROUP BY key) AS l "
-            # Twice: by the column's collation to use its index, then exactly.
-            f"LEFT JOIN {layout.name} AS t ON t.{key} = l.key AND t.{key} = l.key COLLATE BINARY "
+            f"LEFT JOIN {layout.name} AS t ON {same} "
             "WHERE typeof(l.key) IN ('text', 'integer') ORDER BY l.seq"
         )
         self._line = f"SELECT seq, mark FROM {name} WHERE seq = ?"
@@ -105,7 +109,9 @@ class ChangeLog:
 
     def changes(self, db: sqlite3.Connection, after: int) -> list[Touched]:
         """Every key touched since a line, in the order in which each was touched last."""
-        return [Touched(r[0], bool(r[1]), r[2:]) for r in db.execute(self._changes, (after,))]
+        shaped = self._layout.shaped
+        found = db.execute(self._changes, (after,))
+        return [Touched(r[0], bool(r[1]), shaped(r[2:])) for r in found]
 
     def last(self, db: sqlite3.Connection, count: int) -> list[tuple[int, int]]:
         """The newest lines, newest first."""
@@ -178,25 +184,28 @@ class ChangeLog:
         nothing.
         """
         layout = self._layout
-        table, key = layout.name, layout.column("key")
+        table, old, new = layout.name, layout.key("OLD"), layout.key("NEW")
         log = f"INSERT INTO {quote_identifier(layout.mark)} (key, created)"
-        roles = [role for role in layout.columns._fields if getattr(layout.columns, role)]
+        differs = self._differs()
         after = {
-            "delete": f"AFTER DELETE ON {table} WHEN OLD.{key} IS NOT NULL "
-            f"BEGIN {log} VALUES (OLD.{key}, 0); END",
+            "delete": f"AFTER DELETE ON {table} WHEN {old} IS NOT NULL "
+            f"BEGIN {log} VALUES ({old}, 0); END",
             # All that a revision is made from: a watcher may expect the one it was given.
-            "update": f"AFTER UPDATE{self._of(*roles)} ON {table} WHEN NEW.{key} IS NOT NULL "
-            f"BEGIN {log} VALUES (NEW.{key}, {_differs(key)}); END",
-            "rename": f"AFTER UPDATE{self._of('key')} ON {table} WHEN OLD.{key} IS NOT NULL AND "
-            f"{_differs(key)} BEGIN {log} VALUES (OLD.{key}, 0); END",
+            "update": f"AFTER UPDATE{self._of(*layout.columns._fields)} ON {table} "
+            f"WHEN {new} IS NOT NULL BEGIN {log} VALUES ({new}, {differs}); END",
+            "rename": f"AFTER UPDATE{self._of('key')} ON {table} WHEN {old} IS NOT NULL AND "
+            f"{differs} BEGIN {log} VALUES ({old}, 0); END",
         }
         return after | self._insert_triggers(log) | self._rival_triggers(log)
 
     def _of(self, *roles: str) -> str:
         """For which columns an update fires; for any, if one is computed from others."""
-        if self._layout.generated:
-            return ""
-        return f" OF {', '.join(self._layout.column(role) for role in roles)}"
+        names = self._layout.fires_on(*roles)
+        return f" OF {', '.join(names)}" if names else ""
+
+    def _differs(self) -> str:
+        # Not by the column's own collation, to which "a" and "A" may be the same.
+        return f"{self._layout.key('OLD')} IS NOT {self._layout.key('NEW')} COLLATE BINARY"
 
     def _insert_triggers(self, log: str) -> dict[str, str]:
         """What notes new keys, and the row of the same key that OR REPLACE removes before.
@@ -204,25 +213,28 @@ class ChangeLog:
         SQLite fires no delete trigger for that one; without a line of its own, the insert that
         replaces it looks like a creation.
         """
-        table, key = self._layout.name, self._layout.column("key")
-        same = f"FROM {table} WHERE {key} = NEW.{key} COLLATE BINARY"
+        layout = self._layout
+        table, key, new = layout.name, layout.key(), layout.key("NEW")
+        columns = [quote_identifier(name) for name in layout.keys]
+        equal = " AND ".join(f"{column} = NEW.{column} COLLATE BINARY" for column in columns)
+        same = f"FROM {table} WHERE {equal}"
         replaced = f"{log} SELECT {key}, 0 {same}"
         rename = {
             "replace_rename": f"BEFORE UPDATE{self._of('key')} ON {table} "
-            f"WHEN {_differs(key)} BEGIN {replaced}; END"
+            f"WHEN {self._differs()} BEGIN {replaced}; END"
         }
-        if self._layout.verbatim:
+        if layout.verbatim:
             # One line for both: the key is known before the insert, which costs less.
             created = f"NOT EXISTS (SELECT 1 {same})"
             return rename | {
-                "insert": f"BEFORE INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
-                f"BEGIN {log} VALUES (NEW.{key}, {created}); END"
+                "insert": f"BEFORE INSERT ON {table} WHEN {new} IS NOT NULL "
+                f"BEGIN {log} VALUES ({new}, {created}); END"
             }
         insert = {
-            "insert": f"AFTER INSERT ON {table} WHEN NEW.{key} IS NOT NULL "
-            f"BEGIN {log} VALUES (NEW.{key}, 1); END"
+            "insert": f"AFTER INSERT ON {table} WHEN {new} IS NOT NULL "
+            f"BEGIN {log} VALUES ({new}, 1); END"
         }
-        if not self._layout.exact:
+        if not layout.exact:
             # A rival covers it.
             return insert
         return (
@@ -231,13 +243,14 @@ class ChangeLog:
 
     def _rival_triggers(self, log: str) -> dict[str, str]:
         """Before OR REPLACE removes other rows, for which SQLite fires no delete trigger."""
-        table, key = self._layout.name, self._layout.column("key")
+        layout = self._layout
+        table, key = layout.name, layout.key()
         triggers = {}
-        for number, unique in enumerate(self._layout.rivals):
+        for number, unique in enumerate(layout.rivals):
             rival = f"FROM {table} WHERE {unique.same_row()} AND {key} IS NOT NULL"
             note = f"BEGIN {log} SELECT {key}, 0 {rival}"
             # The row that is updated is no rival of its own.
-            other = f"AND {key} IS NOT OLD.{key} COLLATE BINARY"
+            other = f"AND {key} IS NOT {layout.key('OLD')} COLLATE BINARY"
             triggers[f"rival{number}_insert"] = f"BEFORE INSERT ON {table} {note}; END"
             triggers[f"rival{number}_update"] = f"BEFORE UPDATE ON {table} {note} {other}; END"
         return triggers
@@ -254,11 +267,6 @@ def _rowid(epoch: str) -> int | None:
         return (1 << 32) + int(epoch, 16)
     except ValueError:
         return None
-
-
-def _differs(column: str) -> str:
-    # Not by the column's own collation, to which "a" and "A" may be the same.
-    return f"OLD.{column} IS NOT NEW.{column} COLLATE BINARY"
 
 
 @contextmanager

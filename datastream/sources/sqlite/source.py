@@ -61,7 +61,9 @@ class SqliteSource(Source):
         path: the file. Missing, it is made, unless `create` or `table` says otherwise.
         table: an existing table or view; "data", if missing, is made with the columns
             ``key, value, value_type, updated_at``.
-        key, value: their columns, of any type; the key's must be unique.
+        key, value: their columns, of any type; the key's must be unique. ``key="tenant,id"`` joins
+            several by "/"; ``value="title,done"``, or "*" for all but the key, makes the value a
+            JSON object of columns, into which a put is merged.
         value_type, updated_at: their columns; "" uses those of that name, if there are any.
             Without a type column the type follows from how SQLite stores the value.
         create: True makes a missing file or table, False never does; None makes the file and

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects, starts
 from datastream.source import Write, check_expected
+from datastream.sources._common.row_keys import parts_of as parts_of_key
 from datastream.sources.sqlite.connection import is_about_sql
-from datastream.sources.sqlite.layout import Layout
+from datastream.sources.sqlite.layout import Layout, column_of, parts_of
 from datastream.sources.sqlite.rows import (
     Parameter,
     Row,
@@ -38,18 +39,24 @@ class RowTable:
         self._layout = layout
         self._verbatim = layout.verbatim
         self._integer_keys = layout.integer_keys
+        self._checks_keys = len(layout.keys) > 1 or any(layout.integer_keys)
         self._has_type = bool(layout.columns.value_type)
         self._has_time = bool(layout.columns.updated_at)
-        key = layout.column("key")
+        key = layout.key()
         # Keys of other types than these are left out: no text names them.
         where = f"FROM {layout.name} WHERE typeof({key}) IN ('text', 'integer')"
         self._select = f"SELECT {layout.fields()} {where}"
         kind = layout.column("value_type") if layout.columns.value_type else "NULL"
         # typeof() looks at the header of a row only, so large values are not read.
-        self._list = f"SELECT {key}, typeof({layout.column('value')}), {kind} {where}"
+        held = f"typeof({layout.column('value')}), {kind}"
+        if layout.members:
+            held = "'text', 'json'"
+        self._list = f"SELECT {key}, {held} {where}"
         # By the index first, then exactly; a number in a column without a type is no text.
         number = "CASE WHEN CAST(CAST(?1 AS INTEGER) AS TEXT) = ?1 THEN CAST(?1 AS INTEGER) END"
         exactly = f"{key} IN (?1, {number}) AND {key} COLLATE BINARY IN (?1, {number})"
+        if len(layout.keys) > 1:
+            exactly = layout.is_key("?1")
         if layout.verbatim:
             exactly = f"{key} = ?1 COLLATE BINARY"
         self.one = f"{self._select} AND {exactly} LIMIT 1"
@@ -58,19 +65,21 @@ class RowTable:
             # The key is known, and text: it need not be read.
             _, _, fields = layout.fields().partition(", ")
             self.one = f"SELECT NULL, {fields} FROM {layout.name} WHERE {exactly}"
+        self._exactly = exactly
         self._delete = f"DELETE FROM {layout.name} WHERE {exactly}"
         self._insert, self._update, self._upsert, self._change = self._write_statements(exactly)
 
     def _write_statements(self, exactly: str) -> tuple[str, str, str, str]:
         layout = self._layout
-        key, value = layout.column("key"), layout.column("value")
+        key = ", ".join(map(column_of, layout.keys))
+        value = layout.column("value")
         roles = [r for r in ("value_type", "updated_at") if getattr(layout.columns, r)]
         names = [value, *(layout.column(role) for role in roles)]
         marks = [f"?{number}" for number in range(2, 2 + len(names))]
         assign = ", ".join(f"{name} = {mark}" for name, mark in zip(names, marks, strict=True))
         insert = (
             f"INSERT INTO {layout.name} ({', '.join([key, *names])}) "
-            f"VALUES ({', '.join(['?1', *marks])})"
+            f"VALUES ({', '.join([*parts_of('?1', len(layout.keys)), *marks])})"
         )
         update = f"UPDATE {layout.name} SET {assign} WHERE {exactly}"
         # Only for verbatim tables, which keep bytes and have a type beside them. Other programs
@@ -94,13 +103,16 @@ class RowTable:
         try:
             # Takes half the time, but fails where text is not UTF-8.
             db.text_factory = str
-            return entries(db.execute(sql, parameters))
+            return self._entries_of(db.execute(sql, parameters))
         except sqlite3.OperationalError as error:
             if not is_about_sql(error):
                 raise
         finally:
             db.text_factory = given
-        return entries(db.execute(sql, parameters))
+        return self._entries_of(db.execute(sql, parameters))
+
+    def _entries_of(self, rows: Iterable[Row]) -> list[Entry]:
+        return entries(map(self._layout.shaped, rows) if self._layout.members else rows)
 
     def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
         row = self.row(db, key)
@@ -110,9 +122,9 @@ class RowTable:
         """The row of one key."""
         row: Row | None = db.execute(self.one, (key,)).fetchone()
         # An integer column finds 5 for "05", too.
-        if row is not None and row[0] is not None and str(row[0]) != key:
+        if row is None or (row[0] is not None and str(row[0]) != key):
             return None
-        return row
+        return self._layout.shaped(row)
 
     def change(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry] | None:
         """Put one value in place of another one, in one statement.
@@ -181,7 +193,7 @@ class RowTable:
             db.execute(self._delete, row)
             return deleted(write.key, write.updated_at)
         db.execute("SAVEPOINT datastream")
-        db.execute(self._insert if current is None else self._update, row)
+        self._put(db, row, exists=current is not None)
         stored = self.get(db, write.key)
         if current is not None and _same(stored, current):
             # Judged by what the table made of it: columns convert, triggers change.
@@ -190,10 +202,20 @@ class RowTable:
         db.execute("RELEASE datastream")
         return stored or deleted(write.key)
 
+    def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> None:
+        db.execute(self._update if exists else self._insert, row)
+
+    def _check_key(self, key: str) -> None:
+        names = self._layout.keys
+        parts = parts_of_key(key, names) if len(names) > 1 else [key]
+        for part, is_integer in zip(parts, self._integer_keys, strict=True):
+            if is_integer:
+                check_integer(part)
+
     def _parameters(self, write: Write, time: str) -> Parameters:
         """Key, value, type and time as the statements take them."""
-        if self._integer_keys:
-            check_integer(write.key)
+        if self._checks_keys:
+            self._check_key(write.key)
         if write.value is None:
             return (write.key,)
         row: Parameters
@@ -210,19 +232,44 @@ class RowTable:
         everything = not (selection.keys or begins) or "" in begins
         if everything or len(selection.keys) + len(begins) > MOST_CONDITIONS:
             return "", []
-        key = self._layout.column("key")
-        terms, parameters = [], []
+        terms: list[str] = []
+        parameters: list[str] = []
         for exact in selection.keys:
-            terms.append(f"{key} = ?")
-            parameters.append(exact)
-            if exact.removeprefix("-").isdigit():
-                terms.append(f"{key} = CAST(? AS INTEGER)")
-                parameters.append(exact)
+            self._add_key(exact, terms, parameters)
         for start in begins:
-            terms.append(f"({key} COLLATE BINARY >= ? AND {key} COLLATE BINARY < ?)")
-            # A prefix ends in a slash; "0" is the character after it.
-            parameters += [start, start[:-1] + "0"]
-        return f" AND ({' OR '.join(terms)})", parameters
+            self._add_start(start, terms, parameters)
+        return f" AND ({' OR '.join(terms) or '0'})", parameters
+
+    def _add_key(self, exact: str, terms: list[str], parameters: list[str]) -> None:
+        names = self._layout.keys
+        if len(names) > 1:
+            parts = exact.split("/", len(names) - 1)
+            if len(parts) == len(names):
+                terms.append(f"({' AND '.join(map(_is_part, names))})")
+                parameters += [text for part in parts for text in (part, part)]
+            return
+        key = self._layout.key()
+        terms.append(f"{key} = ?")
+        parameters.append(exact)
+        if exact.removeprefix("-").isdigit():
+            terms.append(f"{key} = CAST(? AS INTEGER)")
+            parameters.append(exact)
+
+    def _add_start(self, start: str, terms: list[str], parameters: list[str]) -> None:
+        key, names = self._layout.key(), self._layout.keys
+        # A prefix ends in a slash; "0" is the character after it.
+        term = f"{key} COLLATE BINARY >= ? AND {key} COLLATE BINARY < ?"
+        if len(names) > 1:
+            # By the index, as far as it goes.
+            first = start.partition("/")[0]
+            term = f"{_is_part(names[0])} AND {term}"
+            parameters += [first, first]
+        terms.append(f"({term})")
+        parameters += [start, start[:-1] + "0"]
+
+
+def _is_part(name: str) -> str:
+    return f"{column_of(name)} IN (?, CAST(? AS INTEGER))"
 
 
 def _is_plain(write: Write) -> bool:
