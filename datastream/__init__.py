@@ -3,7 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from datastream._overlay import Held, Overlay, overlay
 from datastream._registry import open
 from datastream.entry import (
     Batch,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from datastream._mirror.drift import drift
     from datastream._mirror.mirror import Counts, Mirror, mirror
     from datastream._mirror.plan import Conflict
+    from datastream._overlay import Held, Overlay, overlay
 
 __all__ = [
     "Batch",
@@ -89,10 +89,13 @@ _ON_USE = {
     "Counts": "datastream._mirror.mirror",
     "Diff": "datastream._mirror.diff",
     "Difference": "datastream._mirror.diff",
+    "Held": "datastream._overlay",
     "Mirror": "datastream._mirror.mirror",
+    "Overlay": "datastream._overlay",
     "diff": "datastream._mirror.diff",
     "drift": "datastream._mirror.drift",
     "mirror": "datastream._mirror.mirror",
+    "overlay": "datastream._overlay",
     "webhook": "datastream._consume.webhook",
 }
 """What is imported when it is first asked for: not everybody needs it."""

@@ -11,8 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
@@ -79,7 +78,7 @@ def typed_options(
             given = Given(name, value, place, is_text)
             if name in own:
                 result[name] = typed(given, hints.get(name, Any))
-            elif takes_any and name not in known and not get_close_matches(name, own, cutoff=0.8):
+            elif takes_any and name not in known and not _close(name, own, 0.8):
                 result[name] = value
             else:
                 raise unknown_option(place, name, own)
@@ -99,7 +98,7 @@ def unknown_option(
         whose: what to call those instead.
     """
     names = sorted(known)
-    near = get_close_matches(name, [*names, *others], n=1)
+    near = _close(name, [*names, *others])
     meant = f"did you mean {near[0]}? " if near else ""
     more = f", and {whose}" if whose else ""
     return DatastreamError(
@@ -297,3 +296,10 @@ _READERS: dict[type, Callable[[Given, set[Any]], Any]] = {
     Path: _path,
     str: _text,
 }
+
+
+def _close(name: str, known: Sequence[str], cutoff: float = 0.6) -> list[str]:
+    """Those of `known` that are spelled alike, the most alike first."""
+    from difflib import get_close_matches
+
+    return get_close_matches(name, known, cutoff=cutoff)

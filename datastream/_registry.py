@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datastream._secrets import hide_in
@@ -161,6 +160,8 @@ def _meant(location: Location, known: list[str]) -> str:
         return f"a path is written file:{scheme}:{shown(path)[1:-1]}; "
     if scheme == "localhost" or "." in scheme or port.isdecimal():
         return "a server is written grpc://host:port; "
+    from difflib import get_close_matches
+
     # Others name the client behind a plus: postgresql+psycopg2, sqlite+aiosqlite.
     near = get_close_matches(scheme.partition("+")[0], known, n=1)
     return f"did you mean {near[0]}? " if near else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 def named(writes: Sequence[Write]) -> tuple[Write, ...]:
     """The same with an id, by which a backend that knows ids does what comes again only once."""
-    name = next((write.id for write in writes if write.id), "") or secrets.token_hex(8)
+    name = next((write.id for write in writes if write.id), "") or os.urandom(8).hex()
     return tuple(write._replace(id=name) for write in writes)
 
 
