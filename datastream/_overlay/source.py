@@ -16,7 +16,7 @@ from datastream._overlay.layer import OPEN_AGAIN, Layer
 from datastream._overlay.position import Place, parse, spell
 from datastream._overlay.recent import Recent
 from datastream._overlay.tombstone import visible
-from datastream._overlay.writing import Around, Found, as_seen, needs_all, plan
+from datastream._overlay.writing import UNASKED, Around, Found, as_seen, needs_all, plan
 from datastream._upstream import Upstream
 from datastream.entry import Batch, Capability, Entry
 from datastream.errors import (
@@ -268,8 +268,12 @@ class OverlaySource(Source):
         around = [self._around(written, write) for write in writes]
         planned = list(map(plan, writes, around))
         wanted = [write for write in planned if write is not None]
-        answers = iter(self._write(self._layers[written], upstream, wanted) if wanted else ())
-        stored = [next(answers) if write is not None else None for write in planned]
+        stored: Sequence[Entry | None] = ()
+        if wanted:
+            stored = self._write(self._layers[written], upstream, wanted)
+        if len(wanted) < len(planned):
+            answers = iter(stored)
+            stored = [next(answers) if write is not None else None for write in planned]
         entries = list(map(as_seen, writes, stored, around))
         known = None if table is None else table.written(since, sequence, entries)
         if known is None:
@@ -289,8 +293,10 @@ class OverlaySource(Source):
 
     def _around(self, written: int, write: Write) -> Around:
         key = write.key
-        above = self._first(range(written), key)
-        if above is not None or not needs_all(write):
+        above = self._first(range(written), key) if written else None
+        if above is None and not needs_all(write):
+            return UNASKED
+        if above is not None:
             return Around(above=above)
         below = self._first(range(written + 1, len(self._layers)), key)
         return Around(self.held(written, key), None, below)

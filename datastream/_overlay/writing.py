@@ -33,6 +33,11 @@ class Around(NamedTuple):
         return visible(self.below.entry) if self.below is not None else None
 
 
+UNASKED = Around()
+"""For a write that does not depend on what the layers hold, and goes to the first of them or to one
+above which none holds the key: what they hold was not asked for."""
+
+
 def needs_all(write: Write) -> bool:
     """Whether `plan` has to know what is below, and in the layer itself."""
     return write.value is None or write.expect is not None or is_tombstone(write.value)
@@ -51,7 +56,7 @@ def plan(write: Write, around: Around) -> Write | None:
             f"{shown(write.key)} is held by the layer {around.above.layer}, above the one that is "
             "written; nothing was written: change it there"
         )
-    if not needs_all(write):
+    if around is UNASKED:
         return write
     if write.value is None:
         return _plan_delete(write, around)
