@@ -96,7 +96,7 @@ class Cluster:
             if a == number
         )
         return (
-            f"cluster {{ name: c, listen: 127.0.0.1:{self._ports[number]}, no_advertise: true\n"
+            f"cluster {{ name: c, listen: 127.0.0.1:{self._ports[number]}\n"
             f"pool_size: -1, routes: [{routes}] }}"
         )
 

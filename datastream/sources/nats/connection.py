@@ -18,7 +18,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error, NoRespondersError
 
-from datastream.errors import StoreClosed, printable
+from datastream.errors import DatastreamError, StoreClosed, printable
 from datastream.sources.nats.errors import (
     ApiError,
     Disconnected,
@@ -34,7 +34,10 @@ PING = 4
 """Seconds between two pings; a connection on which two are not answered is given up."""
 PENDING = 64 << 20
 """Bytes that wait to be sent, and as many that wait to be taken."""
-INBOX = "_INBOX"
+SOON, RARELY = 0.2, 2.0
+"""Longest pauses before connecting again: at first, and in the end; in seconds."""
+GRACE = 1.0
+"""Seconds that the end of a connection may take."""
 
 Headers = Mapping[str, str]
 
@@ -72,11 +75,11 @@ class Connection:
         self._client: Client | None = None
         self._acks = Acks()
         self._error: Exception | None = None
-        self._denied = asyncio.Event()
-        self._opening = asyncio.Lock()
+        self._connecting = asyncio.Lock()
+        self._again: asyncio.Task[None] | None = None
         self._closed = False
         self.generation = 0
-        """Counts the connections: what was subscribed to on an earlier one may have gaps."""
+        """Counts the connections: what was subscribed to on an earlier one has ended."""
 
     @property
     def is_up(self) -> bool:
@@ -84,30 +87,25 @@ class Connection:
         return self._client is not None and self._client.is_connected
 
     @property
-    def error(self) -> Exception | None:
-        """Why there is none, if it is known."""
-        return self._error
-
-    @property
     def max_payload(self) -> int:
         """Bytes of a message, with its headers, that the server takes."""
         return self._client.max_payload if self._client else 1 << 20
 
     async def open(self) -> Client:
-        """The client, connected or about to be again.
+        """The client, connected.
 
         Raises:
-            Denied, SourceUnavailable: there is none.
+            Denied, SourceUnavailable: there never was a connection, and there is none now.
+            Disconnected: it was lost, and is being made again.
         """
+        if self._client is None:
+            async with self._connecting:
+                if self._client is None:
+                    self._client = await self._connect()
         client = self._client
-        if client is not None and not client.is_closed:
-            return client
-        async with self._opening:
-            if self._closed:
-                raise StoreClosed("this store was closed; open it again to go on")
-            if self._client is None or self._client.is_closed:
-                self._client = await self._connect()
-            return self._client
+        if not client.is_connected:
+            raise self._unanswered(self._error)
+        return client
 
     async def request(self, subject: str, payload: object = None) -> dict[str, Any]:
         """What JetStream's API answers.
@@ -118,7 +116,6 @@ class Connection:
         """
         client = await self.open()
         data = b"" if payload is None else json.dumps(payload).encode()
-        self._check_up(client)
         try:
             answer = await client.request(f"{self.api}.{subject}", data, self.attempt)
         except NoRespondersError:
@@ -132,7 +129,6 @@ class Connection:
     async def send(self, subject: str, data: bytes, headers: Headers) -> asyncio.Future[Msg]:
         """Publish; the future gets what the server acknowledges it with."""
         client = await self.open()
-        self._check_up(client)
         if not self._acks.prefix:
             self._acks.prefix = f"{client.new_inbox()}."
             await client.subscribe(f"{self._acks.prefix}*", cb=self._acks.take)
@@ -164,7 +160,6 @@ class Connection:
     async def subscribe(self, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
         """A subscription to an inbox of its own."""
         client = await self.open()
-        self._check_up(client)
         return await client.subscribe(
             client.new_inbox(), cb=take, pending_msgs_limit=1 << 22, pending_bytes_limit=PENDING
         )
@@ -178,67 +173,85 @@ class Connection:
     async def close(self) -> None:
         self._closed = True
         self._acks.fail(StoreClosed("this store was closed; open it again to go on"))
+        if self._again is not None:
+            self._again.cancel()
         if self._client is not None:
-            await self._client.close()
+            await _end(self._client)
 
-    # Connecting.
+    # Connecting. The library's own way back is not used: it leaves the sockets of attempts that a
+    # server did not answer open.
 
     async def _connect(self) -> Client:
-        client = Client()
-        self._denied.clear()
-        self._acks = Acks()
-        connecting = asyncio.create_task(client.connect(self._servers, **self._settings()))
-        denied = asyncio.create_task(self._denied.wait())
-        await asyncio.wait(
-            (connecting, denied), timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED
-        )
-        denied.cancel()
-        if connecting.done() and connecting.exception() is None:
-            self._error = None
-            return client
-        error = connecting.exception() if connecting.done() else self._error
-        connecting.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await connecting
-        await client.close()
-        raise explain_connecting(error or TimeoutError("no answer"), self.where)
+        error: BaseException | None = None
+        servers = random.sample(self._servers, len(self._servers))
+        for server in servers:
+            client = Client()
+            try:
+                async with asyncio.timeout(self.timeout):
+                    await client.connect(server, **self._settings(client))
+            except BaseException as found:
+                await _end(client)
+                if not isinstance(found, Exception):
+                    raise
+                self._error = error = found
+                if is_denial(found):
+                    break
+            else:
+                self._learn(client)
+                return client
+        raise explain_connecting(error, self.where) from error
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self, client: Client) -> dict[str, Any]:
+        async def failed(error: Exception) -> None:
+            log.debug("%s: %s", self.where, printable(str(error)))
+            if client is not self._client:
+                # While it connects, one failure is enough.
+                raise error
+
+        async def lost() -> None:
+            if client is self._client:
+                self._lost()
+
         return {
             **self._arguments,
             "name": "datastream",
-            "error_cb": self._failed,
-            "disconnected_cb": self._lost,
-            "reconnected_cb": self._found,
-            "closed_cb": self._lost,
+            "error_cb": failed,
+            "closed_cb": lost,
+            "allow_reconnect": False,
             "connect_timeout": max(1, round(self.timeout)),
-            "max_reconnect_attempts": -1,
-            # Many stores do not come back at once.
-            "reconnect_time_wait": random.uniform(0.1, 0.4),  # noqa: S311
             "ping_interval": PING,
             "max_outstanding_pings": 2,
             "pending_size": PENDING,
         }
 
-    async def _failed(self, error: Exception) -> None:
-        self._error = error
-        log.debug("%s: %s", self.where, printable(str(error)))
-        if is_denial(error):
-            self._denied.set()
+    def _learn(self, client: Client) -> None:
+        self._error = None
+        self._acks = Acks()
+        self.generation += 1
+        found = [f"nats://{server.netloc}" for server in client.discovered_servers]
+        self._servers += [server for server in found if server not in self._servers]
 
-    async def _lost(self) -> None:
+    def _lost(self) -> None:
         # What was sent may have been taken or not: who waits for it asks again.
         self._acks.fail(Unanswered("the connection was lost"))
+        self._error = self._client.last_error if self._client else None
+        if not self._closed:
+            self._again = asyncio.create_task(self._find())
         self._changed()
 
-    async def _found(self) -> None:
-        self.generation += 1
-        self._error = None
-        self._changed()
-
-    def _check_up(self, client: Client) -> None:
-        if not client.is_connected:
-            raise self._unanswered(self._error)
+    async def _find(self) -> None:
+        """Connect again, for as long as it takes."""
+        pause = SOON
+        while True:
+            # Many stores do not come back at once.
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
+            try:
+                self._client = await self._connect()
+            except DatastreamError:
+                pause = min(2 * pause, RARELY)
+            else:
+                self._changed()
+                return
 
     def _unanswered(self, error: BaseException | None) -> Unanswered:
         if not self.is_up:
@@ -247,6 +260,13 @@ class Connection:
         return Unanswered(
             f"no answer within {self.attempt:g} s; the server hangs, or its cluster has no quorum"
         )
+
+
+async def _end(client: Client) -> None:
+    """Close it, without waiting for a server that hangs."""
+    with suppress(Exception):
+        async with asyncio.timeout(GRACE):
+            await client.close()
 
 
 class Acks:

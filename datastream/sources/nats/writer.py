@@ -82,16 +82,25 @@ class Writer:
         try:
             for plan in plans:
                 if plan.write.expect is not None:
-                    done[plan.write.key] = await self._do(plan, epoch)
+                    await self._do(plan, epoch, done)
             rest = [plan for plan in plans if plan.write.expect is None]
             for start in range(0, len(rest), FLIGHT):
-                await self._send_many(rest[start : start + FLIGHT], epoch, done)
+                await self._do_all(rest[start : start + FLIGHT], epoch, done)
         except Exception as error:
             if len(writes) == 1:
                 raise
             reason = explain(error, self._where)
             raise type(reason)(f"{reason}; {len(done)} of {len(writes)} were written") from error
         return [done[write.key] for write in writes]
+
+    async def _do_all(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
+        """All of them in flight together; the first error once all are over."""
+        ends = await asyncio.gather(
+            *(self._do(plan, epoch, done) for plan in plans), return_exceptions=True
+        )
+        for error in ends:
+            if error is not None:
+                raise error
 
     def _plan(self, write: Write, largest: int) -> Plan:
         subject = to_subject(write.key)
@@ -119,68 +128,67 @@ class Writer:
         pairs = zip(plans, found, strict=True)
         return [plan._replace(current=message) for plan, message in pairs]
 
-    async def _do(self, plan: Plan, epoch: str) -> Entry:
-        """A write under a condition."""
-        while True:
-            if plan.is_done():
-                return _kept(plan, epoch)
-            expected = plan.current.sequence if plan.current else 0
-            headers = plan.headers | {EXPECTED: str(expected)}
+    async def _do(self, plan: Plan, epoch: str, done: dict[str, Entry]) -> None:
+        """One write, on top of what its key was seen to hold.
+
+        Also where nothing is expected: what was sent to a server that hangs may reach the bucket
+        much later, and must not replace what was written and acknowledged meanwhile.
+        """
+        while not plan.is_done():
+            headers = plan.headers | {EXPECTED: str(plan.current.sequence if plan.current else 0)}
             try:
-                return _entry(plan, epoch, await self._send(plan, epoch, headers))
+                done[plan.write.key] = _entry(plan, epoch, await self._send(plan, epoch, headers))
+                return
             except ApiError as error:
                 if error.number not in WRONG_SEQUENCE:
                     raise
             (plan,) = await self._reader.patiently(partial(self._look, [plan]))
-            current = plan.current
-            if current is not None and current.headers.get(MESSAGE_ID) == headers[MESSAGE_ID]:
-                # It was stored, and what acknowledged it was lost.
-                return _entry(plan, epoch, current.sequence)
             check_expected(plan.write, _revision(plan, epoch))
-            if plan.write.expect not in (ANY_REVISION, ""):
+            if plan.write.expect not in (None, ANY_REVISION, ""):
                 # Another write is on its way, which the leader knows of and does not show yet.
                 raise RevisionConflict(
                     f"{shown(plan.write.key)} is being changed by somebody else; read it again, "
                     "decide and retry"
                 )
-
-    async def _send_many(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
-        """Writes without conditions, all in flight together; the first error once all are over."""
-        for plan in plans:
-            if plan.is_done():
-                done[plan.write.key] = _kept(plan, epoch)
-        rest = [plan for plan in plans if plan.write.key not in done]
-        sent = await asyncio.gather(
-            *(self._send(plan, epoch, plan.headers) for plan in rest), return_exceptions=True
-        )
-        errors = []
-        for plan, answer in zip(rest, sent, strict=True):
-            if isinstance(answer, BaseException):
-                errors.append(answer)
-            else:
-                done[plan.write.key] = _entry(plan, epoch, answer)
-        if errors:
-            raise errors[0]
+        done[plan.write.key] = _kept(plan, epoch)
 
     async def _send(self, plan: Plan, epoch: str, headers: Mapping[str, str]) -> int:
         """Publish until it is acknowledged: servers know the id of what they have stored."""
         connection = self._bucket.connection
         loop = asyncio.get_running_loop()
-        start = loop.time()
-        is_sent = False
+        start, unanswered = loop.time(), 0
         subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
         while True:
+            is_sent = unanswered > 0
             try:
                 future = await connection.send(subject, data, headers)
                 is_sent = True
                 answer = await connection.acknowledged(future, connection.attempt)
             except Unanswered as error:
+                unanswered += is_sent
                 if loop.time() + PAUSE >= start + (self._patience if is_sent else LOST):
                     raise self._unknown(plan, error, is_sent=is_sent) from error
                 await asyncio.sleep(PAUSE)
+            except ApiError as error:
+                if not unanswered or error.number not in WRONG_SEQUENCE:
+                    raise
+                return await self._found(plan, epoch, error)
             else:
                 self._reader.saw(epoch, answer["seq"])
                 return int(answer["seq"])
+
+    async def _found(self, plan: Plan, epoch: str, error: Exception) -> int:
+        """The key has changed since the first attempt: perhaps by that.
+
+        Raises:
+            SourceUnavailable: by somebody else, before or after it.
+        """
+        (now,) = await self._reader.patiently(partial(self._look, [plan]))
+        current = now.current
+        if current is None or current.headers.get(MESSAGE_ID) != plan.headers[MESSAGE_ID]:
+            raise self._unknown(plan, error, is_sent=True) from error
+        self._reader.saw(epoch, current.sequence)
+        return current.sequence
 
     def _unknown(self, plan: Plan, error: Exception, *, is_sent: bool) -> SourceUnavailable:
         outcome = (
