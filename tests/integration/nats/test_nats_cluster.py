@@ -165,7 +165,7 @@ def test_without_a_quorum_nothing_is_acknowledged(cluster, bucket):
         others = cluster.servers[1:]
         for server in others:
             server.kill()
-        with pytest.raises(SourceUnavailable, match="quorum|not connected|leader"):
+        with pytest.raises(SourceUnavailable, match=r"quorum|not connected|leader"):
             store["a"] = "lost?"
         eventually(lambda: store.status.current.state is State.STALE, "the outage was told")
         assert recorder.state == {"a": b"kept"}
