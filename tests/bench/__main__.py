@@ -24,6 +24,7 @@ from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.matching import hostile_pattern, put_patterns
 from tests.bench.memory import memory
+from tests.bench.nats import nats_bucket
 from tests.bench.overlays import overlay_changes
 from tests.bench.peers import peers
 from tests.bench.postgres import postgres, postgres_idle
@@ -76,6 +77,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "postgres": postgres,
     "postgres-idle": postgres_idle,
     "s3": s3,
+    "nats": nats_bucket,
     "git-files": git_files,
     "watch-git": git_watch,
     "grpc-latency": grpc_latency,

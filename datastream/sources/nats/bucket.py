@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datastream.errors import DatastreamError
 from datastream.sources.nats.connection import Connection
 from datastream.sources.nats.errors import NO_MESSAGE, NO_STREAM, ApiError
-from datastream.sources.nats.messages import Message, stored
+from datastream.sources.nats.keys import to_subject
+from datastream.sources.nats.messages import Message, direct, stored
 from datastream.sources.nats.position import SECOND, Position, nanoseconds, rfc3339
 
 MARKERS = 2_592_000.0
@@ -31,6 +32,8 @@ class Info(NamedTuple):
     """Nanoseconds for which it is said that a key has expired; 0 if that is never said."""
     takes_ttl: bool
     is_sealed: bool
+    is_direct: bool
+    """Whether any server answers what its messages are, not only the leader."""
     largest: int
     """Bytes of a value that the bucket takes; -1 for any."""
     now: int
@@ -76,6 +79,19 @@ class Bucket:
     async def last(self, subject: str) -> Message | None:
         """The newest message of a key."""
         return await self._message(last_by_subj=self.prefix + subject)
+
+    async def last_many(self, subjects: Sequence[str]) -> dict[str, Message]:
+        """The newest message of each of some keys, by any server: it may lag behind.
+
+        Raises:
+            ApiError: the bucket, or its server, does not answer so.
+        """
+        wanted: dict[str, object] = {"multi_last": [self.prefix + subject for subject in subjects]}
+        wanted["batch"] = len(subjects)
+        found = await self.connection.stream(f"DIRECT.GET.{self.stream}", wanted)
+        start = len(self.prefix)
+        messages = [direct(message, start) for message in found]
+        return {to_subject(message.key): message for message in messages}
 
     async def next(self, subject: str, sequence: int) -> Message | None:
         """The first message of some subjects from a sequence number on."""
@@ -135,6 +151,7 @@ def _info(answer: Mapping[str, Any]) -> Info:
         config.get("subject_delete_marker_ttl", 0),
         config.get("allow_msg_ttl", False),
         config.get("sealed", False),
+        config.get("allow_direct", False),
         config["max_msg_size"],
         nanoseconds(answer.get("ts", "")) if answer.get("ts") else 0,
     )

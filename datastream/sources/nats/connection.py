@@ -38,6 +38,7 @@ SOON, RARELY = 0.2, 2.0
 """Longest pauses before connecting again: at first, and in the end; in seconds."""
 GRACE = 1.0
 """Seconds that the end of a connection may take."""
+NOBODY = "no server answers for JetStream; enable it, or wait for a leader"
 
 Headers = Mapping[str, str]
 
@@ -119,12 +120,45 @@ class Connection:
         try:
             answer = await client.request(f"{self.api}.{subject}", data, self.attempt)
         except NoRespondersError:
-            raise Unanswered(
-                "no server answers for JetStream; enable it, or wait for a leader"
-            ) from None
+            raise Unanswered(NOBODY) from None
         except (TimeoutError, Error) as error:
             raise self._unanswered(error) from error
         return checked(json.loads(answer.data))
+
+    async def stream(self, subject: str, payload: object) -> list[Msg]:
+        """What JetStream's API answers with, message by message.
+
+        Raises:
+            ApiError: an error.
+            Unanswered: not all came.
+        """
+        found: list[Msg] = []
+        ended = asyncio.Event()
+
+        async def take(message: Msg) -> None:
+            found.append(message)
+            if "Status" in (message.headers or ()):
+                ended.set()
+
+        subscription = await self.subscribe(take)
+        client = await self.open()
+        try:
+            async with asyncio.timeout(self.attempt):
+                data = json.dumps(payload).encode()
+                await client.publish(f"{self.api}.{subject}", data, reply=subscription.subject)
+                await ended.wait()
+        except TimeoutError as error:
+            raise self._unanswered(error) from error
+        finally:
+            with suppress(Error):
+                await subscription.unsubscribe()
+        end = found.pop()
+        status = int((end.headers or {})["Status"])
+        if status == 503:
+            raise Unanswered(NOBODY)
+        if status not in (204, 404) or (end.headers or {}).get("Nats-Num-Pending", "0") != "0":
+            raise ApiError(status, 0, str((end.headers or {}).get("Description", "cut short")))
+        return found
 
     async def send(self, subject: str, data: bytes, headers: Headers) -> asyncio.Future[Msg]:
         """Publish; the future gets what the server acknowledges it with."""
@@ -148,9 +182,17 @@ class Connection:
             Unanswered: it is not known whether it was stored.
         """
         try:
-            answer = await asyncio.wait_for(future, seconds)
+            await asyncio.wait_for(future, seconds)
         except TimeoutError as error:
             raise self._unanswered(error) from error
+        return self.answered(future)
+
+    def answered(self, future: asyncio.Future[Msg]) -> dict[str, Any]:
+        """The same for one that was waited for already."""
+        if not future.done():
+            future.cancel()
+            raise self._unanswered(None)
+        answer = future.result()
         if answer.headers and answer.headers.get("Status") == "503":
             raise Unanswered(
                 "no server takes messages for this bucket; it has no leader, or is gone"

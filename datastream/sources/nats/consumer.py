@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -28,6 +29,8 @@ HEARTBEAT = 1.0
 """Seconds after which a server with nothing to send says so."""
 SILENCE = 3.5
 """Seconds without a word after which a consumer has ended."""
+SOON = 0.005
+"""Seconds that a message has to arrive before its leader is asked for it."""
 LEFT = 10
 """Seconds after which a server removes a consumer that nobody listens to."""
 KEPT = 10_000
@@ -63,6 +66,8 @@ class Consumer:
         self._name = f"datastream-{secrets.token_hex(8)}"
         self._generation = bucket.connection.generation
         self._subscription: Subscription | None = None
+        # Held for memory work: the loop adds what arrives, other threads take it.
+        self._lock = threading.Lock()
         self._arrived = asyncio.Event()
         self._count = 0
         self._pending = 0
@@ -117,6 +122,9 @@ class Consumer:
                 await self._next()
             if all_now and is_alone:
                 return
+            if self.last < sequence:
+                # What was acknowledged just now is mostly on its way.
+                await self._next(SOON)
             while self.last < sequence:
                 found = await self._first_missing()
                 if found > sequence:
@@ -131,12 +139,12 @@ class Consumer:
         found = [message for message in await asyncio.gather(*asked) if message is not None]
         return min((message.sequence for message in found), default=1 << 63)
 
-    async def _next(self) -> None:
+    async def _next(self, seconds: float = HEARTBEAT) -> None:
         if self.is_over:
             raise self.ended or Unanswered("ended")
         self._arrived.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), HEARTBEAT)
+            await asyncio.wait_for(self._arrived.wait(), seconds)
 
     async def close(self) -> None:
         """Have it removed from the server, which would do so by itself after `LEFT` seconds."""
@@ -150,11 +158,12 @@ class Consumer:
                 f"CONSUMER.DELETE.{self._bucket.stream}.{self._name}"
             )
 
-    def drop(self, sequence: int) -> None:
-        """Forget the messages up to `sequence`."""
-        messages = self.messages
-        if messages and messages[0].sequence <= sequence:
-            self.messages = [m for m in messages if m.sequence > sequence]
+    def after(self, sequence: int) -> list[Message]:
+        """The messages after `sequence`; those before it are forgotten. From any thread."""
+        with self._lock:
+            if self.messages and self.messages[0].sequence <= sequence:
+                self.messages = [m for m in self.messages if m.sequence > sequence]
+            return list(self.messages)
 
     def _config(self, inbox: str) -> dict[str, Any]:
         prefix = self._bucket.prefix
@@ -195,11 +204,14 @@ class Consumer:
         if count != self._count + 1:
             self._end(Unanswered("messages were lost on the way"))
             return
-        self._count, self._pending, self.last = count, pending, sequence
+        self._count, self._pending = count, pending
         key = to_key(message.subject[len(self._bucket.prefix) :])
-        self.messages.append(Message(key, sequence, time, message.data, headers))
-        if len(self.messages) > KEPT and self.start:
-            self.messages = list(newest(self.messages).values())
+        with self._lock:
+            self.messages.append(Message(key, sequence, time, message.data, headers))
+            if len(self.messages) > KEPT and self.start:
+                self.messages = list(newest(self.messages).values())
+        # After the message: who sees the number finds all up to it.
+        self.last = sequence
         self._arrived.set()
         self._news()
 

@@ -94,6 +94,18 @@ def stored(found: Mapping[str, Any], start: int) -> Message:
     )
 
 
+def direct(found: Any, start: int) -> Message:
+    """A message as any server sends it, instead of the leader."""
+    headers: Mapping[str, str] = found.headers
+    return Message(
+        to_key(headers["Nats-Subject"][start:]),
+        int(headers["Nats-Sequence"]),
+        nanoseconds(headers["Nats-Time-Stamp"]),
+        found.data,
+        headers,
+    )
+
+
 def newest(messages: Iterable[Message]) -> dict[str, Message]:
     """The last message of each key, in their order."""
     found: dict[str, Message] = {}

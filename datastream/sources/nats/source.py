@@ -165,7 +165,8 @@ class NatsSource(Source):
             return self._patiently(self._reader.state, filters)
         if isinstance(selection, Selection):
             return self._patiently(self._reader.changes, filters, since)
-        return self._patiently(self._tail.after, filters, since)
+        arrived = self._tail.arrived(filters, since)
+        return arrived or self._patiently(self._tail.after, filters, since)
 
     def get(self, key: str) -> Entry | None:
         return self._patiently(self._reader.get, to_subject(key))

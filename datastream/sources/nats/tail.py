@@ -32,6 +32,9 @@ class Tail:
         self._patience = patience
         self._news = news
         self._consumer: Consumer | None = None
+        self._epoch = ""
+        # Held for memory work, by any thread that reads.
+        self._lock = threading.Lock()
         self._base = 0
         self._opening = asyncio.Lock()
         self._releases = 0
@@ -54,6 +57,7 @@ class Tail:
             return await self._reader.changes(filters, since)
         consumer = self._usable(filters, position)
         if consumer is None:
+            # One opens it, for all.
             async with self._opening:
                 consumer = self._usable(filters, position)
                 if consumer is None:
@@ -64,6 +68,14 @@ class Tail:
             return await self._state(filters)
         await consumer.reach(self._reader.shown, self._patience)
         return self._reading(consumer, position)
+
+    def arrived(self, filters: Sequence[str], since: str) -> Reading | None:
+        """The same, from any thread, if all of it is there already."""
+        position = Position.parse(since)
+        consumer = None if position is None else self._usable(filters, position)
+        if position is None or consumer is None or self._has_lost:
+            return None
+        return self._reading(consumer, position) if consumer.last >= self._reader.shown else None
 
     async def release(self) -> None:
         """Nobody watches any more."""
@@ -93,6 +105,8 @@ class Tail:
         consumer = self._consumer
         if consumer is None or consumer.is_over or position.sequence < consumer.start - 1:
             return None
+        if position.epoch != self._epoch:
+            return None
         covers = consumer.filters == ALL or set(filters) <= set(consumer.filters)
         return consumer if covers else None
 
@@ -109,7 +123,7 @@ class Tail:
         if releases != self._releases:
             self._reader.leave(consumer)
             return consumer
-        self._base = position.sequence
+        self._epoch, self._base = position.epoch, position.sequence
         self._replace(consumer)
         return consumer
 
@@ -122,13 +136,13 @@ class Tail:
         return reading
 
     def _reading(self, consumer: Consumer, position: Position) -> Reading:
-        if consumer is self._consumer:
-            if position.sequence < self._base:
+        with self._lock:
+            if consumer is self._consumer and position.sequence < self._base:
                 # Somebody has gone on from a later one: what this one is told is outrun.
                 return Reading((), position.text, False)
-            self._base = position.sequence
-            consumer.drop(position.sequence)
-        messages = [m for m in consumer.messages if m.sequence > position.sequence]
+            if consumer is self._consumer:
+                self._base = position.sequence
+            messages = consumer.after(position.sequence)
         at = reached(position, messages)
         if self._known is not None and self._known.sequence <= at.sequence:
             at = at._replace(subjects=self._known.subjects)
