@@ -84,6 +84,7 @@ class AsyncTwins:
         message: str = "",
         author: str = "",
         wait: float = 0.0,
+        ttl: float | None = None,
     ) -> Entry:
         """`Store.put`."""
         if not (wait or (self._core.awaited.source and _is_quick(value))):
@@ -96,9 +97,10 @@ class AsyncTwins:
                 updated_at=updated_at,
                 message=message,
                 author=author,
+                ttl=ttl,
             )
         data, name = codecs.encode(value, value_type, key=key)
-        write = Write(key, data, name, expect, updated_at, message, author)
+        write = Write(key, data, name, expect, updated_at, message, author, ttl=ttl)
         return (await self.awrite(write, wait=wait))[0]
 
     async def aput_many(  # type: ignore[misc]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from datastream import codecs
+from datastream._watches import check_seconds
 from datastream.entry import Entry
 from datastream.errors import InvalidKey, InvalidValue, ReadOnly, Unsupported, shown
 from datastream.selection import check_key
@@ -68,7 +69,7 @@ class WriteCheck:
             self._learn_features()
         if not self._can_write:
             raise ReadOnly(f"{self._name} can only be read; nothing was written")
-        key, _, value_type, expect, updated_at, message, author, _ = write
+        key, _, value_type, expect, updated_at, message, author, _, ttl = write
         check_key(key)
         codecs.check_type(value_type, key=key)
         if updated_at is not None:
@@ -82,6 +83,15 @@ class WriteCheck:
             raise Unsupported(
                 f"{self._name} keeps neither message nor author of a write; leave them out"
             )
+        if ttl is not None:
+            self._check_ttl(write, ttl)
+
+    def _check_ttl(self, write: Write, ttl: float) -> None:
+        if not self._has_ttl:
+            raise Unsupported(f"{self._name} keeps every key until it is removed; put without ttl")
+        check_seconds(ttl, "ttl")
+        if write.value is None or ttl == 0:
+            raise InvalidValue(f"ttl={ttl:g} of {shown(write.key)}: give one above 0, to puts only")
 
     def _learn_features(self) -> None:
         features = self._source.features
@@ -89,6 +99,7 @@ class WriteCheck:
         self._can_write = Feature.WRITE in features
         self._can_expect = Feature.COMPARE_AND_SET in features
         self._keeps_messages = Feature.MESSAGES in features
+        self._has_ttl = Feature.TTL in features
         self._learnt = features
 
 

@@ -67,6 +67,8 @@ class Feature(Enum):
     """`HasAt`: the whole store as it was."""
     REPLAY = auto()
     """`HasReplay`: what was committed together in the past comes together again."""
+    TTL = auto()
+    """``ttl`` of a put: the key is removed by itself after a while."""
 
 
 WRITING = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC})
@@ -90,6 +92,8 @@ class Write(NamedTuple):
     id: str = ""
     """Names what is written together, where it may come again after a lost answer: a backend that
     knows ids does it once."""
+    ttl: float | None = None
+    """Seconds after which the key is removed, for backends with `Feature.TTL`; None for never."""
 
 
 class Reading(NamedTuple):

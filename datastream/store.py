@@ -165,6 +165,7 @@ class Store(AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping
         message: str = "",
         author: str = "",
         wait: float = 0.0,
+        ttl: float | None = None,
     ) -> Entry:
         """Store a value; returns it as stored, after every watcher here was offered it.
 
@@ -177,16 +178,18 @@ class Store(AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping
             message, author: why and who (``Name <address>``), where the backend keeps them.
             wait: seconds for which it is tried again while the backend is away. What a server was
                 sent and did not answer is done once, unless it was restarted meanwhile.
+            ttl: seconds after which the key is removed, where the backend does that; the next put
+                without one keeps it for good.
 
         Raises:
             RevisionConflict: `expect` did not hold; nothing was written, or the text says that
                 an earlier attempt may have been.
             InvalidKey, InvalidValue: this cannot be stored; nothing was written.
-            ReadOnly, Unsupported: the backend cannot be written, or not with `expect`, or keeps
-                neither message nor author.
+            ReadOnly, Unsupported: the backend cannot be written, or not with `expect` or `ttl`,
+                or keeps neither message nor author.
         """
         data, name = codecs.encode(value, value_type, key=key)
-        write = Write(key, data, name, expect, updated_at, message, author)
+        write = Write(key, data, name, expect, updated_at, message, author, ttl=ttl)
         self._check(write)
         if wait:
             check_seconds(wait, "wait")

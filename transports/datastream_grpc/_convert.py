@@ -69,13 +69,19 @@ def to_write(data: pb.Data, expect: str | None = None) -> Write:
     return Write(data.key, data.value, data.value_type or "bytes", expect, time)
 
 
+def of_item(item: pb.WriteItem) -> Write:
+    """The write that a client asks for; see `to_write`."""
+    write = to_write(item.data, item.expect if item.HasField("expect") else None)
+    return write._replace(ttl=item.ttl) if item.ttl else write
+
+
 def to_item(write: Write) -> pb.WriteItem:
     data = pb.Data(key=write.key, value=write.value or b"", value_type=write.value_type)
     if write.value is None:
         data.operation = pb.OPERATION_DELETE
     if write.updated_at is not None:
         set_time(data.updated_at, write.updated_at)
-    return pb.WriteItem(data=data, expect=write.expect)
+    return pb.WriteItem(data=data, expect=write.expect, ttl=write.ttl or 0)
 
 
 def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:

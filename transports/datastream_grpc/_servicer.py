@@ -57,7 +57,7 @@ FEW_KEYS, FEW_CHARS = 16, 1000
 that do no I/O."""
 SHUTTING_DOWN = "the server is shutting down"
 NO_MESSAGE = InvalidValue("the request is no message of this method")
-OF_WRITES = WRITING | {Feature.MESSAGES}
+OF_WRITES = WRITING | {Feature.MESSAGES, Feature.TTL}
 LONG_READS = 8
 """Reads of many keys at once; others wait."""
 

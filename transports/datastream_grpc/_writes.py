@@ -85,10 +85,7 @@ def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
 
 def write_all(store: Store, request: pb.WriteRequest) -> bytes:
     """What a request asks for, in one go."""
-    writes = [
-        _convert.to_write(item.data, item.expect if item.HasField("expect") else None)
-        for item in request.writes
-    ]
+    writes = [_convert.of_item(item) for item in request.writes]
     if request.message or request.author:
         message, author = request.message, request.author
         writes = [write._replace(message=message, author=author) for write in writes]

@@ -38,6 +38,7 @@ class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_HISTORY: _ClassVar[Feature]
     FEATURE_AT: _ClassVar[Feature]
     FEATURE_REPLAY: _ClassVar[Feature]
+    FEATURE_TTL: _ClassVar[Feature]
 OPERATION_UNSPECIFIED: Operation
 OPERATION_PUT: Operation
 OPERATION_DELETE: Operation
@@ -57,6 +58,7 @@ FEATURE_MESSAGES: Feature
 FEATURE_HISTORY: Feature
 FEATURE_AT: Feature
 FEATURE_REPLAY: Feature
+FEATURE_TTL: Feature
 
 class ListCapabilitiesRequest(_message.Message):
     __slots__ = ("at",)
@@ -171,12 +173,14 @@ class WriteRequest(_message.Message):
     def __init__(self, writes: _Optional[_Iterable[_Union[WriteItem, _Mapping]]] = ..., message: _Optional[str] = ..., author: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
 
 class WriteItem(_message.Message):
-    __slots__ = ("data", "expect")
+    __slots__ = ("data", "expect", "ttl")
     DATA_FIELD_NUMBER: _ClassVar[int]
     EXPECT_FIELD_NUMBER: _ClassVar[int]
+    TTL_FIELD_NUMBER: _ClassVar[int]
     data: Data
     expect: str
-    def __init__(self, data: _Optional[_Union[Data, _Mapping]] = ..., expect: _Optional[str] = ...) -> None: ...
+    ttl: float
+    def __init__(self, data: _Optional[_Union[Data, _Mapping]] = ..., expect: _Optional[str] = ..., ttl: _Optional[float] = ...) -> None: ...
 
 class WriteResponse(_message.Message):
     __slots__ = ("entries",)
