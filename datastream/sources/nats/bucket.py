@@ -45,6 +45,11 @@ class Info(NamedTuple):
         return min((time for time in (self.max_age, self.markers) if time), default=0)
 
     @property
+    def tells_of_ttl(self) -> bool:
+        """Whether single keys may expire, and it is said that they have."""
+        return self.takes_ttl and bool(self.markers)
+
+    @property
     def expires_in_silence(self) -> bool:
         """Whether keys may expire without a word."""
         return bool(self.max_age) and not self.markers

@@ -128,6 +128,8 @@ def headers_of(write: Write, at: datetime) -> dict[str, str]:
         headers[OPERATION] = "DEL"
     else:
         headers[TYPE] = quote(write.value_type, safe=_SAFE)
+    if write.ttl is not None:
+        headers[TTL] = f"{round(write.ttl * 1000)}ms"
     if write.author:
         headers[AUTHOR] = quote(write.author, safe=_SAFE)
     if write.message:

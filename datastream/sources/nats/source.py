@@ -260,6 +260,7 @@ def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
         found |= {Feature.HISTORY, Feature.AT, Feature.REPLAY}
     if not (readonly or info.is_sealed):
         found |= (WRITING - {Feature.ATOMIC}) | {Feature.MESSAGES}
+        found |= {Feature.TTL} if info.tells_of_ttl else set()
     return frozenset(found)
 
 

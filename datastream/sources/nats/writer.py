@@ -17,6 +17,7 @@ from datastream.sources.nats.keys import to_subject
 from datastream.sources.nats.messages import (
     EXPECTED,
     MESSAGE_ID,
+    TTL,
     TYPE,
     Message,
     headers_of,
@@ -31,6 +32,8 @@ FLIGHT = 500
 """Messages that are sent before the first of them is acknowledged."""
 
 
+SHORTEST = 1.0
+"""Seconds that a key can be kept at least."""
 RECENT = 20_000
 """Keys of which it is remembered what was written here last."""
 
@@ -49,8 +52,9 @@ class Plan(NamedTuple):
 
     @property
     def content(self) -> tuple[object, str]:
-        """What makes it another one than the last."""
-        return self.write.value, self.headers.get(TYPE, "")
+        """What makes it another one than the last; with a ttl, that it is another one."""
+        is_other = self.headers[MESSAGE_ID] if TTL in self.headers else ""
+        return self.write.value, self.headers.get(TYPE, "") + is_other
 
     def at_last(self, message: Message | None) -> Plan:
         """The same, now that the newest message is known."""
@@ -72,6 +76,9 @@ class Plan(NamedTuple):
         if now is None or self.write.value is None:
             is_known = self.current is not None or self.sequence == 0
             return is_known and now is None and self.write.value is None
+        if TTL in self.headers or TTL in now.headers:
+            # Counted from here on.
+            return False
         return now.data == self.write.value and now.headers.get(TYPE) == self.headers[TYPE]
 
 
@@ -198,6 +205,8 @@ class Writer:
                 f"{shown(write.key)} takes {len(subject)} bytes as a subject of NATS, {LONGEST} "
                 "are possible; choose a shorter one"
             )
+        if write.ttl is not None and write.ttl < SHORTEST:
+            raise InvalidValue(f"{shown(write.key)}: a ttl on nats is at least {SHORTEST:g} s")
         headers = headers_of(write, at)
         headers[MESSAGE_ID] = name
         size = size_of(headers) + len(write.value or b"") + 100

@@ -1,12 +1,16 @@
 """Many writes at once, and what a store remembers of its own."""
 
+from contextlib import ExitStack
+
+import datastream_grpc
 import pytest
 
 import datastream
 from datastream import RevisionConflict
 from datastream.testing import Recorder
+from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
-from tests.servers.nats import remove_bucket
+from tests.servers.nats import make_bucket, remove_bucket
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -51,3 +55,39 @@ def test_a_write_that_is_refused_stops_the_rest(store):
     with pytest.raises(RevisionConflict):
         store.put_many({"new": 1, "count": 3}, expect={"count": stale})
     assert dict(store) == {"count": 2}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("behind", ["", "grpc"])
+def test_keys_that_are_removed_by_themselves(store, behind):
+    with ExitStack() as stack:
+        one = store
+        if behind:
+            server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+            one = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+            eventually(lambda: datastream.Feature.TTL in one.features, "the server said so")
+        recorder = Recorder(one)
+        one.put("a", 1, ttl=1)
+        one["kept"] = 1
+        recorder.wait_state({"a": b"1", "kept": b"1"})
+        recorder.wait_state({"kept": b"1"})
+        assert recorder.live[-1].operation == "DELETE"
+        one.put("b", 1, ttl=1)
+        one.put("b", 1)
+        recorder.wait(lambda r: "b" in r.state)
+        one.put("c", 1, ttl=1)
+        recorder.wait(lambda r: "c" in r.state)
+        recorder.wait_state({"b": b"1", "kept": b"1"})
+
+
+def test_a_ttl_that_cannot_be(running, bucket, store):
+    for ttl, says in ((0.5, "at least 1 s"), (0, "ttl"), (float("nan"), "ttl")):
+        with pytest.raises(datastream.DatastreamError, match=says):
+            store.put("a", 1, ttl=ttl)
+    make_bucket(running.url, f"{bucket}-plain")
+    with datastream.open(f"{running.url}/{bucket}-plain") as plain:
+        with pytest.raises(datastream.Unsupported, match="without ttl"):
+            plain.put("a", 1, ttl=5)
+    with datastream.open("memory:") as memory, pytest.raises(datastream.Unsupported):
+        memory.put("a", 1, ttl=5)
+    assert dict(store) == {}
