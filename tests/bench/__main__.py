@@ -25,6 +25,7 @@ from tests.bench.in_process import put_memory, put_memory_crowd
 from tests.bench.matching import hostile_pattern, put_patterns
 from tests.bench.memory import memory
 from tests.bench.nats import nats_bucket
+from tests.bench.nats_crowd import nats_crowd
 from tests.bench.overlays import overlay_changes
 from tests.bench.peers import peers
 from tests.bench.postgres import postgres, postgres_idle
@@ -78,6 +79,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "postgres-idle": postgres_idle,
     "s3": s3,
     "nats": nats_bucket,
+    "nats-crowd": nats_crowd,
     "git-files": git_files,
     "watch-git": git_watch,
     "grpc-latency": grpc_latency,

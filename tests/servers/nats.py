@@ -19,6 +19,7 @@ from typing import Any, Self
 from urllib.request import urlopen
 
 import nats
+import psutil
 
 from tests.servers.postgres import free_port
 
@@ -55,6 +56,12 @@ class Server:
     @property
     def url(self) -> str:
         return f"nats://{self.address}"
+
+    @property
+    def process(self) -> psutil.Process:
+        """What it runs in."""
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
 
     def start(self, *, ready: bool = True) -> Self:
         path = self.folder / "server.conf"

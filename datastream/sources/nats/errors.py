@@ -112,5 +112,7 @@ _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     **dict.fromkeys(
         WRONG_SEQUENCE, (RevisionConflict, "the key has changed; read it again, decide and retry")
     ),
+    # A message that was sent again while the first is still on its way to a quorum.
+    10158: _AWAY,
     **dict.fromkeys((10008, 10009, 10118, 10005, 10074), _AWAY),
 }

@@ -16,8 +16,6 @@ from datastream.sources.nats.position import Position
 
 PAUSE = 0.1
 """Seconds before a call is made again."""
-LOST = 2.0
-"""Seconds for which a call waits for a connection."""
 FRESH = 10.0
 """Seconds for which what was acknowledged is believed more than what a leader says."""
 
@@ -51,7 +49,7 @@ class Reader:
                 return await call()
             except Exception as error:
                 is_lost = isinstance(error, Disconnected)
-                left = start + (min(self._patience, LOST) if is_lost else self._patience)
+                left = start + (self.bucket.connection.timeout if is_lost else self._patience)
                 if not is_passing(error) or loop.time() + PAUSE >= left:
                     raise
             await asyncio.sleep(PAUSE)

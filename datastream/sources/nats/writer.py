@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, RevisionConflict, SourceUnavailable, shown
 from datastream.source import ANY_REVISION, Write, check_expected
-from datastream.sources.nats.errors import WRONG_SEQUENCE, ApiError, Unanswered, explain
+from datastream.sources.nats.errors import WRONG_SEQUENCE, ApiError, Unanswered, explain, is_passing
 from datastream.sources.nats.keys import to_subject
 from datastream.sources.nats.messages import (
     EXPECTED,
@@ -24,7 +24,7 @@ from datastream.sources.nats.messages import (
     revision_of,
     size_of,
 )
-from datastream.sources.nats.reader import LOST, PAUSE, Reader
+from datastream.sources.nats.reader import PAUSE, Reader
 
 LONGEST = 3_500
 """Bytes of a subject: servers take command lines of 4,096."""
@@ -272,17 +272,17 @@ class Writer:
                 future = await connection.send(subject, data, plan.conditional())
                 is_sent = True
                 answer = await connection.acknowledged(future, connection.attempt)
-            except Unanswered as error:
-                unanswered += is_sent
-                if loop.time() + PAUSE >= start + (self._patience if is_sent else LOST):
-                    raise self._unknown(plan, error, is_sent=is_sent) from error
-                await asyncio.sleep(PAUSE)
-            except ApiError as error:
-                if not unanswered or error.number not in WRONG_SEQUENCE:
-                    raise
-                return await self._found(plan, error)
-            else:
                 return int(answer["seq"])
+            except (Unanswered, ApiError) as error:
+                if isinstance(error, ApiError) and error.number in WRONG_SEQUENCE and unanswered:
+                    return await self._found(plan, error)
+                if not is_passing(error):
+                    raise
+                unanswered += is_sent
+                patience = self._patience if is_sent else connection.timeout
+                if loop.time() + PAUSE >= start + patience:
+                    raise self._unknown(plan, error, is_sent=is_sent) from error
+            await asyncio.sleep(PAUSE)
 
     async def _found(self, plan: Plan, error: Exception) -> int:
         """The key has changed since the first attempt: perhaps by that.
