@@ -22,6 +22,7 @@ from datastream.errors import DatastreamError, StoreClosed, printable
 from datastream.sources.nats.errors import (
     ApiError,
     Disconnected,
+    Forbidden,
     Unanswered,
     explain_connecting,
     is_denial,
@@ -76,6 +77,7 @@ class Connection:
         self._client: Client | None = None
         self._acks = Acks()
         self._error: Exception | None = None
+        self._forbidden = ""
         self._connecting = asyncio.Lock()
         self._again: asyncio.Task[None] | None = None
         self._closed = False
@@ -123,6 +125,7 @@ class Connection:
             raise Unanswered(NOBODY) from None
         except (TimeoutError, Error) as error:
             raise self._unanswered(error) from error
+        self._forbidden = ""
         return checked(json.loads(answer.data))
 
     async def stream(self, subject: str, payload: object) -> list[Msg]:
@@ -246,7 +249,9 @@ class Connection:
     def _settings(self, client: Client) -> dict[str, Any]:
         async def failed(error: Exception) -> None:
             log.debug("%s: %s", self.where, printable(str(error)))
-            if client is not self._client:
+            if "permissions violation" in str(error).lower():
+                self._forbidden = " ".join(str(error).split())
+            elif client is not self._client:
                 # While it connects, one failure is enough.
                 raise error
 
@@ -295,7 +300,11 @@ class Connection:
                 self._changed()
                 return
 
-    def _unanswered(self, error: BaseException | None) -> Unanswered:
+    def _unanswered(self, error: BaseException | None) -> Exception:
+        if self._forbidden:
+            # The server says so beside, and answers nothing.
+            forbidden, self._forbidden = self._forbidden, ""
+            return Forbidden(printable(forbidden))
         if not self.is_up:
             why = printable(" ".join(str(error or self._error or "").split()))
             return Disconnected(f"not connected{f': {why}' if why else ''}; it is tried again")

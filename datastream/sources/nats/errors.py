@@ -37,6 +37,10 @@ class Unanswered(Exception):
     """No answer in time, or no connection on which there could be one."""
 
 
+class Forbidden(Exception):
+    """The user has no right to what was asked for."""
+
+
 class Disconnected(Unanswered):
     """There is no connection, so nothing was sent."""
 
@@ -58,6 +62,8 @@ def explain(error: Exception, where: str, key: str | None = None) -> Exception:
     if isinstance(error, ApiError):
         kind, advice = _meaning(error)
         return kind(f"{place}: {error}; {advice}")
+    if isinstance(error, Forbidden):
+        return Denied(f"{place}: {error}; grant it, docs/nats.md lists what is needed")
     if isinstance(error, Unanswered | Outrun):
         return SourceUnavailable(f"{place}: {error}")
     if isinstance(error, OSError) or type(error).__module__.startswith("nats"):
