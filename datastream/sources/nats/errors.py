@@ -20,6 +20,8 @@ NO_MESSAGE = 10037
 WRONG_SEQUENCE = (10071, 10164)
 FULL = (10077, 10047, 10023, 10028)
 SEALED = 10109
+IN_PROCESS = 10158
+"""A message was sent again while the first is still on its way to a quorum."""
 
 
 class ApiError(Exception):
@@ -118,7 +120,6 @@ _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     **dict.fromkeys(
         WRONG_SEQUENCE, (RevisionConflict, "the key has changed; read it again, decide and retry")
     ),
-    # A message that was sent again while the first is still on its way to a quorum.
-    10158: _AWAY,
+    IN_PROCESS: _AWAY,
     **dict.fromkeys((10008, 10009, 10118, 10005, 10074), _AWAY),
 }

@@ -39,6 +39,8 @@ from datastream.url import Limits, Location, Seconds, configured
 
 PAUSE = 0.05
 """Seconds for which `wait` lasts while there is nothing to wait for."""
+ATTEMPTS = 3
+"""Times `timeout` for which a call is made again: a cluster may take ten seconds for a leader."""
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -135,9 +137,10 @@ class NatsSource(Source):
         }
         self._connection = connection
         self._bucket = Bucket(connection, bucket)
-        self._reader = Reader(self._bucket, 2 * timeout)
-        self._tail = Tail(self._reader, 2 * timeout, self._news)
-        self._writer = Writer(self._reader, self._where, 2 * timeout)
+        patience = ATTEMPTS * timeout
+        self._reader = Reader(self._bucket, patience)
+        self._tail = Tail(self._reader, patience, self._news)
+        self._writer = Writer(self._reader, self._where, patience)
         self._loop = Loop(f"datastream nats {bucket}")
         try:
             info = self._run(self._open, settings if create else None)

@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, RevisionConflict, SourceUnavailable, shown
 from datastream.source import ANY_REVISION, Write, check_expected
-from datastream.sources.nats.errors import WRONG_SEQUENCE, ApiError, Unanswered, explain, is_passing
+from datastream.sources.nats.errors import (
+    IN_PROCESS,
+    WRONG_SEQUENCE,
+    ApiError,
+    Unanswered,
+    explain,
+    is_passing,
+)
 from datastream.sources.nats.keys import to_subject
 from datastream.sources.nats.messages import (
     EXPECTED,
@@ -302,7 +309,11 @@ class Writer:
             if is_sent
             else "nothing was written"
         )
-        return SourceUnavailable(f"{self._where}, key {shown(plan.write.key)}: {error}; {outcome}")
+        if isinstance(error, ApiError) and error.number == IN_PROCESS:
+            why = "no quorum of the cluster has stored it yet"
+        else:
+            why = str(error)
+        return SourceUnavailable(f"{self._where}, key {shown(plan.write.key)}: {why}; {outcome}")
 
 
 def _revision(plan: Plan, epoch: str) -> str | None:
