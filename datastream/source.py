@@ -333,6 +333,47 @@ class HasAsyncCalls(Protocol):
         ...
 
 
+class Summary(NamedTuple):
+    """What a listing tells of one key without its value."""
+
+    key: str
+    """One that ends in "/" stands for all below it, which cannot be listed."""
+    size: int | None = None
+    """Bytes of the value, where the listing tells."""
+    digest: str = ""
+    """``ALGORITHM:HEX`` of the value, where the listing tells, such as ``git:…``."""
+    updated_at: datetime | None = None
+    """When it was written, likewise."""
+
+
+@runtime_checkable
+class HasSummaries(Protocol):
+    """A Source that can be compared with another one without reading all values.
+
+    It keeps no types, or they follow from key and value.
+    """
+
+    def summaries(self, selection: Selects) -> Iterable[Summary]:
+        """One for each selected key; others may be among them.
+
+        Raises:
+            SourceUnavailable: the backend did not answer, or answered only in part.
+        """
+        ...
+
+    def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
+        """What `keys` hold; without what is gone, or cannot be read."""
+        ...
+
+    def digest(self, key: str, algorithm: str) -> str:
+        """The digest of one value, read in pieces; "" where that is not possible here."""
+        ...
+
+    def differing(self, other: Source, selection: Selects) -> Iterable[str] | None:
+        """The keys whose values are not the same in `other`; None where only listings tell."""
+        ...
+
+
 def is_below(key: str, places: Set[str]) -> bool:
     """Whether `key` is one of `places`, or below one of those that end in "/"."""
     if not places:

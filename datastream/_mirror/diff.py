@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from datastream import _registry
-from datastream._mirror.entries import present, same
+from datastream._mirror.compare import (
+    LOADED,
+    Side,
+    differing_keys,
+    fetch,
+    in_pieces,
+    is_told,
+    tell,
+)
+from datastream._mirror.entries import same
 from datastream.entry import Entry
 from datastream.errors import DatastreamError, InvalidValue
 from datastream.selection import Selection
@@ -88,6 +97,7 @@ def diff(
     match: str | Iterable[str] = (),
     exclude: str | Iterable[str] = (),
     compare: Compare = "content",
+    values: bool = True,
 ) -> Diff:
     """How two stores differ: an iterator of `Difference`, sorted by key.
 
@@ -104,6 +114,8 @@ def diff(
         compare: "content" is always right. "times" takes files and objects of the same size for
             equal where that in `b` is not older than that in `a`, as tools that copy files do: no
             value is read, and an edit that keeps the size and sets the time back is missed.
+        values: False gives entries without values where comparing needed none: `Entry.value` and
+            ``value_type`` are empty then.
 
     Raises:
         DatastreamError: a store cannot be opened; or, while iterating, cannot be read.
@@ -113,7 +125,11 @@ def diff(
     selection = Selection.of(*keys, match=match, exclude=exclude)
     with ExitStack() as stack:
         stores = opened(stack, a), opened(stack, b)
-        return Diff(lambda into: _differences(*stores, selection, into), stack.pop_all().close)
+
+        def start(into: Diff) -> Iterator[Difference]:
+            return _Comparing(stores, selection, into, compare).run(values=values)
+
+        return Diff(start, stack.pop_all().close)
 
 
 def opened(stack: ExitStack, given: Store | str) -> Store:
@@ -130,14 +146,76 @@ def keep_types(a: Store, b: Store) -> bool:
     return Feature.TYPES in a.features and Feature.TYPES in b.features
 
 
-def _differences(a: Store, b: Store, selection: Selection, into: Diff) -> Iterator[Difference]:
-    one = present(a._core.state(selection).entries)
-    other = present(b._core.state(selection).entries)
-    types = keep_types(a, b)
-    for key in sorted(one.keys() | other.keys()):
-        difference = differing(key, one.get(key), other.get(key), types=types)
-        if difference is not None:
-            yield difference
+class _Comparing:
+    """One comparison, started at the first step.
+
+    Args:
+        stores: both.
+        selection: which keys.
+        into: takes what cannot be read.
+        compare: as for `diff`.
+    """
+
+    def __init__(
+        self, stores: tuple[Store, Store], selection: Selection, into: Diff, compare: Compare
+    ) -> None:
+        self._stores = stores
+        self._selection = selection
+        self._into = into
+        self._times = compare == "times"
+        self._types = keep_types(*stores)
+
+    def run(self, *, values: bool) -> Iterator[Difference]:
+        keys = differing_keys(*self._stores, self._selection)
+        if keys is None:
+            a, b = (Side(store, self._selection) for store in self._stores)
+            self._unreadable(a.unread | b.unread)
+            yield from self._compared(a, b, values=values)
+            self._unreadable(a.unread | b.unread)
+            return
+        for piece in in_pieces(keys, lambda _: 0):
+            unread: set[str] = set()
+            one, other = (fetch(store, piece, unread) for store in self._stores)
+            self._unreadable(unread)
+            yield from self._of(piece, one, other, unread)
+
+    def _compared(self, a: Side, b: Side, *, values: bool) -> Iterator[Difference]:
+        waiting: list[str] = []
+        for key in sorted(a.items.keys() | b.items.keys()):
+            if not is_told(key, a, b):
+                continue
+            both = key in a.items and key in b.items
+            same = tell(key, a, b, types=self._types, times=self._times) if both else False
+            if same is False and not values:
+                yield from self._loaded(waiting, a, b)
+                waiting = []
+                yield from self._bare(key, a, b)
+            elif not same:
+                waiting.append(key)
+            if len(waiting) >= LOADED:
+                yield from self._loaded(waiting, a, b)
+                waiting = []
+        yield from self._loaded(waiting, a, b)
+
+    def _loaded(self, keys: list[str], a: Side, b: Side) -> Iterator[Difference]:
+        for piece in in_pieces(keys, lambda key: a.size(key) + b.size(key)):
+            yield from self._of(piece, a.load(piece), b.load(piece), a.unread | b.unread)
+
+    def _of(
+        self, keys: list[str], a: Mapping[str, Entry], b: Mapping[str, Entry], unread: set[str]
+    ) -> Iterator[Difference]:
+        for key in keys:
+            found = differing(key, a.get(key), b.get(key), types=self._types)
+            if found is not None and key not in unread:
+                yield found
+
+    def _bare(self, key: str, a: Side, b: Side) -> Iterator[Difference]:
+        one, other = a.bare(key), b.bare(key)
+        kind: Kind = "changed" if one and other else "only_a" if one else "only_b"
+        yield Difference(key, kind, one, other)
+
+    def _unreadable(self, keys: set[str]) -> None:
+        self._into.unread |= keys
 
 
 def differing(key: str, a: Entry | None, b: Entry | None, *, types: bool) -> Difference | None:

@@ -93,6 +93,21 @@ class ListedSource(Source):
     def release(self) -> None:
         self._memory.clear()
 
+    # Comparing with other stores.
+
+    def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
+        """What `keys` hold; without what is gone, or cannot be read."""
+        found = [entry for entry in self._get(keys) if entry.operation is Operation.PUT]
+        self._report_health()
+        return [entry for entry in found if not is_unread(entry)]
+
+    def digest(self, key: str, algorithm: str) -> str:
+        """Nothing: to compute one, the whole value would have to be sent here."""
+        return ""
+
+    def differing(self, other: Source, selection: Selects) -> None:
+        """Nothing tells but listings."""
+
     # What a backend has to do.
 
     @abstractmethod

@@ -8,10 +8,13 @@ import stat
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable, shown
+from datastream.source import Summary
+from datastream.sources._common.digests import digest_of
 from datastream.sources._common.file_types import type_of
 from datastream.sources._common.listing import fingerprint
 from datastream.sources._common.look import Listed
@@ -19,6 +22,8 @@ from datastream.sources.files.held import PATH_MAX, Held
 
 RACY_NS, COARSE_RACY_NS = 50_000_000, 2_000_000_000
 """Age up to which a file may change again under the same time stamp: fine clocks, coarse ones."""
+PIECE = 1 << 20
+"""Bytes that are read at once where a whole content is not needed."""
 READ_TRIES = 8
 """How often a file is read anew because it changed meanwhile."""
 
@@ -72,6 +77,30 @@ def read_start(held: Held, name: str, size: int) -> tuple[bytes, int] | None:
     with os.fdopen(handle, "rb") as file:
         info = os.fstat(handle)
         return (file.read(size), info.st_size) if stat.S_ISREG(info.st_mode) else None
+
+
+def digest_file(held: Held, name: str, algorithm: str) -> str:
+    """The digest of what is at `name`, read in pieces; "" if no file is, or it changes meanwhile.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    handle = _open(held, name)
+    if handle is None:
+        return ""
+    with os.fdopen(handle, "rb") as file:
+        before = os.fstat(handle)
+        digest = digest_of(algorithm, before.st_size, iter(partial(file.read, PIECE), b""))
+        return digest if signature(before) == signature(os.fstat(handle)) else ""
+
+
+def summary(item: Listed) -> Summary:
+    """A listed file as it is compared with other stores."""
+    if not isinstance(item.signature, tuple):
+        # Written just now: what is listed may be out of date.
+        return Summary(item.key)
+    modified, _, size, _ = item.signature
+    return Summary(item.key, size, "", time_of(modified))
 
 
 def is_of_one(error: OSError) -> bool:

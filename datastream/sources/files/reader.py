@@ -19,7 +19,7 @@ from datastream.sources._common.look import (
     look,
     unread,
 )
-from datastream.sources.files.content import Busy, Content, is_of_one, read_file
+from datastream.sources.files.content import Busy, Content, digest_file, is_of_one, read_file
 from datastream.sources.files.held import Held
 from datastream.sources.files.staging import StagingArea
 from datastream.sources.files.tree import Tree
@@ -103,6 +103,17 @@ class Reader:
             reason = _reason(error, held)
             text = f"{shown(key)} in {self._tree.path} cannot be read: {reason}"
             raise Unreadable(text) from error
+
+    def digest(self, key: str, algorithm: str) -> str:
+        """The digest of one content, read in pieces; "" if it is not there, or changes."""
+        with self._tree.hold() as held:
+            self._finish_dead(StagingArea(held))
+            try:
+                name = Walk(self._tree, held, "").name_of(key)
+                return "" if name is None else digest_file(held, name, algorithm)
+            except OSError as error:
+                _reason(error, held)
+                return ""
 
     def look(self, walk: Walk, selection: Selects, known: Known) -> Look:
         """Look at all of `selection`."""

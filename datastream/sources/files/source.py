@@ -14,14 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.errors import DatastreamError, SourceUnavailable
+from datastream.errors import DatastreamError, SourceUnavailable, Unreadable
 from datastream.selection import Selects
-from datastream.source import WRITING, Reading, Write, Written
+from datastream.source import WRITING, Reading, Summary, Write, Written
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Listed, Seen
 from datastream.sources._common.paths import local_path
-from datastream.sources.files.content import time_of
+from datastream.sources.files.content import summary, time_of
 from datastream.sources.files.errors import explain
 from datastream.sources.files.followed import Ask, Followed
 from datastream.sources.files.held import Held
@@ -136,6 +136,28 @@ class FilesSource(ListedSource):
                 check_round_trip(write.key, write.value, write.value_type)
         with self._noticing(), self._tree.hold() as held, self._alone(held) as staging:
             return self._write(held, staging, writes)
+
+    # Comparing with other stores.
+
+    def summaries(self, selection: Selects) -> Sequence[Summary]:
+        def listed(walk: Walk) -> list[Summary]:
+            return [summary(item) for item in walk.selected(selection)]
+
+        with self._noticing():
+            return self._reader.whole(listed)
+
+    def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
+        found = []
+        for key in keys:
+            # One that cannot be read is left out.
+            with suppress(Unreadable):
+                entry = self.get(key)
+                found += [] if entry is None else [entry]
+        return found
+
+    def digest(self, key: str, algorithm: str) -> str:
+        with self._noticing():
+            return self._reader.digest(key, algorithm)
 
     # Reading.
 

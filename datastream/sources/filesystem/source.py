@@ -14,7 +14,8 @@ from typing import Any
 
 from datastream.entry import Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, shown
-from datastream.source import Feature, Write, Written, check_expected
+from datastream.selection import Selects
+from datastream.source import Feature, Summary, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Listed, is_unread, unread
@@ -126,6 +127,19 @@ class FilesystemSource(ListedSource):
                     yield Listed(key, None)
                 else:
                     yield Listed(key, signature_of(info), "", time_of(info))
+
+    def summaries(self, selection: Selects) -> Iterator[Summary]:
+        if self._opened.is_archive:
+            self._open_anew()
+        with self._using() as opened:
+            for key, info in opened.files():
+                if key in self._excluded or REFUSED in info:
+                    if REFUSED in info:
+                        yield Summary(key)
+                elif selection.matches(key):
+                    size = info.get("size")
+                    known = size if isinstance(size, int) else None
+                    yield Summary(key, known, "", time_of(info))
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
         with self._using() as opened:

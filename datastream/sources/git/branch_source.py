@@ -16,7 +16,16 @@ from dulwich.objects import Blob, Commit, ObjectID
 from datastream.entry import Capability, Entry, Revision, deleted
 from datastream.errors import InvalidKey, KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selects, check_key
-from datastream.source import WRITING, Feature, Reading, Source, Write, Written, check_expected
+from datastream.source import (
+    WRITING,
+    Feature,
+    Reading,
+    Source,
+    Summary,
+    Write,
+    Written,
+    check_expected,
+)
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.git import past
@@ -152,6 +161,27 @@ class BranchSource(Source):
         self._branch.close()
         self._handles.close()
         self._wake.set()
+
+    # Comparing with other stores.
+
+    def summaries(self, selection: Selects) -> Sequence[Summary]:
+        with self._handles.lend() as files:
+            return files.summaries(selection, self._state(files))
+
+    def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
+        with self._handles.lend() as files:
+            state = self._state(files)
+            return [entry for key in keys if (entry := files.get(state, key)) is not None]
+
+    def digest(self, key: str, algorithm: str) -> str:
+        return ""
+
+    def differing(self, other: Source, selection: Selects) -> Sequence[str] | None:
+        if not isinstance(other, BranchSource):
+            return None
+        with self._handles.lend() as mine, other._handles.lend() as theirs:
+            found = mine.differing(self._state(mine), theirs, other._state(theirs))
+            return [key for key in found if selection.matches(key)]
 
     # For the kinds of repositories.
 

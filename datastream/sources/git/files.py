@@ -9,7 +9,7 @@ from dulwich.objects import ObjectID
 
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects, starts
-from datastream.source import Reading
+from datastream.source import Reading, Summary
 from datastream.sources._common.file_types import type_of, type_of_name
 from datastream.sources.git.keys import MAX_PATH, key_of, path_of
 from datastream.sources.git.objects import Objects, State, Trees
@@ -85,6 +85,21 @@ class Files:
     def entry(self, key: str, blob: ObjectID, time: datetime | None) -> Entry:
         content = self.objects.content(blob)
         return Entry(key, content, type_of(key, content), time, blob.decode())
+
+    def summaries(self, selection: Selects, state: State) -> list[Summary]:
+        """All that is selected, without its contents."""
+        return [
+            Summary(key, None, f"git:{blob.decode()}", state.time)
+            for key, blob in self._files(selection, self.root(state))
+        ]
+
+    def differing(self, state: State, other: Files, others: State) -> Iterator[str]:
+        """The keys that differ from those in another repository."""
+        read, read_other = self.objects.items, other.objects.items
+        roots = self.root(state), other.root(others)
+        for change in changes(read, *roots, read_new=read_other):
+            if len(change.path) <= MAX_PATH:
+                yield key_of(change.path)
 
     def capabilities(self, state: State) -> list[Capability]:
         root = self.root(state)

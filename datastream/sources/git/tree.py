@@ -72,15 +72,23 @@ def walk(read: ReadTree, root: ObjectID | None, above: bytes = b"") -> Iterator[
 
 
 def changes(
-    read: ReadTree, old: ObjectID | None, new: ObjectID | None, above: bytes = b""
+    read: ReadTree,
+    old: ObjectID | None,
+    new: ObjectID | None,
+    above: bytes = b"",
+    read_new: ReadTree | None = None,
 ) -> Iterator[Change]:
-    """Where the files of two trees differ in content, deletes included."""
+    """Where the files of two trees differ in content, deletes included.
+
+    Args:
+        read_new: reads the new tree, if it is in another repository.
+    """
     pending = [(old, new, above)]
     while pending:
         old, new, above = pending.pop()
         if old == new:
             continue
-        before, after = read(old), read(new)
+        before, after = read(old), (read_new or read)(new)
         gone = [(name, before[name], None) for name in before.keys() - after.keys()]
         there = [
             (name, before.get(name), item)

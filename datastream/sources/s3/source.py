@@ -14,9 +14,10 @@ from typing import Any
 
 from datastream.entry import Entry, Revision
 from datastream.errors import DatastreamError, InvalidKey, shown
-from datastream.source import WRITING, Feature, Source, Write, Written
+from datastream.selection import Selects
+from datastream.source import WRITING, Feature, Source, Summary, Write, Written
 from datastream.sources._common.file_types import SNIFFED
-from datastream.sources._common.look import Listed
+from datastream.sources._common.look import Listed, common_scope
 from datastream.sources.s3.bucket import ARCHIVED, Bucket, Refused
 from datastream.sources.s3.errors import code_of, explain, is_passing
 from datastream.sources.s3.objects import ObjectsSource
@@ -129,6 +130,15 @@ class S3Source(ObjectsSource):
             for key, item in found:
                 yield Listed(key, item["ETag"], item["ETag"])
 
+    def summaries(self, selection: Selects) -> Iterator[Summary]:
+        start, matches = len(self._prefix), selection.matches
+        for page in self._bucket.pages(self._prefix + common_scope(selection)):
+            for item in page:
+                key = item["Key"][start:]
+                if self._admits(key) and matches(key):
+                    digest = _digest(item["ETag"])
+                    yield Summary(key, item["Size"], digest, item["LastModified"])
+
     def _try_unsure(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Find out which of the archived objects, and of those refused before, can be read."""
         due = {
@@ -189,6 +199,13 @@ class S3Source(ObjectsSource):
             raise InvalidKey(f"{shown(key)} has control characters, which not all servers keep")
 
 
+def _digest(etag: str) -> str:
+    """What an ETag says of a content. Of one sent in parts, or encrypted, it is no MD5."""
+    tag = etag.strip('"')
+    return f"etag:{tag}" if _MD5.fullmatch(tag) else ""
+
+
+_MD5 = re.compile("[0-9a-f]{32}")
 _ACCESS_POINT = re.compile(
     r"(arn:[^/]+?:(?:accesspoint[:/]|outpost[:/][^:/]+[:/](?:accesspoint|bucket)[:/])[^/]+)(?:/|$)"
 )
