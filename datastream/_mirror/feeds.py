@@ -66,6 +66,8 @@ class Feeds:
     def join(self, cursors: tuple[str, str] | None) -> First | None:
         """Follow both anew: from cursors, else from all there is; None if the mirror was stopped.
 
+        Without cursors, a target with a log is only read: see `follow_target`.
+
         Raises:
             DatastreamError: one of them is away, or closed.
         """
@@ -75,6 +77,14 @@ class Feeds:
                 return None if first is None else First(*first, resumed=True)
         first = self._follow(None, None)
         return None if first is None else First(*first, resumed=False)
+
+    def follow_target(self, since: str) -> Batch | None:
+        """Watch the target from a cursor; what has changed since, None if the mirror was stopped.
+
+        It is not watched while very much is written, since all of that would have to be read back.
+        """
+        self.target = self._watch(self._stores[1], since)
+        return self._first(self.target)
 
     def leave(self) -> None:
         """Follow neither."""
@@ -105,8 +115,11 @@ class Feeds:
         self.leave()
         source, target = self._stores
         # The target first: its trouble must not have the source read again and again.
-        self.target = self._watch(target, target_since)
-        theirs = self._first(self.target)
+        if target_since is None and Feature.LOG in target.features:
+            theirs: Batch | None = target._core.state(self._selection)
+        else:
+            self.target = self._watch(target, target_since)
+            theirs = self._first(self.target)
         if theirs is None:
             return None
         self.source = self._watch(source, since)

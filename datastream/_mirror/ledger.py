@@ -94,7 +94,7 @@ class Ledger:
         target = self._target
         for entry in batch.entries:
             key = entry.key
-            if key in target.left and target.left[key].digest == target.digest(entry):
+            if target.is_as_left(key, entry):
                 target.take(key, entry)
                 self.is_saved &= key not in self._written
                 self._written.discard(key)

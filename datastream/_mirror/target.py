@@ -124,6 +124,15 @@ class Target:
         """What stands for the content of an entry; "" where there is none."""
         return digest(entry, types=self._types)
 
+    def is_as_left(self, key: str, entry: Entry) -> bool:
+        """Whether a key holds what was left there."""
+        left = self.left.get(key)
+        if left is None:
+            return False
+        return (entry.revision != "" and left.revision == entry.revision) or (
+            left.digest == self.digest(entry)
+        )
+
     def take(self, key: str, entry: Entry | None) -> None:
         """Take what the target holds at a key for what was left there."""
         self.left.pop(key, None)

@@ -166,6 +166,10 @@ class Worker:
     def _step(self) -> None:
         if not self._joined:
             self._join()
+        elif self._work and self._work[0].is_first:
+            self._apply(self._work[0])
+        elif self._feeds.target is None and not self._dry_run:
+            self._follow_target()
         elif self._ledger.suspects:
             self._look_at_suspects()
         elif self._feeds.target:
@@ -275,9 +279,6 @@ class Worker:
             writes = [write for write in writes if write.value is not None]
         deletes = sum(write.value is None for write in writes)
         self._check_deletes(deletes)
-        if deletes:
-            # They may have made room for what the target could not hold.
-            self._ledger.suspects.update(self._target.refused)
         self._work.append(Work(writes, batch.cursor, since))
 
     def _check_deletes(self, deletes: int) -> None:
@@ -287,6 +288,14 @@ class Worker:
 
         limit, name = self._rules.delete_limit, self._target.store.name
         check_deletes(deletes, count, limit, name, is_empty=False)
+
+    def _follow_target(self) -> None:
+        batch = self._feeds.follow_target(self._ledger.progress.target_cursor)
+        if batch is not None and batch.reset:
+            # What others wrote meanwhile cannot be told from what was there before.
+            self._joined = False
+        elif batch is not None:
+            self._ledger.suspect(batch)
 
     def _suspect(self, inbox: Inbox) -> None:
         batch = _taken(inbox)
@@ -332,6 +341,9 @@ class Worker:
             ledger.suspects.update(write.key for write in writes)
             return
         self._work.popleft()
+        if any(write.value is None for write in writes):
+            # They may have made room for what the target could not hold.
+            ledger.suspects.update(self._target.refused)
         ledger.progress = after
         ledger.is_saved = place is not None
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import click
 from rich.console import Console
 
+from tests.bench.between import between
 from tests.bench.command_line import start_up
 from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
@@ -87,6 +88,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "grpc-bulk": grpc_bulk,
     "grpc-state": grpc_state,
     "grpc-fanout": grpc_fanout,
+    "between": between,
     "memory": memory,
     "import": imports,
     "start-up": start_up,

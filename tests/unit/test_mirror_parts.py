@@ -1,0 +1,130 @@
+"""Loops, progress, events and the table of a drift: memory only."""
+
+import threading
+
+import pytest
+
+from datastream import Batch, DatastreamError, Entry, Selection, Store
+from datastream._mirror.drift import Table
+from datastream._mirror.events import Events
+from datastream._mirror.loops import Edge, Loop, check, identity, overlap
+from datastream._mirror.progress import InFile, Progress
+from datastream.entry import deleted
+from datastream.sources.memory import MemorySource
+
+ALL = Selection()
+
+
+def edges(*pairs):
+    return [Edge(one, other, ALL) for one, other in pairs]
+
+
+@pytest.mark.parametrize(
+    ("new", "others"),
+    [
+        (("a", "a"), []),
+        (("b", "a"), [("a", "b")]),
+        (("c", "a"), [("a", "b"), ("b", "c")]),
+        (("c", "a"), [("b", "c"), ("x", "y"), ("a", "b")]),
+    ],
+)
+def test_a_circle_is_refused(new, others):
+    with pytest.raises(Loop):
+        check(Edge(*new, ALL), edges(*others))
+
+
+def test_what_is_no_circle_is_allowed():
+    check(Edge("a", "b", ALL), edges(("a", "c"), ("c", "d"), ("b", "e")))
+    check(Edge("b", "a", Selection.of("x/")), [Edge("a", "b", Selection.of("y/"))])
+    with pytest.raises(Loop):
+        check(Edge("b", "a", Selection.of("x/")), [Edge("a", "b", Selection.of("x/y/"))])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({}, {"keys": ("a",)}, True),
+        ({"keys": ("a/",)}, {"keys": ("a/b",)}, True),
+        ({"keys": ("a/",)}, {"keys": ("b/",)}, False),
+        ({"match": "a/*"}, {"match": "a/b/**"}, True),
+        ({"match": "a/*"}, {"match": "b/*"}, False),
+    ],
+)
+def test_selections_that_may_have_a_key_in_common(one, other, expected):
+    first, second = (
+        Selection.of(*s.get("keys", ()), match=s.get("match", ())) for s in (one, other)
+    )
+    assert overlap(first, second) is overlap(second, first) is expected
+
+
+def test_which_store_is_which():
+    with Store(MemorySource()) as one, Store(MemorySource()) as other:
+        assert identity(one) == identity(one) != identity(other)
+    with Store(MemorySource(), name="sqlite:x/../a.db?table=t") as store:
+        assert identity(store).startswith("sqlite:/")
+        assert identity(store).endswith("/a.db?table=t")
+
+
+def test_progress_is_kept_as_it_is(tmp_path):
+    progress = Progress("a", "b", ((), ("x/",), (), ()), "cursor", "other", ("k",), ("l",), ("m",))
+    place = InFile(tmp_path / "place")
+    assert place.load() is None
+    place.save(progress)
+    assert place.load() == progress
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format":2}', b'{"format":1,"x":1}'])
+def test_a_damaged_place_is_said(tmp_path, text):
+    (tmp_path / "place").write_bytes(text)
+    with pytest.raises(DatastreamError, match="no place of a mirror"):
+        InFile(tmp_path / "place").load()
+    with pytest.raises(DatastreamError, match="directory does not exist"):
+        InFile(tmp_path / "no" / "place")
+
+
+def test_a_wait_ends_with_what_came_before_it_began():
+    events = Events()
+    inbox = events.inbox(batches=True)
+    inbox.offer(Batch((Entry("k"),), "1"))
+    events.wait(None, lambda: bool(inbox))
+    assert not events.is_empty
+    assert inbox.take().cursor == "1"
+    assert events.is_empty
+    assert inbox.oldest is None
+
+
+def test_a_wait_ends_when_somebody_wakes_it():
+    events = Events()
+    threading.Timer(0.01, events.wake).start()
+    events.wait(None, lambda: False)
+    inbox = events.inbox(batches=False)
+    inbox.end()
+    events.wait(None, lambda: bool(inbox))
+    assert inbox.ended
+
+
+def batch(*entries, initial=False):
+    return Batch(entries, "", initial=initial)
+
+
+def test_a_drift_is_known_when_both_have_given_their_state():
+    table = Table(types=True)
+    assert not table.apply(0, batch(Entry("a", b"1"), Entry("b", b"1"), initial=True))
+    assert table.apply(1, batch(Entry("b", b"2"), Entry("_datastream/x", b""), initial=True))
+    assert {key: d.kind for key, d in table.differences.items()} == {"a": "only_a", "b": "changed"}
+
+
+def test_a_drift_changes_as_either_side_moves():
+    table = Table(types=True)
+    for side in (0, 1):
+        table.apply(side, batch(Entry("a", b"1"), initial=True))
+    assert not table.differences
+    assert table.apply(0, batch(Entry("a", b"2")))
+    assert table.differences["a"].a.value == b"2"
+    assert not table.apply(1, batch(Entry("_datastream/x", b"1")))
+    assert table.apply(1, batch(deleted("a")))
+    assert table.differences["a"].kind == "only_a"
+    assert table.apply(0, batch(deleted("a")))
+    assert not table.differences
+    assert not table.apply(0, batch(deleted("a")))
