@@ -90,6 +90,7 @@ PREFIXES = {
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
+SOURCE += ("Summary", "HasSummaries")
 
 
 def page() -> str:
