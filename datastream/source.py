@@ -27,7 +27,7 @@ source; the store calls it for whatever a call of the source raises.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
 from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -344,6 +344,8 @@ class Summary(NamedTuple):
     """``ALGORITHM:HEX`` of the value, where the listing tells, such as ``git:…``."""
     updated_at: datetime | None = None
     """When it was written, likewise."""
+    signature: Hashable = None
+    """Changes when the value may have; None where nothing tells."""
 
 
 @runtime_checkable
@@ -371,6 +373,28 @@ class HasSummaries(Protocol):
 
     def differing(self, other: Source, selection: Selects) -> Iterable[str] | None:
         """The keys whose values are not the same in `other`; None where only listings tell."""
+        ...
+
+
+@runtime_checkable
+class HasStreams(Protocol):
+    """A Source whose values can be read and written in pieces, never whole in memory."""
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """The value of one key, all of one moment; the last piece is the last one given.
+
+        Raises:
+            KeyNotFound: there is none.
+            SourceUnavailable: it changed, or broke off, before its end.
+        """
+        ...
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        """Store a value; what was there stays until the last piece was taken.
+
+        Raises:
+            InvalidKey: this backend cannot hold the key.
+        """
         ...
 
 

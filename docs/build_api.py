@@ -90,7 +90,7 @@ PREFIXES = {
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
-SOURCE += ("Summary", "HasSummaries")
+SOURCE += ("Summary", "HasSummaries", "HasStreams")
 
 
 def page() -> str:

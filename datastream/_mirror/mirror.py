@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from datastream._mirror.diff import keep_types, opened
+from datastream._mirror.light import LightSource, can_stream, has_large
 from datastream._mirror.loops import Edge, edges_into, identity, listed, running
 from datastream._mirror.plan import OnConflict, Rules
 from datastream._mirror.progress import InFile, InTarget, Nowhere, Place, Progress, default_name
@@ -19,7 +20,13 @@ from datastream._mirror.worker import Job, Worker
 from datastream._observable import StatusObservable
 from datastream._watch.status import StatusHolder
 from datastream._watches import check_seconds
-from datastream.errors import InvalidValue, ReadOnly, StoreClosed
+from datastream.errors import (
+    InvalidValue,
+    ReadOnly,
+    SourceUnavailable,
+    StoreClosed,
+    Unsupported,
+)
 from datastream.selection import Selection
 from datastream.source import Feature, Write
 from datastream.status import State
@@ -195,6 +202,7 @@ def mirror(
     delete_limit: int | float = 0.5,
     place: str | os.PathLike[str] | None = None,
     name: str = "",
+    stream: bool | None = None,
 ) -> Mirror:
     """Keep `b` like `a`: bring it there, then follow every change, deletes included.
 
@@ -222,6 +230,10 @@ def mirror(
         place: a file for how far it is; None keeps that in `b`, at a key below
             ``_datastream/mirror/``.
         name: of the mirror, for that key; by default made from source and keys.
+        stream: copy values in pieces, so that none is ever whole in memory: between directories,
+            buckets and other filesystems; with git, one value at a time. Both are then looked at
+            every second, and a restart compares them anew. None does so if there is a value of
+            over 32 MiB at the start.
 
     Raises:
         DatastreamError: a store cannot be opened, or `a` is itself a mirror of `b`, directly or
@@ -235,12 +247,15 @@ def mirror(
         if Feature.WRITE not in store.features and not dry_run:
             raise ReadOnly(f"{store.name} can only be read, so it cannot be the target of a mirror")
         types = keep_types(source, store)
+        streams = _streams(source, store, selection, stream)
         into = edges_into(source)
         begun = _begun(source, store, selection, into)
         stack.enter_context(running(Edge(begun.source, begun.target, selection), into))
         kept = _place(place, store, name or default_name(begun.source, begun.selection))
         what = f"mirror {source.name} → {store.name}"
         status = StatusHolder(what, store._dispatcher)
+        if streams:
+            source, store = _light(stack, source, store)
         job = Job(
             source,
             Target(store, types=types),
@@ -265,6 +280,28 @@ def _check(on_conflict: OnConflict, delete_limit: int | float) -> None:
         raise InvalidValue(
             f"delete_limit={delete_limit!r}: give a number of keys, or a share from 0.0 to 1.0"
         )
+
+
+def _streams(source: Store, target: Store, selection: Selection, stream: bool | None) -> bool:
+    if stream is False:
+        return False
+    able = can_stream(source) and can_stream(target)
+    if stream and not able:
+        raise Unsupported(
+            "stream=True needs directories, buckets, git or other filesystems on both sides; "
+            f"{source.name} or {target.name} is none"
+        )
+    try:
+        return able and (bool(stream) or has_large(source, selection))
+    except SourceUnavailable:
+        return False
+
+
+def _light(stack: ExitStack, source: Store, target: Store) -> tuple[Store, Store]:
+    """Stores of digests over both, which copy in pieces."""
+    origin = LightSource(source)
+    read = stack.enter_context(Store(origin, name=source.name))
+    return read, stack.enter_context(Store(LightSource(target, origin), name=target.name))
 
 
 def _begun(source: Store, target: Store, selection: Selection, into: Iterable[Edge]) -> Progress:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -94,13 +95,33 @@ def digest_file(held: Held, name: str, algorithm: str) -> str:
         return digest if signature(before) == signature(os.fstat(handle)) else ""
 
 
-def summary(item: Listed) -> Summary:
+def read_pieces(held: Held, name: str) -> Iterator[bytes]:
+    """What is at `name`, in pieces; nothing if no file is.
+
+    Raises:
+        Busy: it changed meanwhile.
+        OSError: it cannot be read.
+    """
+    handle = _open(held, name)
+    if handle is None:
+        return
+    with os.fdopen(handle, "rb") as file:
+        before = os.fstat(handle)
+        yield from iter(partial(file.read, PIECE), b"")
+        if signature(before) != signature(os.fstat(handle)):
+            raise Busy(f"{shown(name)} changed while it was read; it is read again")
+
+
+def summary(item: Listed, held: Held) -> Summary:
     """A listed file as it is compared with other stores."""
     if not isinstance(item.signature, tuple):
-        # Written just now: what is listed may be out of date.
+        # Written just now: only its size can be told, as it is at this moment.
+        with suppress(OSError):
+            info = held.find(item.key)
+            return Summary(item.key, None if info is None else info.st_size)
         return Summary(item.key)
     modified, _, size, _ = item.signature
-    return Summary(item.key, size, "", time_of(modified))
+    return Summary(item.key, size, "", time_of(modified), item.signature)
 
 
 def is_of_one(error: OSError) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
 from datastream.entry import Entry, deleted
-from datastream.errors import SourceUnavailable, Unreadable, shown
+from datastream.errors import KeyNotFound, SourceUnavailable, Unreadable, shown
 from datastream.selection import Selects
 from datastream.sources._common.file_types import SNIFFED, type_of
 from datastream.sources._common.look import (
@@ -19,7 +19,14 @@ from datastream.sources._common.look import (
     look,
     unread,
 )
-from datastream.sources.files.content import Busy, Content, digest_file, is_of_one, read_file
+from datastream.sources.files.content import (
+    Busy,
+    Content,
+    digest_file,
+    is_of_one,
+    read_file,
+    read_pieces,
+)
 from datastream.sources.files.held import Held
 from datastream.sources.files.staging import StagingArea
 from datastream.sources.files.tree import Tree
@@ -114,6 +121,15 @@ class Reader:
             except OSError as error:
                 _reason(error, held)
                 return ""
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """One content in pieces; nothing if it is not there."""
+        with self._tree.hold() as held:
+            self._finish_dead(StagingArea(held))
+            name = Walk(self._tree, held, "").name_of(key)
+            if name is None:
+                raise KeyNotFound(f"{self._tree.path} holds nothing at {shown(key)} any more")
+            yield from read_pieces(held, name)
 
     def look(self, walk: Walk, selection: Selects, known: Known) -> Look:
         """Look at all of `selection`."""

@@ -31,7 +31,7 @@ from datastream.sources.files.staging import LOCK_TIMEOUT, StagingArea
 from datastream.sources.files.tree import Moment, Place, Tree
 from datastream.sources.files.walk import Walk
 from datastream.sources.files.watcher import Watcher
-from datastream.sources.files.write import find_targets, put_in_place
+from datastream.sources.files.write import find_targets, put_in_place, put_streamed
 from datastream.url import Location, Seconds, configured
 
 
@@ -141,7 +141,7 @@ class FilesSource(ListedSource):
 
     def summaries(self, selection: Selects) -> Sequence[Summary]:
         def listed(walk: Walk) -> list[Summary]:
-            return [summary(item) for item in walk.selected(selection)]
+            return [summary(item, walk.held) for item in walk.selected(selection)]
 
         with self._noticing():
             return self._reader.whole(listed)
@@ -158,6 +158,16 @@ class FilesSource(ListedSource):
     def digest(self, key: str, algorithm: str) -> str:
         with self._noticing():
             return self._reader.digest(key, algorithm)
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        return self._reader.pieces(key)
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        with self._noticing(), self._tree.hold() as held, self._alone(held) as staging:
+            self._check_place(held.place, "; nothing was written")
+            target = find_targets(self._tree, held, [Write(key, b"")])[0]
+            put_streamed(held, staging, target, pieces)
+            self._check_place(held.place, " while it was written; read it again when it is back")
 
     # Reading.
 

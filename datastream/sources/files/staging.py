@@ -17,7 +17,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
@@ -92,11 +92,11 @@ class StagingArea:
         except PermissionError:
             return False
 
-    def stage(self, data: bytes, like: os.stat_result | None, at_ns: int | None) -> str:
+    def stage(self, data: Iterable[bytes], like: os.stat_result | None, at_ns: int | None) -> str:
         """Write a content to disk, beside the place where it belongs, and return its name.
 
         Args:
-            data: the content.
+            data: the content, in pieces.
             like: the file it replaces, whose owner and permissions it gets.
             at_ns: its time, None for now.
         """
@@ -105,7 +105,7 @@ class StagingArea:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         handle = self._held.open(_staged(name), flags, mode)
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            file.writelines(data)
             file.flush()
             if like is not None:
                 resemble(handle, like)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from datastream.errors import InvalidKey, shown
 from datastream.source import Write, check_expected
@@ -57,13 +57,26 @@ def put_in_place(
         staging.discard()
 
 
+def put_streamed(held: Held, staging: StagingArea, target: str, pieces: Iterable[bytes]) -> None:
+    """Write one file from pieces; the caller holds the lock.
+
+    Raises:
+        OSError: it cannot be done; nothing was written.
+    """
+    try:
+        staged = staging.stage(pieces, held.find(target), None)
+        staging.apply([Step(target, staged, "")])
+    finally:
+        staging.discard()
+
+
 def _step(staging: StagingArea, write: Write, target: str, content: Content | None) -> Step:
     before = _revision(write, content)
     if write.value is None:
         return Step(target, None, before)
     at_ns = None if write.updated_at is None else time_stamp(write.updated_at)
     like = content.info if content else None
-    return Step(target, staging.stage(write.value, like, at_ns), before)
+    return Step(target, staging.stage((write.value,), like, at_ns), before)
 
 
 def _revision(write: Write, content: Content | None) -> str:

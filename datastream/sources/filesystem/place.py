@@ -11,7 +11,14 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from datastream.errors import DatastreamError, InvalidKey, SourceUnavailable, printable, shown
+from datastream.errors import (
+    DatastreamError,
+    InvalidKey,
+    KeyNotFound,
+    SourceUnavailable,
+    printable,
+    shown,
+)
 from datastream.selection import check_text
 from datastream.sources.filesystem.errors import why_unreadable
 from datastream.url import Given, Location, text_as, unknown_option
@@ -25,6 +32,8 @@ _THREAD_SAFE = frozenset({"data", "file", "local", "memory", "zip"})
 """Protocols whose calls may overlap, besides those of filesystems on fsspec's event loop."""
 REFUSED = "datastream-refused"
 """In the information on a directory that cannot be listed: why."""
+PIECE = 1 << 20
+"""Bytes that are read at once where a whole content is not needed."""
 LISTINGS = 3
 """Attempts to list a place while files or directories are removed from it."""
 
@@ -94,6 +103,24 @@ class Opened:
         path = self._path(key)
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         self._system.pipe_file(path, value)
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """One content in pieces."""
+        try:
+            file = self._system.open(self._path(key), "rb")
+        except FileNotFoundError as error:
+            raise KeyNotFound(f"{self._root} holds nothing at {shown(key)} any more") from error
+        with file:
+            while piece := file.read(PIECE):
+                yield piece
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        """Put a content in its place, directories included, as the pieces come."""
+        path = self._path(key)
+        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with self._system.open(path, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
 
     def remove(self, key: str) -> None:
         """Remove one file."""

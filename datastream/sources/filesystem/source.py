@@ -18,7 +18,7 @@ from datastream.selection import Selects
 from datastream.source import Feature, Summary, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
-from datastream.sources._common.look import Listed, is_unread, unread
+from datastream.sources._common.look import Coarse, Listed, is_unread, unread
 from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import signature_of, time_of
 from datastream.sources.filesystem.place import (
@@ -139,7 +139,19 @@ class FilesystemSource(ListedSource):
                 elif selection.matches(key):
                     size = info.get("size")
                     known = size if isinstance(size, int) else None
-                    yield Summary(key, known, "", time_of(info))
+                    signature = signature_of(info)
+                    # A coarse one may stand for what is written next, too.
+                    exact = None if isinstance(signature, Coarse) else signature
+                    yield Summary(key, known, "", time_of(info), exact)
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        with self._using() as opened:
+            yield from opened.pieces(key)
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        self._check_key(key)
+        with self._using() as opened:
+            opened.put_pieces(key, pieces)
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
         with self._using() as opened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -182,6 +182,17 @@ class BranchSource(Source):
         with self._handles.lend() as mine, other._handles.lend() as theirs:
             found = mine.differing(self._state(mine), theirs, other._state(theirs))
             return [key for key in found if selection.matches(key)]
+
+    # Objects of a repository are compressed whole: one value at a time is in memory.
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        entry = self.get(key)
+        if entry is None:
+            raise KeyNotFound(f"{self._where} holds nothing at {shown(key)} any more")
+        yield entry.value
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        self.write([Write(key, b"".join(pieces), "bytes")])
 
     # For the kinds of repositories.
 

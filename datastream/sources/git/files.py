@@ -89,7 +89,7 @@ class Files:
     def summaries(self, selection: Selects, state: State) -> list[Summary]:
         """All that is selected, without its contents."""
         return [
-            Summary(key, None, f"git:{blob.decode()}", state.time)
+            Summary(key, None, f"git:{blob.decode()}", state.time, blob)
             for key, blob in self._files(selection, self.root(state))
         ]
 

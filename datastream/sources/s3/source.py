@@ -22,6 +22,7 @@ from datastream.sources.s3.bucket import ARCHIVED, Bucket, Refused
 from datastream.sources.s3.errors import code_of, explain, is_passing
 from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
+from datastream.sources.s3.streams import put_pieces, read_pieces
 from datastream.sources.s3.write import PROBE, Writer
 from datastream.url import Location, Seconds, configured, unescaped
 
@@ -137,7 +138,14 @@ class S3Source(ObjectsSource):
                 key = item["Key"][start:]
                 if self._admits(key) and matches(key):
                     digest = _digest(item["ETag"])
-                    yield Summary(key, item["Size"], digest, item["LastModified"])
+                    yield Summary(key, item["Size"], digest, item["LastModified"], item["ETag"])
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        return read_pieces(self._bucket, self._prefix + key)
+
+    def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
+        self._check_name(key, is_put=True)
+        put_pieces(self._bucket, self._prefix + key, pieces)
 
     def _try_unsure(self, found: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Find out which of the archived objects, and of those refused before, can be read."""

@@ -13,6 +13,7 @@ from datastream.sources.s3 import S3Source
 from tests.repositories import git_environment  # noqa: F401
 from tests.servers.s3 import CREDENTIALS, client, new_bucket
 
+CHAOS = pytest.mark.chaos
 KINDS = ["memory", "sqlite", "file", "git", "fsspec", "grpc"]
 VALUES = {"a.txt": "one", "b/c.txt": "two", "b/d.json": {"n": 1}, "e.bin": b"\0\1"}
 
@@ -22,7 +23,9 @@ def kinds_of(differences):
 
 
 @pytest.mark.parametrize("other", KINDS)
-@pytest.mark.parametrize("kind", ["file", "memory", "git"])
+@pytest.mark.parametrize(
+    "kind", ["file", *(pytest.param(k, marks=CHAOS) for k in ("memory", "git"))]
+)
 def test_what_differs_is_told_sorted(kinds, kind, other):
     a, b = kinds.open(kind), kinds.open(other)
     a.put_many(VALUES)
