@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from datastream._mirror.entries import is_reserved, same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
@@ -66,7 +65,7 @@ class Ledger:
                     f"the place is that of a mirror of {kept.source} to {kept.target}, with other "
                     "keys or stores; give this mirror another name= or place="
                 )
-            self.progress = replace(kept, origins=mine.origins)
+            self.progress = kept._replace(origins=mine.origins)
             self.is_ours = True
             self.theirs = set(kept.theirs)
             self.suspects = set(kept.suspects)
@@ -79,8 +78,8 @@ class Ledger:
         self.take_in(plan)
         for known in (self._target.left, self._written, self.suspects):
             known.clear()
-        self.progress = replace(
-            self.progress, cursor="", target_cursor=target_cursor, suspects=(), written=()
+        self.progress = self.progress._replace(
+            cursor="", target_cursor=target_cursor, suspects=(), written=()
         )
         if not self.is_ours:
             # From here on, what the target holds is what the mirror has put there.
@@ -101,7 +100,7 @@ class Ledger:
             elif not is_reserved(key):
                 self.suspects.add(key)
         target.forget(self._written)
-        self.progress = replace(self.progress, target_cursor=batch.cursor)
+        self.progress = self.progress._replace(target_cursor=batch.cursor)
 
     def some_suspects(self) -> list[str]:
         """Keys to be judged next."""
@@ -219,8 +218,7 @@ class Ledger:
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
         is_short = len(self._written) <= MOST_WRITTEN
-        return replace(
-            progress,
+        return progress._replace(
             target_cursor=progress.target_cursor if is_short else "",
             written=tuple(sorted(self._written)) if is_short else (),
             theirs=tuple(sorted(self.theirs)),

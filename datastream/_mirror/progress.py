@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from datastream._mirror.entries import RESERVED
 from datastream.errors import DatastreamError
@@ -18,8 +17,7 @@ from datastream.store import Store
 _numbers = count()
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How far a mirror is."""
 
     source: str
@@ -47,7 +45,7 @@ class Progress:
         return self.source, self.target, self.selection
 
     def dumps(self) -> bytes:
-        return json.dumps({"format": 1, **asdict(self)}, separators=(",", ":")).encode()
+        return json.dumps({"format": 1, **self._asdict()}, separators=(",", ":")).encode()
 
     @classmethod
     def loads(cls, text: bytes, where: str) -> Progress:
@@ -67,13 +65,10 @@ class Progress:
             ) from error
 
 
-_TUPLES = {f.name for f in fields(Progress) if "tuple" in str(f.type)}
-
-
 def _typed(name: str, value: Any) -> Any:
     if name == "selection":
         return tuple(tuple(part) for part in value)
-    return tuple(value) if name in _TUPLES else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 class Place(Protocol):

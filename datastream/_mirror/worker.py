@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from random import uniform
 from time import monotonic
 from typing import NamedTuple
@@ -332,7 +331,7 @@ class Worker:
             return
         after = ledger.progress
         if work.cursor is not None:
-            after = replace(after, cursor=work.cursor)
+            after = after._replace(cursor=work.cursor)
         place = ledger.intend(writes, after) if writes and work.cursor is not None else None
         try:
             if writes:
