@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
-from datastream._consume.progress import Progress
+from datastream._consume.progress import UNSURE, Progress
 from datastream._watch.buffer import CompleteBuffer, NewestBuffer
 from datastream._watch.diff import revision_of
 from datastream._watch.subscription import Since, Subscription
@@ -276,17 +276,23 @@ class PastFeed(Feed):
 
     def _since_last(self, entry: Entry) -> list[Entry]:
         """What the key held after the revision that was given last, oldest first."""
-        key = entry.key
-        is_known = key in self._last or bool(self._progress.revisions.get(key))
-        last = self._last.get(key, self._progress.revisions.get(key))
+        key, handled = entry.key, self._progress.revisions
+        last = self._last.get(key, handled.get(key))
+        is_known = key in self._last or key in handled
+        unsure = last.removeprefix(UNSURE) if last and last.startswith(UNSURE) else None
         found: list[Entry] = []
         for revision in islice(self._store.history(key), MOST_REVISIONS):
             at = revision_of(revision.entry)
             # A key that was never given begins where it was created last.
-            if at == last if is_known else at is None and bool(found) and _holds(found[-1]):
-                return found[::-1]
+            is_before = at == last if is_known else at is None and bool(found) and _holds(found[-1])
+            if is_before:
+                break
             found.append(revision.entry)
-        return found[::-1] if found else [entry]
+            if unsure is not None and at == unsure:
+                break
+        else:
+            return found[::-1] or [entry]
+        return found[::-1]
 
 
 def _holds(entry: Entry) -> bool:

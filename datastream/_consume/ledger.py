@@ -62,7 +62,11 @@ class Ledger:
         """
         progress = self.place.progress
         known = progress.revisions
-        new = {e.key: UNSURE for e in entries if e.operation is PUT and e.key not in known}
+        new: dict[str, str] = {}
+        for entry in entries:
+            if entry.operation is PUT and entry.key not in known:
+                # The first, where a key comes several times: those before it were handled.
+                new.setdefault(entry.key, UNSURE + entry.revision)
         # From here on it is the revisions that tell what was handled.
         cursor = None if progress.begun else ""
         if new or cursor is not None:

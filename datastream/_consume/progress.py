@@ -9,8 +9,8 @@ from datastream._watch.diff import revision_of
 from datastream.entry import Entry
 from datastream.selection import Selection
 
-UNSURE = ""
-"""The revision of a key whose change may have been handled or not: equal to none there is."""
+UNSURE = "unsure:"
+"""Before a revision which may have been handled or not: equal to none there is."""
 
 Handled = Mapping[str, str | None]
 """The revision at which keys were handled; None where they were removed."""

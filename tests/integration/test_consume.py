@@ -509,7 +509,7 @@ def test_a_key_whose_handling_was_not_saved_and_that_is_gone_is_told(tmp_path, p
         assert consumer.flush(10)
         consumer.stop()
         lines = place.read_bytes().removeprefix(saved).splitlines(keepends=True)
-        assert json.loads(lines[0].split(b" ", 1)[1])["revisions"] == {"a": ""}
+        assert json.loads(lines[0].split(b" ", 1)[1])["revisions"]["a"].startswith("unsure:")
         place.write_bytes(saved + lines[0])
         del store["a"]
         seen = Recorder()
