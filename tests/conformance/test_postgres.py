@@ -4,6 +4,7 @@ import pytest
 from datastream import Store
 from datastream.sources.postgres import PostgresSource
 from datastream.testing import Conformance, Harness
+from tests.conformance._boxed import Boxed
 from tests.servers.served import Served
 
 
@@ -62,6 +63,40 @@ class TestPostgresForeignTable(Conformance):
         harness = PostgresHarness(postgres, table, table='my %s "settings"', **columns)
         harness.writer = lambda: Store(harness.source(), name="elsewhere")
         return harness
+
+
+class RowsHarness(PostgresHarness):
+    """Rows as values, under keys of two columns."""
+
+    def __init__(self, url, **options):
+        table = (
+            "CREATE TABLE rows (tenant text, name text, content text, kind text, "
+            "changed timestamptz, other int DEFAULT 1, PRIMARY KEY (tenant, name))"
+        )
+        columns = {"table": "rows", "key": "tenant,name", "value": "*"}
+        super().__init__(url, table, **columns | options)
+
+    def source(self):
+        return Boxed(super().source())
+
+    def writer(self):
+        return Store(self.source(), name="elsewhere")
+
+
+@pytest.mark.chaos
+class TestPostgresRows(Conformance):
+    @pytest.fixture
+    def harness(self, postgres):
+        return RowsHarness(postgres, mode="notify", updated_at="changed")
+
+
+@pytest.mark.chaos
+class TestPostgresSomeColumns(Conformance):
+    """Polled, and without a time."""
+
+    @pytest.fixture
+    def harness(self, postgres):
+        return RowsHarness(postgres, value="content,kind", mode="poll", interval=0.05)
 
 
 @pytest.mark.chaos

@@ -27,10 +27,11 @@ from datastream.sources.postgres.log import (
     traces,
     uninstall_statements,
 )
+from datastream.sources.postgres.objects import ObjectWriter
 from datastream.sources.postgres.options import POLL
 from datastream.sources.postgres.states import ComparedRows
 from datastream.sources.postgres.table import RowTable
-from datastream.sources.postgres.writer import RowWriter
+from datastream.sources.postgres.writer import RowWriter, Writing
 
 PROBE = 1.0
 """Seconds a notification has to pass through a pooler."""
@@ -73,7 +74,7 @@ class Catalogue:
     """`Session.started` of the server on which it was looked up."""
     layout: Layout
     table: RowTable
-    writer: RowWriter | None
+    writer: Writing | None
     """None where the relation can only be read."""
     log: Log
     rows: ChangedRows | ComparedRows
@@ -131,7 +132,8 @@ class Inspector:
         found, relation = _marks(db, layout)
         if relation != layout.fingerprint:
             raise Altered
-        writer = RowWriter(layout, table, self._where) if layout.can_write else None
+        kind = ObjectWriter if layout.is_object else RowWriter
+        writer = kind(layout, table, self._where) if layout.can_write else None
         return Catalogue(session.started, layout, table, writer, log, rows, found)
 
     def _find_log(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from datastream.entry import Entry, Revision, deleted
+from datastream.sources.postgres.keys import key_of
 from datastream.sources.postgres.layout import Column, Layout, literal
 from datastream.sources.postgres.rows import READ_BY_TYPE, entries, shape
 
@@ -25,8 +26,11 @@ class History(NamedTuple):
     def form(self) -> str:
         """Compared with what is installed, to see whether that is what is wanted."""
         layout = self.layout
-        columns = [layout.value, layout.value_type, layout.updated_at]
+        values = layout.members if layout.is_object else (layout.value,)
+        columns = [*values, layout.value_type, layout.updated_at]
         types = [column.type if column else "" for column in columns]
+        if layout.is_object:
+            types = [*(column.name for column in layout.members), *types]
         return json.dumps([*layout.columns, *types])
 
     def create_statements(self, create: str, table: str) -> list[str]:
@@ -48,9 +52,7 @@ class History(NamedTuple):
 
     def fits(self, relation: str) -> str:
         """Whether a relation has all columns, of types that are read as `form` says."""
-        layout = self.layout
-        found = [layout.key, layout.value, layout.value_type, layout.updated_at]
-        columns = [column for column in found if column]
+        columns = self.layout.read
         known = " OR ".join(_is_column(column) for column in columns)
         return (
             f"(SELECT count(*) FROM pg_attribute WHERE attrelid = {relation} AND ({known})) "
@@ -59,10 +61,10 @@ class History(NamedTuple):
 
     def keep(self, table: str, rows: str) -> str:
         """A statement that writes down what `rows` hold."""
-        key = f"r.{self.layout.key.quoted}"
+        key = key_of(self.layout, "r")
         if self.layout.is_virtual:
             # Rows that were just written have no such values yet, those of the table do.
-            among = f"SELECT n.{self.layout.key.quoted}::text FROM {rows} n"
+            among = f"SELECT {key_of(self.layout, 'n')}::text FROM {rows} n"
             rows = f"(SELECT * FROM {self.layout.name} r WHERE {key}::text IN ({among}))"
         return (
             f"INSERT INTO {table} (gone, key, value, value_type, updated_at) "
@@ -71,14 +73,14 @@ class History(NamedTuple):
 
     def keep_gone(self, table: str, rows: str, made: str = "") -> str:
         """A statement that writes down that `rows` are gone, without those in `made`."""
-        column = self.layout.key.quoted
+        key, new = key_of(self.layout, "r"), key_of(self.layout, "n")
         statement = (
-            f"INSERT INTO {table} (gone, key) SELECT true, r.{column}::text FROM {rows} r "
-            f"WHERE r.{column} IS NOT NULL"
+            f"INSERT INTO {table} (gone, key) SELECT true, {key}::text FROM {rows} r "
+            f"WHERE {key} IS NOT NULL"
         )
         if made:
-            still = f"SELECT n.{column}::text FROM {made} n WHERE n.{column} IS NOT NULL"
-            statement += f" AND r.{column}::text NOT IN ({still})"
+            still = f"SELECT {new}::text FROM {made} n WHERE {new} IS NOT NULL"
+            statement += f" AND {key}::text NOT IN ({still})"
         return statement
 
     def prune(self, table: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from typing import NamedTuple
@@ -12,6 +12,8 @@ from psycopg import sql
 
 from datastream.errors import DatastreamError
 from datastream.sources._common.columns import Columns
+from datastream.sources._common.row_keys import check_key_columns, names_of
+from datastream.sources._common.row_objects import ALL
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.marks import Marked
 
@@ -29,6 +31,8 @@ KINDS = {
 """The value_type of a column's values; of any other type they are text, so "str"."""
 INTEGER_KEYS = {"int2": 15, "int4": 31, "int8": 63}
 WRITABLE_KEYS = {"text", "varchar", "uuid", *INTEGER_KEYS}
+SEVERAL = -1
+"""The number of what stands for several columns."""
 _TYPMOD_HEADER = 4
 _READABLE_MARK = 24
 """Bytes of the table's name that are part of the names of what is installed for it."""
@@ -85,6 +89,10 @@ class Layout(NamedTuple):
     """Why rows can only be read; "" if they can be written."""
     obstacle: str
     """Why no trigger can be made or trusted; "" if one can."""
+    keys: tuple[Column, ...]
+    """The key's columns; `key` stands for all of them."""
+    members: tuple[Column, ...]
+    """The columns of a row that is a value, for all of which `value` stands; else empty."""
     is_replicated: bool
     """A subscription writes it, past the triggers."""
     owns: bool
@@ -107,8 +115,19 @@ class Layout(NamedTuple):
     @property
     def is_virtual(self) -> bool:
         """Part of a row is worked out when it is read."""
-        columns = (self.key, self.value, self.value_type, self.updated_at)
-        return any(column is not None and column.generated == "v" for column in columns)
+        return any(column.generated == "v" for column in self.read)
+
+    @property
+    def read(self) -> list[Column]:
+        """All columns that are read."""
+        values = self.members if self.is_object else (self.value,)
+        optional = (self.value_type, self.updated_at)
+        return [*self.keys, *values, *(column for column in optional if column)]
+
+    @property
+    def is_object(self) -> bool:
+        """Rows are the values."""
+        return self.value.number == SEVERAL
 
     @property
     def mark(self) -> str:
@@ -180,10 +199,17 @@ def find_layout(
     fingerprint = _fingerprint(connection, marked)
     found = _columns(connection, relation.oid)
     columns = _choose(asked, found, where)
-    key, value = found[columns.key], found[columns.value]
+    keys, members = _named(asked.key, "key", found, where), _members(asked, columns, found, where)
+    key = keys[0] if len(keys) == 1 else _joined(asked.key, keys)
+    value = found.get(asked.value) or (members[0] if len(members) == 1 else None)
+    if value is None or asked.value == ALL:
+        value = _object(asked.value)
+    else:
+        members = []
     value_type, updated_at = found.get(columns.value_type), found.get(columns.updated_at)
-    used = [column.number for column in (key, value, value_type, updated_at) if column]
-    index = _unique_index(connection, relation.oid, columns.key)
+    held = [*keys, *(members if value.number == SEVERAL else [value])]
+    used = [column.number for column in (*held, value_type, updated_at) if column]
+    index = _unique_index(connection, relation.oid, [column.name for column in keys])
     unique = index is not None
     return Layout(
         relation.oid,
@@ -195,12 +221,18 @@ def find_layout(
         value_type,
         updated_at,
         cannot_write=_cannot_write(relation, key, (value, value_type), unique=unique),
-        obstacle=_obstacle(relation, (key, value), unique=unique),
+        obstacle=_obstacle(relation, key, held, unique=unique),
+        keys=tuple(keys),
+        members=tuple(members),
         is_replicated=relation.replicated,
         owns=relation.owns and relation.may_create,
         is_unlogged=relation.unlogged,
         marked=Marked(
-            *marked[:3], tuple(used), index or 0, *_types(connection, relation.oid, used)
+            *marked[:3],
+            tuple(used),
+            index or 0,
+            *_types(connection, relation.oid, used),
+            whole=asked.value == ALL,
         ),
         fingerprint=fingerprint,
     )
@@ -290,28 +322,76 @@ WHERE typtype IN ('e', 'c') ORDER BY 1
 
 
 def _choose(asked: Columns, found: Mapping[str, Column], where: str) -> Columns:
-    for role, name in asked._asdict().items():
+    for role in (TYPE, TIME):
+        name = getattr(asked, role)
         if name and name not in found:
-            raise DatastreamError(
-                f"{where} has no column {name!r}; it has {', '.join(found)}: "
-                f"name the right one with {role}="
-            )
+            raise _no_column(name, role, found, where)
+    if asked.value not in found and (asked.value == ALL or "," in asked.value):
+        if asked.value_type:
+            raise DatastreamError(f"{where}: rows are JSON objects; leave value_type= out")
+        # Of a row, a column that was not named is a member like the others.
+        return asked
     return asked._replace(
         value_type=asked.value_type or (TYPE if TYPE in found else ""),
         updated_at=asked.updated_at or (TIME if TIME in found else ""),
     )
 
 
-def _unique_index(connection: Connection, oid: int, column: str) -> int | None:
+def _named(given: str, role: str, found: Mapping[str, Column], where: str) -> list[Column]:
+    try:
+        names = names_of(given, found, lambda name: name if name in found else None)
+    except LookupError as error:
+        raise _no_column(str(error), role, found, where) from None
+    check_key_columns(names, where) if role == "key" else None
+    return [found[name] for name in names]
+
+
+def _members(
+    asked: Columns, columns: Columns, found: Mapping[str, Column], where: str
+) -> list[Column]:
+    if asked.value in found or asked.value != ALL:
+        members = _named(asked.value, "value", found, where)
+    else:
+        keys = {column.name for column in _named(asked.key, "key", found, where)}
+        members = [column for column in found.values() if column.name not in keys]
+    return [column for column in members if column.name != columns.updated_at]
+
+
+def _no_column(name: str, role: str, found: Mapping[str, Column], where: str) -> DatastreamError:
+    return DatastreamError(
+        f"{where} has no column {name!r}; it has {', '.join(found)}: "
+        f"name the right one with {role}="
+    )
+
+
+def _joined(name: str, columns: Sequence[Column]) -> Column:
+    """Stands for the columns of a key."""
+    kind = "text" if all(column.spells_alone for column in columns) else "several"
+    exact = all(column.exact for column in columns)
+    generated = next((column.generated for column in columns if column.generated), "")
+    return Column(name, SEVERAL, kind, "text", "text", -1, exact, 0, generated)
+
+
+def _object(name: str) -> Column:
+    """Stands for the columns of a row that is a value."""
+    return Column(name, SEVERAL, "json", "jsonb", "jsonb", -1, True, 0, "")
+
+
+def _unique_index(connection: Connection, oid: int, names: Sequence[str]) -> int | None:
     """The index that ``ON CONFLICT`` can go by."""
-    row = connection.execute(
-        "SELECT indexrelid::int8 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid "
-        "AND a.attnum = i.indkey[0] WHERE i.indrelid = $1::oid AND a.attname = $2::text "
-        "AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indnkeyatts = 1 "
-        "AND i.indpred IS NULL AND i.indexprs IS NULL ORDER BY 1 LIMIT 1",
-        (oid, column),
-    ).fetchone()
+    row = connection.execute(_UNIQUE_INDEX.encode(), (oid, sorted(names))).fetchone()
     return None if row is None else int(str(row[0]))
+
+
+_UNIQUE_INDEX = """
+SELECT indexrelid::int8 FROM pg_index i WHERE i.indrelid = $1::oid
+AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+AND (
+  SELECT array_agg(attname::text ORDER BY attname::text COLLATE "C")
+  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+  JOIN pg_attribute ON attrelid = i.indrelid AND attnum = number WHERE place <= i.indnkeyatts
+) = $2::text[] ORDER BY 1 LIMIT 1
+"""
 
 
 def _cannot_write(
@@ -329,7 +409,7 @@ def _cannot_write(
     return "" if relation.may_write else "this role may not write it, or the server is a replica"
 
 
-def _obstacle(relation: _Relation, held: tuple[Column, ...], *, unique: bool) -> str:
+def _obstacle(relation: _Relation, key: Column, held: Sequence[Column], *, unique: bool) -> str:
     obstacles = {
         "its rows may be written through another table (partition, inheritance)": relation.related,
         "it is no plain table": relation.kind != "r",
@@ -340,6 +420,6 @@ def _obstacle(relation: _Relation, held: tuple[Column, ...], *, unique: bool) ->
         "it holds names of other objects, which change with those": any(
             column.kind.startswith("reg") for column in held
         ),
-        "no plain unique index tells one key from another": not (unique and held[0].exact),
+        "no plain unique index tells one key from another": not (unique and key.exact),
     }
     return next((text for text, applies in obstacles.items() if applies), "")

@@ -20,6 +20,7 @@ import psycopg
 
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.history import History
+from datastream.sources.postgres.keys import key_of
 from datastream.sources.postgres.layout import Layout, literal, quoted
 from datastream.sources.postgres.spelling import SPELLING
 
@@ -227,9 +228,10 @@ def _record_body(layout: Layout, names: Names, history: History | None) -> str:
         f"SELECT u.key, sum(u.delta)::int AS delta FROM ({made} UNION ALL {removed}) AS u "
         "GROUP BY u.key"
     )
+    names_of_key = ", ".join(literal(column.name) for column in layout.keys)
     has_key = (
-        "EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID "
-        f"AND attname = {literal(layout.key.name)})"
+        f"{len(layout.keys)} = (SELECT count(*) FROM pg_attribute WHERE attrelid = TG_RELID "
+        f"AND attname IN ({names_of_key}))"
     )
     # An exception handler would cost each statement a subtransaction. What could go wrong is asked
     # for instead, so that writers never fail: the table was altered, or somebody dropped the log.
@@ -291,13 +293,13 @@ END
 
 def _keys(layout: Layout, rows: str, delta: int) -> str:
     # Qualified: a column may be called like a variable.
-    key = f"r.{layout.key.quoted}"
+    key = key_of(layout, "r")
     return f"SELECT {key}::text AS key, {delta} AS delta FROM {rows} AS r WHERE {key} IS NOT NULL"
 
 
 def _same(layout: Layout, names: Names) -> str:
     """Logs one row whose key is as it was: most updates, and nothing to sum up."""
-    new, old = (f"{row}.{layout.key.quoted}::text" for row in ("n", "o"))
+    new, old = (f"{key_of(layout, row)}::text" for row in ("n", "o"))
     return (
         f"INSERT INTO {names.log} (size, delta, keys) SELECT 1, 0, ARRAY[{new}] "
         f'FROM new_rows AS n, old_rows AS o WHERE {new} = {old} COLLATE "C"'

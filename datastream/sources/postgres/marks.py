@@ -27,6 +27,8 @@ class Marked(NamedTuple):
     enums: tuple[int, ...] = ()
     """Types of the columns, or in these, and the relations of composite ones."""
     composites: tuple[int, ...] = ()
+    whole: bool = False
+    """All columns are read, also those that will be added."""
 
     @property
     def relation(self) -> str:
@@ -64,7 +66,9 @@ class Marked(NamedTuple):
         Each ALTER of a column writes its line in pg_attribute anew, whatever else it does. What
         rewrites the table gives it another TOAST table; TRUNCATE and VACUUM FULL do not.
         """
-        columns = _columns("attnum, xmin", f"attnum IN ({_list(self.numbers)})")
+        columns = _columns("attnum, xmin")
+        if not self.whole:
+            columns = _columns("attnum, xmin", f"attnum IN ({_list(self.numbers)})")
         return self._of_class(*_STORED, columns, *self._types, self._triggers(mark))
 
     def _of_class(self, *values: str) -> str:

@@ -15,6 +15,7 @@ from datastream.codecs import check_type
 from datastream.entry import Entry, Operation
 from datastream.errors import InvalidValue
 from datastream.sources._common.columns import parse_iso
+from datastream.sources.postgres.keys import key_of, object_of
 from datastream.sources.postgres.layout import KINDS, Column, Layout
 
 Row = Sequence[Any]
@@ -50,7 +51,9 @@ class Shape(NamedTuple):
 
 def shape(layout: Layout, row: str = "t") -> Shape:
     """How rows of `layout` are read, from a table called `row` in the statement."""
-    value = _value(layout.value, row)
+    value = f"{object_of(layout.members, row)}::text"
+    if not layout.is_object:
+        value = _value(layout.value, row)
     name = f"{row}.{layout.value_type.quoted}::text" if layout.value_type else "NULL::text"
     time = _time(layout.updated_at, row)
     data = value if layout.value.kind == "bytea" else f"convert_to({value}, 'UTF8')"
@@ -61,7 +64,7 @@ def shape(layout: Layout, row: str = "t") -> Shape:
         f"coalesce('\\x01'::bytea || {data}, ''::bytea)"
     )
     return Shape(
-        fields=f"{row}.{layout.key.quoted}::text, {value}, {name}, {time}",
+        fields=f"{key_of(layout, row)}::text, {value}, {name}, {time}",
         revision=f"left(encode(sha256({seed}), 'hex'), {_DIGITS})",
         kind=KINDS.get(layout.value.kind, "str"),
         nothing=f"NULL::{'bytea' if layout.value.kind == 'bytea' else 'text'}",

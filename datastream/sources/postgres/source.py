@@ -73,6 +73,8 @@ class PostgresSource(Source):
             ``key, value, value_type, updated_at``.
         schema: where it is; "" searches as the session does.
         key, value: their columns, of any type; to be written, the key's must be unique.
+            ``key="tenant,id"`` joins several by "/"; ``value="title,done"``, or "*" for all but
+            the key, makes the value a JSON object of columns, into which a put is merged.
         value_type, updated_at: their columns; "" uses those of that name, if there are any.
             Without a type column the type follows from the value's.
         create: make the table if it is missing.
@@ -114,7 +116,8 @@ class PostgresSource(Source):
         given = parameters(conninfo, {**(libpq or {}), "password": password})
         self._where = f"{place(given)}, table {table!r}"
         columns = Columns(key, value, value_type, updated_at)
-        check_names(self._where, mode, table, schema, *columns)
+        several = (part for name in (key, value) for part in name.split(","))
+        check_names(self._where, mode, table, schema, *several, value_type, updated_at)
         kept = (history_rows, history_days) if history else None
         self._wishes = Wishes(table, schema, columns, mode, triggers, kept)
         self._create = create

@@ -13,9 +13,9 @@ from datastream.errors import InvalidKey
 from datastream.selection import Selects, check_text, starts
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
+from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.rows import Row, Shape, entries, shape
-from datastream.sources.postgres.values import fits_key
 
 MOST_CONDITIONS = 1000
 """Selections with more keys and prefixes than this are filtered after reading everything."""
@@ -33,7 +33,7 @@ class RowTable:
         self._layout = layout
         self._where = where
         self.shape: Shape = shape(layout)
-        self._key = f"t.{layout.key.quoted}"
+        self._key = key_of(layout, "t")
         self._present = f"{self._key} IS NOT NULL"
         self.one = self.is_key("$1")
         """True for the row of one key."""
@@ -47,7 +47,9 @@ class RowTable:
         self._get_spelled = checked.format(f"{self.select} WHERE {self._key}::text = $1::text")
         name = f"t.{layout.value_type.quoted}::text" if layout.value_type else "NULL::text"
         # Of a value only whether there is one.
-        missing = f"CASE WHEN t.{layout.value.quoted} IS NOT NULL THEN ''::bytea END"
+        missing = "''::bytea"
+        if not layout.is_object:
+            missing = f"CASE WHEN t.{layout.value.quoted} IS NOT NULL THEN ''::bytea END"
         self._capabilities = (
             f"SELECT NULL::text, NULL::bytea, {mark}, NULL::text UNION ALL "
             f"SELECT {self._key}::text, {missing}, {name}, NULL::text FROM {layout.name} t"
@@ -69,7 +71,7 @@ class RowTable:
         Raises:
             Altered: look the table up again.
         """
-        if not fits_key(key, self._layout.key):
+        if not fits(self._layout, key):
             return None
         try:
             found = rows(db, self._checked_get, (key,))
@@ -80,17 +82,13 @@ class RowTable:
 
     def current(self, db: Connection, key: str) -> Entry | None:
         """What `key` holds now, in the transaction of a write."""
-        if not fits_key(key, self._layout.key):
+        if not fits(self._layout, key):
             return None
         return self._only(key, rows(db, self._get, (key,)))
 
     def is_key(self, text: str) -> str:
         """A condition: the row's key is the one that is spelled like the expression `text`."""
-        column = self._layout.key
-        found = f"{self._key} = {text}::{column.type}"
-        if column.spells_alone:
-            return found
-        return f'{found} AND {self._key}::text = {text}::text COLLATE "C"'
+        return is_key(self._layout, text)
 
     def _only(self, key: str, found: Iterable[Row]) -> Entry | None:
         # PostgreSQL may find other spellings equal.
@@ -131,17 +129,12 @@ class RowTable:
         everything = not (selection.keys or begins) or "" in begins
         if everything or len(selection.keys) + len(begins) > MOST_CONDITIONS:
             return self._present, []
-        column = self._layout.key
-        keys = sorted(key for key in selection.keys if fits_key(key, column))
-        listed = f"{self._key} = ANY(${first}::{column.type}[])"
-        if not column.spells_alone:
-            listed = f"{self._key}::text = ANY(${first}::text[])"
+        layout = self._layout
+        keys = sorted(key for key in selection.keys if fits(layout, key))
+        listed = is_among(layout, first)
         if not begins:
             return listed, [keys]
-        return (
-            f"({listed} OR {self._key}::text ^@ ANY(${first + 1}::text[]))",
-            [keys, sorted(begins)],
-        )
+        return f"({listed} OR {begins_among(layout, first + 1)})", [keys, sorted(begins)]
 
     def _is_legal(self, key: str) -> bool:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 
-from datastream.errors import InvalidKey, InvalidValue, shown
+from datastream.errors import InvalidValue, shown
 from datastream.source import Write
 from datastream.sources.postgres.layout import INTEGER_KEYS, KINDS, Column, Layout
 
@@ -27,12 +27,19 @@ _FITS = {"float": ("float", "int")}
 
 def written(layout: Layout) -> list[Column]:
     """The columns that a put sets beside the key: value, then type and time if there are any."""
-    time = layout.updated_at
-    optional = [
-        layout.value_type,
-        time if time and time.kind in _NOW and not time.generated else None,
-    ]
+    optional = [layout.value_type, written_time(layout)]
     return [layout.value, *(column for column in optional if column)]
+
+
+def written_time(layout: Layout) -> Column | None:
+    """The column of the time, if it can be set."""
+    time = layout.updated_at
+    return time if time and time.kind in _NOW and not time.generated else None
+
+
+def time_of(column: Column, text: str) -> str:
+    """The expression that a column of the time is set to: a parameter, else now."""
+    return _NOW[column.kind].format(f"coalesce({text}::timestamptz, now())")
 
 
 def assignments(layout: Layout, given: Sequence[str]) -> dict[str, str]:
@@ -41,7 +48,7 @@ def assignments(layout: Layout, given: Sequence[str]) -> dict[str, str]:
     for column, text in zip(written(layout), given, strict=True):
         expression = f"{text}::{column.type}"
         if column is layout.updated_at:
-            expression = _NOW[column.kind].format(f"coalesce({text}::timestamptz, now())")
+            expression = time_of(column, text)
         result[column.quoted] = expression
     return result
 
@@ -49,6 +56,11 @@ def assignments(layout: Layout, given: Sequence[str]) -> dict[str, str]:
 def differs(layout: Layout, old: str, new: str) -> str:
     """Whether value or type would change; the time alone is no change."""
     columns = [layout.value, *([layout.value_type] if layout.value_type else [])]
+    return differs_in(columns, old, new)
+
+
+def differs_in(columns: Sequence[Column], old: str, new: str) -> str:
+    """Whether one of these columns would change."""
     return " OR ".join(
         f"{_exactly(f'{old}.{column.quoted}', column)} IS DISTINCT FROM "
         f"{_exactly(f'{new}.{column.quoted}', column)}"
@@ -59,19 +71,6 @@ def differs(layout: Layout, old: str, new: str) -> str:
 def _exactly(name: str, column: Column) -> str:
     # As text: 1.50 is another number than 1.5, and json has no equality at all.
     return name if column.kind == "bytea" else f'{name}::text COLLATE "C"'
-
-
-def check_key(key: str, column: Column) -> None:
-    """Refuse a key that its column would cut, round or reject.
-
-    Raises:
-        InvalidKey: it is such.
-    """
-    if not fits_key(key, column):
-        raise InvalidKey(
-            f"{shown(key)} does not fit the key column {column.name!r} ({column.type}); "
-            "write it as PostgreSQL does, and not longer than the column"
-        )
 
 
 def fits_key(key: str, column: Column) -> bool:

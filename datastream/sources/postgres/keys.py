@@ -1,0 +1,92 @@
+"""SQL of keys that are spread over several columns, and of rows that are values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datastream.sources.postgres.layout import Column, Layout, literal
+from datastream.sources.postgres.values import fits_key
+
+MOST_MEMBERS = 40
+"""Columns in one call of a function, of which PostgreSQL takes a hundred arguments."""
+
+
+def key_of(layout: Layout, row: str) -> str:
+    """The key of a row, before it is cast to text; NULL where no key can name it."""
+    names = [f"{row}.{column.quoted}" for column in layout.keys]
+    if len(names) == 1:
+        return names[0]
+    texts = [f"{name}::text" for name in names]
+    apart = [f"strpos({text}, '/') = 0" for text in texts[:-1]]
+    named = [f"{text} <> ''" for text in texts]
+    return f"(CASE WHEN {' AND '.join(apart + named)} THEN {_SLASH.join(texts)} END)"
+
+
+def parts_of(layout: Layout, text: str) -> list[str]:
+    """What each column of the key has of a key, given as an expression of the type text."""
+    parts, rest = [], text
+    for column in layout.keys[:-1]:
+        parts.append(f"split_part({rest}, '/', 1)::{column.type}")
+        rest = f"substr({rest}, strpos({rest}, '/') + 1)"
+    return [*parts, f"{rest}::{layout.keys[-1].type}"]
+
+
+def is_key(layout: Layout, text: str) -> str:
+    """A condition: the key of the row ``t`` is the one spelled like the expression `text`."""
+    if len(layout.keys) == 1:
+        found = f"t.{layout.key.quoted} = {text}::{layout.key.type}"
+        return found if layout.key.spells_alone else f"{found} AND {_exactly(layout, text)}"
+    parts = zip(layout.keys, parts_of(layout, f"{text}::text"), strict=True)
+    found = " AND ".join(f"t.{column.quoted} = {part}" for column, part in parts)
+    return f"{found} AND {_exactly(layout, text)}"
+
+
+def is_among(layout: Layout, first: int) -> str:
+    """Whether the key of the row ``t`` is among the texts of a parameter."""
+    given = f"${first}::text[]"
+    if len(layout.keys) > 1:
+        # By the first column's index, as far as that goes; then exactly.
+        part = parts_of(layout, "k")[0]
+        firsts = f"ARRAY(SELECT {part} FROM unnest({given}) AS k)"
+        return (
+            f"(t.{layout.keys[0].quoted} = ANY({firsts}) AND {key_of(layout, 't')} = ANY({given}))"
+        )
+    if not layout.key.spells_alone:
+        return f"t.{layout.key.quoted}::text = ANY({given})"
+    return f"t.{layout.key.quoted} = ANY(${first}::{layout.key.type}[])"
+
+
+def begins_among(layout: Layout, number: int) -> str:
+    """Whether the key of the row ``t`` begins with one of the texts of a parameter."""
+    given = f"${number}::text[]"
+    found = f"{key_of(layout, 't')}::text ^@ ANY({given})"
+    column = layout.keys[0]
+    if len(layout.keys) == 1 or column.kind not in ("text", "varchar"):
+        return found
+    firsts = f"ARRAY(SELECT split_part(b, '/', 1) FROM unnest({given}) AS b)"
+    return f"(t.{column.quoted} = ANY({firsts}) AND {found})"
+
+
+def fits(layout: Layout, key: str) -> bool:
+    """Whether the columns of the key can hold this very text."""
+    parts = key.split("/", len(layout.keys) - 1)
+    is_whole = len(parts) == len(layout.keys) and (len(parts) == 1 or all(parts))
+    return is_whole and all(map(fits_key, parts, layout.keys))
+
+
+def object_of(members: Sequence[Column], row: str) -> str:
+    """The members of a row as jsonb."""
+    pieces = []
+    for begin in range(0, len(members), MOST_MEMBERS):
+        some = members[begin : begin + MOST_MEMBERS]
+        pairs = (f"{literal(column.name)}, {row}.{column.quoted}" for column in some)
+        pieces.append(f"jsonb_build_object({', '.join(pairs)})")
+    return f"({' || '.join(pieces or [_EMPTY])})"
+
+
+def _exactly(layout: Layout, text: str) -> str:
+    return f'{key_of(layout, "t")}::text = {text}::text COLLATE "C"'
+
+
+_SLASH = " || '/' || "
+_EMPTY = "'{}'::jsonb"
