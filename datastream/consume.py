@@ -191,6 +191,7 @@ class Consumer:
         run.end()
         if run.is_inside() or run.ended.wait(timeout):
             return run.ended.is_set()
+        run.keep()
         return run.cancel() and run.ended.wait(CANCEL_GRACE)
 
     async def aflush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109

@@ -13,8 +13,8 @@ from datastream._watch.diff import revision_of
 from datastream.entry import Batch, Entry, Operation
 
 PUT = Operation.PUT
-SAVE_EVERY = 1.0
-"""Seconds after which the place is saved within a large batch."""
+SAVE_WITHIN = 0.01
+"""Seconds for which what was handled may wait to be saved while more is being handled."""
 
 
 class Ledger:
@@ -32,11 +32,13 @@ class Ledger:
         self._handled: dict[str, str | None] = {}
         self._cursor: str | None = None
         self._saved_at = monotonic()
+        self._tasks = 0
 
     def begin(self, step: Step) -> None:
         """A step follows those that began before."""
         with self._lock:
             self._open.append(step)
+            self._tasks += step.left
             self._close_steps()
 
     def done(self, task: Task) -> bool:
@@ -45,8 +47,10 @@ class Ledger:
             for entry in task.entries:
                 self._handled[entry.key] = revision_of(entry)
             task.step.left -= 1
+            self._tasks -= 1
             self._close_steps()
-            return task.step.left == 0 or monotonic() - self._saved_at > SAVE_EVERY
+            # One sync for several quick ones: else it is the disk that sets the pace.
+            return not self._tasks or monotonic() - self._saved_at > SAVE_WITHIN
 
     def stand(self, batch: Batch) -> None:
         """Save that everything up to `batch`, the present state, needs no handling."""

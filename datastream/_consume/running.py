@@ -143,6 +143,13 @@ class Run:
         self._feed.close()
         self._queue.close()
 
+    def keep(self) -> None:
+        """Save what was handled, though a handler still runs."""
+        try:
+            self._ledger.save()
+        except Exception as error:  # noqa: BLE001
+            log.warning("%s: the place was not kept: %s", self.plan.what, error)
+
     def cancel(self) -> bool:
         """Cancel async handlers that still run; whether there were any."""
         return self._caller.cancel()
@@ -376,10 +383,7 @@ class Run:
 
     def _finish(self) -> None:
         reaper.unwatch(self)
-        try:
-            self._ledger.save()
-        except Exception as error:  # noqa: BLE001
-            log.warning("%s: the place was not kept: %s", self.plan.what, error)
+        self.keep()
         self._caller.close()
         self._ledger.close()
         self.ended_at = datetime.now(UTC)

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from tests.bench.between import between
 from tests.bench.command_line import start_up
+from tests.bench.consuming import consume
 from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
 from tests.bench.files_local import put_files, snapshot_files, watch_files
@@ -69,6 +70,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "put-patterns": put_patterns,
     "hostile-pattern": hostile_pattern,
     "overlay": overlay_changes,
+    "consume": consume,
     "put-sqlite": put_sqlite,
     "put-watched-sqlite": put_watched_sqlite,
     "put-many-sqlite": put_many_sqlite,
