@@ -1,7 +1,6 @@
 """The file of a consumer's place: what was saved is there, whatever tore it or failed meanwhile."""
 
 import json
-import os
 import random
 
 import pytest
@@ -93,7 +92,7 @@ def test_a_file_is_written_anew_when_most_of_it_is_old(path, monkeypatch):
     assert path.stat().st_size < 4000
     place.close()
     assert read(path) == (True, "c99", {"fx/a": "r99"})
-    assert os.listdir(path.parent) == ["place"]
+    assert list(path.parent.iterdir()) == [path]
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -117,7 +116,7 @@ def test_a_save_that_fails_is_made_up_for(path, monkeypatch, step):
     place.close()
     assert failed
     assert read(path) == known(place)
-    assert os.listdir(path.parent) == ["place"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def _let_fail(patch, step):
@@ -137,8 +136,7 @@ def _content(path):
     begun, cursor, revisions = False, "", {}
     for line in path.read_bytes().splitlines()[1:]:
         saved = json.loads(line.split(b" ", 1)[1])
-        for key, revision in saved["revisions"].items():
-            revisions[key] = revision
+        revisions.update(saved["revisions"])
         if saved["cursor"] is not None:
             begun, cursor = True, saved["cursor"]
     return begun, cursor, {key: r for key, r in revisions.items() if r is not None}
