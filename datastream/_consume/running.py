@@ -7,6 +7,7 @@ import random
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
@@ -102,6 +103,7 @@ class Run:
         self._calls: dict[int, tuple[float, Task]] = {}
         self._hung = ""
         self._queue = TaskQueue()
+        self._place = place
         self._ledger = Ledger(place)
         self._progress = place.progress
         self._caller = Caller(plan.handler, plan.loop, plan.retry, self.stopped, self._retried)
@@ -199,6 +201,9 @@ class Run:
     def forked(self) -> None:
         """In a child process: the threads are the parent's, and so is the place."""
         self.is_forked = True
+        # Or the child would hold its lock for as long as it lives.
+        with suppress(OSError):
+            self._place.close()
 
     # For the feed.
 
@@ -241,7 +246,7 @@ class Run:
                 self._over()
                 self._begin(given)
         except (Stopped, StoreClosed):
-            pass
+            self._place.close()
         except Exception as error:  # noqa: BLE001
             self._fail(error)
         finally:
@@ -285,7 +290,7 @@ class Run:
                 finally:
                     self._queue.done(task)
         except Stopped:
-            pass
+            self._place.close()
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         finally:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -516,3 +518,34 @@ def test_a_key_whose_handling_was_not_saved_and_that_is_gone_is_told(tmp_path, p
         with store.consume(seen, place=place) as consumer:
             assert consumer.flush(10)
     assert seen.pairs == [("a", None)]
+
+
+FORKING = """
+import os, sys, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import datastream
+
+store = datastream.open("memory:")
+consumer = store.consume(print, place=sys.argv[1])
+ending, end = os.pipe()
+child = os.fork()
+if not child:
+    os.close(end)
+    print(consumer.status.current.state, consumer.stop(), flush=True)
+    os.read(ending, 1)
+    os._exit(0)
+store["a"] = 1
+assert consumer.flush(10)
+assert consumer.stop()
+# Though the child lives, the place is free.
+assert store.consume(print, place=sys.argv[1]).stop()
+os.close(end)
+os.waitpid(child, 0)
+store.close()
+"""
+
+
+def test_a_child_process_holds_nothing_of_a_consumer(place):
+    output = subprocess.check_output([sys.executable, "-c", FORKING, place], text=True, timeout=50)
+    assert "CLOSED True" in output
+    assert output.count("Entry(") == 1
