@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from datastream.errors import DatastreamError
 from datastream.sources._common.row_keys import check_key_columns, names_of
 from datastream.sources._common.row_objects import ALL, member_of, text_of
+from datastream.sources.sqlite.keys import column_of, is_key, key_of
 from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.schema import Table, quote_identifier
 
@@ -136,9 +137,7 @@ class Layout(NamedTuple):
 
     def is_key(self, text: str, row: str = "") -> str:
         """SQL: a row is the one of a key, given as an expression; by the index, then exactly."""
-        parts = zip(self.keys, parts_of(text, len(self.keys)), strict=True)
-        found = [f"{column_of(name, row)} IN ({part}, {_number(part)})" for name, part in parts]
-        return " AND ".join([*found, f"{self.key(row)} = {text} COLLATE BINARY"])
+        return is_key(self.keys, text, row)
 
     def fires_on(self, *roles: str) -> list[str]:
         """The columns of these roles, quoted; none where any column may concern them."""
@@ -176,40 +175,6 @@ class Layout(NamedTuple):
             for member, value in zip(self.members, row[1:-1], strict=True)
         }
         return row[0], text_of(members), "json", row[-1]
-
-
-def column_of(name: str, row: str = "") -> str:
-    """A column, quoted, of the row of that name."""
-    return f"{row}.{quote_identifier(name)}" if row else quote_identifier(name)
-
-
-def key_of(names: Sequence[str], row: str = "") -> str:
-    """SQL: the key that columns spell together; NULL where it would not tell them apart."""
-    columns = [column_of(name, row) for name in names]
-    if len(columns) == 1:
-        return columns[0]
-    named = [f"typeof({column}) IN ('text', 'integer')" for column in columns]
-    apart = [f"instr({column}, '/') = 0 AND {column} <> ''" for column in columns[:-1]]
-    return f"CASE WHEN {' AND '.join(named + apart)} THEN {_SLASH.join(columns)} END"
-
-
-def parts_of(text: str, count: int) -> list[str]:
-    """SQL: what a key has for each of `count` columns."""
-    parts = []
-    for _ in range(count - 1):
-        parts.append(f"substr({text}, 1, instr({text}, '/') - 1)")
-        text = f"substr({text}, instr({text}, '/') + 1)"
-    return [*parts, text]
-
-
-_SLASH = " || '/' || "
-
-
-def _number(text: str) -> str:
-    """SQL: the number that a text spells, NULL if it spells none."""
-    return (
-        f"CASE WHEN CAST(CAST({text} AS INTEGER) AS TEXT) = {text} THEN CAST({text} AS INTEGER) END"
-    )
 
 
 def _member(member: Member, value: Any) -> object:

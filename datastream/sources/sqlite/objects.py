@@ -9,7 +9,8 @@ from typing import Any
 from datastream.errors import InvalidValue, shown
 from datastream.source import Write
 from datastream.sources._common.row_objects import bytes_of, check_columns, object_of, text_of
-from datastream.sources.sqlite.layout import JSON_TYPES, Layout, Member, column_of, parts_of
+from datastream.sources.sqlite.keys import column_of, parts_of
+from datastream.sources.sqlite.layout import JSON_TYPES, Layout, Member
 from datastream.sources.sqlite.rows import INTEGERS, Parameter
 from datastream.sources.sqlite.table import Parameters, RowTable
 

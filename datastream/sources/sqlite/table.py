@@ -11,7 +11,8 @@ from datastream.selection import Selects, starts
 from datastream.source import Write, check_expected
 from datastream.sources._common.row_keys import parts_of as parts_of_key
 from datastream.sources.sqlite.connection import is_about_sql
-from datastream.sources.sqlite.layout import Layout, column_of, parts_of
+from datastream.sources.sqlite.keys import column_of, parts_of
+from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.rows import (
     Parameter,
     Row,
@@ -38,6 +39,7 @@ class RowTable:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._verbatim = layout.verbatim
+        self._is_object = bool(layout.members)
         self._integer_keys = layout.integer_keys
         self._checks_keys = len(layout.keys) > 1 or any(layout.integer_keys)
         self._has_type = bool(layout.columns.value_type)
@@ -112,7 +114,7 @@ class RowTable:
         return self._entries_of(db.execute(sql, parameters))
 
     def _entries_of(self, rows: Iterable[Row]) -> list[Entry]:
-        return entries(map(self._layout.shaped, rows) if self._layout.members else rows)
+        return entries(map(self._layout.shaped, rows) if self._is_object else rows)
 
     def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
         row = self.row(db, key)
@@ -124,7 +126,7 @@ class RowTable:
         # An integer column finds 5 for "05", too.
         if row is None or (row[0] is not None and str(row[0]) != key):
             return None
-        return self._layout.shaped(row)
+        return self._layout.shaped(row) if self._is_object else row
 
     def change(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry] | None:
         """Put one value in place of another one, in one statement.
