@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from datastream.cli._exit import exit_code
-from datastream.cli._interrupt import end_soon_after_ctrl_c
+from datastream.cli._interrupt import end_if_pressed, end_soon_after_ctrl_c
 from datastream.cli._words import did_you_mean
 from datastream.errors import shown
 
@@ -42,7 +42,10 @@ class _App(click.Group):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Not in `main`, which tests call within a process that is to live on.
         end_soon_after_ctrl_c()
-        return self.main(*args, **kwargs)
+        try:
+            return self.main(*args, **kwargs)
+        finally:
+            end_if_pressed()
 
     def invoke(self, ctx: click.Context) -> Any:
         ctx.exit(exit_code(lambda: super(_App, self).invoke(ctx)))

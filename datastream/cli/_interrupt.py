@@ -63,6 +63,12 @@ def end_soon_after_ctrl_c() -> None:
     threading.Thread(target=_end_after_ctrl_c, args=(ours, theirs), daemon=True).start()
 
 
+def end_if_pressed() -> None:
+    """After all was cleaned up: taking the interpreter apart can take longer than all before."""
+    if _process.is_pressed:
+        os._exit(INTERRUPTED)
+
+
 def clean_up_for(seconds: float) -> None:
     """Give this command more time after Ctrl-C."""
     _process.grace = seconds

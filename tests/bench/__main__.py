@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from tests.bench.between import between
-from tests.bench.command_line import start_up
+from tests.bench.command_line import ctrl_c, start_up
 from tests.bench.consuming import consume
 from tests.bench.event_loop import event_loop
 from tests.bench.figures import QUICK, THOROUGH, Effort, Figure
@@ -94,6 +94,7 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "memory": memory,
     "import": imports,
     "start-up": start_up,
+    "ctrl-c": ctrl_c,
 }
 
 

@@ -94,6 +94,7 @@ def test_no_color_leaves_the_marks(store, terminal):
     assert b"\x1b[1;32m" not in shown.sent
 
 
+@pytest.mark.chaos
 def test_trouble_is_in_the_status_line(store, terminal, tmp_path):
     store["a"] = 1
     shown = terminal("watch", store.name, columns=120)
@@ -121,6 +122,7 @@ def test_a_terminal_gets_lines_where_they_are_asked_for(store, terminal):
     assert b"\x1b[?1049h" not in shown.sent
 
 
+@pytest.mark.chaos
 def test_top_shows_what_changes_most_first(store, terminal):
     store.put_many({"quiet": 0, "busy": 0, "calm": 0})
     shown = terminal("top", store.name)

@@ -217,6 +217,7 @@ def test_a_mirror_is_made_once_and_tried_before(url: str, other: str) -> None:
     assert content(other)["a"] == (b"7", "int")
 
 
+@pytest.mark.chaos
 def test_a_mirror_follows_until_ctrl_c(url: str, other: str, start: Start) -> None:
     mirror = start("mirror", url, other, "--json")
     while json.loads(mirror.line())["puts"] < len(VALUES):

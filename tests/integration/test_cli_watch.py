@@ -224,6 +224,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Not to stderr."""
 
 
+@pytest.mark.chaos
 def test_a_webhook_gets_each_change_signed_and_is_tried_again(
     url: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
