@@ -6,7 +6,7 @@ import click
 
 from datastream import Selection, Store
 from datastream.cli._open import opened_at
-from datastream.cli._output import emit, json_option, one_line, print_state
+from datastream.cli._output import as_json, emit, json_option, one_line, print_state
 from datastream.cli._select import Keys, at_option, complete_key, selection, url_argument
 
 
@@ -39,7 +39,7 @@ def ls(
     with opened_at(url, at) as store:
         if keys_only:
             for key in _keys(store, selected):
-                emit(one_line(key))
+                emit(as_json({"key": key}) if json_lines else one_line(key))
             return
         entries = selected.snapshot(store)
     print_state(entries, json_lines=json_lines, is_long=is_long)

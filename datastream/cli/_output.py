@@ -13,6 +13,9 @@ import click
 
 from datastream import Entry
 
+SHOWN_CHARS = 500
+"""More than a line of any terminal has."""
+
 json_option = click.option(
     "--json", "json_lines", is_flag=True, help="One JSON object a line, with every field."
 )
@@ -104,11 +107,29 @@ def shown_value(entry: Entry) -> str:
     return f"base64:{_base64(entry.value)}" if text is None else one_line(text)
 
 
+def shown_start(entry: Entry) -> str:
+    """As much of the value as a line of a terminal has room for."""
+    value = entry.value
+    if len(value) > SHOWN_CHARS:
+        try:
+            # Cut between characters.
+            value = value.decode()[:SHOWN_CHARS].encode()
+        except UnicodeDecodeError:
+            value = value[:SHOWN_CHARS]
+    return shown_value(entry._replace(value=value))
+
+
 def one_line(text: str) -> str:
     """`text` with tabs, newlines and all else that does not print as an escape."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def readable(value: bytes) -> str:
+    """A value on a terminal: its lines, with all that would speak to the terminal as an escape."""
+    text = value.decode(errors="backslashreplace").removesuffix("\n")
+    return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 
 def raw(entry: Entry) -> bytes:

@@ -8,12 +8,10 @@ from datetime import datetime
 from typing import NamedTuple
 
 from datastream import Batch, Entry, Operation
-from datastream.cli._output import one_line, shown_value
+from datastream.cli._output import one_line, shown_start
 
 HIGHLIGHT = 2.0
 """Seconds for which a change is highlighted, and a removed key stays to be seen."""
-SHOWN_CHARS = 500
-"""What is kept of a value: more than a line of any terminal."""
 MANY = 64
 """New keys from which sorting all beats finding the place of each."""
 
@@ -75,8 +73,7 @@ class Rows:
 
     def _put(self, entry: Entry, new: list[str], now: float) -> None:
         known = self._rows.get(entry.key)
-        value = shown_value(entry._replace(value=_start(entry.value)))
-        row = Row(value, one_line(entry.value_type), entry.updated_at, now)
+        row = Row(shown_start(entry), one_line(entry.value_type), entry.updated_at, now)
         if known is None:
             new.append(entry.key)
         self._rows[entry.key] = row
@@ -95,13 +92,3 @@ class Rows:
                 insort(self._sorted, key)
         else:
             self._sorted = sorted(self._rows)
-
-
-def _start(value: bytes) -> bytes:
-    """As much of `value` as is shown, cut between characters."""
-    if len(value) <= SHOWN_CHARS:
-        return value
-    try:
-        return value.decode()[:SHOWN_CHARS].encode()
-    except UnicodeDecodeError:
-        return value[:SHOWN_CHARS]

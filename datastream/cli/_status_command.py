@@ -6,7 +6,7 @@ import click
 
 from datastream import DatastreamError, State, Store
 from datastream.cli._open import open_existing
-from datastream.cli._output import as_json, emit
+from datastream.cli._output import as_json, emit, one_line
 from datastream.cli._progress import progress
 from datastream.cli._select import url_argument
 from datastream.cli._words import in_our_words
@@ -27,7 +27,8 @@ def status(url: str, *, is_json: bool) -> None:
     else:
         for name, value in found.items():
             shown = ", ".join(value) if isinstance(value, list) else value
-            emit(f"{name:9} {'' if shown is None else shown}".rstrip())
+            text = "" if shown is None else one_line(str(shown))
+            emit(f"{name:9} {text}".rstrip())
     if found["state"] != State.READY:
         raise SystemExit(1)
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Any
 
+import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from datastream import Entry, Operation
-from datastream.cli._output import more, one_line, shown_value
+from datastream.cli._output import emit, has_colour, more, one_line, shown_start, shown_value
 
+VALUE_WIDTH = 20
+"""Cells that a value should have at least."""
 _STYLES = {Operation.PUT: "green", Operation.DELETE: "red"}
 
 
@@ -23,22 +27,44 @@ def print_table(entries: Iterable[Entry], *, is_long: bool = False) -> None:
     Args:
         is_long: with size and revision.
     """
-    # All the width there is, for the last column: the others are never cut in its favour.
-    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    for name in ("key", "type", "updated", *(("size", "revision") if is_long else ())):
-        table.add_column(name, no_wrap=True)
-    table.add_column("value", no_wrap=True, ratio=1)
-    for entry in entries:
-        table.add_row(
-            Text(one_line(entry.key), "cyan"),
-            Text(one_line(entry.value_type), "dim"),
-            Text(shown_time(entry.updated_at), "dim"),
-            *(Text(text, "dim") for text in (more(entry) if is_long else ())),
-            Text(shown_value(entry)),
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"[dim]{table.row_count} keys")
+    # Not by rich: it would take ten seconds for what a store may well hold.
+    names = ("key", "type", "updated", *(("size", "revision") if is_long else ()), "value")
+    rows = [_cells(entry, is_long=is_long) for entry in entries]
+    widths = _widths([names, *rows], Console().width)
+    _print_row(names, widths, [{"bold": True}] * len(names))
+    for row in rows:
+        _print_row(row, widths, [{"fg": "cyan"}, *[{"dim": True}] * (len(names) - 2), {}])
+    _print_row([f"{len(rows)} keys"], [], [{"dim": True}])
+
+
+def _cells(entry: Entry, *, is_long: bool) -> tuple[str, ...]:
+    beside = (one_line(entry.value_type), shown_time(entry.updated_at))
+    return (one_line(entry.key), *beside, *(more(entry) if is_long else ()), shown_start(entry))
+
+
+def _widths(rows: Sequence[Sequence[str]], total: int) -> list[int]:
+    """Of each column; the value has what the others leave, and the key at most the half."""
+    most = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    most[0] = min(most[0], max(total // 2, total - sum(most[1:-1]) - len(most) - VALUE_WIDTH))
+    most[-1] = max(0, total - sum(most[:-1]) - len(most) + 1)
+    return most
+
+
+def _print_row(
+    cells: Sequence[str], widths: Sequence[int], styles: Sequence[Mapping[str, Any]]
+) -> None:
+    padded = [_cut(cell, width) for cell, width in zip(cells, widths, strict=False)] or [*cells]
+    padded[-1] = padded[-1].rstrip()
+    if has_colour():
+        padded = [click.style(c, **style) for c, style in zip(padded, styles, strict=True)]
+    emit(" ".join(padded))
+
+
+def _cut(text: str, width: int) -> str:
+    """`text` with so many cells, of which a wide character takes two."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return f"{set_cell_size(text, width - 1)}…" if width else ""
 
 
 def change_printer() -> Callable[[Entry], None]:

@@ -48,6 +48,11 @@ def test_ls_takes_prefixes_and_patterns(url: str, more: tuple[str, ...]) -> None
     assert keys(url, "nothing", *more) == []
 
 
+def test_keys_alone_are_json_too(url: str) -> None:
+    lines = run("ls", url, "fx/", "--keys-only", "--json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"key": "fx/USD"}, {"key": "fx/old/DEM"}]
+
+
 def test_ls_long_has_size_and_revision(url: str) -> None:
     (line,) = run("ls", url, "a", "--long").stdout.splitlines()
     with datastream.open(url) as store:

@@ -1,4 +1,4 @@
-"""`datastream watch` on a terminal: a live table, seen through a terminal emulator."""
+"""The command line on a terminal, seen through a terminal emulator."""
 
 from __future__ import annotations
 
@@ -134,3 +134,52 @@ def test_top_shows_what_changes_most_first(store, terminal):
     assert [line.split()[-1] for line in lines[1:3]] == ["busy", "calm"]
     shown.type("q")
     assert shown.exit_code() == 0
+
+
+def test_what_lasts_shows_how_far_it_is(store, terminal):
+    shown = terminal("import", store.name)
+    shown.type('{"key": "a", "value": 1}\n')
+    shown.shows("importing")
+    shown.type("\x04")
+    assert shown.exit_code() == 0
+    assert shown.line("1 entries written")
+    assert not any("importing" in line for line in shown.screen.display)
+
+
+def test_rm_of_many_keys_asks(store, terminal):
+    store.put_many({"fx/USD": 1, "fx/GBP": 2})
+    shown = terminal("rm", store.name, "fx", "--prefix", columns=200)
+    shown.shows("remove 2 keys of ")
+    shown.type("n\n")
+    assert shown.exit_code() == 1
+    assert shown.line("nothing was removed")
+    shown = terminal("rm", store.name, "fx", "--prefix", columns=200)
+    shown.shows("remove 2 keys of ")
+    shown.type("y\n")
+    assert shown.exit_code() == 0
+    assert store.snapshot() == {}
+
+
+def test_a_value_does_not_speak_to_the_terminal(store, terminal):
+    store["text"] = "one\ttab\n\x1b]0;owned\x07 two\n"
+    store["bytes"] = b"\xff\x1b[31m"
+    shown = terminal("get", store.name, "text")
+    assert shown.exit_code() == 0
+    assert shown.line("one").split() == ["one", "tab"]
+    assert shown.line("two") == r"\x1b]0;owned\x07 two"
+    shown = terminal("get", store.name, "bytes")
+    assert shown.exit_code() == 0
+    assert shown.line("31m") == r"\xff\x1b[31m"
+
+
+def test_ls_is_a_table_that_fits(store, terminal):
+    store.put_many({"漢字/キー": "日本語の値" * 30, "a" * 70: "x" * 100, "b": 1})
+    shown = terminal("ls", store.name, columns=60)
+    assert shown.exit_code() == 0
+    lines = shown.shows("3 keys")
+    assert [line.split()[0] for line in lines[:5]] == ["key", "a" * 29 + "…", "b", "漢字/キー", "3"]
+    assert lines[3].endswith("…")
+    assert max(map(cell_len, lines)) <= 60
+    shown = terminal("ls", store.name, columns=60, environment={"NO_COLOR": "1"})
+    assert shown.exit_code() == 0
+    assert b"\x1b[" not in shown.sent

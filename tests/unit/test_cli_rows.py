@@ -1,7 +1,8 @@
 """The rows of a live table: pure."""
 
 from datastream import Batch, Entry, Operation
-from datastream.cli._rows import HIGHLIGHT, MANY, SHOWN_CHARS, Rows
+from datastream.cli._output import SHOWN_CHARS
+from datastream.cli._rows import HIGHLIGHT, MANY, Rows
 
 
 def put(key, value=b"1"):
