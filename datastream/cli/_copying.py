@@ -9,6 +9,16 @@ from datastream.cli._exit import say
 from datastream.cli._progress import Advance, steps
 
 
+def held_by(store: Store, write: Write) -> Write:
+    """`write` as `store` can hold it.
+
+    Where types are not kept, they follow from key and content: a file holds what it is given.
+    """
+    if write.value is None or Feature.TYPES in store.features:
+        return write
+    return write._replace(value_type="bytes")
+
+
 class Copier:
     """Writes entries to `target`; what it cannot hold is said, and left out.
 
@@ -20,7 +30,6 @@ class Copier:
     def __init__(self, target: Store, expect: str | None = None) -> None:
         self._target = target
         self._expect = expect
-        self._keeps_types = Feature.TYPES in target.features
         self.refused: set[str] = set()
         """Keys that were left out."""
         self.written = 0
@@ -40,9 +49,8 @@ class Copier:
             )
 
     def _write_of(self, entry: Entry) -> Write:
-        # Where types are not kept, they follow from key and content: a file holds what it is given.
-        name = entry.value_type if self._keeps_types else "bytes"
-        return Write(entry.key, entry.value, name, self._expect)
+        write = Write(entry.key, entry.value, entry.value_type, self._expect)
+        return held_by(self._target, write)
 
     def _write(self, step: Sequence[Write]) -> None:
         try:

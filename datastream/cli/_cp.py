@@ -9,12 +9,13 @@ from typing import Any, TypeVar
 import click
 
 import datastream
-from datastream import Entry, Feature, Store, Write
-from datastream.cli._copying import Copier
+from datastream import DatastreamError, Entry, Feature, KeyNotFound, Store, Write
+from datastream.cli._copying import Copier, held_by
 from datastream.cli._open import is_url, open_existing, open_store
 from datastream.cli._output import emit
 from datastream.cli._progress import progress, write_in_steps
-from datastream.cli._select import Keys, selection, url_argument
+from datastream.cli._select import Keys, left_out, selection, url_argument
+from datastream.errors import shown
 from datastream.source import ANY_REVISION
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,23 +77,34 @@ def _within(url: str, old: str, new: str, expect: str | None, *, is_move: bool) 
         raise click.UsageError("give two keys, or two prefixes that end in '/'")
     if old == new or (old.endswith("/") and new.startswith(old)):
         raise click.UsageError(f"{new!r} is within {old!r}; give another place")
-    with open_existing(url) as store, progress("reading"):
-        entries = Keys((old,), (), ()).snapshot(store) if old.endswith("/") else [store.entry(old)]
-    with open_existing(url) as store, progress("writing", len(entries)) as advance:
+    with open_existing(url) as store:
+        with progress("reading"):
+            entries = _entries(store, old)
         renamed = [
             Write(new + entry.key[len(old) :], entry.value, entry.value_type, expect)
             for entry in entries
         ]
         gone = _deletes(store, entries) if is_move else []
-        # Both at once, where the backend does both or neither.
-        write_in_steps(store, [*renamed, *gone], advance)
+        # Both at once, where the backend does both or neither; else the new keys first.
+        writes = [held_by(store, write) for write in (*renamed, *gone)]
+        with progress("writing", len(writes)) as advance:
+            write_in_steps(store, writes, advance)
+
+
+def _entries(store: Store, key: str) -> list[Entry]:
+    if not key.endswith("/"):
+        return [store.entry(key)]
+    entries = Keys((key,), (), ()).snapshot(store)
+    if not entries:
+        raise KeyNotFound(f"{store.name} holds nothing below {shown(key)}")
+    return entries
 
 
 def _between(url: str, target: str, keys: Keys, expect: str | None, *, is_move: bool) -> None:
     with open_existing(url) as source, open_store(target) as store:
         copier = Copier(store, expect)
         if is_move:
-            _move(source, keys, copier)
+            _move(source, store, keys, copier)
         else:
             _copy(source, store, keys, copier)
         copier.check()
@@ -103,16 +115,33 @@ def _copy(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
     compare = partial(datastream.diff, match=keys.match, exclude=keys.exclude)
     with progress("copying") as advance, compare(source, target, *keys.keys) as differences:
         copier.copy((found.a for found in differences if found.a is not None), advance)
+        if differences.unread:
+            raise DatastreamError(left_out(differences.unread))
 
 
-def _move(source: Store, keys: Keys, copier: Copier) -> None:
+def _move(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
     with progress("reading"):
         entries = keys.snapshot(source)
     with progress("writing", len(entries)) as advance:
         copier.copy(entries, advance)
     moved = [entry for entry in entries if entry.key not in copier.refused]
     with progress("removing", len(moved)) as advance:
-        write_in_steps(source, _deletes(source, moved), advance)
+        _check_apart(source, target, moved[:1])
+        write_in_steps(source, _deletes(source, moved[1:]), advance)
+
+
+def _check_apart(source: Store, target: Store, first: Sequence[Entry]) -> None:
+    """Remove a first key, and look whether that took it from the target as well.
+
+    One place may have several names: a link, a layer, a server.
+    """
+    for entry in first:
+        source.write(*_deletes(source, first))
+        if not target.snapshot(entry.key):
+            source.write(Write(entry.key, entry.value, entry.value_type))
+            raise DatastreamError(
+                f"{source.name} and {target.name} are the same place; nothing was moved"
+            )
 
 
 def _deletes(store: Store, entries: Sequence[Entry]) -> list[Write]:

@@ -20,7 +20,7 @@ from datastream.cli._output import (
     shown_value,
 )
 from datastream.cli._progress import progress
-from datastream.cli._select import keys_argument, selection, url_argument
+from datastream.cli._select import keys_argument, left_out, selection, url_argument
 
 MARKS = {"only_a": "-", "only_b": "+", "changed": "~"}
 STYLES = {"only_a": "red", "only_b": "green", "changed": "yellow"}
@@ -62,7 +62,7 @@ def diff(
             found += 1
             _print(difference, show, in_colour=not json_lines)
         if differences.unread:
-            say(f"keys that cannot be read were left out: {', '.join(sorted(differences.unread))}")
+            say(left_out(differences.unread))
     if exit_code and found:
         raise SystemExit(1)
 

@@ -12,11 +12,11 @@ from typing import BinaryIO
 
 import click
 
-from datastream import Entry
+from datastream import DatastreamError, Entry
 from datastream.cli._open import opened_at
 from datastream.cli._output import json_line
 from datastream.cli._progress import Advance, progress
-from datastream.cli._select import Keys, at_option, keys_argument, selection, url_argument
+from datastream.cli._select import Keys, at_option, keys_argument, left_out, selection, url_argument
 
 FORMATS = ("jsonl", "tar", "tar.gz")
 TYPE = "DATASTREAM.type"
@@ -53,11 +53,13 @@ def export(
     if output is None and chosen != "jsonl" and sys.stdout.isatty():
         raise click.UsageError("an archive is nothing for a terminal; give --output")
     with opened_at(url, at) as store, progress("reading"):
-        entries = Keys(keys, match, exclude).snapshot(store)
+        entries, unread = Keys(keys, match, exclude).read(store)
     with ExitStack() as stack:
         advance = stack.enter_context(progress("writing", len(entries)))
         file = stack.enter_context(_Output(output))
         _write(entries, file, chosen, advance)
+    if unread:
+        raise DatastreamError(left_out(unread))
 
 
 class _Output:
@@ -110,5 +112,6 @@ def _member(entry: Entry) -> tarfile.TarInfo:
     member = tarfile.TarInfo(entry.key)
     member.size = len(entry.value)
     member.mtime = int(entry.updated_at.timestamp()) if entry.updated_at else 0
-    member.pax_headers = {TYPE: entry.value_type}
+    if entry.value_type:
+        member.pax_headers = {TYPE: entry.value_type}
     return member

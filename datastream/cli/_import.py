@@ -9,16 +9,18 @@ import sys
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
 from datastream import DatastreamError, InvalidValue, Operation, Write, codecs
+from datastream.cli._copying import held_by
 from datastream.cli._export import TYPE, format_of, format_option
 from datastream.cli._open import open_store
 from datastream.cli._output import emit
-from datastream.cli._progress import progress, write_in_steps
+from datastream.cli._progress import Advance, progress, write_in_steps
 from datastream.cli._select import message_options, url_argument
 from datastream.cli._values import inferred_type
 from datastream.errors import shown
@@ -38,24 +40,33 @@ def import_(url: str, *, file: str | None, form: str | None, message: str, autho
     chosen = form or format_of(file)
     with ExitStack() as stack:
         data = stack.enter_context(_input(file))
+        writes = _lines(data) if chosen == "jsonl" else _members(data)
+        # What is no such file makes no database.
+        first = list(islice(writes, 1))
         store = stack.enter_context(open_store(url))
         advance = stack.enter_context(progress("importing"))
-        writes = (
-            write._replace(message=message, author=author)
-            for write in (_lines(data) if chosen == "jsonl" else _members(data))
+        signed = (
+            held_by(store, write)._replace(message=message, author=author)
+            for write in chain(first, writes)
         )
-        written = 0
-
-        def count(number: int) -> None:
-            nonlocal written
-            written += number
-            advance(number)
-
+        number = _Number(advance)
         try:
-            write_in_steps(store, writes, count)
+            write_in_steps(store, signed, number.add)
         except DatastreamError as error:
-            raise DatastreamError(f"{error}; {written} entries before it were written") from error
-    emit(f"{written} entries written")
+            raise DatastreamError(f"{error}; {number.value} entries were written") from error
+    emit(f"{number.value} entries written")
+
+
+class _Number:
+    """How many were written so far."""
+
+    def __init__(self, advance: Advance) -> None:
+        self.value = 0
+        self._advance = advance
+
+    def add(self, number: int) -> None:
+        self.value += number
+        self._advance(number)
 
 
 @contextmanager

@@ -9,6 +9,8 @@ import click
 from reactivex import Observable
 
 from datastream import Batch, Entry, Store
+from datastream.cli._exit import say
+from datastream.errors import shown
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -34,9 +36,16 @@ class Keys(NamedTuple):
         return store.watch_batches(*self.keys, match=match, exclude=exclude, **pace)
 
     def snapshot(self, store: Store) -> list[Entry]:
-        """What they hold now, sorted."""
-        state = store.snapshot(*self.keys, match=self.match, exclude=self.exclude)
-        return [state[key] for key in sorted(state)]
+        """What they hold now, sorted; what cannot be read is said, and left out."""
+        entries, unread = self.read(store)
+        if unread:
+            say(left_out(unread))
+        return entries
+
+    def read(self, store: Store) -> tuple[list[Entry], frozenset[str]]:
+        """The same, and what of it cannot be read."""
+        state = store.snapshot_batch(*self.keys, match=self.match, exclude=self.exclude)
+        return sorted(state, key=lambda entry: entry.key), state.unread
 
 
 def _complete(
@@ -59,6 +68,13 @@ complete_key = _complete("complete_key")
 url_argument = click.argument("url", shell_complete=_complete("complete_url"))
 key_argument = click.argument("key", shell_complete=complete_key)
 keys_argument = click.argument("keys", nargs=-1, metavar="[KEY]...", shell_complete=complete_key)
+
+
+def left_out(unread: frozenset[str]) -> str:
+    """What to say of keys that cannot be read."""
+    names = sorted(unread)
+    more = f" and {len(names) - 1} more" if names[1:] else ""
+    return f"{shown(names[0])}{more} cannot be read and was left out"
 
 
 def at_option(command: F) -> F:

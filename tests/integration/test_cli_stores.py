@@ -6,7 +6,9 @@ import io
 import json
 import signal
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,6 +66,33 @@ def test_a_store_is_moved(url: str, other: str) -> None:
     assert run("mv", url, other).exit_code == 0
     assert content(url) == {}
     assert content(other) == before
+
+
+def test_a_store_is_not_moved_into_itself(url: str, tmp_path: Path) -> None:
+    before = content(url)
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    for target in (url, f"sqlite:{tmp_path}/link.db"):
+        refused = run("mv", url, target)
+        assert refused.exit_code == 1
+        assert "are the same place; nothing was moved" in refused.stderr
+        assert content(url) == before
+
+
+def test_a_key_that_cannot_be_read_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = datastream.Store.snapshot_batch
+
+    def unread(store: datastream.Store, *keys: str, **globs: Any) -> datastream.Batch:
+        return replace(read(store, *keys, **globs), unread=frozenset({"archived", "old/"}))
+
+    monkeypatch.setattr(datastream.Store, "snapshot_batch", unread)
+    listed = run("ls", url)
+    assert listed.exit_code == 0
+    assert "'archived' and 1 more cannot be read and was left out" in listed.stderr
+    # A copy that is not whole is not taken for one.
+    exported = run("export", url)
+    assert exported.exit_code == 1
+    assert len(exported.stdout.splitlines()) == len(VALUES)
+    assert "'archived' and 1 more cannot be read" in exported.stderr
 
 
 def test_what_the_target_cannot_hold_is_said_and_stays(tmp_path: Path) -> None:
@@ -148,8 +177,27 @@ def test_a_line_that_is_none_is_named(url: str, line: bytes, words: str) -> None
     result = run("import", url, stdin=b'{"key": "new", "value": 1}\n' + line + b"\n")
     assert result.exit_code == 1
     assert words in result.stderr
-    assert "entries before it were written" in result.stderr
+    assert "; 0 entries were written" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_file_that_is_none_makes_no_database(tmp_path: Path) -> None:
+    (tmp_path / "bad").write_text("bad")
+    for arguments in ((), ("--format", "tar")):
+        url = f"sqlite:{tmp_path}/new.db"
+        assert run("import", url, str(tmp_path / "bad"), *arguments).exit_code == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["bad"]
+
+
+def test_files_hold_what_is_imported_and_renamed(url: str, tmp_path: Path) -> None:
+    with datastream.open(url) as store:
+        store.put_many({"zip": "01234", "half": "0.50"})
+    files = f"file:{tmp_path}/files?create=true"
+    data = run("export", url, "zip", "half").stdout_bytes
+    assert run("import", files, stdin=data).exit_code == 0
+    assert run("mv", files, "zip", "code.json").exit_code == 0
+    assert (tmp_path / "files" / "code.json").read_text() == "01234"
+    assert (tmp_path / "files" / "half").read_text() == "0.50"
 
 
 def test_any_archive_of_files_is_imported(other: str) -> None:
