@@ -1,4 +1,4 @@
-"""What a store gives people who look at it: data frames and recordings."""
+"""What a store gives people who look at it: live views, data frames, recordings."""
 
 # `self` is a Store: what each of them calls is there.
 # pyright: reportGeneralTypeIssues=false
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-    from datastream.notebook import Recording, Span
+    from datastream.notebook import LivePlot, LiveTable, Recording, Span, Timeline
     from datastream.notebook._recording import Rows
     from datastream.store import Store
 
@@ -74,6 +74,65 @@ class StoreExploring:
 
         entries = self.snapshot_batch(*keys, match=match, exclude=exclude).entries
         return _frames.to_polars(_frames.of_entries(entries))
+
+    def live(  # type: ignore[misc]
+        self: Store,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> LiveTable:
+        """A table of the selected keys for a notebook, which follows while it is on a page.
+
+        Of an overlay, it shows which layer each value comes from, and which ones that hides.
+
+        Args:
+            keys, match, exclude: as for `watch`.
+
+        Raises:
+            ImportError: anywidget is not installed: the extra ``notebook``.
+        """
+        from datastream.notebook import _table, _widget
+
+        _widget.check()
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        watch = partial(self.watch_batches, *keys, match=match, exclude=exclude)
+        return _table.of_store(self, f"{self.name}, {described(selection, 'live')}", watch)
+
+    def live_plot(  # type: ignore[misc]
+        self: Store,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        window: Span = "5m",
+    ) -> LivePlot:
+        """Lines of the numbers that the selected keys hold, for a notebook.
+
+        Args:
+            keys, match, exclude: as for `watch`.
+            window: how much of the past it shows, such as ``"5m"``.
+
+        Raises:
+            ImportError: anywidget is not installed: the extra ``notebook``.
+        """
+        from datastream.notebook import _plot, _span, _widget
+
+        _widget.check()
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        watch = partial(self.watch_batches, *keys, match=match, exclude=exclude)
+        name = f"{self.name}, {described(selection, 'live_plot')}"
+        return _plot.of_store(self, name, watch, _span.seconds(window))
+
+    def timeline(self: Store, key: str) -> Timeline:  # type: ignore[misc]
+        """The revisions of a key for a notebook: what each changed, who made it, and why.
+
+        Raises:
+            Unsupported: the backend keeps none.
+            ImportError: anywidget is not installed: the extra ``notebook``.
+        """
+        from datastream.notebook import _timeline, _widget
+
+        _widget.check()
+        return _timeline.of_key(self, key)
 
     def window(  # type: ignore[misc]
         self: Store,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+    from datastream.notebook import LiveTable
+
 T = TypeVar("T")
 V = TypeVar("V")
 V_co = TypeVar("V_co", covariant=True)
@@ -136,6 +138,17 @@ class View(Following[ViewState], Mapping[str, V]):
         """
         picture = self._picture()
         return ViewSnapshot(picture.values, picture.cursor)
+
+    def live(self) -> LiveTable:
+        """A table of the values for a notebook, which follows while it is on a page.
+
+        Raises:
+            ImportError: anywidget is not installed: the extra ``notebook``.
+        """
+        from datastream.notebook import _table, _widget
+
+        _widget.check()
+        return _table.of_view(self)
 
     def to_pandas(self) -> pd.DataFrame:
         """All values of one moment as a frame, with the index ``key`` and the column ``value``.

@@ -38,7 +38,8 @@ from datastream.consume import (
     Undeliverable,
     verify,
 )
-from datastream.notebook import Recording
+from datastream.notebook import LivePlot, LiveTable, Recording, Timeline
+from datastream.notebook._live import Live
 
 PAGE = Path(__file__).with_name("api.md")
 WIDTH = 96
@@ -62,6 +63,7 @@ MAPPING = (
     "clear",
 )
 LIFE = ("status", "ready", "aready", "close", "aclose")
+LIVE = (LiveTable, LivePlot, Timeline)
 NOT_CALLED = (
     datastream_grpc.Server,
     datastream.Overlay,
@@ -115,6 +117,8 @@ def page() -> str:
         *_methods("store", StoreExploring, _own_methods(StoreExploring)),
         *_class("History", History, _own_methods(History), "####"),
         *_class("Recording", Recording, ("to_pandas", "to_polars", "close"), "####"),
+        *(p for kind in LIVE for p in _class(kind.__name__, kind, (), "####")),
+        *_methods("live", Live, ("widget", "close", "html")),
         "#### Reading and writing like a dict",
         _prose(StoreMapping),
         *_methods("store", StoreMapping, MAPPING),

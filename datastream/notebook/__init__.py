@@ -6,12 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datastream.notebook._magic import load_ipython_extension
+    from datastream.notebook._plot import LivePlot
     from datastream.notebook._recording import Recording
     from datastream.notebook._span import Span
+    from datastream.notebook._table import LiveTable
+    from datastream.notebook._timeline import Timeline
 
-__all__ = ["Recording", "Span"]
+__all__ = ["LivePlot", "LiveTable", "Recording", "Span", "Timeline", "load_ipython_extension"]
 
-_PLACES = {"Recording": "_recording", "Span": "_span"}
+_PLACES = {
+    "LivePlot": "_plot",
+    "LiveTable": "_table",
+    "Recording": "_recording",
+    "Span": "_span",
+    "Timeline": "_timeline",
+    "load_ipython_extension": "_magic",
+}
 
 
 def __getattr__(name: str) -> Any:

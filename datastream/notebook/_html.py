@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,13 @@ def store_table(store: Store) -> str:
     table = parts.table(map(entry_row, entries), COLUMNS)
     words = (*_layers(store), parts.counted(count, "key"))
     return _headed(store.name, status, *words, body=table + parts.more(count - ROWS))
+
+
+def entries_table(name: str, status: Status, entries: Sequence[Entry]) -> str:
+    """The first of some entries, under a name and a status."""
+    table = parts.table(map(entry_row, entries[:ROWS]), COLUMNS)
+    words = parts.counted(len(entries), "key")
+    return _headed(name, status, words, body=table + parts.more(len(entries) - ROWS))
 
 
 def view_table(view: View[Any]) -> str:

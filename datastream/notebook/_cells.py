@@ -1,0 +1,59 @@
+"""Which displays belong to which cell: running a cell again ends what it displayed before."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+CELL = "cellId"
+
+
+class Display(Protocol):
+    """What a cell displayed."""
+
+    def close(self) -> None: ...
+
+
+_displays: dict[str, list[Display]] = {}
+
+
+def is_seen() -> bool:
+    """Whether a person may sit in front: nbclient, papermill and nbconvert allow no input."""
+    shell = _shell()
+    parent = _parent(shell)
+    return shell is not None and parent.get("content", {}).get("allow_stdin", True) is not False
+
+
+def belongs(display: Display) -> None:
+    """Close `display` when the cell that runs now is run again."""
+    shell = _shell()
+    if shell is None:
+        return
+    parent = _parent(shell)
+    _displays.setdefault(_name(parent), []).append(display)
+    if _before_a_cell not in shell.events.callbacks["pre_run_cell"]:
+        shell.events.register("pre_run_cell", _before_a_cell)
+
+
+def _before_a_cell(info: Any) -> None:
+    for display in _displays.pop(info.cell_id or info.raw_cell, ()):
+        display.close()
+
+
+def _name(parent: dict[str, Any]) -> str:
+    """What tells cells apart: an id, where the front end gives one, else the code."""
+    cell = parent.get("metadata", {}).get(CELL) or parent.get("content", {}).get("code", "")
+    return str(cell)
+
+
+def _shell() -> Any:
+    """The shell of a kernel, if this is one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell if hasattr(shell, "kernel") else None
+
+
+def _parent(shell: Any) -> dict[str, Any]:
+    """The message that has the cell run."""
+    parent: dict[str, Any] = shell.get_parent() if shell is not None else {}
+    return parent or {}
