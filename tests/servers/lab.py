@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 TOKEN = "for-the-tests-alone"
-STARTING = 60.0
+STARTING = 120.0
+"""Seconds in which JupyterLab listens, and ends."""
+TIMEOUT = 120_000
+"""Milliseconds in which a page shows what is waited for."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 HINT = "needs a browser: apt-get install chromium, and pip install playwright"
 
@@ -83,7 +86,7 @@ def page(program: str) -> Iterator[tuple[Any, list[str]]]:
                 "console",
                 lambda said: errors.append(said.text) if said.type == "error" else None,
             )
-            opened.set_default_timeout(60_000)
+            opened.set_default_timeout(TIMEOUT)
             yield opened, errors
         finally:
             running.close()
