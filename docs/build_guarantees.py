@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -116,6 +116,21 @@ FEATURES = {
 }
 
 
+class Optional(NamedTuple):
+    """Features that a source has in some places only."""
+
+    where: str = ""
+    features: Set[str] = frozenset()
+    needs: str = ""
+    """Another feature, without which it has none of these."""
+
+
+OPTIONAL = {
+    "test_postgres": Optional("with `history=true`", {"HISTORY"}, "LOG"),
+    "test_s3": Optional("in a bucket with versions", {"HISTORY", "AT"}, "WRITE"),
+    "test_nats": Optional("in a bucket with history", {"HISTORY", "AT", "REPLAY"}, "LOG"),
+}
+"""By module of ``tests/conformance``: the suite runs where they are not."""
 NEEDS = {12: "WRITE", 13: "COMPARE_AND_SET"}
 """Promises of what a source does itself, not others who write to its backend."""
 
@@ -165,10 +180,12 @@ def _page(name: str, columns: Columns, known: Mapping[str, Guarantees]) -> str:
 
 def _table(columns: Columns, known: Mapping[str, Guarantees]) -> Iterator[str]:
     sources = [known[name] for name in columns.values()]
+    optional = [OPTIONAL.get(name.partition(".")[0], Optional()) for name in columns.values()]
     yield _row("", *columns)
     yield _row("---", *("---" for _ in columns))
     for name, meaning in FEATURES.items():
-        yield _row(meaning, *("yes" if name in one.features else NO for one in sources))
+        cells = zip(sources, optional, strict=True)
+        yield _row(meaning, *(_cell(name, one, more) for one, more in cells))
     yield from _promises(sources)
     reasons = {
         why.partition(" declares that ")[2]: None
@@ -178,6 +195,13 @@ def _table(columns: Columns, known: Mapping[str, Guarantees]) -> Iterator[str]:
     yield ""
     yield "*kept*: the tests of [these promises](promises.md) pass. *no*: the source declares so,"
     yield "and the store refuses early" + (f" ({'; '.join(sorted(reasons))})." if reasons else ".")
+
+
+def _cell(feature: str, source: Guarantees, optional: Optional) -> str:
+    if feature in source.features:
+        return "yes"
+    is_there = feature in optional.features and optional.needs in source.features
+    return optional.where if is_there else NO
 
 
 def _promises(sources: Sequence[Guarantees]) -> Iterator[str]:
