@@ -15,8 +15,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import datastream
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+# In the repository a text made by build_api.py; here mkdocstrings makes it, with links of names.
+REFERENCE = "api.md"
+FIRST = ("open", "Store", "View", "ViewSnapshot", "overlay", "Overlay")
+MODULES = ("datastream.source", "datastream.testing", "datastream.url", "datastream_grpc")
 _LINK = re.compile(r"(\]\(|src=\")((?:\.\./|docs/)?[\w./-]+)(#[\w-]+)?([)\"])")
 _BLOCK = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
@@ -40,6 +46,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Lead to where the files are in the site, and take from fences what only our tests read."""
+    if page.file.src_uri == REFERENCE:
+        return _reference()
     folder = DOCS
     if page.file.src_uri.startswith("repository/"):
         folder = (ROOT / page.file.src_uri.removeprefix("repository/")).parent
@@ -52,6 +60,28 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             text,
         ),
     )
+
+
+def _reference() -> str:
+    """Every public name, the errors last, and the modules for who writes a source or serves."""
+    names = [*FIRST, *(name for name in datastream.__all__ if name not in FIRST)]
+    names.sort(key=lambda name: _is_error(getattr(datastream, name)))
+    parts = ["# API reference", "## datastream"]
+    parts += [_directive(f"datastream.{name}", inherits=name in FIRST) for name in names]
+    parts += [_directive("datastream.binding.Binding", inherits=True)]
+    for module in MODULES:
+        parts += [f"## {module}", _directive(module, show_root_heading=False)]
+    return "\n\n".join(parts)
+
+
+def _directive(name: str, *, inherits: bool = False, **options: bool) -> str:
+    options["inherited_members"] = inherits
+    lines = [f"      {option}: {str(value).lower()}" for option, value in options.items()]
+    return "\n".join([f"::: {name}", "    options:", *lines])
+
+
+def _is_error(thing: object) -> bool:
+    return isinstance(thing, type) and issubclass(thing, Exception)
 
 
 def _sections(index: str) -> Iterator[dict[str, list[dict[str, str]]]]:
