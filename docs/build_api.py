@@ -47,7 +47,7 @@ SECTIONS = "Args|Returns|Raises|Yields"
 HEAD = """\
 # API reference
 
-Made from the docstrings by `docs/build_api.py`; do not edit. [How it works](design.md) has the
+Made from the docstrings by `docs/build_api.py`; do not edit. The [glossary](glossary.md) has the
 words, [the promises](promises.md) what holds for all of it.
 """
 MAPPING = (
