@@ -233,7 +233,8 @@ def check_port(location: Location) -> None:
 def configured(factory: Callable[..., T], location: Location, options: Mapping[str, Any]) -> T:
     """Call `factory` with the options of the URL and those of code, typed by its annotations.
 
-    Options it has no name for are passed on as they are if it takes any (``**options``).
+    Its keyword-only parameters are the options that there are. Others are passed on as they are,
+    if it takes any (``**options``).
 
     Raises:
         DatastreamError: an option the factory does not have, or a value that is not of its type.
