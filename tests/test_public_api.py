@@ -56,6 +56,17 @@ def test_a_missing_extra_says_what_to_install_once():
     assert [line.count('pip install "datastream-kv[grpc]"') for line in lines] == [1, 1]
 
 
+def test_only_the_suite_needs_pytest():
+    program = (
+        "import sys; sys.modules['pytest'] = None\n"
+        "from datastream.testing import Harness, overriding\n"
+        "try: from datastream.testing import Conformance\n"
+        "except ImportError as error: print(error)"
+    )
+    output = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert "pip install pytest" in output
+
+
 def test_another_package_adds_a_scheme(tmp_path):
     package = tmp_path / "other-1.0.dist-info"
     package.mkdir()

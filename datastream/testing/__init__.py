@@ -20,11 +20,28 @@
 The backend starts empty. What a Source does not declare in its ``features`` is checked to be
 refused early with a clear error.
 
-`overriding` is for the tests of programs that use bindings.
+`overriding` is for the tests of programs that use bindings; only the suite needs pytest.
 """
 
-from datastream.testing._conformance import Conformance
+from typing import TYPE_CHECKING, Any
+
 from datastream.testing._overriding import overriding
 from datastream.testing._tools import TIMEOUT, Harness, Recorder, Spy
 
+if TYPE_CHECKING:
+    from datastream.testing._conformance import Conformance
+
 __all__ = ["TIMEOUT", "Conformance", "Harness", "Recorder", "Spy", "overriding"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Conformance":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from datastream.testing._conformance import Conformance
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"the conformance suite needs pytest: pip install pytest ({error})"
+        ) from error
+    globals()[name] = Conformance
+    return Conformance
