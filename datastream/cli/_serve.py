@@ -6,13 +6,16 @@ from types import ModuleType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from datastream.cli._exit import exit_on_sigterm
 from datastream.cli._interrupt import clean_up_for
 from datastream.cli._log import log_calls
 from datastream.cli._open import load_grpc, open_existing
 from datastream.cli._output import emit
+from datastream.cli._serve_config import read_config
 from datastream.cli._status import say_status
+from datastream.errors import DatastreamError, shown
 
 PORT = 8080
 """Of addresses that name none."""
@@ -24,7 +27,8 @@ CLEAN_UP = 10.0
 
 
 @click.command()
-@click.argument("url")
+@click.argument("url", required=False)
+@click.option("--config", metavar="FILE", help="TOML file with url and these options; they win.")
 @click.option(
     "--address",
     default=f"127.0.0.1:{PORT}",
@@ -34,46 +38,38 @@ CLEAN_UP = 10.0
 @click.option("--tls-cert", metavar="FILE", help="Certificate for TLS, in PEM.")
 @click.option("--tls-key", metavar="FILE", help="Its private key.")
 @click.option("--client-ca", metavar="FILE", help="Whose certificates clients have to show.")
-@click.option("--token-file", metavar="FILE", help="Bearer tokens, one a line.")
+@click.option("--token-file", metavar="FILE", help="Bearer tokens, one a line, named or not.")
 @click.option("--rules", metavar="FILE", help="Who may read and write what: TOML, YAML, JSON, URL.")
 @click.option("--read-only", is_flag=True, help="Refuse every write.")
 @click.option("--insecure", is_flag=True, help="Serve other machines without TLS and tokens, too.")
 @click.option("--heartbeat", type=float, default=20.0, show_default=True, help=HEARTBEAT_HELP)
+@click.option(
+    "--max-message-size", type=int, default=4 << 20, help="Bytes a client may send at once."
+)
+@click.option(
+    "--limit", "limits", metavar="NAME=N", multiple=True, help="What a client may cost, see docs."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log every call to stderr.")
-def serve(
-    url: str,
-    *,
-    address: str,
-    tls_cert: str | None,
-    tls_key: str | None,
-    client_ca: str | None,
-    token_file: str | None,
-    rules: str | None,
-    read_only: bool,
-    insecure: bool,
-    heartbeat: float,
-    verbose: bool,
-) -> None:
+@click.pass_context
+def serve(context: click.Context, /, **given: Any) -> None:
     """Serve a store over gRPC until Ctrl-C or SIGTERM.
 
     Others open it as grpc://HOST:PORT, or with TLS as grpcs://HOST:PORT. To serve other machines,
     give TLS and a file of tokens or the authority of clients' certificates.
     """
-    if verbose:
+    options = _with_config(context, given)
+    if not options["url"]:
+        raise click.UsageError("Missing argument 'URL'.")
+    if options["verbose"]:
         log_calls()
     transport = load_grpc()
     clean_up_for(CLEAN_UP)
-    with open_existing(url, watched=True) as store, store.status.subscribe(say_status):
-        server = transport.serve(
-            store,
-            with_port(address),
-            tls=_tls(transport, tls_cert, tls_key, client_ca),
-            tokens=token_file,
-            authorize=rules,
-            read_only=read_only,
-            insecure=insecure,
-            heartbeat=heartbeat,
-        )
+    arguments = _arguments(transport, options)
+    with (
+        open_existing(options["url"], watched=True) as store,
+        store.status.subscribe(say_status),
+    ):
+        server = transport.serve(store, with_port(options["address"]), **arguments)
         try:
             exit_on_sigterm(0)
             emit(f"serving {store.name} on {server.address}")
@@ -90,6 +86,46 @@ def with_port(address: str) -> str:
         address = f"[{address}]"
     has_port = ":" in address.rpartition("]")[2]
     return address if has_port else f"{address}:{PORT}"
+
+
+def _with_config(context: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the command line, and for those that are not given there of the file."""
+    options = given | {"limits": dict(map(_limit, given["limits"]))}
+    if given["config"] is None:
+        return options
+    told = read_config(given["config"], context.command.params)
+    limits = told.pop("limits", {}) | options["limits"]
+    for name, value in told.items():
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            options[name] = value
+    return options | {"limits": limits}
+
+
+def _arguments(transport: ModuleType, options: dict[str, Any]) -> dict[str, Any]:
+    tls = _tls(transport, options["tls_cert"], options["tls_key"], options["client_ca"])
+    same = ("read_only", "insecure", "heartbeat", "max_message_size")
+    return {
+        **{name: options[name] for name in same},
+        "tls": tls,
+        "tokens": options["token_file"],
+        "authorize": options["rules"],
+        "limits": _limits(transport, options["limits"]),
+    }
+
+
+def _limit(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isascii() or not number.isdecimal():
+        raise click.UsageError(f"{shown(text)} is no limit; write NAME=NUMBER, such as streams=500")
+    return name.replace("-", "_"), int(number)
+
+
+def _limits(transport: ModuleType, given: dict[str, Any]) -> Any:
+    for name in given:
+        if name not in transport.Limits._fields:
+            known = ", ".join(transport.Limits._fields)
+            raise DatastreamError(f"{shown(name)} is no limit; there are {known}")
+    return transport.Limits(**given)
 
 
 def _tls(transport: ModuleType, certificate: str | None, key: str | None, roots: str | None) -> Any:
