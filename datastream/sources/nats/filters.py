@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from datastream.selection import Selects
 from datastream.sources.nats.keys import prefix_to_subject, to_subject
@@ -17,7 +18,12 @@ Tokens = tuple[str, ...]
 
 def filters_of(selection: Selects) -> Tokens:
     """The subjects that cover a selection, none of which overlaps another, as servers want it."""
-    keys, prefixes, patterns = selection.keys, selection.prefixes, selection.patterns
+    return _filters(selection.keys, selection.prefixes, selection.patterns)
+
+
+@lru_cache(maxsize=64)
+def _filters(keys: frozenset[str], prefixes: frozenset[str], patterns: frozenset[str]) -> Tokens:
+    # The poller asks for the same again and again.
     count = len(keys) + len(prefixes) + len(patterns)
     if not 0 < count <= MOST:
         return ALL

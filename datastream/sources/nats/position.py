@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 _FORM = re.compile(r"([0-9a-f]{1,16}):(0|[1-9][0-9]{0,18}):([0-9a-f]{1,16}):(0|[1-9][0-9]{0,18})")
@@ -29,6 +30,7 @@ class Position(NamedTuple):
         return f"{self.epoch}:{self.sequence}:{self.at:x}:{self.subjects}"
 
     @classmethod
+    @lru_cache(maxsize=64)
     def parse(cls, text: str) -> Position | None:
         """None if it is none."""
         found = _FORM.fullmatch(text)
