@@ -12,8 +12,10 @@ from functools import partial
 import pytest
 
 from tests.property.history import backends
+from tests.property.history.nats_backend import Nats
 from tests.property.history.scenario import History
 from tests.repositories import ENVIRONMENT, GIT
+from tests.servers.nats import server as nats_server
 from tests.servers.s3 import s3_server
 
 
@@ -22,6 +24,12 @@ def s3():
     """Begins before the tests do, which leave no thread behind."""
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nats():
+    with nats_server() as running:
+        yield running.url
 
 
 def git(request):
@@ -61,6 +69,7 @@ BACKENDS = {
     "postgres, nothing but ours": partial(postgres, mode="notify", audited=False),
     "postgres, polled": partial(postgres, mode="poll", interval=0.02),
     "s3": lambda request: backends.S3(request.getfixturevalue("s3")),
+    "nats": lambda request: Nats(request.getfixturevalue("nats")),
 }
 MANNERS = {
     "": {},
@@ -78,7 +87,8 @@ QUICK = [
 
 LONG = [
     *((backend, manner) for backend in BACKENDS for manner in ("", "apart")),
-    *((backend, "remote") for backend in ("memory", "sqlite", "git", "files")),
+    *((backend, "remote") for backend in ("memory", "sqlite", "git", "files", "nats")),
+    ("nats", "remote, faults"),
 ]
 
 

@@ -18,7 +18,9 @@ from datastream import DatastreamError, Operation, Store
 from datastream.sources.sqlite import restore
 from tests.integration._programs.tools import eventually
 from tests.property.history import backends
+from tests.property.history.nats_backend import Nats
 from tests.repositories import ENVIRONMENT, GIT
+from tests.servers.nats import server as nats_server
 from tests.servers.s3 import s3_server
 
 SECONDS = float(os.environ.get("DATASTREAM_SOAK_SECONDS", "20"))
@@ -34,6 +36,13 @@ def s3():
     """Begins before the tests do, which leave no thread behind."""
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nats():
+    """Likewise."""
+    with nats_server() as running:
+        yield running
 
 
 # What users do, by backend: the program of each is not ours.
@@ -145,6 +154,16 @@ def archived(backend):
 
 S3 = (archived,)
 
+
+def paused(backend):
+    """The server hangs for a while."""
+    backend.server.pause()
+    time.sleep(0.2)
+    backend.server.go_on()
+
+
+NATS = (paused, lambda backend: backend.remove_consumers())
+
 DONE_TO = {
     "memory": (),
     "sqlite": SQLITE,
@@ -152,11 +171,12 @@ DONE_TO = {
     "git": GIT_DOES,
     "files": FILES,
     "s3": S3,
+    "nats": NATS,
 }
 
 
 @pytest.fixture
-def backend(request, tmp_path, monkeypatch, s3):
+def backend(request, tmp_path, monkeypatch, s3, nats):
     name = request.param
     if name == "git":
         if GIT is None:
@@ -174,9 +194,10 @@ def backend(request, tmp_path, monkeypatch, s3):
         "git": lambda: backends.Git(tmp_path / "repository"),
         "files": lambda: backends.Files(tmp_path / "files"),
         "s3": lambda: backends.S3(s3),
+        "nats": lambda: Nats(nats.url),
     }[name]
     with backends.closing(make()) as backend:
-        backend.done_to = DONE_TO[name]
+        backend.done_to, backend.server = DONE_TO[name], nats
         yield backend
 
 
