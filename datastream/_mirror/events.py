@@ -28,6 +28,11 @@ class Events:
         self._inboxes.append(inbox)
         return inbox
 
+    def discard(self, inbox: Inbox) -> None:
+        """Watch one less."""
+        with self._changed:
+            self._inboxes.remove(inbox)
+
     def forget(self) -> None:
         """Watch nothing any more; what was not taken is dropped."""
         with self._changed:

@@ -66,7 +66,7 @@ class Feeds:
     def join(self, cursors: tuple[str, str] | None) -> First | None:
         """Follow both anew: from cursors, else from all there is; None if the mirror was stopped.
 
-        Without cursors, a target with a log is only read: see `follow_target`.
+        Without cursors, the target is only read: see `follow_target`.
 
         Raises:
             DatastreamError: one of them is away, or closed.
@@ -78,13 +78,21 @@ class Feeds:
         first = self._follow(None, None)
         return None if first is None else First(*first, resumed=False)
 
-    def follow_target(self, since: str) -> Batch | None:
-        """Watch the target from a cursor; what has changed since, None if the mirror was stopped.
+    def follow_target(self) -> Batch | None:
+        """Watch the target; all that it holds, None if the mirror was stopped.
 
         It is not watched while very much is written, since all of that would have to be read back.
         """
-        self.target = self._watch(self._stores[1], since)
-        return self._first(self.target)
+        inbox = self._watch(self._stores[1], None)
+        try:
+            batch = self._first(inbox)
+        except BaseException:
+            # Begun anew: what comes first has to be taken for all that there is.
+            self._ends.pop()()
+            self._events.discard(inbox)
+            raise
+        self.target = inbox
+        return batch
 
     def leave(self) -> None:
         """Follow neither."""
@@ -115,7 +123,7 @@ class Feeds:
         self.leave()
         source, target = self._stores
         # The target first: its trouble must not have the source read again and again.
-        if target_since is None and Feature.LOG in target.features:
+        if target_since is None:
             theirs: Batch | None = target._core.state(self._selection)
         else:
             self.target = self._watch(target, target_since)

@@ -45,6 +45,8 @@ class Ledger:
         """Keys that were left to others."""
         self.conflicts = 0
         self._loaded = False
+        # The revisions that the target had when both stores were compared, until it is watched.
+        self._before: dict[str, str] = {}
         # What was written here, and the watch of the target has not shown yet.
         self._written: set[str] = set()
         # What an earlier process may have written last, or others since.
@@ -73,14 +75,17 @@ class Ledger:
             self._unsure = frozenset(kept.written)
         self._loaded = True
 
-    def begin(self, plan: Plan, target_cursor: str) -> None:
-        """Both stores were compared: what was known before is of no use."""
+    def begin(self, plan: Plan, target: Mapping[str, Entry]) -> None:
+        """Both stores were compared: what was known before is of no use.
+
+        Args:
+            target: what the target holds.
+        """
         self.take_in(plan)
         for known in (self._target.left, self._written, self.suspects):
             known.clear()
-        self.progress = self.progress._replace(
-            cursor="", target_cursor=target_cursor, suspects=(), written=()
-        )
+        self._before = {key: entry.revision for key, entry in target.items()}
+        self.progress = self.progress._replace(cursor="", target_cursor="", suspects=(), written=())
         if not self.is_ours:
             # From here on, what the target holds is what the mirror has put there.
             self.save()
@@ -101,6 +106,24 @@ class Ledger:
                 self.suspects.add(key)
         target.forget(self._written)
         self.progress = self.progress._replace(target_cursor=batch.cursor)
+
+    def check(self, batch: Batch) -> None:
+        """Find what others wrote between the comparison and now, from all that there is."""
+        left, before, target = self._target.left, self._before, self._target
+        expected = {key for key in before if key not in left}
+        expected.update(key for key, there in left.items() if there.digest)
+        for entry in batch.entries:
+            key = entry.key
+            is_known = target.is_as_left(key, entry) or (
+                key not in left and before.get(key) == entry.revision
+            )
+            if not (is_known or is_reserved(key)):
+                self.suspects.add(key)
+            expected.discard(key)
+        self.suspects |= expected
+        self._before = {}
+        self.progress = self.progress._replace(target_cursor=batch.cursor)
+        self.is_saved = False
 
     def some_suspects(self) -> list[str]:
         """Keys to be judged next."""

@@ -256,7 +256,7 @@ class Worker:
             self.planned = tuple(plan.writes)
             self._feeds.leave()
             return
-        ledger.begin(plan, first.target.cursor)
+        ledger.begin(plan, target)
         since = monotonic()
         *chunks, last = list(in_chunks(plan.writes, CHUNK, CHUNK_BYTES)) or [[]]
         self._work.extend(Work(chunk, None, since, is_first=True) for chunk in chunks)
@@ -289,12 +289,9 @@ class Worker:
         check_deletes(deletes, count, limit, name, is_empty=False)
 
     def _follow_target(self) -> None:
-        batch = self._feeds.follow_target(self._ledger.progress.target_cursor)
-        if batch is not None and batch.reset:
-            # What others wrote meanwhile cannot be told from what was there before.
-            self._joined = False
-        elif batch is not None:
-            self._ledger.suspect(batch)
+        batch = self._feeds.follow_target()
+        if batch is not None:
+            self._ledger.check(batch)
 
     def _suspect(self, inbox: Inbox) -> None:
         batch = _taken(inbox)

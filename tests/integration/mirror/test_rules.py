@@ -267,6 +267,36 @@ def test_a_target_that_is_away_gets_everything_later(source, target, slow):
         assert values(target) == {"a": 2, "b": 1}
 
 
+def test_what_others_delete_while_the_first_mirror_ends_is_seen(source, stack):
+    class Failing(MemorySource):
+        """Memory that is away once it was written, until it is told otherwise."""
+
+        instant = False
+        is_away = False
+
+        def read(self, selection, since):
+            if self.is_away:
+                raise SourceUnavailable("it is away")
+            return super().read(selection, since)
+
+        def write(self, writes):
+            self.is_away = any(write.key == "a" for write in writes)
+            return super().write(writes)
+
+    failing = Failing("failing target")
+    target = stack.enter_context(Store(failing, name="target"))
+    others = stack.enter_context(datastream.open("memory:failing target"))
+    source.put_many({"a": 1, "b": 2, "c": 3})
+    running = mirror(source, target, on_conflict="source", place=None)
+    with running:
+        eventually(lambda: state_of(running) is State.STALE, "it is away")
+        del others["b"]
+        failing.is_away = False
+        running.refresh()
+        assert running.flush(LONG)
+        assert values(others) == {"a": 1, "b": 2, "c": 3}
+
+
 def test_a_slow_target_holds_up_nobody_and_gets_the_newest(source, target, slow):
     with mirror(source, target) as running:
         assert running.flush(LONG)
