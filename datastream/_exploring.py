@@ -136,7 +136,7 @@ class StoreExploring:
 
     def window(  # type: ignore[misc]
         self: Store,
-        keys: str | Iterable[str],
+        keys: str | Iterable[str] = (),
         span: Span = "5m",
         *,
         match: str | Iterable[str] = (),
@@ -148,7 +148,7 @@ class StoreExploring:
         It follows in the background: ``window.to_pandas()`` reads memory.
 
         Args:
-            keys: one key or prefix, or several.
+            keys: one key or prefix, or several; with neither keys nor match, everything.
             span: such as ``"5m"``, ``"1h"``, or a number of seconds.
             match, exclude: as for `watch`.
             every: seconds between two rows, at least; 0 records each batch.

@@ -133,7 +133,7 @@ def table(rows: Iterable[str], names: Iterable[str] = ()) -> str:
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     if not body:
         return ""
-    head = "".join(f'<th style="{SLIM}">{dim(name)}</th>' for name in names)
+    head = "".join(f'<th style="{SLIM}">{dim(text(name))}</th>' for name in names)
     head = f"<thead><tr>{head}</tr></thead>" if head else ""
     style = "border-collapse:collapse;color:inherit;font-family:monospace"
     return f'<table style="{style}">{head}<tbody>{body}</tbody></table>'

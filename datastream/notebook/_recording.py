@@ -203,7 +203,7 @@ class Recording:
             for at in range(max(0, len(times) - parts.ROWS), len(times))
         ]
         head = parts.title(self.name, parts.dim(parts.counted(len(times), "row")))
-        return parts.box(head, parts.table(html, (TIME, *map(parts.visible, names))))
+        return parts.box(head, parts.table(html, (TIME, *names)))
 
 
 def _decoded(entries: Iterable[Entry]) -> Iterator[tuple[str, Any]]:

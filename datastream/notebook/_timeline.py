@@ -25,7 +25,7 @@ MOST_LINES = 400
 MOST_BYTES = 200_000
 """A value that is longer is not compared line by line."""
 LINE_CHARS = 400
-_COLOURS = {"+": "rgba(34,197,94,.22)", "-": "rgba(239,68,68,.22)"}
+COLOURS = {"+": "rgba(34,197,94,.22)", "-": "rgba(239,68,68,.22)"}
 
 DiffLine = tuple[str, str]
 
@@ -169,7 +169,7 @@ def _row(revision: Revision) -> str:
 
 def _html_of(lines: Iterable[DiffLine]) -> str:
     divs = (
-        f'<div style="background:{_COLOURS.get(sign, "none")}">{parts.text(sign + text, 500)}</div>'
+        f'<div style="background:{COLOURS.get(sign, "none")}">{parts.text(sign + text, 500)}</div>'
         for sign, text in lines
     )
     return f'<pre style="margin:.4em 0">{"".join(divs)}</pre>'

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, assert_type
 
 import datastream_grpc
+import pandas as pd
+import polars as pl
 from reactivex import Observable
 
 import datastream
@@ -29,6 +32,7 @@ from datastream import (
 from datastream.binding import Binding, BindingChange, Explained
 from datastream.consume import Consumer, Counts, Lag, Retry
 from datastream.entry import Rejected
+from datastream.notebook import LivePlot, LiveTable, Recording, Timeline
 from datastream.testing import overriding
 
 store = datastream.open("sqlite:settings.db", table="settings", create=True)
@@ -161,6 +165,18 @@ conf.delete("db/url", hide=True, message="not here")
 assert_type(store.document("app.yaml", create=True), Store)
 
 
+assert_type(store.live("fx/"), LiveTable)
+assert_type(store.view("fx/", as_=float).live(), LiveTable)
+assert_type(store.live_plot("fx/", window="5m"), LivePlot)
+assert_type(store.timeline("app.yaml"), Timeline)
+assert_type(store.to_pandas("fx/"), pd.DataFrame)
+assert_type(store.to_polars("fx/"), pl.DataFrame)
+assert_type(store.view().to_pandas(), pd.DataFrame)
+assert_type(store.history("limits").to_pandas(), pd.DataFrame)
+assert_type(store.window(["fx/USD"], timedelta(minutes=5)), Recording)
+assert_type(store.record("fx/", seconds=1.0).to_polars(), pl.DataFrame)
+
+
 async def ask_layers() -> None:
     assert_type(await conf.aexplain("db/url"), tuple[Held, ...])
     await conf.adelete("db/url", hide=True)
@@ -169,6 +185,7 @@ async def ask_layers() -> None:
 with datastream_grpc.serve(store, "127.0.0.1:8080") as server:
     assert_type(server.address, str)
     assert_type(server.wait(1.0), bool)
+    assert_type(server.clients, tuple[str, ...])
 
 with store as entered:
     assert_type(entered, Store)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import NamedTuple
 
 import datastream_grpc
 import pytest
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 import datastream
 from datastream import Capability, Entry, SourceUnavailable, State, Status, Store
 from datastream.entry import deleted
+from datastream.notebook._diff import differences_table, side_by_side
 from datastream.notebook._html import entry_card, store_table, view_table
 from datastream.notebook._parts import CARD_CHARS, CELL_CHARS, ROWS, age
 from datastream.notebook._values import shown_entry
@@ -366,8 +368,60 @@ def test_a_server_shows_its_address_and_its_clients(store: Store) -> None:
                 assert part in page.text
 
 
+def test_a_recording_shows_its_last_rows(store: Store) -> None:
+    store.update({ATTACK: ATTACK, "db/password": "cretpw"})
+    with store.window(match="**") as window:
+        page = Page(window._repr_html_())
+    assert "1 row" in page.text
+    assert page.text.count("<script>") == 2
+    assert "script" not in page.tags
+    assert "cretpw" not in page.text
+
+
 def test_an_age_is_in_one_unit() -> None:
     ages = {0: "0 s", 59: "59 s", 60: "1 min", 7_199: "1 h", 90_000: "1 d", -5: "0 s"}
     for seconds, words in ages.items():
         assert age(MOMENT, MOMENT + timedelta(seconds=seconds)) == words
     assert age(None) == ""
+
+
+class Difference(NamedTuple):
+    key: str
+    a: Entry | None
+    b: Entry | None
+
+
+def test_differences_are_side_by_side_and_marked() -> None:
+    old = Entry("c.yaml", f"a: 1\nb: 2\nc: {ATTACK}\n".encode(), "application/yaml")
+    new = old._replace(value=f"a: 1\nb: 3\nc: {ATTACK}\n".encode())
+    secret = Entry("db/password", b"cretpw", "str")
+    html = differences_table(
+        [Difference("c.yaml", old, new), Difference("db/password", secret, None)],
+        names=("left", "<right>"),
+        more=True,
+    )
+    page = Page(html)
+    for part in ("left", "<right>", "b: 2", "b: 3", "… and more", "none"):
+        assert part in page.text
+    assert "script" not in page.tags
+    assert "cretpw" not in html
+    assert "no difference" in differences_table([])
+
+
+def test_only_lines_that_differ_are_marked() -> None:
+    old, new = Entry("k", b"a\nb\nc", "str"), Entry("k", b"a\nx\nc\nd", "str")
+    left, right = side_by_side(old, new)
+    assert left == [(False, "a"), (True, "b"), (False, "c")]
+    assert right == [(False, "a"), (True, "x"), (False, "c"), (True, "d")]
+    left, right = side_by_side(Entry("k", b"1", "int"), Entry("k", b"1", "str"))
+    assert (left, right) == ([(True, "int, 1")], [(True, "str, 1")])
+
+
+def test_a_long_value_is_shown_where_it_differs() -> None:
+    lines = [f"line {number}" for number in range(1_000)]
+    old = Entry("k", "\n".join(lines).encode(), "str")
+    new = Entry("k", "\n".join([*lines[:700], "another", *lines[701:]]).encode(), "str")
+    left, right = side_by_side(old, new)
+    assert len(left) == len(right) == 20
+    assert (True, "line 700") in left
+    assert (True, "another") in right
