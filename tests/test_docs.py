@@ -64,6 +64,12 @@ def test_blocks_print_what_they_say(page, tmp_path):
         assert lines.splitlines() == said, f"block {number}"
 
 
+def test_blocks_that_are_not_run_here_are_run_elsewhere():
+    """On servers by `test_docs_on_servers.py`; the harness by `test_json_file.py`."""
+    pages = {page.stem for page in PAGES if "```python no-run" in page.read_text()}
+    assert pages <= {"postgres", "s3", "nats", "consume", "writing-a-source"}
+
+
 def test_links_within_the_docs_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", _prose(page)):
