@@ -109,3 +109,26 @@ def test_bytes_are_always_taken():
         check_round_trip("key", content, "bytes")
         check_round_trip("key.json", content, "bytes")
         check_round_trip("key", content, "image/png")
+
+
+@pytest.mark.parametrize(
+    ("printed", "number", "found"),
+    [
+        (b"12", 12.0, "int"),
+        (b"-3", -3.0, "int"),
+        (b"1.1", 1.1, "float"),
+        (b"1e+06", 1e6, "float"),
+        (b"1.234567e+06", 1234567.0, "float"),
+        (b"-2.5e-07", -2.5e-7, "float"),
+        (b"1e+21", 1e21, "float"),
+        (b"0", 0.0, "int"),
+    ],
+)
+def test_a_float_as_go_prints_it_reads_back_as_an_equal_number(printed, number, found):
+    assert check_round_trip("rate", printed, "float") == type_of("rate", printed) == found
+    assert codecs.decode(printed, found) == number
+
+
+@pytest.mark.parametrize("text", [b"1e+6", b"1E+06", b"1e+05", b"10e+06", b"1.0e+06", b"e+06"])
+def test_what_nobody_prints_is_text(text):
+    assert type_of("k", text) == "str"

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs as text_codecs
 import json
+import math
 import mimetypes
 import re
+from decimal import Decimal
 
 from datastream import codecs
 from datastream.errors import InvalidValue, shown
@@ -89,12 +91,17 @@ def check_round_trip(name: str, value: bytes, value_type: str) -> str:
         return found
     given = codecs.decode(value, value_type, key=name)
     back = codecs.decode(value, found, key=name)
-    if type(back) is not type(given) or back != given:
+    if back != given or not (type(back) is type(given) or _are_numbers(back, given)):
         raise InvalidValue(
             f"{shown(name)} would read back as {found}, not as {value_type}, because types are "
             "not stored here; give the key an extension, such as .txt or .json, or put bytes"
         )
     return found
+
+
+def _are_numbers(*values: object) -> bool:
+    """Whether all are numbers: 12 is as good as 12.0, which programs in Go print as 12."""
+    return all(type(value) in (int, float) for value in values)
 
 
 def _type_of_all(value: bytes) -> str:
@@ -110,11 +117,23 @@ def _type_of_all(value: bytes) -> str:
 
 
 def _is_float(value: bytes) -> bool:
-    # Only as Python would have written it: "007" or "1.50" is somebody's text.
+    # Only as Python or Go would have written it: "007" or "1.50" is somebody's text.
     try:
-        return repr(float(value)).encode() == value
+        number = float(value)
     except ValueError:
         return False
+    return value.decode() in (repr(number), _as_go_prints(number))
+
+
+def _as_go_prints(number: float) -> str:
+    """``1e+06``, which Python writes as 1000000.0; "" for what Go prints without an exponent."""
+    if not math.isfinite(number) or not number:
+        return ""
+    sign, digits, exponent = Decimal(repr(number)).normalize().as_tuple()
+    power = len(digits) - 1 + int(exponent)
+    first, *rest = map(str, digits)
+    mantissa = f"{first}.{''.join(rest)}" if rest else first
+    return f"{'-' * sign}{mantissa}e{power:+03d}" if not -4 <= power < 6 else ""
 
 
 def _is_json(value: bytes) -> bool:
