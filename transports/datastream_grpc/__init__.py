@@ -1,6 +1,7 @@
 """Exposes a store over gRPC with one call; ``datastream.open("grpc://…")`` is the other side."""
 
 try:
+    from datastream_grpc import _quiet as _quiet
     from datastream_grpc._admin import Ping, ping, refresh
     from datastream_grpc._limits import Limits
     from datastream_grpc._principal import Principal

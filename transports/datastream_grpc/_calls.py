@@ -16,9 +16,10 @@ from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupport
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._connection import Connection, Stubs
+from datastream_grpc._older import PASSING, POLL, Older
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pusher import Pusher
-from datastream_grpc._status import is_unnamed
+from datastream_grpc._status import is_unnamed, name_of
 from datastream_grpc._stream import Wanted, entries_of, message_of, reading_of
 
 LEGACY = "legacy:"
@@ -53,30 +54,42 @@ class Calls:
         self._lock = threading.Lock()
         self._writing = 0
         self._pusher: Pusher | None = None
+        self.news = threading.Event()
+        """Set when something arrived, and whenever there is no stream to wait for any more."""
+        self.older = Older(lambda: self._stubs, timeout, connection.heard, self.news.set)
+        # The server has answered without a cursor: it is none of ours.
+        self._has_no_cursors = False
 
     def capabilities(self, at: str = "") -> Sequence[Capability]:
         """Every key with its type, now or at a point in the past."""
         response = self._call(self._stubs.list, pb.ListCapabilitiesRequest(at=at))
-        return [Capability(c.key, c.value_type) for c in response.capabilities]
+        return [Capability(c.key, c.value_type) for c in response.capabilities if c.key != "/"]
 
     def entry(self, key: str, at: str = "") -> Entry | None:
         """The entry of one key, now or at a point in the past."""
         try:
             response = self._call(self._stubs.sync, pb.DataRequest(keys=(key,), at=at))
         except grpc.RpcError as error:
-            if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
-                return None
-            raise
+            if at or not self._may_be_older(error):
+                raise
+            response = self.older.state((key,), None)
+            if key in response.unread:
+                raise
         return _convert.to_entry(response.data[key]) if key in response.data else None
 
     def state(self, wanted: Wanted, at: str = "") -> Reading:
         """The complete state, now or at a point in the past."""
+        if self._has_no_cursors and not self.pushes:
+            return self._older_state(wanted)
         try:
             response = self._call(self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
-            if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
+            if at or not self._may_be_older(error):
                 raise
-            response = self._state_by_key(wanted)
+            return self._older_state(wanted)
+        if not (response.cursor or self.pushes):
+            self._has_no_cursors = True
+            return self._older_state(wanted)
         position = self.position(response.cursor)
         unread = frozenset(response.unread)
         return Reading(entries_of(response), position, complete=True, unread=unread)
@@ -208,6 +221,11 @@ class Calls:
         # Its positions only tell apart what was received from what was not.
         return cursor or f"{LEGACY}{next(self._legacy_positions)}"
 
+    def pause(self, seconds: float) -> float:
+        """Seconds to wait where no stream runs; longer for one that has none for all keys."""
+        is_older = self._has_no_cursors and not self.pushes
+        return min(POLL, self.connection.due()) if is_older else seconds
+
     def silence(self) -> SourceUnavailable:
         """What to raise when the server does not answer in time."""
         self.connection.ask()
@@ -234,16 +252,17 @@ class Calls:
         self.connection.heard()
         return response
 
-    def _state_by_key(self, wanted: Wanted) -> pb.DataResponse:
-        """For those of the ancestor's servers that fail a whole call for one missing key."""
-        state = pb.DataResponse()
-        for key in (*wanted.keys, *wanted.prefixes):
-            try:
-                state.MergeFrom(self._call(self._stubs.sync, pb.DataRequest(keys=(key,))))
-            except grpc.RpcError as error:
-                if not is_unnamed(error, grpc.StatusCode.NOT_FOUND):
-                    raise
-        return state
+    def _may_be_older(self, error: Any) -> bool:
+        """Whether an error may be that of an ancestor's server for a key that is not there."""
+        return not self.pushes and not name_of(error) and error.code() not in PASSING
+
+    def _older_state(self, wanted: Wanted) -> Reading:
+        """The state as an ancestor's server gives it: key by key."""
+        selects = wanted.selection()
+        wants = None if wanted.has_keys_only() else selects.matches
+        state = self.older.state(wanted.keys, wants)
+        unread = frozenset(state.unread)
+        return Reading(entries_of(state), self.position(""), complete=True, unread=unread)
 
     def _push_alone(self, writes: Sequence[Write]) -> Entry:
         """A plain put, all that the ancestor's servers know of writing."""

@@ -26,8 +26,7 @@ class LongStream:
 
     def __init__(self, calls: Calls, told: Told) -> None:
         self._told = told
-        self.news = threading.Event()
-        """Set when something arrived, and whenever there is no stream to wait for any more."""
+        self.news = calls.news
         self._calls = calls
         # Guards the three below, for memory work only.
         self._lock = threading.Lock()
@@ -71,6 +70,8 @@ class LongStream:
 
     def after(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, from the stream, which is opened if it has to be."""
+        if since.startswith(LEGACY):
+            return self._older(wanted)
         began = monotonic()
         reading = self._arrived(wanted, since, began)
         if reading is not None:
@@ -83,6 +84,14 @@ class LongStream:
         finally:
             self._opener.release()
 
+    def _older(self, wanted: Wanted) -> Reading:
+        """The state of an ancestor's server, whose streams only say when to look."""
+        reading = self._calls.state(wanted)
+        if reading.position.startswith(LEGACY):
+            self._calls.older.follow([*wanted.keys, *(entry.key for entry in reading.entries)])
+        # Else a server of ours took its place: the next read goes on from its cursor.
+        return reading
+
     def release(self) -> None:
         """End the stream. One that is opened from here on shows all acknowledged before."""
         with self._lock:
@@ -91,6 +100,7 @@ class LongStream:
             stream, self._stream = self._stream, None
         if stream is not None:
             stream.cancel()
+        self._calls.older.release()
         # Who waits for the stream would miss what happens until there is another.
         self.news.set()
 
@@ -101,6 +111,7 @@ class LongStream:
             streams = [self._stream, self._opening]
             self._stream = self._opening = None
         running = [stream for stream in streams if stream is not None]
+        self._calls.older.close()
         for stream in running:
             stream.cancel()
         # Cancels every other call that still runs.
@@ -133,16 +144,6 @@ class LongStream:
         """Subscribe anew, from `since` where the server knows cursors."""
         self._raise_if_refused()
         releases = self._releases
-        state = None
-        if since.startswith(LEGACY):
-            # An ancestor's server may send nothing until there is something to send, so the
-            # state is asked for. Before: its streams begin with what is there then, so nothing
-            # is missed, and a stream that lags behind the answer would make keys go back.
-            reading = self._calls.state(wanted)
-            if not reading.position.startswith(LEGACY):
-                # A server of ours took its place: the next read goes on from its cursor.
-                return reading
-            state = Message(reading.entries, reading.position, reset=True)
         stream = Stream(
             self._calls.subscribe,
             wanted,
@@ -151,7 +152,6 @@ class LongStream:
             heard=self._calls.connection.heard,
             position=self._calls.position,
             news=self.news,
-            state=state,
             lacking=sorted(self._lacking)[:MAX_KEYS],
         )
         self._begin(stream, releases)

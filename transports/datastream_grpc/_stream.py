@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from datastream import Entry, Operation
-from datastream.selection import Selects
+from datastream.selection import Selection, Selects
 from datastream.source import Reading
 from datastream_grpc import _convert
 from datastream_grpc._limits import Limits
@@ -61,6 +61,14 @@ class Wanted(NamedTuple):
             and other.patterns <= self.patterns
         )
 
+    def has_keys_only(self) -> bool:
+        """Whether it names each key."""
+        return bool(self.keys) and not (self.prefixes or self.patterns)
+
+    def selection(self) -> Selection:
+        """The same as a selection."""
+        return Selection(self.keys, self.prefixes, self.patterns)
+
     def request(self, **fields: Any) -> pb.DataRequest:
         return pb.DataRequest(
             keys=[*self.keys, *self.prefixes], match=list(self.patterns), **fields
@@ -98,7 +106,6 @@ class Stream:
         since: the position from which it goes on.
         position: gives the position of a message by its cursor.
         news: set whenever a message arrived or the call ended.
-        state: the first message, for servers whose streams need not begin with one.
         lacking: what could not be read of the state at `since`.
     """
 
@@ -112,7 +119,6 @@ class Stream:
         heard: Callable[[], None],
         position: Callable[[str], str],
         news: threading.Event,
-        state: Message | None = None,
         lacking: Collection[str] = (),
     ) -> None:
         self.wanted = wanted
@@ -125,18 +131,17 @@ class Stream:
         self.trouble: Exception | None = None
         """Why the backend of the server is away, if the server says so."""
         self._told, self._heard = told, heard
-        since_sent = since if state is None else ""
         self._call = subscribe(
-            wanted.request(deletes=True, since=since_sent, describe=True, lacking=lacking)
+            wanted.request(deletes=True, since=since, describe=True, lacking=lacking)
         )
         self._position = position
         self._news = news
         # For memory work only: the thread that reads the call must never wait for a reader.
         self._lock = threading.Lock()
         self._base = since
-        self._messages = [] if state is None else [state]
+        self._messages: list[Message] = []
         self._past: deque[str] = deque(maxlen=REMEMBERED)
-        self._has_begun = state is not None
+        self._has_begun = False
         # Set when it begins or ends, and when the server describes itself, until `begin` sees it.
         self._stirred = threading.Event()
         self._received = 0

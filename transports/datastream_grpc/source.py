@@ -147,7 +147,7 @@ class GrpcSource(Source):
     def wait(self, timeout: float | None) -> None:
         stream, connection = self._stream, self._connection
         # Without a stream, only a read can tell what happened meanwhile.
-        soon = connection.due() if stream.is_running else PAUSE
+        soon = connection.due() if stream.is_running else self._calls.pause(PAUSE)
         stream.news.wait(soon if timeout is None else min(soon, timeout))
         # Not lost, if it is set just now: a read follows, which finds what it was set for.
         stream.news.clear()
