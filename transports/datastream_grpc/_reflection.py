@@ -6,15 +6,45 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor_pool import Default
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from datastream_grpc._pb.pool import POOL
 from datastream_grpc._servicer import lenient
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)
 """Both have the same messages."""
+
+
+class _Both:
+    """What reflection asks a pool for, of ours and of all others."""
+
+    def FindFileByName(self, name: str) -> Any:  # noqa: N802
+        return _first("FindFileByName", name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802
+        return _first("FindFileContainingSymbol", symbol)
+
+    def FindMessageTypeByName(self, name: str) -> Any:  # noqa: N802
+        return _first("FindMessageTypeByName", name)
+
+    def FindExtensionByNumber(self, message: Any, number: int) -> Any:  # noqa: N802
+        return Default().FindExtensionByNumber(message, number)
+
+    def FindAllExtensions(self, message: Any) -> Any:  # noqa: N802
+        return Default().FindAllExtensions(message)
+
+
+def _first(method: str, name: str) -> Any:
+    try:
+        return getattr(POOL, method)(name)
+    except KeyError:
+        return getattr(Default(), method)(name)
+
+
 NO_MESSAGE = "the request is no message of this method"
 
 
@@ -25,7 +55,7 @@ def handlers(health: Any, services: Sequence[str]) -> Sequence[Any]:
         health: the health servicer.
         services: the names of those that reflection lists.
     """
-    servicer = reflection.aio.ReflectionServicer((*services, HEALTH, *REFLECTION))
+    servicer = reflection.aio.ReflectionServicer((*services, HEALTH, *REFLECTION), pool=_Both())
     request, response = health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
     methods = {
         "Check": _unary(grpc.unary_unary_rpc_method_handler, health.Check, request, response),
