@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -49,6 +50,7 @@ CLEAN_UP = 10.0
 @click.option(
     "--limit", "limits", metavar="NAME=N", multiple=True, help="What a client may cost, see docs."
 )
+@click.option("--metrics", type=int, metavar="PORT", help="Serve metrics to Prometheus there.")
 @click.option("-v", "--verbose", is_flag=True, help="Log every call to stderr.")
 @click.pass_context
 def serve(context: click.Context, /, **given: Any) -> None:
@@ -66,6 +68,7 @@ def serve(context: click.Context, /, **given: Any) -> None:
     clean_up_for(CLEAN_UP)
     arguments = _arguments(transport, options)
     with (
+        _metrics(transport, options["metrics"]),
         open_existing(options["url"], watched=True) as store,
         store.status.subscribe(say_status),
     ):
@@ -111,6 +114,14 @@ def _arguments(transport: ModuleType, options: dict[str, Any]) -> dict[str, Any]
         "authorize": options["rules"],
         "limits": _limits(transport, options["limits"]),
     }
+
+
+def _metrics(transport: ModuleType, port: int | None) -> AbstractContextManager[object]:
+    if port is None:
+        return nullcontext()
+    stack = ExitStack()
+    stack.callback(transport.serve_metrics(port))
+    return stack
 
 
 def _limit(text: str) -> tuple[str, int]:

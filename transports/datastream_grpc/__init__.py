@@ -7,6 +7,7 @@ try:
     from datastream_grpc._principal import Principal
     from datastream_grpc._rules import Authorize, Rules
     from datastream_grpc._security import Tls
+    from datastream_grpc._telemetry import serve_metrics
     from datastream_grpc.server import Server, serve
     from datastream_grpc.sharing import shared
     from datastream_grpc.source import GrpcSource
@@ -27,5 +28,6 @@ __all__ = [
     "ping",
     "refresh",
     "serve",
+    "serve_metrics",
     "shared",
 ]

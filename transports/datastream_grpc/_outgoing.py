@@ -31,10 +31,14 @@ class Outgoing:
 
     Args:
         run: makes a call in a thread.
+        updated: takes each batch of changes, once for all streams.
     """
 
-    def __init__(self, run: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(
+        self, run: Callable[..., Awaitable[Any]], updated: Callable[[Batch], None]
+    ) -> None:
         self._run = run
+        self._updated = updated
         # By identity: the batches of one selection are one object for all its subscribers. Kept
         # with the batch, whose id is not given to another one as long.
         self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
@@ -65,6 +69,7 @@ class Outgoing:
         key = (id(batch), deletes)
         kept = self._kept.get(key)
         if kept is None:
+            self._updated(batch)
             kept = self._kept[key] = batch, self._serialise(batch, deletes)
             if len(self._kept) > KEPT_BATCHES:
                 del self._kept[next(iter(self._kept))]

@@ -49,6 +49,7 @@ from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
 from datastream_grpc._principal import Principal, host_or_name, principal_of
 from datastream_grpc._status import NAME, code_of, to_answer
+from datastream_grpc._telemetry import Metrics, span
 from datastream_grpc._texts import Texts
 from datastream_grpc._writes import Pushes, Writes
 
@@ -75,11 +76,19 @@ class Servicer:
         message_bytes: what a client may send at once.
         limits: what else a client may ask for.
         access: who may do what.
+        address: it listens on, for metrics.
         read_only: refuse every write.
     """
 
     def __init__(
-        self, store: Store, message_bytes: int, limits: Limits, access: Access, *, read_only: bool
+        self,
+        store: Store,
+        message_bytes: int,
+        limits: Limits,
+        access: Access,
+        address: str,
+        *,
+        read_only: bool,
     ) -> None:
         self._access = access
         self._meter = Meter(limits)
@@ -97,7 +106,8 @@ class Servicer:
         self._stopping = False
         self._writes = Writes(store, access, self._texts)
         self._run = store.threads.run
-        self._outgoing = Outgoing(self._run)
+        self._metrics = Metrics(address, store.name.partition(":")[0], self._count_streams)
+        self._outgoing = Outgoing(self._run, self._metrics.updated)
         # Of reads that may take long: as many as leave cores and threads to all others.
         self._long_reads = asyncio.Semaphore(LONG_READS)
 
@@ -120,7 +130,7 @@ class Servicer:
             SERVICE,
             {
                 name: make(
-                    self._answering(name, handler),
+                    self._answering(name, handler, is_stream=make is not unary),
                     request_deserializer=lenient(request.FromString),
                     # Batches are serialised once, for all streams.
                     response_serializer=_serialise if make is unary else None,
@@ -307,6 +317,7 @@ class Servicer:
                 if await self._serve(opening, request, context):
                     return True
         except Overflow:
+            self._metrics.behind += 1
             log.info("Subscribe %s: too far behind, goes on from its cursor", principal.peer)
             return False
         if not opening.scope.is_current:
@@ -325,7 +336,7 @@ class Servicer:
         # Not `async for`: its steps are coroutines, one more for each stream and batch.
         inbox = await watch.inbox()
         asked = frozenset(request.keys), frozenset(request.match)
-        outgoing, deletes = self._outgoing, request.deletes
+        outgoing, deletes, metrics = self._outgoing, request.deletes, self._metrics
         with (
             _listed(self._inboxes, inbox if request.describe else None),
             self._access.following(scope, inbox.wake),
@@ -348,6 +359,7 @@ class Servicer:
                     try:
                         for message in messages:
                             await context.write(message)
+                            metrics.deliveries += 1
                     except Exception as error:
                         raise ClientLeft from error
                     continue
@@ -378,7 +390,10 @@ class Servicer:
         named = ((NAME, known),) if known else ()
         await context.abort(code, public, (*named, *details_of(code, known, public)))
 
-    def _answering(self, name: str, handler: Handler) -> Handler:
+    def _count_streams(self) -> int:
+        return len(self._streams)
+
+    def _answering(self, name: str, handler: Handler, *, is_stream: bool) -> Handler:
         """`handler` with its errors turned into statuses and every call logged."""
 
         async def answer(request: Any, context: Context) -> Any:
@@ -389,7 +404,10 @@ class Servicer:
             try:
                 if isinstance(request, DecodeError):
                     raise NO_MESSAGE from request
-                return await handler(request, context)
+                if is_stream:
+                    return await handler(request, context)
+                with span(name, context.invocation_metadata()):
+                    return await handler(request, context)
             except asyncio.CancelledError:
                 outcome = "CANCELLED" if has_time(context) else "DEADLINE_EXCEEDED"
                 if self._stopping:
@@ -406,7 +424,9 @@ class Servicer:
                 outcome = code_of(error).name
                 await self._abort(name, error, request, context)
             finally:
-                _log_call(name, peer, perf_counter() - start, outcome)
+                seconds = perf_counter() - start
+                self._metrics.called(name, outcome, seconds)
+                _log_call(name, peer, seconds, outcome)
 
         return answer
 

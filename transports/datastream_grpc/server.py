@@ -223,6 +223,7 @@ class _Inner:
             settings.max_message_size,
             settings.limits,
             self._access,
+            address,
             read_only=settings.read_only,
         )
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
