@@ -1,5 +1,6 @@
 """Many writes at once, and what a store remembers of its own."""
 
+import asyncio
 from contextlib import ExitStack
 
 import datastream_grpc
@@ -10,10 +11,10 @@ from datastream import RevisionConflict
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
-from tests.servers.nats import make_bucket, remove_bucket
+from tests.servers.nats import make_bucket, remove_bucket, with_client
 
 
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.chaos)])
 def test_many_values_at_once(running, bucket, store, direct):
     update(running, bucket, allow_direct=direct)
     recorder = Recorder(store)
@@ -91,3 +92,33 @@ def test_a_ttl_that_cannot_be(running, bucket, store):
     with datastream.open("memory:") as memory, pytest.raises(datastream.Unsupported):
         memory.put("a", 1, ttl=5)
     assert dict(store) == {}
+
+
+def test_what_arrives_late_replaces_nothing(running, bucket, store):
+    """A message that was sent to a node which hung, and is stored when that goes on."""
+
+    async def send_again(client):
+        sent = await client.subscribe(f"$KV.{bucket}.a")
+        await client.flush()
+        await asyncio.to_thread(store.put, "a", "first")
+        message = await sent.next_msg(5)
+        await asyncio.to_thread(store.put, "a", "second")
+        late = {**message.headers, "Nats-Msg-Id": "another"}
+        return await client.request(message.subject, message.data, headers=late)
+
+    answer = with_client(running.url, send_again)
+    assert b"wrong last sequence" in answer.data
+    assert store["a"] == "second"
+
+
+def test_servers_send_only_what_is_watched(running, bucket, store):
+    watches = [Recorder(store, "fx/"), Recorder(store, "a.b", match="x/*/y")]
+    for watch in watches:
+        watch.wait_ready()
+    wanted = {f"$KV.{bucket}.{subject}" for subject in ("fx.>", "a/b", "x.*.y")}
+
+    async def filters(client):
+        found = await client.jsm().consumers_info(f"KV_{bucket}")
+        return [set(info.config.filter_subjects or ()) for info in found]
+
+    eventually(lambda: with_client(running.url, filters) == [wanted], "one consumer, for those")
