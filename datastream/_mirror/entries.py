@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from hashlib import blake2b
 
 from datastream.entry import Entry, Operation
 
@@ -34,11 +33,3 @@ def same(one: Entry | None, other: Entry | None, *, types: bool) -> bool:
     if one is None or other is None:
         return one is other
     return one.value == other.value and (not types or one.value_type == other.value_type)
-
-
-def digest(entry: Entry | None, *, types: bool = True) -> str:
-    """What stands for value and type of an entry; "" where there is none."""
-    if entry is None or entry.operation is Operation.DELETE:
-        return ""
-    name = entry.value_type.encode() if types else b""
-    return blake2b(entry.value, digest_size=12, key=name[:64]).hexdigest()

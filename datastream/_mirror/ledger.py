@@ -111,7 +111,7 @@ class Ledger:
         """Find what others wrote between the comparison and now, from all that there is."""
         left, before, target = self._target.left, self._before, self._target
         expected = {key for key in before if key not in left}
-        expected.update(key for key, there in left.items() if there.digest)
+        expected.update(key for key, revision in left.items() if revision)
         for entry in batch.entries:
             key = entry.key
             is_known = target.is_as_left(key, entry) or (
@@ -163,13 +163,9 @@ class Ledger:
             return
         elif key in target.refused or (key in self._unsure and key not in self.theirs):
             plan.writes.append(write_of(found.source or deleted(key)))
-        elif key in self.theirs or not self._is_mine(found):
+        elif key in self.theirs or not target.is_as_left(key, found.target):
             resolve(plan, found, self._rules)
         # Else it is as it was left, and the watch of the source tells what has changed.
-
-    def _is_mine(self, found: Conflict) -> bool:
-        left = self._target.left.get(found.key)
-        return left is not None and left.digest == self._target.digest(found.target)
 
     # What is written here.
 
@@ -203,9 +199,9 @@ class Ledger:
             for key in unknown:
                 self._target.take(key, there.get(key))
         return [
-            write._replace(expect=left[write.key].revision)
+            write._replace(expect=left[write.key])
             for write in writes
-            if write.value is not None or left[write.key].revision
+            if write.value is not None or left[write.key]
         ]
 
     def intend(self, writes: Sequence[Write], after: Progress) -> Write | None:

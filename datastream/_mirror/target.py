@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
-from datastream._mirror.entries import digest
 from datastream.entry import Entry, Operation
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Feature, Write
@@ -15,13 +13,6 @@ MANY = 100_000
 """Keys whose refusal is remembered."""
 REMEMBERED = 50_000
 """Keys of which it is remembered what was left there."""
-
-
-class Left(NamedTuple):
-    """What a mirror left in its target at a key."""
-
-    digest: str
-    revision: str
 
 
 class Target:
@@ -35,8 +26,8 @@ class Target:
     def __init__(self, store: Store, *, types: bool) -> None:
         self.store = store
         self._types = types
-        self.left: dict[str, Left] = {}
-        """What this mirror left at the keys it has written, "" for those it deleted."""
+        self.left: dict[str, str] = {}
+        """The revisions that this mirror left at keys; "" for those it deleted."""
         self.refused: dict[str, str] = {}
         """What the target cannot hold, and why."""
         self.altered: dict[str, str] = {}
@@ -120,23 +111,15 @@ class Target:
         if len(self.refused) < MANY:
             self.refused[key] = reason
 
-    def digest(self, entry: Entry | None) -> str:
-        """What stands for the content of an entry; "" where there is none."""
-        return digest(entry, types=self._types)
-
-    def is_as_left(self, key: str, entry: Entry) -> bool:
-        """Whether a key holds what was left there."""
-        left = self.left.get(key)
-        if left is None:
-            return False
-        return (entry.revision != "" and left.revision == entry.revision) or (
-            left.digest == self.digest(entry)
-        )
+    def is_as_left(self, key: str, entry: Entry | None) -> bool:
+        """Whether a key holds what was left there, as far as that is known."""
+        return self.left.get(key) == ("" if entry is None else entry.revision)
 
     def take(self, key: str, entry: Entry | None) -> None:
         """Take what the target holds at a key for what was left there."""
+        # The newest last: the oldest are forgotten first.
         self.left.pop(key, None)
-        self.left[key] = Left(self.digest(entry), "" if entry is None else entry.revision)
+        self.left[key] = "" if entry is None else entry.revision
 
     def forget(self, unconfirmed: Collection[str]) -> None:
         """Remember less, if it is much: what a watch has confirmed is asked for again."""
