@@ -246,7 +246,7 @@ class Run:
                 self._over()
                 self._begin(given)
         except (Stopped, StoreClosed):
-            self._place.close()
+            pass
         except Exception as error:  # noqa: BLE001
             self._fail(error)
         finally:
@@ -290,7 +290,7 @@ class Run:
                 finally:
                     self._queue.done(task)
         except Stopped:
-            self._place.close()
+            pass
         except BaseException as error:  # noqa: BLE001
             self._fail(error)
         finally:
