@@ -278,7 +278,7 @@ class PastFeed(Feed):
         """What the key held after the revision that was given last, oldest first."""
         key, handled = entry.key, self._progress.revisions
         last = self._last.get(key, handled.get(key))
-        is_known = key in self._last or key in handled
+        is_known = (key in self._last or key in handled) and last != UNSURE
         unsure = last.removeprefix(UNSURE) if last and last.startswith(UNSURE) else None
         found: list[Entry] = []
         for revision in islice(self._store.history(key), MOST_REVISIONS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from time import monotonic
 
@@ -33,24 +33,41 @@ class Ledger:
         self._cursor: str | None = None
         self._saved_at = monotonic()
         self._tasks = 0
+        # Changes of each key that began and are not handled.
+        self._pending: Counter[str] = Counter()
 
-    def begin(self, step: Step) -> None:
-        """A step follows those that began before."""
+    def begin(self, step: Step, entries: Sequence[Entry]) -> None:
+        """A step of these changes follows those that began before."""
         with self._lock:
             self._open.append(step)
             self._tasks += step.left
+            for entry in entries:
+                self._pending[entry.key] += 1
+                if entry.operation is PUT and self._handled.get(entry.key, PUT) is None:
+                    # Removed, and not saved yet; by then it may be there again.
+                    self._handled[entry.key] = UNSURE + entry.revision
             self._close_steps()
 
     def done(self, task: Task) -> bool:
         """Take in that a task was handled; whether the place should be saved now."""
         with self._lock:
             for entry in task.entries:
-                self._handled[entry.key] = revision_of(entry)
+                self._handled[entry.key] = self._done(entry)
             task.step.left -= 1
             self._tasks -= 1
             self._close_steps()
             # One sync for several quick ones: else it is the disk that sets the pace.
             return not self._tasks or monotonic() - self._saved_at > SAVE_WITHIN
+
+    def _done(self, entry: Entry) -> str | None:
+        key = entry.key
+        self._pending[key] -= 1
+        if not self._pending[key]:
+            del self._pending[key]
+        elif entry.operation is not PUT:
+            # A change that follows may be handled, and the process killed, before that is saved.
+            return UNSURE
+        return revision_of(entry)
 
     def stand(self, batch: Batch) -> None:
         """Save that everything up to `batch`, the present state, needs no handling."""
@@ -65,16 +82,18 @@ class Ledger:
         the next start, the handler has to be told of that.
         """
         progress = self.place.progress
-        known = progress.revisions
-        new: dict[str, str] = {}
-        for entry in entries:
-            if entry.operation is PUT and entry.key not in known:
-                # The first, where a key comes several times: those before it were handled.
-                new.setdefault(entry.key, UNSURE + entry.revision)
         # From here on it is the revisions that tell what was handled.
         cursor = None if progress.begun else ""
-        if new or cursor is not None:
-            with self._saving:
+        with self._saving:
+            new: dict[str, str] = {}
+            with self._lock:
+                known, handled = progress.revisions, self._handled
+                for entry in entries:
+                    is_known = handled.get(entry.key, known.get(entry.key)) is not None
+                    if entry.operation is PUT and not is_known:
+                        # The first, where a key comes several times.
+                        new.setdefault(entry.key, UNSURE + entry.revision)
+            if new or cursor is not None:
                 self.place.save(new, cursor, durable=durable)
 
     def save(self) -> None:

@@ -258,10 +258,10 @@ class Run:
         if given.is_start:
             self.persist(lambda: self._ledger.stand(given.batch))
             return
-        self.persist(lambda: self._ledger.announce(entries, durable=not self._has_log))
         items = self._items(given)
         step = Step(given.cursor, len(items))
-        self._ledger.begin(step)
+        self._ledger.begin(step, entries)
+        self.persist(lambda: self._ledger.announce(entries, durable=not self._has_log))
         for item in items:
             self._queue.put(self._task(item, step))
 

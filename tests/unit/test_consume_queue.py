@@ -2,11 +2,14 @@
 
 import threading
 
+import pytest
+
 from datastream import Entry
 from datastream._consume import queue
 from datastream._consume.ledger import Ledger
 from datastream._consume.progress import MemoryPlace
 from datastream._consume.queue import Step, Task, TaskQueue
+from datastream.entry import deleted
 from datastream.selection import Selection
 
 
@@ -64,8 +67,8 @@ def test_the_cursor_follows_the_oldest_step_that_is_open():
     place = MemoryPlace(Selection())
     ledger = Ledger(place)
     first, second = Step("c1", 1), Step("c2", 2)
-    for step in (first, second):
-        ledger.begin(step)
+    ledger.begin(first, [Entry("a")])
+    ledger.begin(second, [Entry("b"), Entry("c")])
     assert not ledger.done(task("b", "b1", second))
     assert not ledger.done(task("c", "c1", second))
     ledger.save()
@@ -89,14 +92,40 @@ def test_what_could_not_be_saved_is_saved_next():
 
     place = Full(Selection())
     ledger, step = Ledger(place), Step("c", 1)
-    ledger.begin(step)
+    ledger.begin(step, [Entry("a")])
     ledger.done(task("a", "1", step))
     try:
         ledger.save()
     except OSError:
         place.is_full = False
     step = Step("d", 1)
-    ledger.begin(step)
+    ledger.begin(step, [Entry("a")])
     ledger.done(task("a", "2", step))
     ledger.save()
     assert (place.progress.cursor, place.progress.revisions) == ("d", {"a": "2"})
+
+
+@pytest.mark.parametrize("order", ["put comes first", "delete is handled first", "and saved"])
+def test_a_key_that_may_have_been_handled_is_never_unknown_to_the_place(order):
+    """Killed after its PUT was handled and before that is saved, its end has to be told."""
+    place = MemoryPlace(Selection())
+    place.save({"a": "r1"}, "c0")
+    ledger, gone, again = Ledger(place), Step("c1", 1), Step("c2", 1)
+    removed, made = deleted("a"), Entry("a", revision="r2")
+    ledger.begin(gone, [removed])
+    ledger.announce([removed], durable=True)
+    if order != "put comes first":
+        ledger.done(Task("a", removed, (removed,), gone))
+    if order == "and saved":
+        ledger.save()
+        assert place.progress.revisions == {}
+    ledger.begin(again, [made])
+    ledger.announce([made], durable=True)
+    if order == "put comes first":
+        ledger.done(Task("a", removed, (removed,), gone))
+    ledger.save()
+    assert place.progress.is_news(made)
+    assert "a" in place.progress.revisions
+    ledger.done(Task("a", made, (made,), again))
+    ledger.save()
+    assert place.progress.revisions == {"a": "r2"}
