@@ -113,6 +113,7 @@ FEATURES = {
     "HISTORY": "`history`",
     "AT": "`at`",
     "REPLAY": "`replay`",
+    "TTL": "`ttl=`: keys that expire",
 }
 
 
