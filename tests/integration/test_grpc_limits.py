@@ -348,3 +348,18 @@ def test_a_client_asks_for_all_where_it_wants_more_than_it_may_ask_for(stack, st
     recorder.wait_state({"1/k": b"1", "2/k": b"2", "3/k": b"3"})
     store["3/k"] = 4
     recorder.wait_state({"1/k": b"1", "2/k": b"2", "3/k": b"4"})
+
+
+@pytest.mark.parametrize("method", ["Push", "Subscribe"])
+def test_every_kind_of_stream_counts(limited, method):
+    connect = limited(streams=1)
+    one = connect()
+    held = subscribe(one)
+    next(held)
+    path = f"/datastream.DataService/{method}"
+    if method == "Push":
+        error = refused(lambda: list(one.stream_stream(path)(iter(()), timeout=TIMEOUT)))
+    else:
+        error = refused(lambda: list(one.unary_stream(path)(b"", timeout=TIMEOUT)))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    held.cancel()

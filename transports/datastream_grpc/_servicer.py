@@ -195,7 +195,7 @@ class Servicer:
         who = host_or_name(principal)
         instant = self._store.threads.instant
         pushes = Pushes(self._writes, principal, context, instant=instant)
-        with _listed(self._streams, asyncio.current_task()):
+        with self._stream(principal):
             try:
                 async for request in requests:
                     if isinstance(request, DecodeError):
@@ -247,10 +247,19 @@ class Servicer:
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
-        with _listed(self._streams, asyncio.current_task()), closing(Pieces(start)) as pieces:
+        with self._stream(principal_of(context)), closing(Pieces(start)) as pieces:
             while piece := await self._run(pieces.take):
                 for message in await self._run(list, messages(piece)):
                     await write(context, message)
+
+    @contextmanager
+    def _stream(self, principal: Principal) -> Iterator[Charged]:
+        """Around a stream, which counts for its principal and ends with the server."""
+        with (
+            _listed(self._streams, asyncio.current_task()),
+            self._meter.stream(host_or_name(principal), principal.peer) as charge,
+        ):
+            yield charge
 
     def tell(self) -> None:
         """Tell all streams how the store stands now."""
@@ -287,11 +296,7 @@ class Servicer:
         check_selected(request, self._meter.limits)
         principal = principal_of(context)
         watcher = (context.peer(), id(context))
-        with (
-            _listed(self._streams, asyncio.current_task()),
-            _listed(self.watchers, watcher),
-            self._meter.stream(host_or_name(principal), principal.peer) as charge,
-        ):
+        with _listed(self.watchers, watcher), self._stream(principal) as charge:
             place = Place(request)
             while not await self._watched(request, principal, place, charge, context):
                 # What it may read has changed, or it was too far behind: it goes on from there.

@@ -149,7 +149,7 @@ def span(method: str, metadata: Any) -> AbstractContextManager[Any]:
     from opentelemetry import propagate, trace
 
     carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
-    return provider.get_tracer(METER).start_as_current_span(
+    around: AbstractContextManager[Any] = provider.get_tracer(METER).start_as_current_span(
         f"{SERVICE}/{method}",
         context=propagate.extract(carrier),
         kind=trace.SpanKind.SERVER,
@@ -157,6 +157,7 @@ def span(method: str, metadata: Any) -> AbstractContextManager[Any]:
         record_exception=False,
         set_status_on_exception=False,
     )
+    return around
 
 
 @cache

@@ -1,0 +1,212 @@
+"""Hostile requests: malformed, huge, half-open; a server answers each, and goes on serving others.
+
+What a search has found is kept in ``corpus/grpc_requests.txt``: a method and a request in hex.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import threading
+from pathlib import Path
+from time import perf_counter
+
+import datastream_grpc
+import grpc
+import pytest
+from datastream_grpc._pb import service_pb2 as pb
+
+import datastream
+from tests.integration._programs.tools import TIMEOUT, Child, eventually
+
+CORPUS = Path(__file__).parent / "corpus" / "grpc_requests.txt"
+SEARCH = 4_000
+"""Requests that a search makes."""
+HALF_OPEN = 10_000
+UNARY = ("ListCapabilities", "Sync", "PushUpdate", "Write", "Describe", "Refresh")
+STREAMS = ("Subscribe", "History", "Replay")
+FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
+HOSTILE_KEYS = [
+    "",
+    "/",
+    "a/",
+    "*",
+    "**/*",
+    "a\0",
+    "k" * 20_000,
+    "../x",
+    "\u202e",
+    "[",
+    "{a}",
+    "\ud7ff",
+]
+PATTERNS = [
+    "**a**a**b",
+    "*" * 65,
+    "[",
+    "{a,b}",
+    "**/" * 60 + "x",
+    "?" * 1000,
+    "",
+    "a" * 16_000 + "*",
+]
+
+
+@pytest.fixture
+def store(stack):
+    store = stack.enter_context(datastream.open("memory:"))
+    store.put_many({"a": 1, "fx/USD": 2, "a" * 10_000: 3})
+    return store
+
+
+@pytest.fixture
+def server(stack, store):
+    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+
+
+@pytest.fixture
+def connect(stack, server):
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    return lambda: stack.enter_context(grpc.insecure_channel(server.address, options))
+
+
+def outcome(channel, method, request):
+    """How one call ends, as far as it does within some messages."""
+    path = f"/datastream.DataService/{method}"
+    try:
+        if method in UNARY:
+            channel.unary_unary(path)(request, timeout=TIMEOUT)
+        elif method == "Push":
+            list(channel.stream_stream(path)(iter([request, request]), timeout=TIMEOUT))
+        else:
+            call = channel.unary_stream(path)(request, timeout=TIMEOUT)
+            next(call, None)
+            call.cancel()
+    except grpc.RpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+def check(channel, method, request, caplog):
+    code = outcome(channel, method, request)
+    faults = [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert code not in FAULTS, f"{code}; keep it: {method} {request.hex()}"
+    assert not faults, f"{faults[0].getMessage()}; keep it: {method} {request.hex()}"
+
+
+def test_what_was_found_before(connect, store, caplog):
+    channel = connect()
+    for line in CORPUS.read_text().splitlines():
+        method, _, request = line.partition(" ")
+        check(channel, method, bytes.fromhex(request), caplog)
+    assert store["a"] == 1
+
+
+def seeds():
+    data = pb.Data(key="fx/USD", value=b"1", value_type="int", revision="1", operation=2)
+    data.updated_at.seconds = 1 << 40
+    yield from (("Write", pb.WriteRequest(writes=[pb.WriteItem(data=data, expect="*")], id="x")),)
+    yield "PushUpdate", data
+    yield "Push", pb.PushRequest(writes=[pb.WriteRequest(writes=[pb.WriteItem(data=data)], id="1")])
+    for key in HOSTILE_KEYS:
+        yield "PushUpdate", pb.Data(key=key, value=b"1", value_type="t" * len(key))
+        yield "History", pb.HistoryRequest(key=key, at=key)
+        for method in ("Sync", "Subscribe"):
+            revisions = {key: "\U0010ffff"}
+            yield method, pb.DataRequest(keys=[key], since=key, revisions=revisions, at=key[:9])
+    for pattern in PATTERNS:
+        for method in ("Sync", "Subscribe"):
+            yield (
+                method,
+                pb.DataRequest(match=[pattern, *PATTERNS], lacking=[pattern], deletes=True),
+            )
+        yield "Replay", pb.ReplayRequest(match=[pattern], since=pattern)
+
+
+def mutated(random_, raw):
+    raw = bytearray(raw)
+    for _ in range(random_.randrange(1, 6)):
+        at = random_.randrange(len(raw) + 1)
+        kind = random_.randrange(4)
+        if kind == 0:
+            raw[at:at] = random_.randbytes(random_.randrange(1, 9))
+        elif kind == 1:
+            del raw[at : at + random_.randrange(1, 9)]
+        elif kind == 2 and at < len(raw):
+            raw[at] ^= 1 << random_.randrange(8)
+        else:
+            raw[at:at] = raw[: random_.randrange(len(raw) + 1)]
+    return bytes(raw[:100_000])
+
+
+class Others:
+    """Somebody else's calls meanwhile, and how long they took."""
+
+    def __init__(self, channel):
+        self.seconds = []
+        self._stop = threading.Event()
+        self._call = channel.unary_unary("/datastream.DataService/Sync")
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self):
+        request = pb.DataRequest(keys=["fx/USD"]).SerializeToString()
+        while not self._stop.wait(0.005):
+            start = perf_counter()
+            self._call(request, timeout=TIMEOUT)
+            self.seconds.append(perf_counter() - start)
+
+    def p99(self):
+        """Milliseconds."""
+        self._stop.set()
+        self._thread.join(TIMEOUT)
+        ordered = sorted(self.seconds)
+        return ordered[int(len(ordered) * 0.99)] * 1000
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_a_search(connect, caplog):
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    random_ = random.Random(seed)
+    channel, others = connect(), Others(connect())
+    known = [(method, message.SerializeToString()) for method, message in seeds()]
+    for method, raw in known:
+        check(channel, method, raw, caplog)
+    methods = [*UNARY, *STREAMS, "Push"]
+    for _ in range(SEARCH):
+        method, raw = random_.choice(known)
+        if random_.random() < 0.2:
+            method = random_.choice(methods)
+        check(channel, method, mutated(random_, raw), caplog)
+    print(f"others' p99 {others.p99():.1f} ms")
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(300)
+def test_streams_that_never_send_their_request_and_some_that_are_never_read(connect, store, server):
+    """The limits of a connection and of a host hold for them."""
+    idle = Others(connect())
+    eventually(lambda: len(idle.seconds) > 200, "calls while all is quiet")
+    before = idle.p99()
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with Child("half_open", server.address, HALF_OPEN) as hostile:
+        assert hostile.line(120) == "open"
+        others = Others(connect())
+        for number in range(200):
+            store["fx/USD"] = number
+        eventually(lambda: len(others.seconds) > 200, "calls of others")
+        print(f"p99 {before:.1f} ms before, {others.p99():.1f} ms meanwhile")
+        more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+        print(f"{len(server._inner._servicer._streams)} streams, {more >> 10} MiB more")
+    eventually(lambda: not server._inner._servicer._streams, "all streams end")
+
+
+def test_metadata_beyond_the_limit_ends_the_call_alone(connect):
+    channel = connect()
+    call = channel.unary_unary("/datastream.DataService/Sync")
+    with pytest.raises(grpc.RpcError) as error:
+        call(b"", metadata=(("x-large", "x" * 100_000),), timeout=TIMEOUT)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert call(pb.DataRequest(keys=["a"]).SerializeToString(), timeout=TIMEOUT)
