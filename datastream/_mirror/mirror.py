@@ -20,6 +20,7 @@ from datastream._mirror.worker import Job, Worker
 from datastream._observable import StatusObservable
 from datastream._watch.status import StatusHolder
 from datastream._watches import check_seconds
+from datastream.aio import Threads
 from datastream.errors import (
     InvalidValue,
     ReadOnly,
@@ -59,6 +60,7 @@ class Mirror:
     def __init__(self, worker: Worker, status: StatusHolder, stack: ExitStack, what: str) -> None:
         self._worker = worker
         self._target = worker.target
+        self._threads = worker.target.store.threads
         self._status = status
         self._stack = stack
         self._what = what
@@ -148,6 +150,29 @@ class Mirror:
         self._worker.stop()
         if threading.current_thread() is not self._thread:
             self._thread.join(CLOSE_TIMEOUT)
+
+    async def aready(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """`ready`, without holding up the event loop."""
+        return await self._threads.run(self.ready, timeout)
+
+    async def aflush(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+        """`flush`, likewise."""
+        return await self._threads.run(self.flush, timeout)
+
+    async def aclose(self) -> None:
+        """`close`, likewise."""
+        await Threads.run_once(self.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
 
     def __enter__(self) -> Self:
         return self

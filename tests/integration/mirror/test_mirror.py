@@ -1,5 +1,7 @@
 """Mirrors between real stores."""
 
+import asyncio
+
 import pytest
 
 import datastream
@@ -38,6 +40,19 @@ def test_a_target_becomes_like_its_source_and_stays_so(source, target):
     assert running.status.current.state is State.CLOSED
 
 
+def test_it_can_be_awaited(source, target):
+    async def run():
+        source["a"] = 1
+        async with mirror(source, target) as running:
+            assert await running.aready(LONG)
+            source["a"] = 2
+            assert await running.aflush(LONG)
+            assert target["a"] == 2
+        return running.status.current.state
+
+    assert asyncio.run(run()) is State.CLOSED
+
+
 def test_it_goes_on_from_where_it_was(source, target):
     source.put_many({f"k{n}": n for n in range(20)})
     with mirror(source, target) as running:
@@ -73,7 +88,9 @@ def test_what_others_hold_in_the_target_is_not_overwritten(source, target):
 
 
 def test_a_mirror_of_its_own_mirror_is_refused(source, target):
-    with mirror(source, target):
+    with mirror(source, target) as running:
+        # From the first write on, the target says whose mirror it is.
+        assert running.ready(LONG)
         with pytest.raises(DatastreamError, match="go round"):
             mirror(target, source)
     with pytest.raises(DatastreamError, match="go round"):
