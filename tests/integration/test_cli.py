@@ -22,6 +22,17 @@ def url(tmp_path: Path) -> str:
     return f"sqlite:{tmp_path / 'store.db'}"
 
 
+HEAVY = {
+    "rich",
+    "sqlite_utils",
+    "numpy",
+    "pandas",
+    "dulwich",
+    "fsspec",
+    "grpc",
+    "tenacity",
+    "httpx",
+}
 FIELDS = ["key", "value", "value_type", "updated_at", "revision", "operation"]
 
 
@@ -273,6 +284,18 @@ def test_the_library_loads_no_command_line() -> None:
     code = "import sys, datastream; print({'click', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout == "set()\n"
+
+
+def test_an_answer_loads_only_what_it_needs(url: str) -> None:
+    run("put", url, "key", "1")
+    code = (
+        "import sys; from datastream.cli import main\n"
+        "main(sys.argv[1:], standalone_mode=False)\n"
+        f"print({HEAVY} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, "get", url, "key"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert done.stdout == "1\nset()\n"
 
 
 # What goes wrong, in words of the command line.

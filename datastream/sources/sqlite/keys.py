@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlite_utils.db import quote_identifier
+from datastream.sources.sqlite.schema import quote_identifier
 
 
 def column_of(name: str, row: str = "") -> str:
