@@ -16,6 +16,13 @@ from collections.abc import Callable, Mapping
 import pyte
 
 TIMEOUT = 20.0
+# Makes the terminal the one whose Ctrl-C is a signal for it. Not done after a fork of this process,
+# whose libraries may not expect one.
+CONTROLLED = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 class Terminal:
@@ -34,14 +41,12 @@ class Terminal:
         self._ours, theirs = pty.openpty()
         self.resize(lines, columns)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "datastream.cli", *arguments],
+            [sys.executable, "-ISc", CONTROLLED, "-m", "datastream.cli", *arguments],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
             start_new_session=True,
-            # So that Ctrl-C, typed, becomes a signal for it.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(theirs)
 
