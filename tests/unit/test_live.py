@@ -10,18 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dulwich.repo import Repo
+from reactivex.subject import Subject
 
 import datastream
 from datastream import Entry, Store, StoreClosed, Unsupported
-from datastream.entry import Revision, deleted
+from datastream.entry import Change, ChangeBatch, Revision, deleted
 from datastream.notebook import _live, _widget
 from datastream.notebook._live import Display, Live
 from datastream.notebook._plot import MOST_LINES
 from datastream.notebook._rows import MOST, PAGE, Page, TableRows
+from datastream.notebook._table import TabledView
 from datastream.notebook._timeline import MOST_LINES as MOST_DIFF_LINES
 from datastream.notebook._timeline import difference
 from datastream.notebook._values import STARS
@@ -134,6 +136,27 @@ def test_a_view_is_shown_as_it_converts(store: Store, shown: Callable[[Live], Wi
         page.wait_for(shows("'7'"))
         del store["fx/GBP"]
         page.wait_for(lambda m: m.get("count") == 1)
+
+
+def test_what_a_view_changes_while_it_is_copied_is_not_undone(store: Store) -> None:
+    gone = ChangeBatch((Change("a", 1, None, deleted("a")),))
+    news: Subject[ChangeBatch] = Subject()
+    telling = threading.Thread(target=news.on_next, args=(gone,))
+
+    class View:
+        status = store.status
+        change_batches = news
+
+        def snapshot(self) -> dict[str, int]:
+            telling.start()
+            telling.join(0.2)
+            return {"a": 1, "b": 2}
+
+    tabled = TabledView(cast("Any", View()))
+    tabled.start(lambda: None, lambda: None)
+    telling.join()
+    assert [row[0] for row in tabled.picture({})["rows"]] == ["b"]
+    tabled.stop()
 
 
 def test_an_overlay_says_which_layer_wins(store: Store, shown: Callable[[Live], Widget]) -> None:
@@ -272,10 +295,11 @@ def test_a_store_that_is_closed_says_so_on_the_page(
         store.view("fx/").live()
 
 
+@pytest.mark.parametrize("live", [lambda s: s.live("n"), lambda s: s.view("n").live()])
 def test_updates_are_few_however_many_changes_there_are(
-    store: Store, shown: Callable[[Live], Widget]
+    store: Store, shown: Callable[[Live], Widget], live: Callable[[Store], Live]
 ) -> None:
-    page = shown(store.live("n"))
+    page = shown(live(store))
     page.wait_for(lambda m: m["kind"] == "show")
     begin, number = time.monotonic(), 0
     while time.monotonic() < begin + 0.6:
