@@ -1,6 +1,6 @@
 """Writes the protocol's methods and messages into `docs/wire.md`: ``python docs/build_wire.py``.
 
-What they mean stands in the comments of `proto/datastream/service.proto`, and nowhere else.
+What they mean stands in the comments of `proto/datastream_kv/service.proto`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 DOCS = Path(__file__).parent
-PROTO = DOCS.parent / "proto" / "datastream" / "service.proto"
+PROTO = DOCS.parent / "proto" / "datastream_kv" / "service.proto"
 PAGE = DOCS / "wire.md"
 BEGIN, END = "<!-- protocol -->", "<!-- end of protocol -->"
 
