@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import datastream_grpc
 import grpc
 import pytest
@@ -22,6 +24,10 @@ def store(stack):
     return store
 
 
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+YEARS_AGO = YESTERDAY - timedelta(days=1000)
+
+
 class Authority:
     """A certificate authority with files in a directory."""
 
@@ -32,9 +38,10 @@ class Authority:
         self.roots = str(directory / "roots.pem")
         self.ca.cert_pem.write_to_path(self.roots)
 
-    def issue(self, name):
+    def issue(self, name, *, expired=False):
         """Files of a certificate and its key."""
-        issued = self.ca.issue_cert("localhost", "127.0.0.1")
+        times = {"not_before": YEARS_AGO, "not_after": YESTERDAY} if expired else {}
+        issued = self.ca.issue_cert("localhost", "127.0.0.1", **times)
         certificate, key = self.directory / f"{name}.pem", self.directory / f"{name}.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         issued.private_key_pem.write_to_path(str(key))
@@ -118,6 +125,21 @@ def test_clients_prove_themselves_by_certificates(stack, store, authority, forei
     for options in ({}, {"certificate": certificate, "key": key}):
         with pytest.raises(SourceUnavailable):
             opened(stack, server, roots=authority.roots, **options)["k"]
+
+
+def test_a_certificate_that_has_expired_proves_nothing(stack, store, authority):
+    old, new = authority.issue("old", expired=True), authority.issue("new")
+    server = serving(stack, store, tls=Tls(*new, authority.roots))
+    for certificate, key in (old, new):
+        client = opened(stack, server, roots=authority.roots, certificate=certificate, key=key)
+        if (certificate, key) == new:
+            assert client["k"] == 1
+            continue
+        with pytest.raises(SourceUnavailable):
+            client["k"]
+    server = serving(stack, store, tls=Tls(*old))
+    with pytest.raises(SourceUnavailable):
+        opened(stack, server, roots=authority.roots)["k"]
 
 
 def test_files_of_a_server_count_when_they_change(stack, store, authority, foreign):
