@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from datastream import Batch, Entry
+from datastream.aio import AsyncWatch
 from datastream_grpc import _convert
 
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
+JOIN_ALONE = 1.0
+"""Seconds for which a stream waits for others that read the same state."""
 
 Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
@@ -43,6 +47,31 @@ class Outgoing:
         # with the batch, whose id is not given to another one as long.
         self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
         self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
+        self._joins: WeakValueDictionary[Asked, asyncio.Lock] = WeakValueDictionary()
+
+    async def joined(self, watch: AsyncWatch[Batch], asked: Asked) -> Iterator[Any]:
+        """What the inbox of a watch gives when it is polled, from its state on.
+
+        Of one selection, one at a time: those that begin together would each hold a state of its
+        own until it is shared. One that takes long, as where a backend hangs, does not keep others.
+        """
+        lock = self._joins.setdefault(asked, asyncio.Lock())
+        try:
+            await asyncio.wait_for(lock.acquire(), JOIN_ALONE)
+        except TimeoutError:
+            return await self._joined(watch, asked)
+        try:
+            return await self._joined(watch, asked)
+        finally:
+            lock.release()
+
+    async def _joined(self, watch: AsyncWatch[Batch], asked: Asked) -> Iterator[Any]:
+        inbox = await watch.inbox()
+        first = inbox.poll()
+        if isinstance(first, Batch) and first.initial and _is_large(first):
+            state = self._states.setdefault(asked, _State())
+            first = await self._run(state.shared, first)
+        return chain(_given(first), iter(inbox.poll, None))
 
     async def send(self, batch: Batch, asked: Asked, context: Context, *, deletes: bool) -> None:
         """Send one batch to a stream."""
@@ -98,6 +127,13 @@ class _State:
                 held[entry.key] = other = entry
             entries.append(other)
         return replace(batch, entries=tuple(entries))
+
+
+def _given(first: Any) -> Iterator[Any]:
+    """`first` alone, let go of when it is given; nothing for None."""
+    held = [first] if first is not None else []
+    while held:
+        yield held.pop()
 
 
 async def write(context: Context, message: bytes) -> None:

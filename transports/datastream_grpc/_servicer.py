@@ -338,15 +338,16 @@ class Servicer:
         if told:
             # Before there is a batch, which a backend that is away keeps waiting for.
             await write(context, told)
-        # Not `async for`: its steps are coroutines, one more for each stream and batch.
-        inbox = await watch.inbox()
         asked = frozenset(request.keys), frozenset(request.match)
         outgoing, deletes, metrics = self._outgoing, request.deletes, self._metrics
+        # Not `async for`: its steps are coroutines, one more for each stream and batch.
+        polled = await outgoing.joined(watch, asked)
+        inbox = await watch.inbox()
         with (
             _listed(self._inboxes, inbox if request.describe else None),
             self._access.following(scope, inbox.wake),
         ):
-            while (found := inbox.poll()) is not None and scope.is_current:
+            while scope.is_current and (found := next(polled, None)) is not None:
                 if told and told is not self._descriptions[scope.may_write]:
                     told = self._descriptions[scope.may_write]
                     await write(context, told)

@@ -1,0 +1,65 @@
+"""What clients cost that begin a stream of a large state and do not read it."""
+
+from __future__ import annotations
+
+import time
+
+import grpc
+import psutil
+import pytest
+from datastream_grpc._pb import service_pb2 as pb
+
+import datastream
+from tests.integration._programs.tools import Child
+
+STATE, VALUE = 20_000_000, 100_000
+FEW, MORE = 20, 20
+MOST = 2_000_000
+"""Bytes that a stream may cost beyond the one state that all share."""
+
+
+class Unread:
+    """Streams, each over a connection of its own, of which nobody reads."""
+
+    def __init__(self, stack, address):
+        self._stack = stack
+        self._address = address
+        self.calls = []
+
+    def begin(self, number):
+        options = (("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1))
+        for _ in range(number):
+            channel = self._stack.enter_context(grpc.insecure_channel(self._address, options))
+            subscribe = channel.unary_stream(
+                "/datastream.DataService/Subscribe",
+                request_serializer=pb.DataRequest.SerializeToString,
+            )
+            self.calls.append(subscribe(pb.DataRequest()))
+
+
+def settled(process):
+    """Its resident bytes, once they do not grow any more."""
+    sizes = [0]
+    while len(sizes) < 5 or max(sizes[-4:]) > sizes[-5]:
+        time.sleep(0.5)
+        sizes.append(process.memory_info().rss)
+    return sizes[-1]
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("url", ["sqlite:{}/store.db", "file:{}/files"])
+def test_streams_that_are_not_read_share_one_state(stack, tmp_path, url):
+    (tmp_path / "files").mkdir()
+    url = url.format(tmp_path)
+    with datastream.open(url) as store:
+        store.put_many(
+            {f"k/{n}": b"%02d" % (n % 100) * (VALUE // 2) for n in range(STATE // VALUE)}
+        )
+    child = stack.enter_context(Child("server", url, "127.0.0.1:0"))
+    unread = Unread(stack, child.line())
+    process = psutil.Process(child.process.pid)
+    unread.begin(FEW)
+    few = settled(process)
+    unread.begin(MORE)
+    assert (settled(process) - few) / MORE <= MOST
