@@ -107,6 +107,8 @@ class Connection:
                     self._client = await self._connect()
         client = self._client
         if not client.is_connected:
+            # The library says nothing if its own closing fails.
+            self._lost()
             raise self._unanswered(self._error)
         return client
 
@@ -279,11 +281,14 @@ class Connection:
         self._servers += [server for server in found if server not in self._servers]
 
     def _lost(self) -> None:
+        if self._closed or (self._again is not None and not self._again.done()):
+            return
         # What was sent may have been taken or not: who waits for it asks again.
         self._acks.fail(Unanswered("the connection was lost"))
-        self._error = self._client.last_error if self._client else None
-        if not self._closed:
-            self._again = asyncio.create_task(self._find())
+        if self._client is not None:
+            self._error = self._client.last_error
+            _abandon(self._client)
+        self._again = asyncio.create_task(self._find())
         self._changed()
 
     async def _find(self) -> None:
@@ -311,6 +316,21 @@ class Connection:
         return Unanswered(
             f"no answer within {self.attempt:g} s; the server hangs, or its cluster has no quorum"
         )
+
+
+def _abandon(client: Client) -> None:
+    """Free what is left of a connection that is lost.
+
+    The library's own closing stops half-way if there was something left to be sent.
+    """
+    for subscription in list(client._subs.values()):
+        task = subscription._wait_for_msgs_task
+        if task is not None:
+            task.cancel()
+    client._subs.clear()
+    transport: Any = client._transport
+    if transport is not None:
+        transport.close()
 
 
 async def _end(client: Client) -> None:

@@ -146,7 +146,7 @@ class PastSource(ReadOnlyPast):
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since == self._position:
-            return Reading((), since, False)
+            return Reading((), self._position, False)
         return Reading(selected(self._entries, selection), self._position, True)
 
     def get(self, key: str) -> Entry | None:
