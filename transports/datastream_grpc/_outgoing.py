@@ -17,7 +17,7 @@ KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
-JOIN_ALONE = 1.0
+JOIN_ALONE = 5.0
 """Seconds for which a stream waits for others that read the same state."""
 
 Context: TypeAlias = Any
