@@ -1,4 +1,4 @@
-"""What clients cost that begin a stream of a large state and do not read it."""
+"""What very many streams cost, and those of a large state that nobody reads."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import pytest
 from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
+from tests.bench.raw_client import Subscribers
 from tests.integration._programs.tools import Child
 
 STATE, VALUE = 20_000_000, 100_000
 STREAMS = 20
+CROWD, CONNECTIONS = 5_000, 50
 MOST = 2_000_000
 """Bytes that a stream may cost beyond the state that all share, and the one just being read."""
 
@@ -64,3 +66,23 @@ def test_streams_that_are_not_read_share_one_state(stack, tmp_path, url):
     unread.begin(STREAMS)
     each = (settled(process) - one - STATE) / STREAMS
     assert each <= MOST
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+def test_five_thousand_streams_that_begin_at_once_are_all_served(stack, capsys):
+    """gRPC itself refuses calls beyond a thousand that wait to be looked at."""
+    child = stack.enter_context(Child("server", "memory:", "127.0.0.1:0"))
+    address = child.line()
+    process = psutil.Process(child.process.pid)
+    memory, cpu = process.memory_info().rss, process.cpu_times().user
+    # It raises if the server ends a call, or does not deliver.
+    with Subscribers(address, CROWD, CONNECTIONS) as subscribers:
+        subscribers.deliveries_per_second(1, 2, 1)
+        each = (process.memory_info().rss - memory) / CROWD / 1000
+        used = (process.cpu_times().user - cpu) / CROWD * 1000
+    with capsys.disabled():
+        print(f"\n{CROWD} streams: {each:.0f} kB and {used:.2f} ms of CPU each")
+    with datastream.open(f"grpc://{address}") as store:
+        assert store.status.current.error is None
+        assert len(store) == 1

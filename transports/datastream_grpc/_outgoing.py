@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ KEPT_BATCHES = 16
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
 JOIN_ALONE = 5.0
-"""Seconds for which a stream waits for others that read the same state."""
+"""Seconds for which a stream that reads its state keeps others from reading the same."""
 
 Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
@@ -53,17 +54,18 @@ class Outgoing:
         """What the inbox of a watch gives when it is polled, from its state on.
 
         Of one selection, one at a time: those that begin together would each hold a state of its
-        own until it is shared. One that takes long, as where a backend hangs, does not keep others.
+        own until it is shared. One that takes long, as where a backend hangs, keeps the next for
+        `JOIN_ALONE` seconds.
         """
         lock = self._joins.setdefault(asked, asyncio.Lock())
-        try:
-            await asyncio.wait_for(lock.acquire(), JOIN_ALONE)
-        except TimeoutError:
-            return await self._joined(watch, asked)
-        try:
-            return await self._joined(watch, asked)
-        finally:
-            lock.release()
+        await lock.acquire()
+        with ExitStack() as alone:
+            alone.callback(lock.release)
+            late = asyncio.get_running_loop().call_later(JOIN_ALONE, alone.close)
+            try:
+                return await self._joined(watch, asked)
+            finally:
+                late.cancel()
 
     async def _joined(self, watch: AsyncWatch[Batch], asked: Asked) -> Iterator[Any]:
         inbox = await watch.inbox()

@@ -39,6 +39,8 @@ MAX_MESSAGE = 4 << 20
 HEARTBEAT = 20.0
 """Seconds of silence after which a client is asked whether it is there."""
 LEAST_HEARTBEAT = 0.1
+MAX_PENDING = 20_000
+"""Calls that wait to be looked at; of more, some are refused, and of twice as many, all."""
 MAX_PORT = 65_535
 UNARY_CALLS = 1_000
 """Of one connection, beside its streams."""
@@ -325,6 +327,9 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_concurrent_streams", settings.limits.streams + UNARY_CALLS),
         # Two servers on one port each get some of the clients.
         ("grpc.so_reuseport", int(settings.reuse_port)),
+        # Clients that come back all at once, after a restart, are many more than gRPC's thousand.
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_PENDING),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # A client that vanished without a word is found and its streams released.
