@@ -21,6 +21,7 @@ from tests.bench.git_files import git_files, git_watch
 from tests.bench.grpc_bulk import grpc_bulk
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
+from tests.bench.grpc_scale import grpc_crowd, grpc_lag, grpc_streams
 from tests.bench.grpc_state import grpc_state
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
@@ -90,6 +91,9 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "grpc-bulk": grpc_bulk,
     "grpc-state": grpc_state,
     "grpc-fanout": grpc_fanout,
+    "grpc-crowd": grpc_crowd,
+    "grpc-streams": grpc_streams,
+    "grpc-lag": grpc_lag,
     "between": between,
     "memory": memory,
     "import": imports,

@@ -59,8 +59,8 @@ class Connection:
         )
         return stream
 
-    def messages(self) -> Iterator[tuple[int, int]]:
-        """Read what has arrived: each complete message's stream and size."""
+    def messages(self) -> Iterator[tuple[int, bytes]]:
+        """Read what has arrived: each complete message with its stream."""
         chunk = self._socket.recv(1 << 18)
         if not chunk:
             raise ConnectionError("the server closed the connection")
@@ -76,8 +76,8 @@ class Connection:
             body = received[at + 9 : at + 9 + size]
             at += 9 + size
             if kind == DATA:
-                for length in self._split(stream, bytes(body)):
-                    yield stream, length
+                for message in self._split(stream, bytes(body)):
+                    yield stream, message
             else:
                 self._control(kind, flags, bytes(body))
         del received[:at]
@@ -85,13 +85,13 @@ class Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def _split(self, stream: int, body: bytes) -> Iterator[int]:
+    def _split(self, stream: int, body: bytes) -> Iterator[bytes]:
         body = self._unread.pop(stream, b"") + body
         while len(body) >= 5:
             size = 5 + int.from_bytes(body[1:5], "big")
             if len(body) < size:
                 break
-            yield size
+            yield body[5:size]
             body = body[size:]
         if body:
             self._unread[stream] = body

@@ -58,11 +58,12 @@ class Served:
         self._changing = threading.Thread(target=self._change, args=(per_second, keys))
         self._changing.start()
 
-    def end_changes(self) -> int:
-        """How many there were."""
+    def end_changes(self, last: str) -> int:
+        """Put this value last; how many there were before."""
         self._stop.set()
         if self._changing is not None:
             self._changing.join()
+        self.store.put("last", last.encode())
         return self._count
 
     def _change(self, per_second: int, keys: int) -> None:

@@ -1,0 +1,102 @@
+"""Very many streams on one server: what each costs, how far behind they are, two workers."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tests.bench.child import Child
+from tests.bench.figures import Effort, Figure, noted, percentile, take_turns
+from tests.bench.raw_client import Subscribers
+
+STREAMS, CONNECTIONS = 5_000, 50
+"""Most servers allow 100 streams of a connection."""
+CROWD = 1_000
+PUSHES = 8
+"""In one round, so that each round of the crowd has 8,000 deliveries."""
+WINDOW = 4
+LAST = "the value that comes last"
+KEYS, RATE, SECONDS = 100, 1_000, 5.0
+
+
+def grpc_streams(effort: Effort) -> Iterator[Figure]:
+    """5,000 streams of one key: memory and CPU of each."""
+    with Child("served") as server:
+        before = server.ask("cost")
+        with Subscribers(server.ask("address"), STREAMS, CONNECTIONS) as subscribers:
+            begun = server.ask("cost")
+            subscribers.deliveries_per_second(1, 2, 1)
+            after = server.ask("cost")
+    each = (begun["memory"] - before["memory"]) / STREAMS / 1000
+    begin = (begun["cpu"] - before["cpu"]) / STREAMS * 1e3
+    deliver = (after["cpu"] - begun["cpu"]) / STREAMS / 2 * 1e6
+    figure = Figure(
+        name=f"memory of a stream, of {STREAMS:,} on one server",
+        unit="kB",
+        ours=each,
+        wanted="≤ 100 kB",
+        ok=each <= 100,
+    )
+    yield noted(figure, f"CPU: {begin:.2f} ms to begin one, {deliver:.0f} µs for a delivery")
+
+
+def grpc_crowd(effort: Effort) -> Iterator[Figure]:
+    """Deliveries to 1,000 subscribers of one key, by one process and by two."""
+    effort = effort._replace(rounds=min(effort.rounds, 9))
+    with Child("store_server") as ours, Child("bare_server", "fast") as bare:
+        rounds = _crowd(effort, ours, bare, WINDOW)
+        yield rounds.figure(
+            f"gRPC deliveries to {CROWD:,} subscribers",
+            "/s",
+            "≥ 0.9 of bare uvloop, serialised once",
+            lambda ratio: ratio >= 0.9,
+        )
+    with Child("served", "sqlite:", "2") as two, Child("served", "sqlite:", "1") as one:
+        # One at a time: another process than the one that wrote may see two as one.
+        rounds = _crowd(effort, two, one, 1)
+    figure = rounds.figure(
+        f"gRPC deliveries to {CROWD:,} subscribers, workers=2",
+        "/s",
+        "≥ 1.6 × workers=1",
+        lambda ratio: ratio >= 1.6,
+    )
+    yield noted(figure, f"on {os.cpu_count()} cores, which the subscribers use, too")
+
+
+def _crowd(effort: Effort, ours: Child, floor: Child, window: int) -> Any:
+    addresses = ours.ask("address"), floor.ask("address")
+    with (
+        Subscribers(addresses[0], CROWD, CONNECTIONS) as watchers,
+        Subscribers(addresses[1], CROWD, CONNECTIONS) as readers,
+    ):
+        numbers = iter(range(1, 1 << 40, PUSHES))
+
+        def deliver(subscribers: Subscribers) -> Callable[[], float]:
+            return lambda: subscribers.deliveries_per_second(next(numbers), PUSHES, window)
+
+        return take_turns(effort, deliver(watchers), deliver(readers))
+
+
+def grpc_lag(effort: Effort) -> Iterator[Figure]:
+    """1,000 subscribers of 100 keys that change 1,000 times a second."""
+    seconds = max(1.0, SECONDS * effort.share)
+    with Child("served") as server, Child("lagging") as clients:
+        server.ask("fill", KEYS)
+        begun = clients.ask("begin", server.ask("address"), CROWD, CONNECTIONS, LAST)
+        before = server.ask("cost")
+        server.ask("begin_changes", RATE, KEYS)
+        time.sleep(seconds)
+        cpu = server.ask("cost")["cpu"] - before["cpu"]
+        changes = server.ask("end_changes", LAST)
+        lags = clients.ask("end")
+    figure = Figure(
+        name=f"lag of {CROWD:,} subscribers of {KEYS} keys, p99",
+        unit="ms",
+        ours=percentile(lags["lags"], 99) * 1000,
+        wanted="all converge",
+        ok=bool(begun and lags["converged"]),
+    )
+    note = f"{changes / seconds:,.0f} changes/s, server's CPU {cpu / seconds:.0%}, p50 "
+    yield noted(figure, f"{note}{percentile(lags['lags'], 50) * 1000:,.0f} ms")
