@@ -22,6 +22,7 @@ from tests.bench.grpc_bulk import grpc_bulk
 from tests.bench.grpc_calls import grpc_latency, grpc_pushes
 from tests.bench.grpc_fanout import grpc_fanout
 from tests.bench.grpc_scale import grpc_crowd, grpc_lag, grpc_streams
+from tests.bench.grpc_secure import grpc_tls, grpc_watched
 from tests.bench.grpc_state import grpc_state
 from tests.bench.imports import imports
 from tests.bench.in_process import put_memory, put_memory_crowd
@@ -89,6 +90,8 @@ MEASUREMENTS: dict[str, Callable[[Effort], Iterator[Figure]]] = {
     "grpc-latency": grpc_latency,
     "grpc-pushes": grpc_pushes,
     "grpc-bulk": grpc_bulk,
+    "grpc-watched": grpc_watched,
+    "grpc-tls": grpc_tls,
     "grpc-state": grpc_state,
     "grpc-fanout": grpc_fanout,
     "grpc-crowd": grpc_crowd,

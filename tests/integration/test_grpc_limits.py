@@ -140,6 +140,20 @@ def test_a_large_change_is_serialised_once_for_all_streams_and_not_on_the_loop(
     assert LOOP not in serialised
 
 
+def test_an_entry_is_serialised_once_for_streams_of_all_selections(call, store, monkeypatch):
+    serialised = []
+    to_data = _convert.to_data
+    streams = [subscribe(call.channel, keys=["k", f"other/{number}"]) for number in range(20)]
+    for stream in streams:
+        next(stream)
+    monkeypatch.setattr(_convert, "to_data", lambda e: serialised.append(e.key) or to_data(e))
+    store["k"] = 1
+    for stream in streams:
+        assert next(stream).data["k"].value == b"1"
+        stream.cancel()
+    assert serialised == ["k"]
+
+
 def test_streams_that_begin_together_hold_one_state():
     """Each has read its own; what a client that does not read keeps is shared."""
     state = _State()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -94,15 +94,22 @@ def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
     return pb.WriteRequest(writes=items, message=message, author=author, id=id)
 
 
-def to_messages(batch: Batch, *, deletes: bool) -> Iterator[bytes]:
-    """The messages of one batch, serialised, split where they would get too large."""
+def to_messages(
+    batch: Batch, *, deletes: bool, part_of: Callable[[Entry], bytes] | None = None
+) -> Iterator[bytes]:
+    """The messages of one batch, serialised, split where they would get too large.
+
+    Args:
+        deletes: send those, too.
+        part_of: in place of `to_part`, such as one that remembers.
+    """
     parts: list[bytes] = []
     size = 0
     is_first = True
     for entry in batch.entries:
         if not deletes and entry.operation is Operation.DELETE:
             continue
-        part = _part(entry)
+        part = (part_of or to_part)(entry)
         if parts and size + len(part) > MESSAGE_BYTES:
             yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=False)])
             parts, size, is_first = [], 0, False
@@ -116,7 +123,7 @@ def to_state(batch: Batch) -> bytes:
     """A whole state in one message, serialised."""
     mark = pb.DataResponse(cursor=batch.cursor, initial=True)
     mark.unread.extend(map(as_utf8, batch.unread))
-    return b"".join([*map(_part, batch.entries), mark.SerializeToString()])
+    return b"".join([*map(to_part, batch.entries), mark.SerializeToString()])
 
 
 def to_stored(entries: Iterable[Entry]) -> bytes:
@@ -126,7 +133,7 @@ def to_stored(entries: Iterable[Entry]) -> bytes:
     )
 
 
-def _part(entry: Entry) -> bytes:
+def to_part(entry: Entry) -> bytes:
     """A DataResponse with one entry."""
     # Put together by hand: as a message in a message in a message it takes twice as long.
     field = _field(_DATA_KEY, as_utf8(entry.key).encode())

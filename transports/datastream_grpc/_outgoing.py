@@ -16,6 +16,8 @@ from datastream_grpc import _convert
 
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
+KEPT_ENTRIES, KEPT_BYTES = 64, 16 << 10
+"""Serialised entries kept for other selections, and what one of them may take."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
 JOIN_ALONE = 5.0
@@ -47,6 +49,8 @@ class Outgoing:
         # By identity: the batches of one selection are one object for all its subscribers. Kept
         # with the batch, whose id is not given to another one as long.
         self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
+        # Likewise, each with its entry.
+        self._parts: dict[int, tuple[Entry, bytes]] = {}
         self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
         self._joins: WeakValueDictionary[Asked, asyncio.Lock] = WeakValueDictionary()
 
@@ -107,10 +111,22 @@ class Outgoing:
         return kept[1]
 
     def _serialise(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
-        messages = _convert.to_messages(batch, deletes=deletes)
         if not _is_large(batch):
-            return list(messages)
+            return list(_convert.to_messages(batch, deletes=deletes, part_of=self._part_of))
+        messages = _convert.to_messages(batch, deletes=deletes)
         return asyncio.ensure_future(_as_coroutine(self._run(list, messages)))
+
+    def _part_of(self, entry: Entry) -> bytes:
+        """`_convert.to_part`, once for the batches of all selections: they share their entries."""
+        kept = self._parts.get(id(entry))
+        if kept is not None:
+            return kept[1]
+        part = _convert.to_part(entry)
+        if len(part) <= KEPT_BYTES:
+            self._parts[id(entry)] = entry, part
+            if len(self._parts) > KEPT_ENTRIES:
+                del self._parts[next(iter(self._parts))]
+        return part
 
 
 class _State:
