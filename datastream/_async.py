@@ -17,6 +17,8 @@ from datastream._watches import check_seconds
 from datastream._writes import of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
+from datastream.errors import KeyNotFound
+from datastream.selection import check_key
 from datastream.source import Write
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 
 FEW_BYTES, FEW_ITEMS = 64 << 10, 64
-"""A value that has more is encoded in a thread."""
+"""A value that has more is encoded and decoded in a thread."""
 
 _END: Any = object()
 
@@ -45,11 +47,23 @@ class AsyncTwins:
 
     async def aget(self: Store, key: str, default: Any = None) -> Any:  # type: ignore[misc]
         """`Store.get`."""
-        return await self.threads.call(self.get, key, default)
+        if self._core.awaited.source is None:
+            return await self.threads.call(self.get, key, default)
+        try:
+            entry = await self.aentry(key)
+        except KeyNotFound:
+            return default
+        if _is_quick(entry.value):
+            return entry.decode()
+        return await self.threads.run(entry.decode)
 
     async def aentry(self: Store, key: str) -> Entry:  # type: ignore[misc]
         """`Store.entry`."""
-        return await self.threads.call(self.entry, key)
+        check_key(key)
+        entry = await self._core.awaited.get(key, self.threads)
+        if entry is None:
+            raise self._missing(key)
+        return entry
 
     async def asnapshot(  # type: ignore[misc]
         self: Store,
@@ -221,6 +235,6 @@ class AsyncTwins:
 
 
 def _is_quick(value: Any) -> bool:
-    """Whether to encode it would not hold up an event loop."""
+    """Whether to encode or decode it would not hold up an event loop."""
     few = FEW_BYTES if isinstance(value, str | bytes) else FEW_ITEMS
     return not isinstance(value, Sized) or len(value) <= few

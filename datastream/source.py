@@ -328,6 +328,10 @@ class HasReplay(Protocol):
 class HasAsyncCalls(Protocol):
     """A Source whose calls a coroutine awaits, on any event loop, without a thread for each."""
 
+    async def aget(self, key: str) -> Entry | None:
+        """`Source.get`."""
+        ...
+
     async def awrite(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
         """`Source.write`; None if that is to be called instead, in a thread."""
         ...

@@ -1,8 +1,8 @@
-"""Writes that a coroutine awaits, without a thread for each where the source needs none."""
+"""Calls that a coroutine awaits, without a thread for each where the source needs none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
@@ -31,6 +31,10 @@ class Threads(Protocol):
 class Blocking(Protocol):
     """What is blocking all the same."""
 
+    def get(self, key: str) -> Entry | None:
+        """The entry of one key."""
+        ...
+
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         """Write and offer the changes."""
         ...
@@ -44,11 +48,11 @@ class Blocking(Protocol):
         ...
 
 
-class AwaitedWrites:
-    """Writes from coroutines.
+class Awaited:
+    """Calls from coroutines.
 
     Args:
-        source: what is written.
+        source: what is called.
         calls: make its calls.
         publisher: knows who watches.
         blocking: for what cannot be awaited.
@@ -58,10 +62,16 @@ class AwaitedWrites:
         self, source: Source, calls: Calls, publisher: Publisher, blocking: Blocking
     ) -> None:
         self.source = source if isinstance(source, HasAsyncCalls) else None
-        """None if every write takes a thread."""
+        """None if every call takes a thread."""
         self._calls = calls
         self._publisher = publisher
         self._blocking = blocking
+
+    async def get(self, key: str, threads: Threads) -> Entry | None:
+        """The entry of one key."""
+        if self.source is None:
+            return await threads.call(self._blocking.get, key)
+        return await self._answer(key, self.source.aget, key)
 
     async def write(
         self, writes: Sequence[Write], wait: float, threads: Threads
@@ -80,7 +90,7 @@ class AwaitedWrites:
         publisher = self._publisher
         with publisher.remembering():
             version = publisher.version
-            answer = await self._answer(writes)
+            answer = await self._written(writes)
             if answer is None:
                 return await threads.call(self._blocking.write, writes)
             written = answer if isinstance(answer, Written) else Written(answer)
@@ -89,12 +99,18 @@ class AwaitedWrites:
                 await threads.run(self._blocking.offer, writes, written, version)
         return written.entries
 
-    async def _answer(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
-        self._calls.check_open()
+    async def _written(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
         if self.source is None:
             return None
+        return await self._answer(writes[0].key, self.source.awrite, writes)
+
+    async def _answer(
+        self, key: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Call the source; how that goes is the status."""
+        self._calls.check_open()
         try:
-            answer = await self.source.awrite(writes)
+            answer = await function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001
-            return self._blocking.report(self._calls.fail, error, writes[0].key)
+            return self._blocking.report(self._calls.fail, error, key)
         return self._blocking.report(lambda: answer)

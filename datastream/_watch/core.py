@@ -15,7 +15,7 @@ from time import monotonic
 from typing import ParamSpec, TypeVar, cast
 
 from datastream._watch import reaper
-from datastream._watch.awaited import AwaitedWrites
+from datastream._watch.awaited import Awaited
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
 from datastream._watch.confirm_empty import Vanished
 from datastream._watch.feed import Feed
@@ -76,8 +76,8 @@ class Core:
         self._stopped = threading.Event()
         self._feed = Feed(source, self._calls, self._publisher, self._stopped)
         self._joiner = Joiner(source, self._calls, self._publisher, self._feed)
-        self.awaited = AwaitedWrites(source, self._calls, self._publisher, self)
-        """Writes from coroutines."""
+        self.awaited = Awaited(source, self._calls, self._publisher, self)
+        """Calls from coroutines."""
         self._poller = Poller(
             f"datastream poll {name}",
             poll=self._poll,
