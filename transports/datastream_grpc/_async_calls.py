@@ -9,6 +9,7 @@ from datastream import Entry
 from datastream.source import Write
 from datastream_grpc import _convert
 from datastream_grpc._async_pusher import AsyncPusher
+from datastream_grpc._async_reader import AsyncReader
 from datastream_grpc._calls import Calls
 from datastream_grpc._credentials import Opener
 from datastream_grpc._pusher import MOST_BYTES
@@ -27,6 +28,7 @@ class AsyncCalls:
         self._opener = opener
         self._lock = threading.Lock()
         self._pusher: AsyncPusher | None = None
+        self._reader: AsyncReader | None = None
         self._closed = False
 
     async def write(self, writes: Sequence[Write]) -> list[Entry] | None:
@@ -40,17 +42,35 @@ class AsyncCalls:
         response = await self._pusher_now().push(request)
         return [_convert.to_entry(data) for data in response.entries]
 
+    async def entry(self, key: str) -> Entry | None:
+        """What `key` holds."""
+        return await self._reader_now().entry(key)
+
     def close(self) -> None:
         """Fail what is not answered yet. Called once."""
         with self._lock:
             self._closed = True
-            pusher, self._pusher = self._pusher, None
-        if pusher is not None:
-            pusher.close()
+            running = (self._pusher, self._reader)
+            self._pusher = self._reader = None
+        for each in running:
+            if each is not None:
+                each.close()
+
+    def _reader_now(self) -> AsyncReader:
+        reader = self._reader
+        if reader is not None:
+            return reader
+        with self._lock:
+            if self._closed:
+                raise EOFError("the store was closed")
+            if self._reader is None:
+                self._reader = AsyncReader(self._opener, self._calls)
+            return self._reader
 
     def _pusher_now(self) -> AsyncPusher:
-        if self._pusher is not None:
-            return self._pusher
+        pusher = self._pusher
+        if pusher is not None:
+            return pusher
         with self._lock:
             if self._closed:
                 raise EOFError("the store was closed")

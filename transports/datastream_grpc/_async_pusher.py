@@ -151,7 +151,9 @@ class AsyncPusher:
 
     async def _stream(self) -> Exception | None:
         """One stream, until it breaks: why it did; None if it was given up."""
-        metadata = await asyncio.to_thread(self._opener.metadata)
+        metadata: Any = ()
+        if self._opener.has_token:
+            metadata = await asyncio.to_thread(self._opener.metadata)
         async with self._opener.for_loop() as channel:
             push = channel.stream_stream(
                 f"/{SERVICE}/Push",

@@ -70,6 +70,11 @@ class Opener:
             return aio.insecure_channel(self._target, self._options)
         return aio.secure_channel(self._target, credentials, self._options)
 
+    @property
+    def has_token(self) -> bool:
+        """Whether `metadata` asks for one, which may take a while."""
+        return self._token is not None
+
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What is sent with each call, now."""
         return () if self._token is None else _authorization(self._token)

@@ -160,6 +160,10 @@ class GrpcSource(Source):
     def write(self, writes: Sequence[Write]) -> Written:
         return Written(self._answered(self._calls.write(writes)))
 
+    async def aget(self, key: str) -> Entry | None:
+        """As in `HasAsyncCalls`."""
+        return self._answered(await self._async_calls.entry(key))
+
     async def awrite(self, writes: Sequence[Write]) -> Sequence[Entry] | None:
         """As in `HasAsyncCalls`."""
         entries = await self._async_calls.write(writes)
