@@ -61,7 +61,8 @@ def test_the_next_takes_over_when_the_first_is_closed(stack, database, path):
         ("sqlite:/missing/x.db", None, DatastreamError),
     ],
 )
-def test_what_cannot_be_shared_is_refused(url, path, error, tmp_path):
+def test_what_cannot_be_shared_is_refused(url, path, error, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with tempfile.TemporaryDirectory() as directory, pytest.raises(error):
         datastream_grpc.shared(url, path or f"{directory}/relay")
 

@@ -60,7 +60,8 @@ def test_workers_share_a_port_and_one_that_dies_is_started_again(stack, url, cap
         ("nothing", {}, DatastreamError, "no store URL"),
     ],
 )
-def test_what_processes_cannot_serve_is_refused(url, options, error, text):
+def test_what_processes_cannot_serve_is_refused(url, options, error, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=text):
         datastream_grpc.serve(url, **{"address": "127.0.0.1:0"} | options)
 
