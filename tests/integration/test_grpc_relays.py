@@ -6,7 +6,7 @@ import datastream_grpc
 import pytest
 
 import datastream
-from datastream import Operation
+from datastream import Operation, RevisionConflict
 from tests.integration._programs.tools import TIMEOUT, Child, Follower, eventually
 
 CLIENTS = 12
@@ -84,6 +84,24 @@ def test_a_write_that_comes_again_by_another_relay_is_done_once(stack, store, ro
     write = datastream.Write("k/new", b"1", "int", expect="", id="once")
     first, second = (remote.write(write) for remote in relays)
     assert first == second
+
+
+def test_an_id_is_its_clients_own_also_beyond_a_relay(stack, root):
+    """Upstream, all clients of a relay are one."""
+    server = stack.enter_context(
+        datastream_grpc.serve(
+            opened(stack, root),
+            "127.0.0.1:0",
+            tokens=lambda token: token,
+            authorize=lambda *asked: True,
+        )
+    )
+    url = f"grpc://{server.address}"
+    ann, bob = (stack.enter_context(datastream.open(url, token=name)) for name in ("ann", "bob"))
+    write = datastream.Write("k/new", b"1", "int", expect="", id="once")
+    assert ann.write(write) == ann.write(write)
+    with pytest.raises(RevisionConflict):
+        bob.write(write)
 
 
 @pytest.mark.chaos

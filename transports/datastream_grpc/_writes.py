@@ -48,16 +48,18 @@ class Writes:
         """Do what a request asks for, unless that was done before: the answer, serialised."""
         self._access.check_writes(principal, map(_asked_of, request.writes))
         # An id is a client's own: nobody is given the answer to another.
-        name = f"{principal.name}\0{request.id}" if request.id else ""
+        name = request.id
+        if name and principal.name:
+            name = f"{principal.name}\0{name}"
         known = self._answers.get(name) if name else None
         if known is not None:
             return known
         threads = self._store.threads
         if threads.instant and len(request.writes) <= FEW_WRITES:
-            return self._keep(name, write_all(self._store, request))
+            return self._keep(name, write_all(self._store, request, name))
         running = self._running.get(name) if name else None
         if running is None:
-            running = asyncio.ensure_future(threads.run(write_all, self._store, request))
+            running = asyncio.ensure_future(threads.run(write_all, self._store, request, name))
             if name:
                 self._running[name] = running
                 running.add_done_callback(lambda done: self._done(name, done))
@@ -83,15 +85,15 @@ def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
     return item.data.key, item.HasField("expect")
 
 
-def write_all(store: Store, request: pb.WriteRequest) -> bytes:
-    """What a request asks for, in one go."""
+def write_all(store: Store, request: pb.WriteRequest, name: str) -> bytes:
+    """What a request asks for, in one go; `name` is its id, of whoever sends it."""
     writes = [_convert.of_item(item) for item in request.writes]
     if request.message or request.author:
         message, author = request.message, request.author
         writes = [write._replace(message=message, author=author) for write in writes]
-    if request.id:
+    if name:
         # A relay passes it on: what comes again by another way is known where it was done.
-        writes = [write._replace(id=request.id) for write in writes]
+        writes = [write._replace(id=name) for write in writes]
     return _convert.to_stored(store.write(*writes))
 
 
