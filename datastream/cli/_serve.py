@@ -51,6 +51,9 @@ CLEAN_UP = 10.0
     "--limit", "limits", metavar="NAME=N", multiple=True, help="What a client may cost, see docs."
 )
 @click.option("--metrics", type=int, metavar="PORT", help="Serve metrics to Prometheus there.")
+@click.option(
+    "--workers", type=int, default=0, metavar="N", help="Serve by N processes on one port."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log every call to stderr.")
 @click.pass_context
 def serve(context: click.Context, /, **given: Any) -> None:
@@ -72,7 +75,9 @@ def serve(context: click.Context, /, **given: Any) -> None:
         open_existing(options["url"], watched=True) as store,
         store.status.subscribe(say_status),
     ):
-        server = transport.serve(store, with_port(options["address"]), **arguments)
+        # Workers open the URL, each for itself.
+        served = options["url"] if options["workers"] else store
+        server = transport.serve(served, with_port(options["address"]), **arguments)
         try:
             exit_on_sigterm(0)
             emit(f"serving {store.name} on {server.address}")
@@ -109,6 +114,7 @@ def _arguments(transport: ModuleType, options: dict[str, Any]) -> dict[str, Any]
     same = ("read_only", "insecure", "heartbeat", "max_message_size")
     return {
         **{name: options[name] for name in same},
+        **({"workers": options["workers"]} if options["workers"] else {}),
         "tls": tls,
         "tokens": options["token_file"],
         "authorize": options["rules"],

@@ -43,6 +43,21 @@ def test_serve_lets_others_read_write_and_watch(url: str, start: Start) -> None:
     assert watch.signal(signal.SIGINT) == 130
 
 
+@pytest.mark.chaos
+def test_serve_by_workers(url: str, start: Start) -> None:
+    server, remote = served(start, f"{url}?create=true", "--workers", "2")
+    assert run("put", remote, "limits", "9").exit_code == 0
+    assert run("get", url, "limits").stdout == "9\n"
+    assert server.signal(signal.SIGTERM) == 0
+    assert server.rest_of_errors() == []
+
+
+def test_serve_refuses_workers_of_a_store_in_memory() -> None:
+    refused = run("serve", "memory:", "--address", "127.0.0.1:0", "--workers", "2")
+    assert refused.exit_code == 1
+    assert "memory of one process" in refused.output
+
+
 def test_serve_ends_on_ctrl_c(start: Start) -> None:
     server, _ = served(start, "memory:")
     assert server.signal(signal.SIGINT) == 130

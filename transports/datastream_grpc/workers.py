@@ -167,7 +167,7 @@ def _check(url: str, address: str, number: int) -> str:
     if location.scheme == "memory":
         raise DatastreamError(
             f"{location.shown} is the memory of one process, so that workers would each have "
-            "their own; serve the store itself: serve(datastream.open(…), address)"
+            "their own; serve it without workers (in code: the store, not its URL)"
         )
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise DatastreamError(f"workers={number}: give a number from 1")
