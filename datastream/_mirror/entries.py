@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from datastream.entry import Entry, Operation
+from datastream.source import is_below
 
 RESERVED = "_datastream/"
 """Keys below it belong to mirrors and their like; they are neither compared nor copied."""
@@ -22,6 +23,13 @@ def present(entries: Iterable[Entry]) -> dict[str, Entry]:
         for entry in entries
         if entry.operation is Operation.PUT and not entry.key.startswith(RESERVED)
     }
+
+
+def readable(entries: Mapping[str, Entry], unread: frozenset[str]) -> Mapping[str, Entry]:
+    """Without what one of the stores cannot read, see `Batch.unread`."""
+    if not unread:
+        return entries
+    return {key: entry for key, entry in entries.items() if not is_below(key, unread)}
 
 
 def same(one: Entry | None, other: Entry | None, *, types: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from datastream._mirror.entries import same
 from datastream.entry import Entry, Operation
 from datastream.errors import DatastreamError, InvalidValue, shown
-from datastream.source import Write
+from datastream.source import Write, is_below
 
 ALWAYS = 10
 """So few deletes are no catastrophe, whatever share of the keys they are."""
@@ -162,6 +162,20 @@ def check_conflicts(conflicts: Collection[Conflict], where: str) -> None:
             'otherwise; nothing of it was overwritten: give on_conflict="source" or "target", or '
             "another target"
         )
+
+
+def check_readable(keys: Collection[str], unread: frozenset[str], where: str) -> None:
+    """Refuse to write over what cannot be read: nobody knows whose it is.
+
+    Raises:
+        Refused: the target holds such a thing at one of these keys.
+    """
+    for key in keys:
+        if is_below(key, unread):
+            raise Refused(
+                f"{where} holds {shown(key)}, which cannot be read, so it was not overwritten; see "
+                "the status of that store, or remove the key there"
+            )
 
 
 def check_deletes(

@@ -9,7 +9,7 @@ from random import uniform
 from time import monotonic
 from typing import NamedTuple
 
-from datastream._mirror.entries import is_reserved, present
+from datastream._mirror.entries import is_reserved, present, readable
 from datastream._mirror.events import Events, Inbox
 from datastream._mirror.feeds import Feeds, First
 from datastream._mirror.ledger import Ledger
@@ -19,6 +19,7 @@ from datastream._mirror.plan import (
     TooMany,
     check_conflicts,
     check_deletes,
+    check_readable,
     in_chunks,
     reconcile,
     write_of,
@@ -29,7 +30,7 @@ from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
 from datastream.errors import KeyNotFound, RevisionConflict, StoreClosed
 from datastream.selection import Selection
-from datastream.source import Health, Write
+from datastream.source import Health, Write, is_below
 from datastream.store import Store
 
 CHUNK, CHUNK_BYTES = 5_000, 8 << 20
@@ -248,7 +249,10 @@ class Worker:
         source, target = present(first.source.entries), present(first.target.entries)
         ledger, name = self._ledger, self._target.store.name
         not_ours = ledger.theirs | ledger.suspects
-        plan = reconcile(source, target, self._rules, is_ours=ledger.is_ours, theirs=not_ours)
+        # What cannot be read is neither missing here nor free there.
+        unread = first.source.unread | first.target.unread
+        known, there = (readable(entries, unread) for entries in (source, target))
+        plan = reconcile(known, there, self._rules, is_ours=ledger.is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)
         limit = self._rules.delete_limit
         check_deletes(plan.deletes, lambda: len(target), limit, name, is_empty=not source)
@@ -301,8 +305,11 @@ class Worker:
     def _look_at_suspects(self) -> None:
         """Read suspected keys of both stores anew: were they written by others?"""
         keys = self._ledger.some_suspects()
-        there, wanted = self._read(self._target.store, keys), self._read(self._source, keys)
-        plan = self._ledger.judge(keys, wanted, there)
+        left, found = self._read(self._target.store, keys), self._read(self._source, keys)
+        check_readable(keys, left.unread, self._target.store.name)
+        there, wanted = present(left.entries), present(found.entries)
+        judged = [key for key in keys if not is_below(key, found.unread)]
+        plan = self._ledger.judge(judged, wanted, there)
         check_conflicts(plan.conflicts, self._target.store.name)
         self._check_deletes(plan.deletes)
         self._ledger.clear(keys, there, plan)
@@ -312,8 +319,8 @@ class Worker:
             self._work.appendleft(Work(writes, None, monotonic(), is_judged=True))
 
     @staticmethod
-    def _read(store: Store, keys: Collection[str]) -> dict[str, Entry]:
-        return present(store._core.state(Selection(frozenset(keys))).entries)
+    def _read(store: Store, keys: Collection[str]) -> Batch:
+        return store._core.state(Selection(frozenset(keys)))
 
     # Writing.
 
@@ -349,7 +356,7 @@ class Worker:
         return self._rules.on_conflict != "source" and self._target.can_expect
 
     def _read_target(self, keys: Collection[str]) -> dict[str, Entry]:
-        return self._read(self._target.store, keys)
+        return present(self._read(self._target.store, keys).entries)
 
     def _is_outrun(self) -> bool:
         self._target.store._core.catch_up()
