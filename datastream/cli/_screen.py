@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from rich.console import Console, RenderableType
@@ -97,29 +100,28 @@ def show(picture: Picture) -> None:
 @contextmanager
 def _pressed_keys() -> Iterator[Callable[[], list[str]]]:
     """What waits a moment, and returns the keys that were pressed meanwhile."""
-    try:
-        import select
-        import termios
-        import tty
-
-        terminal = sys.stdin.fileno()
-        before = termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError, AttributeError):
-        # No terminal to read from, or none of this kind.
+    # Elsewhere, as on Windows, there is no such way to read keys.
+    if not sys.stdin.isatty() or importlib.util.find_spec("termios") is None:
         yield _wait
         return
+    import termios
+    import tty
 
-    def pressed() -> list[str]:
-        _wait()
-        if not select.select([terminal], [], [], 0)[0]:
-            return []
-        return _SEQUENCE.findall(os.read(terminal, 1024).decode(errors="ignore"))
-
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
     tty.setcbreak(terminal)
     try:
-        yield pressed
+        yield partial(_pressed, terminal)
     finally:
-        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
+        # At once: a terminal that is stopped would have it wait.
+        termios.tcsetattr(terminal, termios.TCSANOW, before)
+
+
+def _pressed(terminal: int) -> list[str]:
+    _wait()
+    if not select.select([terminal], [], [], 0)[0]:
+        return []
+    return _SEQUENCE.findall(os.read(terminal, 1024).decode(errors="ignore"))
 
 
 def _wait() -> list[str]:

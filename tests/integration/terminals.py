@@ -20,7 +20,7 @@ TIMEOUT = 20.0
 # whose libraries may not expect one.
 CONTROLLED = """
 import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
@@ -34,6 +34,7 @@ class Terminal:
         lines: int = 24,
         columns: int = 80,
         environment: Mapping[str, str] | None = None,
+        stdin: int | None = None,
     ) -> None:
         self.screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self.screen)
@@ -42,7 +43,7 @@ class Terminal:
         self.resize(lines, columns)
         self.process = subprocess.Popen(
             [sys.executable, "-ISc", CONTROLLED, "-m", "datastream.cli", *arguments],
-            stdin=theirs,
+            stdin=theirs if stdin is None else stdin,
             stdout=theirs,
             stderr=theirs,
             env={**os.environ, "TERM": "xterm-256color", **(environment or {})},

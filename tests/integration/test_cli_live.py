@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -112,6 +113,14 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(store, terminal):
     shown.type("\x03")
     assert shown.exit_code() == 130
     assert b"\x1b[?1049l" in shown.sent
+
+
+def test_a_table_needs_no_keyboard(store, terminal):
+    store["a"] = 1
+    shown = terminal("watch", store.name, stdin=subprocess.DEVNULL)
+    shown.shows("1 of 1 keys")
+    shown.type("\x03")
+    assert shown.exit_code() == 130
 
 
 def test_a_terminal_gets_lines_where_they_are_asked_for(store, terminal):
