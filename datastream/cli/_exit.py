@@ -16,7 +16,7 @@ from datastream import DatastreamError
 from datastream.cli._interrupt import INTERRUPTED, was_pressed
 from datastream.cli._log import logged
 from datastream.cli._words import in_our_words
-from datastream.errors import presentable
+from datastream.errors import presentable, shown
 
 TERMINATED = 128 + signal.SIGTERM
 
@@ -34,12 +34,18 @@ def exit_code(work: Callable[[], object]) -> int:
     except (DatastreamError, ImportError, OSError) as error:
         code = INTERRUPTED if was_pressed() else 1
         if code == 1:
-            say(str(error))
+            say(_reason(error))
     if code == INTERRUPTED and sys.stderr.isatty():
         # The terminal has shown ^C; the prompt belongs on the next line.
         click.echo(err=True)
     _discard_output()
     return code
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        return f"{shown(error.filename)}: {error.strerror}; check the path"
+    return str(error)
 
 
 def say(text: str) -> None:
