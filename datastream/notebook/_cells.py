@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from typing import Any, Protocol
+from weakref import WeakSet
 
 CELL = "cellId"
 
@@ -14,7 +16,8 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-_displays: dict[str, list[Display]] = {}
+# The front end's widgets keep what is displayed; what was closed need not be kept here.
+_displays: defaultdict[str, WeakSet[Display]] = defaultdict(WeakSet)
 
 
 def is_seen() -> bool:
@@ -30,13 +33,13 @@ def belongs(display: Display) -> None:
     if shell is None:
         return
     parent = _parent(shell)
-    _displays.setdefault(_name(parent), []).append(display)
+    _displays[_name(parent)].add(display)
     if _before_a_cell not in shell.events.callbacks["pre_run_cell"]:
         shell.events.register("pre_run_cell", _before_a_cell)
 
 
 def _before_a_cell(info: Any) -> None:
-    for display in _displays.pop(info.cell_id or info.raw_cell, ()):
+    for display in list(_displays.pop(info.cell_id or info.raw_cell, ())):
         display.close()
 
 

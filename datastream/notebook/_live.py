@@ -144,7 +144,8 @@ class Display:
     @property
     def is_running(self) -> bool:
         """It follows just now."""
-        return self._updates is not None
+        updates = self._updates
+        return updates is not None and updates.is_alive()
 
     def bundle(self) -> dict[str, Any]:
         """The MIME bundle that has a page show the widget."""
@@ -180,10 +181,10 @@ class Display:
 
     def _start(self) -> None:
         with self._lock:
-            if self._closed or self._updates is not None:
+            if self._closed or (self._updates is not None and self._updates.is_alive()):
                 return
             self._updates = Updates(self._following, self._picture, self._send)
-        self._updates.start()
+            self._updates.start()
 
     def _stop(self) -> None:
         with self._lock:

@@ -62,6 +62,11 @@ class Tabled(Subscriptions):
             **self.standing.picture(),
         }
 
+    def stop(self) -> None:
+        super().stop()
+        # What nobody looks at need not be kept.
+        self.rows.clear()
+
     @abstractmethod
     def _follow(self, changed: Callable[[], object], ended: Callable[[], object]) -> None:
         """Begin to fill the rows."""

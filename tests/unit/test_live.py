@@ -255,6 +255,18 @@ def test_it_stops_when_the_page_is_gone_and_goes_on_when_one_is_here(
     page.wait_for(shows("42.0"))
 
 
+def test_a_page_that_comes_after_the_end_of_the_store_sees_it(
+    store: Store, shown: Callable[[Live], Widget]
+) -> None:
+    page = shown(store.live())
+    page.wait_for(shows("fx/USD"))
+    store.close()
+    eventually(lambda: not _live_threads(), "the end of the thread")
+    page.sent.clear()
+    page.say(kind="here")
+    page.wait_for(shows("CLOSED"))
+
+
 def test_closing_ends_it(store: Store, shown: Callable[[Live], Widget]) -> None:
     live = store.live()
     page = shown(live)
