@@ -126,7 +126,7 @@ def decide(conflict: Conflict, on_conflict: OnConflict) -> Winner | Entry | None
     Raises:
         InvalidValue: a callable said something else.
     """
-    if on_conflict is None or isinstance(on_conflict, str):
+    if not callable(on_conflict):
         return on_conflict
     decision = on_conflict(conflict)
     winner = decision if isinstance(decision, Entry) else _WINNERS.get(decision)
