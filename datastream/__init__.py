@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from datastream._consume.webhook import webhook
     from datastream._mirror.diff import Diff, Difference, diff
     from datastream._mirror.drift import drift
-    from datastream._mirror.mirror import Counts, Mirror, mirror
+    from datastream._mirror.mirror import Mirror, MirrorCounts, mirror
     from datastream._mirror.plan import Conflict
     from datastream._overlay import Held, Overlay, overlay
 
@@ -47,7 +47,6 @@ __all__ = [
     "Change",
     "ChangeBatch",
     "Conflict",
-    "Counts",
     "DatastreamError",
     "Denied",
     "Diff",
@@ -59,6 +58,7 @@ __all__ = [
     "InvalidValue",
     "KeyNotFound",
     "Mirror",
+    "MirrorCounts",
     "Operation",
     "Overlay",
     "ReadOnly",
@@ -86,11 +86,11 @@ __all__ = [
 
 _ON_USE = {
     "Conflict": "datastream._mirror.plan",
-    "Counts": "datastream._mirror.mirror",
     "Diff": "datastream._mirror.diff",
     "Difference": "datastream._mirror.diff",
     "Held": "datastream._overlay",
     "Mirror": "datastream._mirror.mirror",
+    "MirrorCounts": "datastream._mirror.mirror",
     "Overlay": "datastream._overlay",
     "diff": "datastream._mirror.diff",
     "drift": "datastream._mirror.drift",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from datastream._consume.calling import Retry, Undeliverable
 from datastream._consume.file_place import FilePlace, Taken
 from datastream._consume.progress import MemoryPlace, Place
-from datastream._consume.running import Counts, Plan, Run
+from datastream._consume.running import ConsumerCounts, Plan, Run
 from datastream._consume.store_place import StorePlace
 from datastream._consume.webhook import verify
 from datastream._view.status import Forget, Standing, ViewStatus
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Consumer",
+    "ConsumerCounts",
     "ConsumerStatus",
-    "Counts",
     "Lag",
     "Retry",
     "Taken",
@@ -137,7 +137,7 @@ class Consumer:
         return ConsumerStatus(self._run, self._follower)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> ConsumerCounts:
         """What became of changes since the start."""
         return self._run.counts
 

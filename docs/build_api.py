@@ -30,8 +30,8 @@ from datastream._watches import StoreWatches
 from datastream.binding import Binding, BindingChange, Explained, Hidden
 from datastream.consume import (
     Consumer,
+    ConsumerCounts,
     ConsumerStatus,
-    Counts,
     Lag,
     Retry,
     Taken,
@@ -78,8 +78,8 @@ NOT_CALLED = (
     History,
     Recording,
 )
-BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "Counts", "Conflict", "drift")
-OF_CONSUMERS = (ConsumerStatus, Counts, Lag, Retry, Undeliverable, Taken)
+BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "MirrorCounts", "Conflict", "drift")
+OF_CONSUMERS = (ConsumerStatus, ConsumerCounts, Lag, Retry, Undeliverable, Taken)
 PREFIXES = {
     "Store": "store",
     "Overlay": "overlay",

@@ -58,7 +58,7 @@ class Plan(NamedTuple):
     concurrency: int
 
 
-class Counts(NamedTuple):
+class ConsumerCounts(NamedTuple):
     """What became of changes since the consumer was started."""
 
     handled: int = 0
@@ -90,7 +90,7 @@ class Run:
 
     def __init__(self, plan: Plan, place: Place, moved: Callable[[], object]) -> None:
         self.plan = plan
-        self.counts = Counts()
+        self.counts = ConsumerCounts()
         self.error: Exception | None = None
         """Why it ended, if not because it was asked to."""
         self.stopped = threading.Event()
@@ -349,7 +349,9 @@ class Run:
     def _count(self, **more: int) -> None:
         with self._lock:
             counts = self.counts._asdict()
-            self.counts = Counts(**{name: n + more.get(name, 0) for name, n in counts.items()})
+            self.counts = ConsumerCounts(
+                **{name: n + more.get(name, 0) for name, n in counts.items()}
+            )
 
     def _in_trouble(self, error: Exception) -> int:
         """Take in an error; how many there were in a row."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from itertools import chain, islice
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
@@ -70,6 +71,15 @@ class Diff(Iterator[Difference]):
         except BaseException:
             self.close()
             raise
+
+    def _repr_html_(self) -> str:
+        from datastream.notebook import _diff
+        from datastream.notebook._parts import ROWS
+
+        first = list(islice(self, ROWS + 1))
+        # Shown, and still there for who iterates.
+        self._differences = chain(first, self._differences)
+        return _diff.differences_table(first[:ROWS], more=len(first) > ROWS)
 
     def close(self) -> None:
         """Compare no further. Idempotent."""

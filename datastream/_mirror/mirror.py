@@ -37,7 +37,7 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that `close` gives the write which runs."""
 
 
-class Counts(NamedTuple):
+class MirrorCounts(NamedTuple):
     """What a mirror has done since it was started."""
 
     puts: int
@@ -84,10 +84,10 @@ class Mirror:
         return self._worker.lag
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> MirrorCounts:
         """What it has done so far."""
-        target = self._target
-        return Counts(target.puts, target.deletes, target.batches, self._worker.ledger.conflicts)
+        target, conflicts = self._target, self._worker.ledger.conflicts
+        return MirrorCounts(target.puts, target.deletes, target.batches, conflicts)
 
     @property
     def refused(self) -> Mapping[str, str]:

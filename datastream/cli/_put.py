@@ -25,6 +25,7 @@ from datastream.cli._values import given_value
     help="int, float, bool, str, json, bytes or a media type.",
 )
 @expect_option
+@click.option("--ttl", type=float, metavar="SECONDS", help="Remove the key after so long.")
 @message_options
 @json_option
 def put(
@@ -35,6 +36,7 @@ def put(
     stdin: bool,
     value_type: str | None,
     expect: str | None,
+    ttl: float | None,
     message: str,
     author: str,
     json_lines: bool,
@@ -51,5 +53,7 @@ def put(
     with open_store(url) as store:
         if value_type is None and Feature.TYPES not in store.features:
             name = "bytes"
-        entry = store.put(key, data, value_type=name, expect=expect, message=message, author=author)
+        entry = store.put(
+            key, data, value_type=name, expect=expect, message=message, author=author, ttl=ttl
+        )
     change_printer(json_lines=json_lines)(entry)

@@ -30,7 +30,7 @@ from datastream import (
     Write,
 )
 from datastream.binding import Binding, BindingChange, Explained
-from datastream.consume import Consumer, Counts, Lag, Retry
+from datastream.consume import Consumer, ConsumerCounts, Lag, Retry
 from datastream.entry import Rejected
 from datastream.notebook import LivePlot, LiveTable, Recording, Timeline
 from datastream.testing import overriding
@@ -64,7 +64,7 @@ async def handle_batch(batch: Batch) -> None: ...
 
 consumer = store.consume(handle, "fx/", place="consumer.place", retry=Retry(3), on_failure=store)
 assert_type(consumer, Consumer)
-assert_type(consumer.counts, Counts)
+assert_type(consumer.counts, ConsumerCounts)
 assert_type(consumer.lag, Lag)
 assert_type(consumer.status.current, Status)
 store.consume(handle_batch, place=None, batch=True, on_failure="skip")
@@ -194,7 +194,7 @@ found = datastream.diff("memory:", store, "fx/", compare="times")
 assert_type(found, datastream.Diff)
 assert_type(next(found), datastream.Difference)
 with datastream.mirror(store, "memory:", on_conflict=lambda conflict: "source") as mirrored:
-    assert_type(mirrored.counts, datastream.Counts)
+    assert_type(mirrored.counts, datastream.MirrorCounts)
     assert_type(mirrored.status.current, Status)
     assert_type(mirrored.planned, tuple[Write, ...])
 assert_type(datastream.drift(store, store), Observable[Mapping[str, datastream.Difference]])

@@ -120,3 +120,15 @@ def test_the_keys_of_mirrors_are_left_out(stack):
     a, b = (stack.enter_context(Store(MemorySource())) for _ in "ab")
     b.put("_datastream/mirror/x.json", {})
     assert list(diff(a, b)) == []
+
+
+def test_a_notebook_shows_it_and_it_can_still_be_read(kinds):
+    a, b = kinds.open("memory"), kinds.open("memory")
+    a.put_many({"both": 1, "only/a": "here"})
+    b["both"] = "<script>"
+    found = diff(a, b)
+    page = found._repr_html_()
+    assert "only/a" in page
+    assert "<script>" not in page
+    assert [one.key for one in found] == ["both", "only/a"]
+    assert "no difference" in diff(a, a)._repr_html_()
