@@ -46,7 +46,7 @@ class Terminal:
             stdin=theirs if stdin is None else stdin,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            env={**_environment(), "TERM": "xterm-256color", **(environment or {})},
             start_new_session=True,
         )
         os.close(theirs)
@@ -97,3 +97,8 @@ class Terminal:
         self.sent += written
         self._stream.feed(written)
         return bool(written)
+
+
+def _environment() -> dict[str, str]:
+    """Without the size of another terminal, which the tests of several processes are given."""
+    return {name: it for name, it in os.environ.items() if name not in ("COLUMNS", "LINES")}

@@ -96,7 +96,7 @@ def test_ctrl_c_ends_a_watch_whose_reader_has_stopped_reading(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_ctrl_c_ends_a_watch_that_prints_to_a_terminal(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_watch_that_prints_to_a_terminal(tmp_path: Path, interruptible: None) -> None:
     import pty
 
     with datastream.open(f"sqlite:{tmp_path}/big.db") as store:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.integration.test_cli import run, start  # noqa: F401  (a fixture)
+from tests.integration.command_line import run
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 
@@ -52,7 +52,7 @@ def test_history_where_there_is_none(tmp_path):
     assert "cannot go back" in result.stderr
 
 
-def test_watch_since_shows_each_commit_then_follows(repository, start):  # noqa: F811
+def test_watch_since_shows_each_commit_then_follows(repository, start):
     program = start("watch", f"git:{repository.path}", "fx/", "b", "--since", "v1")
     seen = [program.line().split("\t")[:2] for _ in range(3)]
     assert seen[0] == ["PUT", "fx/USD"]

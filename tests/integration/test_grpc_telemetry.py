@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 import datastream
 from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, eventually
-from tests.integration.test_cli import Program
+from tests.integration.command_line import Program
 
 
 def free_port():
@@ -91,7 +91,12 @@ def test_a_call_is_a_span_of_its_caller(stack, monkeypatch):
 def test_prometheus_is_served(stack, tmp_path):
     port = free_port()
     program = Program(
-        "serve", f"sqlite:{tmp_path}/s.db", "--address", "127.0.0.1:0", "--metrics", str(port)
+        "serve",
+        f"sqlite:{tmp_path}/s.db?create=true",
+        "--address",
+        "127.0.0.1:0",
+        "--metrics",
+        str(port),
     )
     program.read_output()
     stack.callback(program.end)
