@@ -35,6 +35,7 @@ class S3Harness(Harness):
         )
 
 
+@pytest.mark.chaos
 class TestS3(Conformance):
     @pytest.fixture
     def harness(self, url):

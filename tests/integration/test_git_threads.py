@@ -123,6 +123,7 @@ def path_of(source):
 # Many threads.
 
 
+@pytest.mark.chaos
 def test_fifty_threads_mix_everything_beside_gc(source):
     put(source, x=0, y=0)
     before = descriptors()

@@ -926,6 +926,7 @@ def test_a_resumed_reader_of_some_keys_does_not_cut_off_the_others(store, remote
         other.wait_key("other", b"%d" % number, 5)
 
 
+@pytest.mark.chaos
 def test_a_late_subscriber_never_goes_back(stack, store, server):
     """A fresh answer must not be followed by what is still under way in the shared stream."""
     remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
@@ -1008,6 +1009,7 @@ def _bytes(message):
     return message.SerializeToString()
 
 
+@pytest.mark.chaos
 def test_a_late_subscriber_of_a_late_stream_never_goes_back(stack):
     server = Lagging()
     stack.callback(server.close)

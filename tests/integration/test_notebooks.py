@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TIMEOUT = 30
 # They start servers, or run a test suite of their own.
-LONG = {"02_every_source", "06_your_own_source"}
+LONG = {"02_every_source", "03_reactive_recipes", "05_time_travel", "06_your_own_source"}
 LONG_TIMEOUT = 120
 
 pytestmark = pytest.mark.timeout(60)

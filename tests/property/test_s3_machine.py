@@ -41,6 +41,7 @@ class GrpcMachine(Served, S3Machine):
 
 
 @searched((S3Machine, 6, 15), (GrpcMachine, 4, 15))
+@pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_random_histories(machine, examples, steps):
     search(machine, examples, steps)

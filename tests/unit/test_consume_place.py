@@ -158,7 +158,7 @@ def test_it_is_used_by_one_at_a_time_also_after_it_was_written_anew(path, monkey
     monkeypatch.setattr(file_place, "SLACK", -(1 << 40))
     place = opened(path)
     for _ in range(2):
-        with pytest.raises(Taken, match="stop it first"):
+        with pytest.raises(Taken, match="another consumer"):
             opened(path)
         place.save({"fx/a": "r"}, "c")
     place.close()

@@ -59,7 +59,7 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("prefix", ["", "apps/one"])
+@pytest.mark.parametrize("prefix", [pytest.param("", marks=pytest.mark.chaos), "apps/one"])
 def test_names_of_any_kind_from_both_sides(make, put, s3, bucket, prefix):
     store = make(prefix)
     start = f"{prefix}/" if prefix else ""
@@ -134,6 +134,7 @@ def test_what_is_excluded_is_not_there(make, put):
         store.entry("a.tmp")
 
 
+@pytest.mark.chaos
 def test_sizes_from_nothing_to_many_parts(make, s3, bucket, put):
     big = secrets.token_bytes(1 << 20) * 50
     put("empty", b"")
@@ -536,6 +537,7 @@ def test_points_that_are_none(make, s3, bucket, point):
         make().at(point)
 
 
+@pytest.mark.chaos
 def test_more_versions_than_a_page(make, s3, bucket, monkeypatch):
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "20")
     versioned(s3, bucket)
