@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 from dulwich.repo import Repo
 
@@ -89,6 +88,8 @@ def front(tmp_path: Path) -> Iterator[Browser]:
 
 
 def _notebook(folder: Path, name: str, cells: list[str]) -> str:
+    import nbformat
+
     made = nbformat.v4.new_notebook(  # type: ignore[no-untyped-call]
         cells=[nbformat.v4.new_code_cell(source) for source in cells],  # type: ignore[no-untyped-call]
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},

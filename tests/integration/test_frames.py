@@ -11,12 +11,10 @@ import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
-import polars as pl
 import pytest
 from dulwich.repo import Repo
-from pandas.testing import assert_frame_equal
 
 import datastream
 from datastream import Batch, Entry, InvalidValue, Store
@@ -25,6 +23,10 @@ from datastream.notebook import Recording, _recording
 from datastream.notebook._recording import Rows
 from datastream.notebook._span import seconds
 from tests.integration._programs.tools import eventually
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
 
 MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -51,6 +53,8 @@ def test_polars_has_the_same_columns_with_the_key_first(store: Store) -> None:
     frame = store.to_polars(match="fx/*")
     assert frame.columns == ["key", *store.to_pandas().columns]
     assert frame["value"].to_list() == [1.08, 0.85]
+    import polars as pl
+
     assert frame.schema["updated_at"] == pl.Datetime("us", "UTC")
 
 
@@ -116,6 +120,8 @@ def test_a_window_is_the_state_after_each_batch(store: Store) -> None:
         assert frame.isna().sum().to_dict() == {"fx/GBP": 1, "fx/SEK": 2, "fx/USD": 0}
         assert frame.index.is_monotonic_increasing
         assert window.to_polars().columns == ["time", "fx/GBP", "fx/SEK", "fx/USD"]
+        from pandas.testing import assert_frame_equal
+
         assert_frame_equal(window.to_pandas(), frame)
     store["fx/USD"] = 9.9
     store.flush()

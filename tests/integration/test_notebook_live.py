@@ -10,10 +10,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
-from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from tests.integration.test_notebooks import TIMEOUT, ThisAsyncKernel, ThisKernel, home
@@ -232,6 +230,9 @@ LIVE_CELLS = [
 
 @pytest.mark.chaos
 def test_nbclient_and_exports_get_a_picture(home: Path, tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
     cells = [nbformat.v4.new_code_cell(source) for source in LIVE_CELLS]  # type: ignore[no-untyped-call]
     notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     NotebookClient(

@@ -12,12 +12,10 @@ from textwrap import dedent
 from typing import Any
 from uuid import uuid4
 
-import nbformat
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager, KernelManager
-from nbclient import NotebookClient
 from traitlets import default
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +141,9 @@ def test_all_notebooks_are_there() -> None:
 def test_a_notebook_runs_top_to_bottom_and_leaves_nothing(
     path: Path, home: Path, tmp_path: Path
 ) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     NotebookClient(
         notebook,
@@ -161,6 +162,8 @@ def test_a_notebook_runs_top_to_bottom_and_leaves_nothing(
 
 @each_notebook
 def test_a_notebook_is_committed_without_output(path: Path) -> None:
+    import nbformat
+
     notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)

@@ -190,7 +190,7 @@ def searched(*cases):
 
     A plain run searches through a few examples, the long runs through all.
     """
-    few = [pytest.param(m, max(2, n // 6), steps, id=m.__name__) for m, n, steps in cases]
+    few = [pytest.param(m, max(2, n // 12), steps, id=m.__name__) for m, n, steps in cases]
     all_ = [
         pytest.param(m, n, steps, id=f"{m.__name__}-all", marks=pytest.mark.chaos)
         for m, n, steps in cases

@@ -80,13 +80,14 @@ MANNERS = {
     "remote, apart, faults": {"remote": True, "faults": True, "shared": False},
 }
 QUICK = [
-    *((backend, "") for backend in ("memory", "listed, loaded", "sqlite", "git", "files", "s3")),
-    *((backend, "remote, faults") for backend in ("listed", "sqlite", "postgres")),
+    *((backend, "") for backend in ("memory", "listed, loaded", "git")),
+    ("sqlite", "remote, faults"),
 ]
 
 
 LONG = [
     *((backend, manner) for backend in BACKENDS for manner in ("", "apart")),
+    *((backend, "remote, faults") for backend in ("listed", "postgres")),
     *((backend, "remote") for backend in ("memory", "sqlite", "git", "files", "nats")),
     ("nats", "remote, faults"),
 ]

@@ -1,4 +1,7 @@
-"""moto's S3 server in this process, and boto3 as another program that uses it."""
+"""moto's S3 server in this process, and boto3 as another program that uses it.
+
+Both are imported when they are used: each process of a test run imports all tests, and runs some.
+"""
 
 import logging
 import secrets
@@ -6,13 +9,6 @@ import threading
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache, wraps
-
-import boto3
-from botocore.config import Config
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.s3.models import s3_backends
-from moto.s3.responses import S3Response
-from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"key": "test", "secret": "test"}
 
@@ -29,14 +25,27 @@ def one_at_a_time(method):
     return locked
 
 
-S3Response.put_object = one_at_a_time(S3Response.put_object)
+@cache
+def _server_class():
+    from moto.s3.responses import S3Response
+    from moto.server import ThreadedMotoServer
+
+    S3Response.put_object = one_at_a_time(S3Response.put_object)
+    return ThreadedMotoServer
+
+
+def _backend():
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    return s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
 
 
 @contextmanager
 def s3_server():
     """The URL of a server of its own."""
     logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
-    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server = _server_class()("127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
@@ -48,6 +57,9 @@ def s3_server():
 @cache
 def client(url):
     """boto3's client of a server."""
+    import boto3
+    from botocore.config import Config
+
     return boto3.client(
         "s3",
         endpoint_url=url,
@@ -67,7 +79,7 @@ def new_bucket(url):
 
 def fill(bucket, objects):
     """Put many objects past HTTP, on the server of this process."""
-    backend = s3_backends[DEFAULT_ACCOUNT_ID]["aws"]
+    backend = _backend()
     for key, value in objects.items():
         backend.put_object(bucket, key, value)
 
@@ -77,7 +89,7 @@ def spread(bucket):
 
     moto lists them with whole seconds, and all deletes after all puts.
     """
-    keys = s3_backends[DEFAULT_ACCOUNT_ID]["aws"].buckets[bucket].keys
+    keys = _backend().buckets[bucket].keys
     versions = [version for _, versions in keys.iterlists() for version in versions]
     versions.sort(key=lambda version: version.last_modified)
     newest = versions[-1].last_modified

@@ -7,6 +7,8 @@ import datastream
 from datastream import Store
 from datastream.sources.s3 import S3Source
 from tests.repositories import Repository
+from tests.servers.nats import new_bucket as new_nats_bucket
+from tests.servers.nats import server
 from tests.servers.s3 import CREDENTIALS, new_bucket, s3_server
 
 
@@ -14,6 +16,12 @@ from tests.servers.s3 import CREDENTIALS, new_bucket, s3_server
 def s3_url():
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="package")
+def nats_server():
+    with server() as running:
+        yield running
 
 
 class Kinds:
@@ -55,6 +63,10 @@ class Kinds:
         given = {"endpoint_url": url, "interval": 0.1, **CREDENTIALS, **options}
         bucket = new_bucket(url)
         return Store(S3Source(bucket, **given), name=f"s3://{bucket}")
+
+    def _nats(self, number, options):
+        running = self._request.getfixturevalue("nats_server")
+        return datastream.open(f"{running.url}/{new_nats_bucket()}", create=True, **options)
 
     def _grpc(self, number, options):
         backing = self._stack.enter_context(datastream.open("memory:"))

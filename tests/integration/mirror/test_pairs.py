@@ -19,6 +19,7 @@ PAIRS = [
     ("fsspec", "sqlite"),
     ("postgres", "fsspec"),
 ]
+SERVED = [("sqlite", "nats"), ("nats", "memory"), ("nats", "git")]
 BUCKETS = [("file", "s3"), ("s3", "file")]
 QUICK = [("file", "sqlite"), ("grpc", "memory")]
 TYPES = {"txt": "text/plain", "json": "application/json", "bin": "application/octet-stream"}
@@ -88,3 +89,11 @@ def test_ten_thousand_changes(kinds, tmp_path, pair):
 @pytest.mark.parametrize("pair", BUCKETS, ids="-".join)
 def test_ten_thousand_changes_with_a_bucket(kinds, tmp_path, pair):
     run(*map(kinds.open, pair), tmp_path / "place", 3, 10_000)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("nats_server")
+@pytest.mark.parametrize("pair", SERVED, ids="-".join)
+def test_ten_thousand_changes_with_nats(kinds, tmp_path, pair):
+    run(*map(kinds.open, pair), tmp_path / "place", 4, 10_000)

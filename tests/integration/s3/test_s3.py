@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
-from boto3.s3.transfer import TransferConfig
 
 import datastream
 from datastream import (
@@ -136,6 +135,8 @@ def test_what_is_excluded_is_not_there(make, put):
 
 @pytest.mark.chaos
 def test_sizes_from_nothing_to_many_parts(make, s3, bucket, put):
+    from boto3.s3.transfer import TransferConfig
+
     big = secrets.token_bytes(1 << 20) * 50
     put("empty", b"")
     s3.upload_fileobj(

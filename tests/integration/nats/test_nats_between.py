@@ -1,0 +1,59 @@
+"""A bucket between other stores: mirrored to and from, its changes handled with the place in it."""
+
+import datastream
+from datastream import Operation, mirror
+
+LONG = 30
+
+
+def held(store):
+    """Without the places that are kept there."""
+    return {key: store[key] for key in store if not key.startswith("_datastream/")}
+
+
+def test_a_bucket_is_mirrored_and_a_mirror(store, tmp_path):
+    with (
+        datastream.open(f"sqlite:{tmp_path}/from.db", create=True) as source,
+        datastream.open(f"sqlite:{tmp_path}/to.db", create=True) as target,
+    ):
+        source.put_many({"a": 1, "b/c": "x"})
+        with mirror(source, store) as one, mirror(store, target) as two:
+            assert one.ready(LONG)
+            assert two.ready(LONG)
+            source["a"] = 2
+            del source["b/c"]
+            for running in (one, two):
+                assert running.flush(LONG)
+            assert held(source) == held(store) == held(target) == {"a": 2}
+        source["d"] = 3
+        with mirror(source, store) as one, mirror(store, target) as two:
+            assert one.flush(LONG)
+            assert two.flush(LONG)
+            assert held(store) == held(target) == {"a": 2, "d": 3}
+
+
+def test_changes_are_handled_with_the_place_in_the_bucket(store, url):
+    seen = []
+
+    def handle(entry):
+        gone = entry.operation is Operation.DELETE
+        seen.append((entry.key, None if gone else entry.decode()))
+
+    with store.consume(handle, "orders/", place=store, name="billing") as consumer:
+        store["orders/1"] = "new"
+        store["other"] = 1
+        assert consumer.flush(LONG)
+    store["orders/1"] = "paid"
+    store["orders/2"] = "new"
+    del store["orders/2"]
+    store["orders/3"] = "new"
+    # As another process would, which resumes from what is kept in the bucket.
+    with datastream.open(url) as again:
+        with again.consume(handle, "orders/", place=again, name="billing") as consumer:
+            assert consumer.flush(LONG)
+    assert seen[0] == ("orders/1", "new")
+    after = seen[1:]
+    assert ("orders/1", "paid") in after
+    assert ("orders/3", "new") in after
+    assert ("orders/2", "new") not in after, "what is over is a state no more"
+    assert all(key.startswith("orders/") for key, _ in seen)
