@@ -13,7 +13,7 @@ from datastream import KeyNotFound, RevisionConflict, Store
 from datastream.source import Feature
 from tests.integration._programs.tools import eventually
 from tests.property.history import backends
-from tests.property.test_histories import BACKENDS, s3  # noqa: F401  (a fixture)
+from tests.property.test_histories import BACKENDS, nats, s3  # noqa: F401  (fixtures)
 
 THREADS = 50
 QUICK = ("memory", "listed, one call at a time", "sqlite", "git", "files", "postgres")

@@ -33,9 +33,20 @@ def run_blocks(page, replaced, **names):
 def test_postgres(postgres, capsys):
     with datastream.open(postgres, table="settings", create=True, history=True) as before:
         before["fx/USD"] = 1.09
-    place = {"postgresql://app@db.example/shop?table=settings": f"{postgres}&table=settings"}
-    with run_blocks("postgres.md", place)["store"] as store:
+    places = {
+        "postgresql://app@db.example/shop?table=settings": f"{postgres}&table=settings",
+        "postgresql:///shop?table=tasks": f"{postgres}&table=tasks",
+    }
+    with psycopg.connect(postgres) as connection:
+        connection.execute(
+            "CREATE TABLE tasks (tenant text, id int, title text, tags text[], done bool, "
+            "PRIMARY KEY (tenant, id))"
+        )
+    names = run_blocks("postgres.md", places)
+    with names["store"] as store, names["tasks"] as tasks, names["titles"] as titles:
         assert store["fx/USD"] == 1.09
+        assert tasks["acme/7"]["tags"] == ["blue"]
+        assert titles["acme/7"] == {"title": "paint", "done": True}
     with psycopg.connect(postgres) as connection:
         user = connection.execute("SELECT current_user").fetchone()[0]
     assert capsys.readouterr().out.rstrip().endswith(f"{user} 1.09")

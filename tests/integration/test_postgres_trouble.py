@@ -296,7 +296,7 @@ def _make_certificate(folder, name):
 
 @pytest.mark.parametrize("url", [
     "postgresql://u:hunter2@/db?no_such=1", "postgresql://u:hunter2@[half/db",
-    "postgresql://u:hunter2@host:port/db", "postgresql:hunter2", "postgresql://u:hunter2%zz@h/d",
+    "postgresql://u:hunter2@host:port/db", "postgresql://u:hunter2%zz@h/d",
 ])  # fmt: skip
 def test_malformed_urls_show_no_secret(url):
     with pytest.raises(DatastreamError) as caught:
