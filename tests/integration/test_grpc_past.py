@@ -113,7 +113,9 @@ def test_a_batch_says_who_and_why(local, remote):
     assert batches[-1].point == next(local.history("a")).point
 
 
-def test_a_replay_ends_with_the_connection(local, server, remote):
+def test_a_replay_ends_with_the_connection(stack, local, server):
+    # Where the server's last word is lost, silence tells.
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}", heartbeat=1.0))
     for number in range(20):
         # More than is under way before anybody reads it.
         local["k"] = b"%d" % number * 400_000

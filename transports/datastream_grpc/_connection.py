@@ -92,6 +92,8 @@ class Connection:
         self._stubs = Stubs(open_channel())
         self._heard = monotonic()
         self._asked = False
+        # Calls that wait for an answer of their own.
+        self._waiting = 0
         # The stubs whose channel is to be replaced: gRPC closes none within its own callbacks.
         self._dead: Stubs | None = None
         self._closed = False
@@ -160,11 +162,15 @@ class Connection:
         thread = threading.Thread(
             target=self._watch, args=(done,), name="datastream-grpc-watch", daemon=True
         )
+        with self._lock:
+            self._waiting += 1
         thread.start()
         try:
             yield
         finally:
             done.set()
+            with self._lock:
+                self._waiting -= 1
 
     def close(self) -> None:
         """Cancel every call that runs."""
@@ -190,6 +196,10 @@ class Connection:
             if not self._closed:
                 self._dead = stubs
                 self._died()
+            return
+        if code is grpc.StatusCode.UNAVAILABLE and self._waiting:
+            # It is gone, and a call that was made before is silent: gRPC may never end that.
+            self._dead = stubs
             return
         self.heard()
         try:
