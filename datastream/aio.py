@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from time import monotonic
-from types import TracebackType
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar
 
+from datastream._closing import AsyncClosing
 from datastream._watch import reaper
 from datastream._watch.buffer import ConflatingBuffer
 from datastream._watch.subscriber import Buffer
@@ -199,7 +199,7 @@ class _Opening:
                 self._unsubscribe()
 
 
-class AsyncWatch(Generic[T]):
+class AsyncWatch(AsyncClosing, Generic[T]):
     """An async iterator over a watch; it subscribes at the first step.
 
     It lets other tasks run every few milliseconds, however much waits to be taken. Leaving it
@@ -274,17 +274,6 @@ class AsyncWatch(Generic[T]):
         """Unsubscribe; the iterator ends."""
         self._ready = iter(())
         self._leave()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
 
     def __del__(self) -> None:
         # Wherever the collector runs, a lock that unsubscribing needs may be held.

@@ -8,8 +8,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from weakref import WeakSet
 
 from reactivex import Observable
@@ -17,6 +16,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
 from datastream import codecs
 from datastream._async import AsyncTwins
+from datastream._closing import Closing
 from datastream._consumers import StoreConsumers
 from datastream._exploring import StoreExploring
 from datastream._mapping import StoreMapping
@@ -60,7 +60,7 @@ FLUSH_TIMEOUT = 1.0
 log = logging.getLogger("datastream")
 
 
-class Store(AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping):
+class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping):
     """An observable key-value store over one backend.
 
     Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
@@ -398,17 +398,6 @@ class Store(AsyncTwins, StoreExploring, StoreViews, StoreConsumers, StoreMapping
         self._finalizer.detach()
         if not self._core.is_forked:
             self._closing()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Store {self.name} {self._status.current.state}>"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain, islice
-from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from datastream import _registry
+from datastream._closing import Closing
 from datastream._mirror.compare import (
     LOADED,
     Side,
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
     """What the second one holds."""
 
 
-class Diff(Iterator[Difference]):
+class Diff(Closing, Iterator[Difference]):
     """What `diff` returns: an iterator of `Difference`, sorted by key, read as you go on.
 
     ``with`` or `close` lets go of stores that were opened for it, if it is not read to its end.
@@ -87,17 +87,6 @@ class Diff(Iterator[Difference]):
         if close is not None:
             close()
             self._differences = iter(())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def diff(

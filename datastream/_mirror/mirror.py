@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from datastream._closing import AsyncClosing, Closing
 from datastream._mirror.diff import keep_types, opened
 from datastream._mirror.light import LightSource, can_stream, has_large
 from datastream._mirror.loops import Edge, edges_into, identity, listed, running
@@ -48,7 +48,7 @@ class MirrorCounts(NamedTuple):
     """Keys that others had written, and which `on_conflict` left to them."""
 
 
-class Mirror:
+class Mirror(Closing, AsyncClosing):
     """A mirror that runs on a thread of its own, until it is closed. Made by `mirror`.
 
     Args:
@@ -162,28 +162,6 @@ class Mirror:
     async def aclose(self) -> None:
         """`close`, likewise."""
         await Threads.run_once(self.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.aclose()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Mirror {self._what} {self._status.current.state}>"

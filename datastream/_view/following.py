@@ -6,12 +6,12 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from reactivex.abc import DisposableBase, ObserverBase
 from reactivex.disposable import Disposable
 
+from datastream._closing import AsyncClosing, Closing
 from datastream._view.changes import Listener
 from datastream._view.keeper import Follows, Keeper
 from datastream._view.status import Forget, Standing, ViewStatus
@@ -33,7 +33,7 @@ class Place(NamedTuple):
     remove: Callable[[Any], object]
 
 
-class Following(Generic[S]):
+class Following(Closing, AsyncClosing, Generic[S]):
     """A state in memory, kept current until it is closed or its last reference goes.
 
     Args:
@@ -124,28 +124,6 @@ class Following(Generic[S]):
 
     async def aclose(self) -> None:
         """`close`."""
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
         self.close()
 
     def __repr__(self) -> str:
