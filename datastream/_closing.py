@@ -10,8 +10,6 @@ from typing import Self
 class Closing(ABC):
     """A context manager that closes on leaving."""
 
-    __slots__ = ()
-
     @abstractmethod
     def close(self) -> None:
         """Let go of what this holds. Idempotent."""
@@ -30,8 +28,6 @@ class Closing(ABC):
 
 class AsyncClosing(ABC):
     """The same for ``async with``."""
-
-    __slots__ = ()
 
     @abstractmethod
     async def aclose(self) -> None:

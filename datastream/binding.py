@@ -163,7 +163,7 @@ class Binding(Following[BindingState[T]], Generic[T]):
         object.__setattr__(self, "current", value)
 
     def _hide(self) -> None:
-        self.__dict__.pop("current", None)
+        vars(self).pop("current", None)
 
     def _write(self, values: Mapping[Path, Any], message: str, author: str) -> None:
         state, store = self._state, self._keeper.store
