@@ -531,7 +531,8 @@ ending, end = os.pipe()
 child = os.fork()
 if not child:
     os.close(end)
-    print(consumer.status.current.state, consumer.stop(), flush=True)
+    # In one write: the parent prints to the same pipe.
+    os.write(1, f"{consumer.status.current.state} {consumer.stop()}\\n".encode())
     os.read(ending, 1)
     os._exit(0)
 store["a"] = 1

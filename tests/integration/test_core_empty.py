@@ -11,6 +11,12 @@ from tests.integration._core_sources import Call, Listing
 from tests.integration._programs.tools import Statuses, eventually
 
 
+@pytest.fixture(autouse=True)
+def no_time_passes(monkeypatch):
+    """However slow the machine: no second look is late enough to confirm the first."""
+    monkeypatch.setattr(confirm_empty, "CONFIRM_AFTER", 3600)
+
+
 @pytest.fixture
 def source():
     return Listing()
