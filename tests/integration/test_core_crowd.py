@@ -17,6 +17,7 @@ from tests.property.test_histories import BACKENDS, nats, s3  # noqa: F401  (fix
 
 THREADS = 50
 QUICK = ("memory", "listed, one call at a time", "sqlite", "git", "files", "postgres")
+SOURCES = (*QUICK, "s3", "nats")
 KEYS = [f"k/{n}" for n in range(8)]
 
 
@@ -126,5 +127,6 @@ def test_fifty_threads_mix_everything(backend):
 @pytest.mark.chaos
 @pytest.mark.parametrize("backend", BACKENDS, indirect=True)
 @pytest.mark.timeout(400)
-def test_fifty_threads_mix_everything_for_a_minute(backend):
-    crowd_of(backend, 60.0)
+def test_fifty_threads_mix_everything_for_longer(backend, request):
+    """For a minute on each kind of source, and for some seconds on their other manners."""
+    crowd_of(backend, 60.0 if request.node.callspec.params["backend"] in SOURCES else 15.0)

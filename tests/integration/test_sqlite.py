@@ -1393,7 +1393,10 @@ class Chance:
             assert entry == self.store.entry(entry.key)
 
 
-@pytest.mark.parametrize("seed", range(3))
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in (1, 2))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("index", [None, *INDEXES])
 @pytest.mark.parametrize("table", TABLES)
 def test_whatever_is_written_watchers_store_and_table_agree(make, table, index, seed):

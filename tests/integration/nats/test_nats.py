@@ -225,6 +225,7 @@ def test_a_sealed_bucket(running, bucket, store):
 
 def test_who_and_why_are_kept(store):
     recorder = Recorder(store)
+    recorder.wait_ready()
     store.put("a", 1, message="load test, ünïcode\nand a line", author="Ann <a@example.org>")
     recorder.wait_state({"a": b"1"})
     batch = recorder.batches[-1]
