@@ -47,6 +47,10 @@ class Blocking(Protocol):
         """Have how `answer` went be the status."""
         ...
 
+    def report_write(self, answer: Callable[..., T], /, *args: Any) -> T:
+        """The same of a write."""
+        ...
+
 
 class Awaited:
     """Calls from coroutines.
@@ -71,7 +75,7 @@ class Awaited:
         """The entry of one key."""
         if self.source is None:
             return await threads.call(self._blocking.get, key)
-        return await self._answer(key, self.source.aget, key)
+        return await self._answer(self._blocking.report, key, self.source.aget, key)
 
     async def write(
         self, writes: Sequence[Write], wait: float, threads: Threads
@@ -102,15 +106,22 @@ class Awaited:
     async def _written(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
         if self.source is None:
             return None
-        return await self._answer(writes[0].key, self.source.awrite, writes)
+        report = self._blocking.report_write
+        return await self._answer(report, writes[0].key, self.source.awrite, writes)
 
     async def _answer(
-        self, key: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+        self,
+        report: Callable[..., T],
+        key: str,
+        function: Callable[P, Awaitable[T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
-        """Call the source; how that goes is the status."""
+        """Call the source, and `report` how that goes."""
         self._calls.check_open()
         try:
             answer = await function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001
-            return self._blocking.report(self._calls.fail, error, key)
-        return self._blocking.report(lambda: answer)
+            return report(self._calls.fail, error, key)
+        return report(lambda: answer)

@@ -28,6 +28,7 @@ from datastream._watch.subscription import Since, Sink, Subscription, concerning
 from datastream.entry import Batch, Capability, Entry, Operation
 from datastream.errors import (
     DatastreamError,
+    Denied,
     InvalidKey,
     InvalidValue,
     KeyNotFound,
@@ -53,6 +54,8 @@ ANSWERS = (
     Unsupported,
 )
 """Errors that are an answer of a backend which works."""
+TO_WRITES = (*ANSWERS, Denied)
+"""The same to a write: who may not write this may still read."""
 
 
 class Core:
@@ -200,12 +203,26 @@ class Core:
 
     def report(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """What `function` returns; how that goes is the status."""
+        return self._report(ANSWERS, function, *args, **kwargs)
+
+    def report_write(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same of a write."""
+        return self._report(TO_WRITES, function, *args, **kwargs)
+
+    def _report(
+        self,
+        answers: tuple[type[DatastreamError], ...],
+        function: Callable[P, T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         try:
             answer = function(*args, **kwargs)
         except StoreClosed:
             raise
         except DatastreamError as error:
-            self._call_failed(error)
+            self._call_failed(error, answers)
             raise
         self._call_succeeded()
         return answer
@@ -257,7 +274,7 @@ class Core:
         if self._instant and self._status.well:
             answer = self._source.write(writes)
         else:
-            answer = self.call(writes[0].key, self._source.write, writes)
+            answer = self.report_write(self._calls, writes[0].key, self._source.write, writes)
         self._last_write = object()
         written = answer if isinstance(answer, Written) else Written(answer)
         if self._publisher.position is not None:
@@ -390,10 +407,12 @@ class Core:
             if self._poller.retries:
                 self._poller.retry_soon()
 
-    def _call_failed(self, error: DatastreamError) -> None:
+    def _call_failed(
+        self, error: DatastreamError, answers: tuple[type[DatastreamError], ...] = ANSWERS
+    ) -> None:
         # While anybody watches, one refused question is no state of the store.
         if isinstance(error, SourceUnavailable) or (
-            self._publisher.position is None and not isinstance(error, ANSWERS)
+            self._publisher.position is None and not isinstance(error, answers)
         ):
             self._status.failed(error)
 

@@ -1,11 +1,12 @@
 """What goes wrong is visible without asking, and what is well again is said at once."""
 
+import asyncio
 import logging
 
 import pytest
 
 import datastream
-from datastream import DatastreamError, SourceUnavailable, State, Store
+from datastream import DatastreamError, Denied, SourceUnavailable, State, Store
 from tests.integration._core_sources import Gated
 from tests.integration._programs.tools import Follower, Statuses, eventually
 
@@ -185,3 +186,13 @@ def test_an_option_that_is_no_bool_is_refused_and_makes_nothing(tmp_path, url):
     with pytest.raises(DatastreamError, match="banana"):
         datastream.open(url.format(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_awaited", [False, True], ids=["put", "aput"])
+def test_a_refused_write_is_no_state_of_the_store(store, source, is_awaited):
+    store["a"] = 1
+    source.failures["write"] = Denied("not for you")
+    with pytest.raises(Denied):
+        asyncio.run(store.aput("a", 2)) if is_awaited else store.put("a", 2)
+    assert store.status.current.state is State.READY
+    assert store["a"] == 1

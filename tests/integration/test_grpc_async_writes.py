@@ -15,6 +15,7 @@ from datastream import (
     ReadOnly,
     RevisionConflict,
     SourceUnavailable,
+    State,
     Store,
     StoreClosed,
 )
@@ -203,6 +204,8 @@ def test_a_refusal_of_all_reaches_each(stack, store, tmp_path):
     unknown._source._calls.pushes = True
     for result in run(outcomes(*(unknown.aput(f"k{n}", 1) for n in range(3)))):
         assert isinstance(result, Denied)
+    # That a write is refused is no state of the store.
+    assert unknown.status.current.state is State.CONNECTING
 
 
 def test_a_server_that_is_away_is_said_at_once(stack, store, server, remote):
