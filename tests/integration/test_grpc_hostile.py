@@ -79,7 +79,10 @@ def outcome(channel, method, request):
         elif method == "Push":
             list(channel.stream_stream(path)(iter([request, request]), timeout=TIMEOUT))
         else:
-            call = channel.unary_stream(path)(request, timeout=TIMEOUT)
+            if method == "Follow":
+                call = channel.stream_stream(path)(iter([request]), timeout=TIMEOUT)
+            else:
+                call = channel.unary_stream(path)(request, timeout=TIMEOUT)
             next(call, None)
             call.cancel()
     except grpc.RpcError as error:
@@ -107,6 +110,8 @@ def seeds():
     data.updated_at.seconds = 1 << 40
     yield from (("Write", pb.WriteRequest(writes=[pb.WriteItem(data=data, expect="*")], id="x")),)
     yield "PushUpdate", data
+    yield "Follow", pb.FollowRequest(watch=1, add=pb.DataRequest(keys=["a"], deletes=True))
+    yield "Follow", pb.FollowRequest(watch=1 << 63, remove=True)
     yield "Push", pb.PushRequest(writes=[pb.WriteRequest(writes=[pb.WriteItem(data=data)], id="1")])
     for key in HOSTILE_KEYS:
         yield "PushUpdate", pb.Data(key=key, value=b"1", value_type="t" * len(key))
@@ -174,7 +179,7 @@ def test_a_search(connect, caplog):
     known = [(method, message.SerializeToString()) for method, message in seeds()]
     for method, raw in known:
         check(channel, method, raw, caplog)
-    methods = [*UNARY, *STREAMS, "Push"]
+    methods = [*UNARY, *STREAMS, "Push", "Follow"]
     for _ in range(SEARCH):
         method, raw = random_.choice(known)
         if random_.random() < 0.2:

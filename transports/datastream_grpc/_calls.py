@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from time import sleep
 from typing import Any, TypeVar
@@ -15,6 +14,7 @@ import grpc
 from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
+from datastream_grpc._carriers import ENDED, FirstBatch, Follower, Running, Sink, Subscribed
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._older import PASSING, POLL, Older
 from datastream_grpc._pb import service_pb2 as pb
@@ -54,6 +54,9 @@ class Calls:
         self._lock = threading.Lock()
         self._writing = 0
         self._pusher: Pusher | None = None
+        self.follows = False
+        """The server takes many watches over one stream."""
+        self._follower: Follower | None = None
         self.news = threading.Event()
         """Set when something arrived, and whenever there is no stream to wait for any more."""
         self.older = Older(lambda: self._stubs, timeout, connection.heard, self.news.set)
@@ -95,22 +98,27 @@ class Calls:
         return Reading(entries_of(response), position, complete=True, unread=unread)
 
     def once(self, wanted: Wanted, since: str) -> Reading:
-        """What changed after `since`, by a call that ends with its first message."""
+        """What changed after `since`, by a watch that ends with its first batch."""
         if since.startswith(LEGACY):
             return self.state(wanted)
-        request = wanted.request(deletes=True, since=since, once=True)
-        call = self._stubs.subscribe(request, timeout=self.timeout)
-        try:
-            received = _first(_convert.from_messages(call))
-            if not received.cursor:
-                # An ancestor's server, which knows neither `since` nor `once`.
-                return self.state(wanted)
-            # A server of ours ends the call by itself.
-            with suppress(grpc.RpcError):
-                next(call, None)
-        finally:
-            call.cancel()
+        received = self._first(wanted.request(deletes=True, since=since, once=True))
+        if not received.cursor:
+            # An ancestor's server, which knows neither `since` nor `once`.
+            return self.state(wanted)
         return reading_of([message_of(received, received.cursor)])
+
+    def _first(self, request: pb.DataRequest) -> pb.DataResponse:
+        """The first batch of a watch."""
+        first = FirstBatch()
+        running = self.subscribe(request, first)
+        try:
+            if not first.wait(self.timeout):
+                raise self.silence()
+        finally:
+            running.cancel()
+        if first.batch is None:
+            raise first.error or EOFError(ENDED)
+        return first.batch
 
     def describe_at(self, point: str) -> pb.DescribeResponse:
         """What can be done with the store as it was then."""
@@ -233,9 +241,35 @@ class Calls:
             f"{self.where}: no answer within {self.timeout:g} s; is the server overloaded?"
         )
 
-    def subscribe(self, request: pb.DataRequest) -> Any:
-        """A stream without end."""
-        return self._stubs.subscribe(request)
+    def subscribe(self, request: pb.DataRequest, sink: Sink) -> Running:
+        """Begin a watch: over the one stream of all, where the server has that."""
+        if self.follows:
+            followed = self._follower_now().add(request, sink)
+            # It may have ended just now; a new one may not, but by a server that is gone.
+            followed = followed or self._follower_now().add(request, sink)
+            if followed is not None:
+                return followed
+        return Subscribed(self._stubs.subscribe(request), sink, self.connection.heard)
+
+    def _follower_now(self) -> Follower:
+        begin = self._stubs.follow
+        with self._lock:
+            if self._follower is None or self._follower.ended:
+                self._follower = Follower(
+                    begin, self.where, heard=self.connection.heard, unknown=self._follow_no_more
+                )
+            return self._follower
+
+    def _follow_no_more(self) -> None:
+        """Take in that an older server has taken the place of one that has Follow."""
+        self.follows = False
+
+    def end_follower(self, timeout: float) -> None:
+        """End the stream of watches, if there is one."""
+        with self._lock:
+            follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.close(timeout)
 
     @property
     def _stubs(self) -> Stubs:
@@ -278,9 +312,3 @@ class Calls:
             data.updated_at.GetCurrentTime()
         self._call(self._stubs.push_update, data)
         return _convert.to_entry(data)
-
-
-def _first(messages: Iterable[pb.DataResponse]) -> pb.DataResponse:
-    for message in messages:
-        return message
-    raise EOFError("the server ended the stream before it answered")

@@ -51,6 +51,11 @@ class Stubs:
             request_serializer=pb.PushRequest.SerializeToString,
             response_deserializer=pb.PushResponse.FromString,
         )
+        self.follow = channel.stream_stream(
+            f"/{SERVICE}/Follow",
+            request_serializer=pb.FollowRequest.SerializeToString,
+            response_deserializer=pb.FollowResponse.FromString,
+        )
         self.replay = channel.unary_stream(
             f"/{SERVICE}/Replay",
             request_serializer=pb.ReplayRequest.SerializeToString,

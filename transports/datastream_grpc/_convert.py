@@ -16,6 +16,8 @@ from datastream_grpc._pb import service_pb2 as pb
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATA, _DATA_KEY, _DATA_VALUE = b"\x0a", b"\x0a", b"\x12"
 """Tags of DataResponse.data, and of its keys and values."""
+_FOLLOWED = b"\x12"
+"""Tag of FollowResponse.response."""
 _LENGTHS = [bytes((length,)) for length in range(128)]
 MESSAGE_BYTES = 256 << 10
 """A batch larger than this is sent in several messages, so that no client's limit is met, and a
@@ -141,6 +143,16 @@ def to_part(entry: Entry) -> bytes:
     return _field(_DATA, field)
 
 
+def to_head(watch: int) -> bytes:
+    """How each FollowResponse of a watch begins, serialised."""
+    return pb.FollowResponse(watch=watch).SerializeToString()
+
+
+def to_followed(head: bytes, message: bytes) -> bytes:
+    """A message of Subscribe as one of Follow."""
+    return head + _field(_FOLLOWED, message)
+
+
 def _field(tag: bytes, content: bytes) -> bytes:
     """A field of protobuf's wire with a length."""
     length = len(content)
@@ -154,17 +166,31 @@ def _field(tag: bytes, content: bytes) -> bytes:
     return tag + size + content
 
 
-def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
-    """Put the parts of split batches together again."""
-    whole: pb.DataResponse | None = None
-    for message in messages:
-        if whole is None:
-            whole = message
+class Parts:
+    """Puts the parts of split batches together again."""
+
+    def __init__(self) -> None:
+        self._whole: pb.DataResponse | None = None
+
+    def add(self, message: pb.DataResponse) -> pb.DataResponse | None:
+        """Take the next message; the batch that it completes, if it does."""
+        if self._whole is None:
+            self._whole = message
         else:
-            whole.MergeFrom(message)
-        if not message.partial:
+            self._whole.MergeFrom(message)
+        if message.partial:
+            return None
+        whole, self._whole = self._whole, None
+        return whole
+
+
+def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataResponse]:
+    """The batches of a stream."""
+    parts = Parts()
+    for message in messages:
+        whole = parts.add(message)
+        if whole is not None:
             yield whole
-            whole = None
 
 
 def to_history(revisions: Iterable[Revision]) -> pb.HistoryResponse:

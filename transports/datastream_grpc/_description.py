@@ -81,6 +81,7 @@ def to_description(
             pattern_chars=limits.pattern_chars,
         ),
         version=VERSION,
+        follows=True,
     )
 
 

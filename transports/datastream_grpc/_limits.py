@@ -33,7 +33,7 @@ class Limits(NamedTuple):
     principal_bytes: int = 64 << 20
     """The same, of all streams of a principal."""
     streams: int = 2_000
-    """Streams of one connection."""
+    """Streams of one connection, and watches of its Follow calls."""
     principal_streams: int = 10_000
     """Streams of a principal."""
     calls: int = 50_000

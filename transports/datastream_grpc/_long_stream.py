@@ -149,7 +149,6 @@ class LongStream:
             wanted,
             since,
             told=self._told,
-            heard=self._calls.connection.heard,
             position=self._calls.position,
             news=self.news,
             lacking=sorted(self._lacking)[:MAX_KEYS],

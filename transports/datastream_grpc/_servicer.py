@@ -42,6 +42,7 @@ from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
 from datastream_grpc._details import details_of
+from datastream_grpc._follow import Follow
 from datastream_grpc._limits import Charged, Limits, Meter, check_selected
 from datastream_grpc._opening import Opening, Place
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
@@ -101,6 +102,8 @@ class Servicer:
         self._inboxes: set[Inbox] = set()
         self._call = store.threads.call
         self._streams: set[asyncio.Task[Any]] = set()
+        # Streams that carry those of one client; they count no more than what they carry.
+        self._carriers: set[asyncio.Task[Any]] = set()
         self.watchers: set[tuple[str, int]] = set()
         """The address of the client of each watch, with what tells two of one client apart."""
         self._stopping = False
@@ -118,6 +121,7 @@ class Servicer:
             "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
             "Sync": (unary, self.sync, pb.DataRequest),
             "Subscribe": (stream, self.subscribe, pb.DataRequest),
+            "Follow": (grpc.stream_stream_rpc_method_handler, self.follow, pb.FollowRequest),
             "PushUpdate": (unary, self.push_update, pb.Data),
             "Write": (unary, self.write, pb.WriteRequest),
             "Push": (grpc.stream_stream_rpc_method_handler, self.push, pb.PushRequest),
@@ -290,11 +294,21 @@ class Servicer:
         }
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
+        await self._watch(request, context, principal=principal_of(context))
+
+    async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
+        send = partial(self._watch, principal=principal_of(context))
+        with _listed(self._carriers, asyncio.current_task()):
+            await Follow(send, context, self._texts).take(requests)
+
+    async def _watch(
+        self, request: pb.DataRequest, context: Context, *, principal: Principal
+    ) -> None:
+        """Send one watch until it ends."""
         if self._stopping:
             # Its client is told to go elsewhere, instead of being held until the grace is over.
             raise SourceUnavailable(SHUTTING_DOWN)
         check_selected(request, self._meter.limits)
-        principal = principal_of(context)
         watcher = (context.peer(), id(context))
         with _listed(self.watchers, watcher), self._stream(principal) as charge:
             place = Place(request)
@@ -380,7 +394,7 @@ class Servicer:
     async def stop_streams(self) -> None:
         """End every stream with UNAVAILABLE, so that its client comes back to another server."""
         self._stopping = True
-        streams = list(self._streams)
+        streams = [*self._streams, *self._carriers]
         for stream in streams:
             stream.cancel()
         await asyncio.gather(*streams, return_exceptions=True)

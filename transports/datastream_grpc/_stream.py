@@ -1,19 +1,18 @@
-"""One running Subscribe call, read by a thread of its own."""
+"""One running watch of a server, whose messages are kept until they are read."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
-
-import grpc
 
 from datastream import Entry, Operation
 from datastream.selection import Selection, Selects
 from datastream.source import Reading
 from datastream_grpc import _convert
+from datastream_grpc._carriers import Running, Sink
 from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
 
@@ -99,9 +98,8 @@ class Stream:
     """Messages as they arrive, kept until a reader's ``since`` shows that it has them.
 
     Args:
-        subscribe: begins the call.
+        subscribe: begins the watch, which brings its messages to a sink.
         told: takes what the server says of itself.
-        heard: called whenever something arrives.
         wanted: what it is opened for.
         since: the position from which it goes on.
         position: gives the position of a message by its cursor.
@@ -111,12 +109,11 @@ class Stream:
 
     def __init__(
         self,
-        subscribe: Callable[[pb.DataRequest], Any],
+        subscribe: Callable[[pb.DataRequest, Sink], Running],
         wanted: Wanted,
         since: str,
         *,
         told: Told,
-        heard: Callable[[], None],
         position: Callable[[str], str],
         news: threading.Event,
         lacking: Collection[str] = (),
@@ -130,10 +127,7 @@ class Stream:
         """The server ended the call within `BRIEF` seconds."""
         self.trouble: Exception | None = None
         """Why the backend of the server is away, if the server says so."""
-        self._told, self._heard = told, heard
-        self._call = subscribe(
-            wanted.request(deletes=True, since=since, describe=True, lacking=lacking)
-        )
+        self._told = told
         self._position = position
         self._news = news
         # For memory work only: the thread that reads the call must never wait for a reader.
@@ -145,10 +139,11 @@ class Stream:
         # Set when it begins or ends, and when the server describes itself, until `begin` sees it.
         self._stirred = threading.Event()
         self._received = 0
-        self._thread = threading.Thread(
-            target=self._receive, name="datastream-grpc-stream", daemon=True
+        self._parts = _convert.Parts()
+        # The last, as its messages come on another thread at once.
+        self._running = subscribe(
+            wanted.request(deletes=True, since=since, describe=True, lacking=lacking), self
         )
-        self._thread.start()
 
     def begin(self, timeout: float) -> bool:
         """Wait for the message that begins the stream; False if there is none.
@@ -188,12 +183,39 @@ class Stream:
             return since != self._base and since in self._past
 
     def cancel(self) -> None:
-        """End the call; its thread ends soon after."""
-        self._call.cancel()
+        """End the watch."""
+        self._running.cancel()
 
     def join(self, timeout: float) -> None:
-        """Wait for the thread of a cancelled call."""
-        self._thread.join(timeout)
+        """Wait for the thread of a watch that was cancelled, if it has one."""
+        self._running.join(timeout)
+
+    # As a sink, on the thread that brings the messages.
+
+    def take(self, message: pb.DataResponse) -> None:
+        """Take in a message."""
+        if message.HasField("description"):
+            self.trouble = self._told(message.description)
+            self._stirred.set()
+            return
+        self._received += 1
+        whole = self._parts.add(message)
+        if whole is None:
+            return
+        self._keep(message_of(whole, self._position(whole.cursor)))
+        if not self._has_begun:
+            self._has_begun = True
+            self._stirred.set()
+        self._news.set()
+
+    def end(self, error: Exception) -> None:
+        """Take in that the watch has ended."""
+        self.refused = time.monotonic() - self.opened < BRIEF
+        with self._lock:
+            self.error = error
+        self._has_begun = True
+        self._stirred.set()
+        self._news.set()
 
     def _give_up(self, since: str) -> bool:
         # At the oldest place: several messages may have one position, where the server published
@@ -223,35 +245,6 @@ class Stream:
     def _reading(self) -> Reading:
         messages = self._messages
         return reading_of(messages) if messages else Reading((), self._base, False)
-
-    def _receive(self) -> None:
-        error: Exception
-        try:
-            for received in _convert.from_messages(self._counted()):
-                self._keep(message_of(received, self._position(received.cursor)))
-                if not self._has_begun:
-                    self._has_begun = True
-                    self._stirred.set()
-                self._news.set()
-            error = EOFError("the server ended the stream")
-        except grpc.RpcError as broken:
-            error = broken
-        self.refused = time.monotonic() - self.opened < BRIEF
-        with self._lock:
-            self.error = error
-        self._has_begun = True
-        self._stirred.set()
-        self._news.set()
-
-    def _counted(self) -> Iterator[pb.DataResponse]:
-        for message in self._call:
-            self._heard()
-            if message.HasField("description"):
-                self.trouble = self._told(message.description)
-                self._stirred.set()
-                continue
-            self._received += 1
-            yield message
 
 
 def reading_of(messages: Sequence[Message]) -> Reading:

@@ -182,6 +182,7 @@ class GrpcSource(Source):
         self._async_calls.close()
         self._calls.end_pushes(JOIN)
         self._stream.close()
+        self._calls.end_follower(JOIN)
 
     def _answered(self, answer: T) -> T:
         """`answer`; that there is one is all that is known of the backend while no stream runs."""
@@ -194,6 +195,7 @@ class GrpcSource(Source):
 
     def _described(self, described: pb.DescribeResponse | None) -> None:
         self._calls.pushes = described is not None
+        self._calls.follows = described is not None and described.follows
         self._take(OLDER_SERVER if described is None else from_description(described, self._where))
 
     def _told(self, described: pb.DescribeResponse) -> Exception | None:

@@ -26,7 +26,7 @@ from google.protobuf import empty_pb2 as google_dot_protobuf_dot_empty__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = POOL.AddSerializedFile(b'\n!datastream_grpc/_pb/service.proto\x12\ndatastream\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x17ListCapabilitiesRequest\x12\n\n\x02\x61t\x18\x01 \x01(\t\"H\n\x18ListCapabilitiesResponse\x12,\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x16.datastream.Capability\"-\n\nCapability\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nvalue_type\x18\x02 \x01(\t\"\x85\x02\n\x0b\x44\x61taRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05match\x18\x02 \x03(\t\x12\r\n\x05since\x18\x03 \x01(\t\x12\x39\n\trevisions\x18\x04 \x03(\x0b\x32&.datastream.DataRequest.RevisionsEntry\x12\x0f\n\x07\x64\x65letes\x18\x05 \x01(\x08\x12\x0c\n\x04once\x18\x06 \x01(\x08\x12\x10\n\x08\x64\x65scribe\x18\x07 \x01(\x08\x12\n\n\x02\x61t\x18\x08 \x01(\t\x12\x0f\n\x07partial\x18\x1e \x01(\x08\x12\x0f\n\x07lacking\x18\x1f \x03(\t\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc4\x02\n\x0c\x44\x61taResponse\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".datastream.DataResponse.DataEntry\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x0f\n\x07initial\x18\x03 \x01(\x08\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0f\n\x07partial\x18\x05 \x01(\x08\x12\x31\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32\x1c.datastream.DescribeResponse\x12\x0f\n\x07\x63reated\x18\x07 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x08 \x01(\t\x12\x0f\n\x07message\x18\t \x01(\t\x12\r\n\x05point\x18\n \x01(\t\x12\x0e\n\x06unread\x18\x1e \x03(\t\x1a=\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.datastream.Data:\x02\x38\x01\"\xa2\x01\n\x04\x44\x61ta\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x12\n\nvalue_type\x18\x03 \x01(\t\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\t\x12(\n\toperation\x18\x06 \x01(\x0e\x32\x15.datastream.Operation\"b\n\x0cWriteRequest\x12%\n\x06writes\x18\x01 \x03(\x0b\x32\x15.datastream.WriteItem\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\"X\n\tWriteItem\x12\x1e\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x10.datastream.Data\x12\x13\n\x06\x65xpect\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0b\n\x03ttl\x18\x03 \x01(\x01\x42\t\n\x07_expect\"2\n\rWriteResponse\x12!\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x10.datastream.Data\")\n\x0eHistoryRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\":\n\x0fHistoryResponse\x12\'\n\trevisions\x18\x01 \x03(\x0b\x32\x14.datastream.Revision\"Z\n\x08Revision\x12\x1e\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x10.datastream.Data\x12\r\n\x05point\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\";\n\rReplayRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05match\x18\x02 \x03(\t\x12\r\n\x05since\x18\x03 \x01(\t\"7\n\x0bPushRequest\x12(\n\x06writes\x18\x01 \x03(\x0b\x32\x18.datastream.WriteRequest\"7\n\x0cPushResponse\x12\'\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x16.datastream.PushAnswer\"b\n\nPushAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x08response\x18\x02 \x01(\x0b\x32\x19.datastream.WriteResponse\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x10\n\x0eRefreshRequest\"\x11\n\x0fRefreshResponse\"\x1d\n\x0f\x44\x65scribeRequest\x12\n\n\x02\x61t\x18\x01 \x01(\t\"\x92\x01\n\x10\x44\x65scribeResponse\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.datastream.Status\x12%\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0e\x32\x13.datastream.Feature\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.datastream.Limits\x12\x0f\n\x07version\x18\x04 \x01(\t\"\x86\x01\n\x06Status\x12 \n\x05state\x18\x01 \x01(\x0e\x32\x11.datastream.State\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"V\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\r\x12\x10\n\x08patterns\x18\x03 \x01(\r\x12\x15\n\rpattern_chars\x18\x1e \x01(\r*O\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_PUT\x10\x01\x12\x14\n\x10OPERATION_DELETE\x10\x02*z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_CONNECTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x0f\n\x0bSTATE_STALE\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x10\n\x0cSTATE_CLOSED\x10\x05*\xea\x01\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x11\n\rFEATURE_WRITE\x10\x01\x12\x1b\n\x17\x46\x45\x41TURE_COMPARE_AND_SET\x10\x02\x12\x12\n\x0e\x46\x45\x41TURE_ATOMIC\x10\x03\x12\x11\n\rFEATURE_TYPES\x10\x04\x12\x0f\n\x0b\x46\x45\x41TURE_LOG\x10\x05\x12\x14\n\x10\x46\x45\x41TURE_MESSAGES\x10\x06\x12\x13\n\x0f\x46\x45\x41TURE_HISTORY\x10\x07\x12\x0e\n\nFEATURE_AT\x10\x08\x12\x12\n\x0e\x46\x45\x41TURE_REPLAY\x10\t\x12\x0f\n\x0b\x46\x45\x41TURE_TTL\x10\n2\xb0\x05\n\x0b\x44\x61taService\x12]\n\x10ListCapabilities\x12#.datastream.ListCapabilitiesRequest\x1a$.datastream.ListCapabilitiesResponse\x12\x39\n\x04Sync\x12\x17.datastream.DataRequest\x1a\x18.datastream.DataResponse\x12@\n\tSubscribe\x12\x17.datastream.DataRequest\x1a\x18.datastream.DataResponse0\x01\x12\x36\n\nPushUpdate\x12\x10.datastream.Data\x1a\x16.google.protobuf.Empty\x12\x44\n\x07History\x12\x1a.datastream.HistoryRequest\x1a\x1b.datastream.HistoryResponse0\x01\x12?\n\x06Replay\x12\x19.datastream.ReplayRequest\x1a\x18.datastream.DataResponse0\x01\x12<\n\x05Write\x12\x18.datastream.WriteRequest\x1a\x19.datastream.WriteResponse\x12=\n\x04Push\x12\x17.datastream.PushRequest\x1a\x18.datastream.PushResponse(\x01\x30\x01\x12\x45\n\x08\x44\x65scribe\x12\x1b.datastream.DescribeRequest\x1a\x1c.datastream.DescribeResponse\x12\x42\n\x07Refresh\x12\x1a.datastream.RefreshRequest\x1a\x1b.datastream.RefreshResponseB{\n\x1c\x63om.github.bartke.datastreamP\x01Z-github.com/bartke/datastream/proto;datastream\xa2\x02\x02\x44S\xaa\x02\nDatastream\xca\x02\nDatastream\xea\x02\nDatastreamb\x06proto3')
+DESCRIPTOR = POOL.AddSerializedFile(b'\n!datastream_grpc/_pb/service.proto\x12\ndatastream\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"%\n\x17ListCapabilitiesRequest\x12\n\n\x02\x61t\x18\x01 \x01(\t\"H\n\x18ListCapabilitiesResponse\x12,\n\x0c\x63\x61pabilities\x18\x01 \x03(\x0b\x32\x16.datastream.Capability\"-\n\nCapability\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nvalue_type\x18\x02 \x01(\t\"\x85\x02\n\x0b\x44\x61taRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05match\x18\x02 \x03(\t\x12\r\n\x05since\x18\x03 \x01(\t\x12\x39\n\trevisions\x18\x04 \x03(\x0b\x32&.datastream.DataRequest.RevisionsEntry\x12\x0f\n\x07\x64\x65letes\x18\x05 \x01(\x08\x12\x0c\n\x04once\x18\x06 \x01(\x08\x12\x10\n\x08\x64\x65scribe\x18\x07 \x01(\x08\x12\n\n\x02\x61t\x18\x08 \x01(\t\x12\x0f\n\x07partial\x18\x1e \x01(\x08\x12\x0f\n\x07lacking\x18\x1f \x03(\t\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"T\n\rFollowRequest\x12\r\n\x05watch\x18\x01 \x01(\x04\x12$\n\x03\x61\x64\x64\x18\x02 \x01(\x0b\x32\x17.datastream.DataRequest\x12\x0e\n\x06remove\x18\x03 \x01(\x08\"w\n\x0e\x46ollowResponse\x12\r\n\x05watch\x18\x01 \x01(\x04\x12*\n\x08response\x18\x02 \x01(\x0b\x32\x18.datastream.DataResponse\x12\r\n\x05\x65nded\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x0c\n\x04text\x18\x05 \x01(\t\"\xc4\x02\n\x0c\x44\x61taResponse\x12\x30\n\x04\x64\x61ta\x18\x01 \x03(\x0b\x32\".datastream.DataResponse.DataEntry\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\x12\x0f\n\x07initial\x18\x03 \x01(\x08\x12\r\n\x05reset\x18\x04 \x01(\x08\x12\x0f\n\x07partial\x18\x05 \x01(\x08\x12\x31\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32\x1c.datastream.DescribeResponse\x12\x0f\n\x07\x63reated\x18\x07 \x03(\t\x12\x0e\n\x06\x61uthor\x18\x08 \x01(\t\x12\x0f\n\x07message\x18\t \x01(\t\x12\r\n\x05point\x18\n \x01(\t\x12\x0e\n\x06unread\x18\x1e \x03(\t\x1a=\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.datastream.Data:\x02\x38\x01\"\xa2\x01\n\x04\x44\x61ta\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x12\x12\n\nvalue_type\x18\x03 \x01(\t\x12.\n\nupdated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08revision\x18\x05 \x01(\t\x12(\n\toperation\x18\x06 \x01(\x0e\x32\x15.datastream.Operation\"b\n\x0cWriteRequest\x12%\n\x06writes\x18\x01 \x03(\x0b\x32\x15.datastream.WriteItem\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\n\n\x02id\x18\x04 \x01(\t\"X\n\tWriteItem\x12\x1e\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x10.datastream.Data\x12\x13\n\x06\x65xpect\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x0b\n\x03ttl\x18\x03 \x01(\x01\x42\t\n\x07_expect\"2\n\rWriteResponse\x12!\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x10.datastream.Data\")\n\x0eHistoryRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\t\":\n\x0fHistoryResponse\x12\'\n\trevisions\x18\x01 \x03(\x0b\x32\x14.datastream.Revision\"Z\n\x08Revision\x12\x1e\n\x04\x64\x61ta\x18\x01 \x01(\x0b\x32\x10.datastream.Data\x12\r\n\x05point\x18\x02 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x03 \x01(\t\x12\x0f\n\x07message\x18\x04 \x01(\t\";\n\rReplayRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05match\x18\x02 \x03(\t\x12\r\n\x05since\x18\x03 \x01(\t\"7\n\x0bPushRequest\x12(\n\x06writes\x18\x01 \x03(\x0b\x32\x18.datastream.WriteRequest\"7\n\x0cPushResponse\x12\'\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x16.datastream.PushAnswer\"b\n\nPushAnswer\x12\n\n\x02id\x18\x01 \x01(\t\x12+\n\x08response\x18\x02 \x01(\x0b\x32\x19.datastream.WriteResponse\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"\x10\n\x0eRefreshRequest\"\x11\n\x0fRefreshResponse\"\x1d\n\x0f\x44\x65scribeRequest\x12\n\n\x02\x61t\x18\x01 \x01(\t\"\xa3\x01\n\x10\x44\x65scribeResponse\x12\"\n\x06status\x18\x01 \x01(\x0b\x32\x12.datastream.Status\x12%\n\x08\x66\x65\x61tures\x18\x02 \x03(\x0e\x32\x13.datastream.Feature\x12\"\n\x06limits\x18\x03 \x01(\x0b\x32\x12.datastream.Limits\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x0f\n\x07\x66ollows\x18\x05 \x01(\x08\"\x86\x01\n\x06Status\x12 \n\x05state\x18\x01 \x01(\x0e\x32\x11.datastream.State\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\"V\n\x06Limits\x12\x15\n\rmessage_bytes\x18\x01 \x01(\x04\x12\x0c\n\x04keys\x18\x02 \x01(\r\x12\x10\n\x08patterns\x18\x03 \x01(\r\x12\x15\n\rpattern_chars\x18\x1e \x01(\r*O\n\tOperation\x12\x19\n\x15OPERATION_UNSPECIFIED\x10\x00\x12\x11\n\rOPERATION_PUT\x10\x01\x12\x14\n\x10OPERATION_DELETE\x10\x02*z\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10STATE_CONNECTING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x0f\n\x0bSTATE_STALE\x10\x03\x12\x10\n\x0cSTATE_FAILED\x10\x04\x12\x10\n\x0cSTATE_CLOSED\x10\x05*\xea\x01\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x11\n\rFEATURE_WRITE\x10\x01\x12\x1b\n\x17\x46\x45\x41TURE_COMPARE_AND_SET\x10\x02\x12\x12\n\x0e\x46\x45\x41TURE_ATOMIC\x10\x03\x12\x11\n\rFEATURE_TYPES\x10\x04\x12\x0f\n\x0b\x46\x45\x41TURE_LOG\x10\x05\x12\x14\n\x10\x46\x45\x41TURE_MESSAGES\x10\x06\x12\x13\n\x0f\x46\x45\x41TURE_HISTORY\x10\x07\x12\x0e\n\nFEATURE_AT\x10\x08\x12\x12\n\x0e\x46\x45\x41TURE_REPLAY\x10\t\x12\x0f\n\x0b\x46\x45\x41TURE_TTL\x10\n2\xf5\x05\n\x0b\x44\x61taService\x12]\n\x10ListCapabilities\x12#.datastream.ListCapabilitiesRequest\x1a$.datastream.ListCapabilitiesResponse\x12\x39\n\x04Sync\x12\x17.datastream.DataRequest\x1a\x18.datastream.DataResponse\x12@\n\tSubscribe\x12\x17.datastream.DataRequest\x1a\x18.datastream.DataResponse0\x01\x12\x43\n\x06\x46ollow\x12\x19.datastream.FollowRequest\x1a\x1a.datastream.FollowResponse(\x01\x30\x01\x12\x36\n\nPushUpdate\x12\x10.datastream.Data\x1a\x16.google.protobuf.Empty\x12\x44\n\x07History\x12\x1a.datastream.HistoryRequest\x1a\x1b.datastream.HistoryResponse0\x01\x12?\n\x06Replay\x12\x19.datastream.ReplayRequest\x1a\x18.datastream.DataResponse0\x01\x12<\n\x05Write\x12\x18.datastream.WriteRequest\x1a\x19.datastream.WriteResponse\x12=\n\x04Push\x12\x17.datastream.PushRequest\x1a\x18.datastream.PushResponse(\x01\x30\x01\x12\x45\n\x08\x44\x65scribe\x12\x1b.datastream.DescribeRequest\x1a\x1c.datastream.DescribeResponse\x12\x42\n\x07Refresh\x12\x1a.datastream.RefreshRequest\x1a\x1b.datastream.RefreshResponseB{\n\x1c\x63om.github.bartke.datastreamP\x01Z-github.com/bartke/datastream/proto;datastream\xa2\x02\x02\x44S\xaa\x02\nDatastream\xca\x02\nDatastream\xea\x02\nDatastreamb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,12 +38,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATAREQUEST_REVISIONSENTRY']._serialized_options = b'8\001'
   _globals['_DATARESPONSE_DATAENTRY']._loaded_options = None
   _globals['_DATARESPONSE_DATAENTRY']._serialized_options = b'8\001'
-  _globals['_OPERATION']._serialized_start=2181
-  _globals['_OPERATION']._serialized_end=2260
-  _globals['_STATE']._serialized_start=2262
-  _globals['_STATE']._serialized_end=2384
-  _globals['_FEATURE']._serialized_start=2387
-  _globals['_FEATURE']._serialized_end=2621
+  _globals['_OPERATION']._serialized_start=2405
+  _globals['_OPERATION']._serialized_end=2484
+  _globals['_STATE']._serialized_start=2486
+  _globals['_STATE']._serialized_end=2608
+  _globals['_FEATURE']._serialized_start=2611
+  _globals['_FEATURE']._serialized_end=2845
   _globals['_LISTCAPABILITIESREQUEST']._serialized_start=111
   _globals['_LISTCAPABILITIESREQUEST']._serialized_end=148
   _globals['_LISTCAPABILITIESRESPONSE']._serialized_start=150
@@ -54,44 +54,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DATAREQUEST']._serialized_end=533
   _globals['_DATAREQUEST_REVISIONSENTRY']._serialized_start=485
   _globals['_DATAREQUEST_REVISIONSENTRY']._serialized_end=533
-  _globals['_DATARESPONSE']._serialized_start=536
-  _globals['_DATARESPONSE']._serialized_end=860
-  _globals['_DATARESPONSE_DATAENTRY']._serialized_start=799
-  _globals['_DATARESPONSE_DATAENTRY']._serialized_end=860
-  _globals['_DATA']._serialized_start=863
-  _globals['_DATA']._serialized_end=1025
-  _globals['_WRITEREQUEST']._serialized_start=1027
-  _globals['_WRITEREQUEST']._serialized_end=1125
-  _globals['_WRITEITEM']._serialized_start=1127
-  _globals['_WRITEITEM']._serialized_end=1215
-  _globals['_WRITERESPONSE']._serialized_start=1217
-  _globals['_WRITERESPONSE']._serialized_end=1267
-  _globals['_HISTORYREQUEST']._serialized_start=1269
-  _globals['_HISTORYREQUEST']._serialized_end=1310
-  _globals['_HISTORYRESPONSE']._serialized_start=1312
-  _globals['_HISTORYRESPONSE']._serialized_end=1370
-  _globals['_REVISION']._serialized_start=1372
-  _globals['_REVISION']._serialized_end=1462
-  _globals['_REPLAYREQUEST']._serialized_start=1464
-  _globals['_REPLAYREQUEST']._serialized_end=1523
-  _globals['_PUSHREQUEST']._serialized_start=1525
-  _globals['_PUSHREQUEST']._serialized_end=1580
-  _globals['_PUSHRESPONSE']._serialized_start=1582
-  _globals['_PUSHRESPONSE']._serialized_end=1637
-  _globals['_PUSHANSWER']._serialized_start=1639
-  _globals['_PUSHANSWER']._serialized_end=1737
-  _globals['_REFRESHREQUEST']._serialized_start=1739
-  _globals['_REFRESHREQUEST']._serialized_end=1755
-  _globals['_REFRESHRESPONSE']._serialized_start=1757
-  _globals['_REFRESHRESPONSE']._serialized_end=1774
-  _globals['_DESCRIBEREQUEST']._serialized_start=1776
-  _globals['_DESCRIBEREQUEST']._serialized_end=1805
-  _globals['_DESCRIBERESPONSE']._serialized_start=1808
-  _globals['_DESCRIBERESPONSE']._serialized_end=1954
-  _globals['_STATUS']._serialized_start=1957
-  _globals['_STATUS']._serialized_end=2091
-  _globals['_LIMITS']._serialized_start=2093
-  _globals['_LIMITS']._serialized_end=2179
-  _globals['_DATASERVICE']._serialized_start=2624
-  _globals['_DATASERVICE']._serialized_end=3312
+  _globals['_FOLLOWREQUEST']._serialized_start=535
+  _globals['_FOLLOWREQUEST']._serialized_end=619
+  _globals['_FOLLOWRESPONSE']._serialized_start=621
+  _globals['_FOLLOWRESPONSE']._serialized_end=740
+  _globals['_DATARESPONSE']._serialized_start=743
+  _globals['_DATARESPONSE']._serialized_end=1067
+  _globals['_DATARESPONSE_DATAENTRY']._serialized_start=1006
+  _globals['_DATARESPONSE_DATAENTRY']._serialized_end=1067
+  _globals['_DATA']._serialized_start=1070
+  _globals['_DATA']._serialized_end=1232
+  _globals['_WRITEREQUEST']._serialized_start=1234
+  _globals['_WRITEREQUEST']._serialized_end=1332
+  _globals['_WRITEITEM']._serialized_start=1334
+  _globals['_WRITEITEM']._serialized_end=1422
+  _globals['_WRITERESPONSE']._serialized_start=1424
+  _globals['_WRITERESPONSE']._serialized_end=1474
+  _globals['_HISTORYREQUEST']._serialized_start=1476
+  _globals['_HISTORYREQUEST']._serialized_end=1517
+  _globals['_HISTORYRESPONSE']._serialized_start=1519
+  _globals['_HISTORYRESPONSE']._serialized_end=1577
+  _globals['_REVISION']._serialized_start=1579
+  _globals['_REVISION']._serialized_end=1669
+  _globals['_REPLAYREQUEST']._serialized_start=1671
+  _globals['_REPLAYREQUEST']._serialized_end=1730
+  _globals['_PUSHREQUEST']._serialized_start=1732
+  _globals['_PUSHREQUEST']._serialized_end=1787
+  _globals['_PUSHRESPONSE']._serialized_start=1789
+  _globals['_PUSHRESPONSE']._serialized_end=1844
+  _globals['_PUSHANSWER']._serialized_start=1846
+  _globals['_PUSHANSWER']._serialized_end=1944
+  _globals['_REFRESHREQUEST']._serialized_start=1946
+  _globals['_REFRESHREQUEST']._serialized_end=1962
+  _globals['_REFRESHRESPONSE']._serialized_start=1964
+  _globals['_REFRESHRESPONSE']._serialized_end=1981
+  _globals['_DESCRIBEREQUEST']._serialized_start=1983
+  _globals['_DESCRIBEREQUEST']._serialized_end=2012
+  _globals['_DESCRIBERESPONSE']._serialized_start=2015
+  _globals['_DESCRIBERESPONSE']._serialized_end=2178
+  _globals['_STATUS']._serialized_start=2181
+  _globals['_STATUS']._serialized_end=2315
+  _globals['_LIMITS']._serialized_start=2317
+  _globals['_LIMITS']._serialized_end=2403
+  _globals['_DATASERVICE']._serialized_start=2848
+  _globals['_DATASERVICE']._serialized_end=3605
 # @@protoc_insertion_point(module_scope)

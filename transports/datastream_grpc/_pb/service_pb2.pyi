@@ -111,6 +111,30 @@ class DataRequest(_message.Message):
     lacking: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class FollowRequest(_message.Message):
+    __slots__ = ("watch", "add", "remove")
+    WATCH_FIELD_NUMBER: _ClassVar[int]
+    ADD_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_FIELD_NUMBER: _ClassVar[int]
+    watch: int
+    add: DataRequest
+    remove: bool
+    def __init__(self, watch: _Optional[int] = ..., add: _Optional[_Union[DataRequest, _Mapping]] = ..., remove: _Optional[bool] = ...) -> None: ...
+
+class FollowResponse(_message.Message):
+    __slots__ = ("watch", "response", "ended", "error", "text")
+    WATCH_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    watch: int
+    response: DataResponse
+    ended: bool
+    error: str
+    text: str
+    def __init__(self, watch: _Optional[int] = ..., response: _Optional[_Union[DataResponse, _Mapping]] = ..., ended: _Optional[bool] = ..., error: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
 class DataResponse(_message.Message):
     __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point", "unread")
     class DataEntry(_message.Message):
@@ -263,16 +287,18 @@ class DescribeRequest(_message.Message):
     def __init__(self, at: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("status", "features", "limits", "version")
+    __slots__ = ("status", "features", "limits", "version", "follows")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     status: Status
     features: _containers.RepeatedScalarFieldContainer[Feature]
     limits: Limits
     version: str
-    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ...) -> None: ...
+    follows: bool
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., follows: _Optional[bool] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("state", "since", "reason", "degraded", "error")

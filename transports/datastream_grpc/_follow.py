@@ -1,0 +1,162 @@
+"""Many watches of one client over one stream: what the server does for a Follow call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from datastream import InvalidValue
+from datastream_grpc import _convert
+from datastream_grpc._outgoing import ClientLeft, Context
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._status import to_answer
+from datastream_grpc._texts import Texts
+
+log = logging.getLogger("datastream.grpc")
+
+SendWatch: TypeAlias = Callable[[pb.DataRequest, "Line"], Awaitable[None]]
+"""Sends one watch to what stands for the context of its call, until it ends."""
+
+
+class Line:
+    """One watch of a Follow call; stands for the context of a call of its own.
+
+    Args:
+        number: by which the client names it.
+        context: of the call.
+        writing: held by the watch that writes, since a call takes one message at a time.
+    """
+
+    def __init__(self, number: int, context: Context, writing: asyncio.Lock) -> None:
+        self.number = number
+        self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
+        self.is_removed = False
+        self._context = context
+        self._writing = writing
+        self._is_writing = False
+        self._head = _convert.to_head(number)
+
+    def peer(self) -> str:
+        """The address of the client."""
+        return str(self._context.peer())
+
+    async def write(self, message: bytes) -> None:
+        """Send one message of the watch."""
+        await self._write(_convert.to_followed(self._head, message))
+        if self.is_removed:
+            raise asyncio.CancelledError
+
+    async def end(self, error: str, text: str) -> None:
+        """Tell the client that the watch has ended, and why."""
+        told = pb.FollowResponse(watch=self.number, ended=True, error=error, text=text)
+        await self._write(told.SerializeToString())
+
+    def remove(self) -> None:
+        """End it; a message that is being written is written, as all others wait for that."""
+        self.is_removed = True
+        if self.task is not None and self.has_begun and not self._is_writing:
+            self.task.cancel()
+
+    async def _write(self, message: bytes) -> None:
+        async with self._writing:
+            self._is_writing = True
+            try:
+                await self._context.write(message)
+            finally:
+                self._is_writing = False
+
+
+class Follow:
+    """The watches of one call.
+
+    Args:
+        send: sends one.
+        context: of the call.
+        texts: makes those of errors.
+    """
+
+    def __init__(self, send: SendWatch, context: Context, texts: Texts) -> None:
+        self._send = send
+        self._context = context
+        self._texts = texts
+        self._writing = asyncio.Lock()
+        self._lines: dict[int, Line] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def take(self, requests: AsyncIterator[Any]) -> None:
+        """Begin and end what the client asks for, until that is over and all have ended.
+
+        Raises:
+            InvalidValue: it asks for what makes no sense.
+        """
+        try:
+            async for request in requests:
+                self._take(request)
+            while self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _take(self, request: Any) -> None:
+        if isinstance(request, DecodeError):
+            raise InvalidValue("the request is no message of this method")
+        number = request.watch
+        line = self._lines.get(number)
+        if request.HasField("add") == request.remove:
+            raise InvalidValue(f"watch {number}: send either add or remove")
+        if request.remove:
+            if line is not None:
+                line.remove()
+            return
+        if line is not None:
+            raise InvalidValue(f"watch {number} runs already; number each watch anew")
+        self._begin(number, request.add)
+
+    def _begin(self, number: int, request: pb.DataRequest) -> None:
+        line = self._lines[number] = Line(number, self._context, self._writing)
+        task = line.task = asyncio.create_task(self._run(line, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, line: Line, request: pb.DataRequest) -> None:
+        try:
+            error, text = await self._outcome(line, request)
+            # Before the client is told, which may use the number again from then on.
+            self._lines.pop(line.number, None)
+            await line.end(error, text)
+        except ClientLeft as left:
+            log.debug("Follow: the client left: %s", left.__cause__)
+        except Exception as error:  # noqa: BLE001
+            log.debug("Follow: the client left: %s", error)
+
+    async def _outcome(self, line: Line, request: pb.DataRequest) -> tuple[str, str]:
+        """Send the watch; the error it ends with, if there is one."""
+        line.has_begun = True
+        try:
+            if not line.is_removed:
+                await self._send(request, line)
+        except asyncio.CancelledError:
+            if not line.is_removed:
+                raise
+        except ClientLeft:
+            raise
+        except Exception as error:  # noqa: BLE001
+            return self._told(error, request)
+        return "", ""
+
+    def _told(self, error: Exception, request: pb.DataRequest) -> tuple[str, str]:
+        known, text = to_answer(error)
+        if not known:
+            log.error("Follow failed", exc_info=error)
+        public = self._texts.of(error, text, request.SerializeToString)
+        if public != text:
+            log.info("Follow %s: %s", self._context.peer(), text)
+        return known, public
