@@ -145,7 +145,7 @@ def test_what_makes_no_sense_is_refused(client, requests):
         for _ in client.messages:
             pass
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "watch 1" in error.value.details()
+    assert "watch 1" in str(error.value.details())
 
 
 def test_each_watch_counts_as_a_stream(stack, store):

@@ -24,7 +24,7 @@ SEARCH = 4_000
 """Requests that a search makes."""
 HALF_OPEN = 10_000
 UNARY = ("ListCapabilities", "Sync", "PushUpdate", "Write", "Describe", "Refresh")
-STREAMS = ("Subscribe", "History", "Replay")
+STREAMS = ("Snapshot", "Subscribe", "History", "Replay")
 FAULTS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED)
 HOSTILE_KEYS = [
     "",
@@ -116,11 +116,11 @@ def seeds():
     for key in HOSTILE_KEYS:
         yield "PushUpdate", pb.Data(key=key, value=b"1", value_type="t" * len(key))
         yield "History", pb.HistoryRequest(key=key, at=key)
-        for method in ("Sync", "Subscribe"):
+        for method in ("Sync", "Snapshot", "Subscribe"):
             revisions = {key: "\U0010ffff"}
             yield method, pb.DataRequest(keys=[key], since=key, revisions=revisions, at=key[:9])
     for pattern in PATTERNS:
-        for method in ("Sync", "Subscribe"):
+        for method in ("Sync", "Snapshot", "Subscribe"):
             yield (
                 method,
                 pb.DataRequest(match=[pattern, *PATTERNS], lacking=[pattern], deletes=True),

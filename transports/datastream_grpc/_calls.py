@@ -20,7 +20,7 @@ from datastream_grpc._older import PASSING, POLL, Older
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pusher import Pusher
 from datastream_grpc._status import is_unnamed, name_of
-from datastream_grpc._stream import Wanted, entries_of, message_of, reading_of
+from datastream_grpc._stream import Wanted, message_of, reading_of
 
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
@@ -54,6 +54,8 @@ class Calls:
         self._lock = threading.Lock()
         self._writing = 0
         self._pusher: Pusher | None = None
+        self.snapshots = False
+        """The server sends a state in parts."""
         self.follows = False
         """The server takes many watches over one stream."""
         self._follower: Follower | None = None
@@ -84,6 +86,14 @@ class Calls:
         """The complete state, now or at a point in the past."""
         if self._has_no_cursors and not self.pushes:
             return self._older_state(wanted)
+        if self.snapshots:
+            try:
+                return self._snapshot(wanted, at)
+            except grpc.RpcError as error:
+                if not is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
+                    raise
+                # An older server has taken the place of the one that has it.
+                self.snapshots = False
         try:
             response = self._call(self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
@@ -95,13 +105,32 @@ class Calls:
             return self._older_state(wanted)
         position = self.position(response.cursor)
         unread = frozenset(response.unread)
-        return Reading(entries_of(response), position, complete=True, unread=unread)
+        return Reading(_convert.entries_of(response), position, complete=True, unread=unread)
+
+    def _snapshot(self, wanted: Wanted, at: str) -> Reading:
+        """The state in parts, each decoded while the server makes the next."""
+        request = wanted.request(at=at, partial=True, columns=True)
+        call = self._stubs.snapshot(request, timeout=self.timeout)
+        entries: list[Entry] = []
+        last = pb.DataResponse(partial=True)
+        try:
+            for last in call:
+                self.connection.heard()
+                entries += _convert.entries_of(last)
+        except grpc.RpcError as error:
+            self._ask_if_late(error)
+            raise
+        finally:
+            call.cancel()
+        if last.partial:
+            raise EOFError(ENDED)
+        return Reading(entries, last.cursor, complete=True, unread=frozenset(last.unread))
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a watch that ends with its first batch."""
         if since.startswith(LEGACY):
             return self.state(wanted)
-        received = self._first(wanted.request(deletes=True, since=since, once=True))
+        received = self._first(wanted.request(deletes=True, since=since, once=True, columns=True))
         if not received.cursor:
             # An ancestor's server, which knows neither `since` nor `once`.
             return self.state(wanted)
@@ -279,12 +308,15 @@ class Calls:
         try:
             response = method(request, timeout=self.timeout)
         except grpc.RpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                # Slow, or gone without a word.
-                self.connection.ask()
+            self._ask_if_late(error)
             raise
         self.connection.heard()
         return response
+
+    def _ask_if_late(self, error: Any) -> None:
+        """Ask after a server that did not answer in time: it is slow, or gone without a word."""
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            self.connection.ask()
 
     def _may_be_older(self, error: Any) -> bool:
         """Whether an error may be that of an ancestor's server for a key that is not there."""
@@ -296,7 +328,7 @@ class Calls:
         wants = None if wanted.has_keys_only() else selects.matches
         state = self.older.state(wanted.keys, wants)
         unread = frozenset(state.unread)
-        return Reading(entries_of(state), self.position(""), complete=True, unread=unread)
+        return Reading(_convert.entries_of(state), self.position(""), complete=True, unread=unread)
 
     def _push_alone(self, writes: Sequence[Write]) -> Entry:
         """A plain put, all that the ancestor's servers know of writing."""

@@ -21,7 +21,7 @@ ENDED = "the server ended the stream"
 
 
 class Sink(Protocol):
-    """Takes what a watch brings, on one thread, and never blocks."""
+    """Takes what a watch brings, on one thread, and never blocks; what it raises ends the watch."""
 
     def take(self, message: pb.DataResponse, /) -> None:
         """Take a message."""
@@ -74,8 +74,10 @@ class Subscribed:
                 self._heard()
                 self._sink.take(message)
             error: Exception = EOFError(ENDED)
-        except grpc.RpcError as broken:
+        except Exception as broken:  # noqa: BLE001
+            # Of gRPC; or of a sink that makes nothing of what the server sent.
             error = broken
+            self._call.cancel()
         self._sink.end(error)
 
 
@@ -196,6 +198,10 @@ class Follower:
             error = broken
             if is_unnamed(broken, grpc.StatusCode.UNIMPLEMENTED):
                 self._unknown()
+        except Exception as broken:  # noqa: BLE001
+            # Of a sink that makes nothing of what the server sent.
+            error = broken
+            self._call.cancel()
         with self._lock:
             self.ended = True
             self._filled.notify()

@@ -36,6 +36,11 @@ class Stubs:
         )
         self.describe = _unary(channel, "Describe", pb.DescribeRequest, pb.DescribeResponse)
         self.refresh = _unary(channel, "Refresh", pb.RefreshRequest, pb.RefreshResponse)
+        self.snapshot = channel.unary_stream(
+            f"/{SERVICE}/Snapshot",
+            request_serializer=pb.DataRequest.SerializeToString,
+            response_deserializer=pb.DataResponse.FromString,
+        )
         self.subscribe = channel.unary_stream(
             f"/{SERVICE}/Subscribe",
             request_serializer=pb.DataRequest.SerializeToString,

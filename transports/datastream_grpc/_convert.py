@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -11,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from datastream import Batch, Entry, InvalidValue, Operation, Revision
 from datastream.errors import shown
 from datastream.source import Write
+from datastream_grpc._columns import from_columns, pieces_of, to_columns
 from datastream_grpc._pb import service_pb2 as pb
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -96,18 +98,37 @@ def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
     return pb.WriteRequest(writes=items, message=message, author=author, id=id)
 
 
+def to_columned(batch: Batch) -> Iterator[bytes]:
+    """The messages of a batch, serialised, what its keys hold in columns."""
+    gone = [entry for entry in batch.entries if entry.operation is Operation.DELETE]
+    held = batch.entries
+    if gone:
+        held = tuple(entry for entry in held if entry.operation is not Operation.DELETE)
+    parts = to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=not held)
+    is_first = True
+    for piece in pieces_of(held, MESSAGE_BYTES):
+        columns = pb.DataResponse(columns=(to_columns(piece),)).SerializeToString()
+        yield columns + _mark(batch, is_first=is_first, is_last=False)
+        is_first = False
+    yield from parts
+
+
 def to_messages(
-    batch: Batch, *, deletes: bool, part_of: Callable[[Entry], bytes] | None = None
+    batch: Batch,
+    *,
+    deletes: bool,
+    part_of: Callable[[Entry], bytes] | None = None,
+    is_first: bool = True,
 ) -> Iterator[bytes]:
     """The messages of one batch, serialised, split where they would get too large.
 
     Args:
         deletes: send those, too.
         part_of: in place of `to_part`, such as one that remembers.
+        is_first: nothing of the batch was sent before.
     """
     parts: list[bytes] = []
     size = 0
-    is_first = True
     for entry in batch.entries:
         if not deletes and entry.operation is Operation.DELETE:
             continue
@@ -191,6 +212,14 @@ def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataRespon
         whole = parts.add(message)
         if whole is not None:
             yield whole
+
+
+def entries_of(message: pb.DataResponse) -> list[Entry]:
+    """The entries of a message."""
+    entries = [to_entry(data) for data in message.data.values()]
+    for columns in message.columns:
+        entries.extend(from_columns(columns))
+    return entries
 
 
 def to_history(revisions: Iterable[Revision]) -> pb.HistoryResponse:

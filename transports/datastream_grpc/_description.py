@@ -82,6 +82,7 @@ def to_description(
         ),
         version=VERSION,
         follows=True,
+        snapshots=True,
     )
 
 

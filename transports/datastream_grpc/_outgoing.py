@@ -39,12 +39,18 @@ class Outgoing:
     Args:
         run: makes a call in a thread.
         updated: takes each batch of changes, once for all streams.
+        is_memory: states consist of the entries that the store holds anyway.
     """
 
     def __init__(
-        self, run: Callable[..., Awaitable[Any]], updated: Callable[[Batch], None]
+        self,
+        run: Callable[..., Awaitable[Any]],
+        updated: Callable[[Batch], None],
+        *,
+        is_memory: bool,
     ) -> None:
         self._run = run
+        self._is_memory = is_memory
         self._updated = updated
         # By identity: the batches of one selection are one object for all its subscribers. Kept
         # with the batch, whose id is not given to another one as long.
@@ -75,18 +81,28 @@ class Outgoing:
         inbox = await watch.inbox()
         first = inbox.poll()
         if isinstance(first, Batch) and first.initial and _is_large(first):
-            state = self._states.setdefault(asked, _State())
+            state = self._state_of(asked)
             first = await self._run(state.shared, first)
         return chain(_given(first), iter(inbox.poll, None))
 
-    async def send(self, batch: Batch, asked: Asked, context: Context, *, deletes: bool) -> None:
-        """Send one batch to a stream."""
+    async def send(
+        self,
+        batch: Batch,
+        asked: Asked,
+        context: Context,
+        *,
+        deletes: bool,
+        columns: bool = False,
+    ) -> None:
+        """Send one batch to a stream; with `columns`, one of many entries in those."""
         if batch.initial and _is_large(batch):
             # Held until all is sent, and with it by who begins meanwhile.
-            state = self._states.setdefault(asked, _State())
+            state = self._state_of(asked)
             # From here on only what is shared is held: a client that does not read keeps it.
             batch = await self._run(state.shared, batch)
             parts = _convert.to_messages(batch, deletes=deletes)
+            if columns and deletes:
+                parts = _convert.to_columned(batch)
             while (message := await self._run(next, parts, None)) is not None:
                 await write(context, message)
             return
@@ -96,6 +112,11 @@ class Outgoing:
             messages = await asyncio.shield(messages)
         for message in messages:
             await write(context, message)
+
+    def _state_of(self, asked: Asked) -> _State:
+        if self._is_memory:
+            return _InMemory()
+        return self._states.setdefault(asked, _State())
 
     def ready(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         """The messages of a batch, or what becomes them."""
@@ -145,6 +166,13 @@ class _State:
                 held[entry.key] = other = entry
             entries.append(other)
         return replace(batch, entries=tuple(entries))
+
+
+class _InMemory(_State):
+    """The same of a store that holds its entries, so that they are shared without more."""
+
+    def shared(self, batch: Batch) -> Batch:
+        return batch
 
 
 def _given(first: Any) -> Iterator[Any]:

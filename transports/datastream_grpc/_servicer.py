@@ -110,7 +110,8 @@ class Servicer:
         self._writes = Writes(store, access, self._texts)
         self._run = store.threads.run
         self._metrics = Metrics(address, store.name.partition(":")[0], self._count_streams)
-        self._outgoing = Outgoing(self._run, self._metrics.updated)
+        is_memory = store.threads.instant
+        self._outgoing = Outgoing(self._run, self._metrics.updated, is_memory=is_memory)
         # Of reads that may take long: as many as leave cores and threads to all others.
         self._long_reads = asyncio.Semaphore(LONG_READS)
 
@@ -120,6 +121,7 @@ class Servicer:
         methods: dict[str, tuple[Any, Handler, Any]] = {
             "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
             "Sync": (unary, self.sync, pb.DataRequest),
+            "Snapshot": (stream, self.snapshot, pb.DataRequest),
             "Subscribe": (stream, self.subscribe, pb.DataRequest),
             "Follow": (grpc.stream_stream_rpc_method_handler, self.follow, pb.FollowRequest),
             "PushUpdate": (unary, self.push_update, pb.Data),
@@ -165,6 +167,22 @@ class Servicer:
         if _is_small(request):
             return await self._call(state, self._store)
         return await self._read(state, request.at)
+
+    async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
+        check_selected(request, self._meter.limits)
+        principal = principal_of(context)
+
+        def state(store: Store) -> Batch:
+            scope = self._access.scope(principal, *selected(request))
+            return scope.snapshot(store, partial=request.partial)
+
+        asked = frozenset(request.keys), frozenset(request.match)
+        with self._stream(principal):
+            if _is_small(request):
+                batch = await self._call(state, self._store)
+            else:
+                batch = await self._read(state, request.at)
+            await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
 
     async def _read(self, use: Callable[[Store], T], at: str = "") -> T:
         """What `use` finds in the store, or in the store as it was: a read that may take long."""
@@ -383,7 +401,9 @@ class Servicer:
                     except Exception as error:
                         raise ClientLeft from error
                     continue
-                sending = outgoing.send(found, asked, context, deletes=deletes)
+                sending = outgoing.send(
+                    found, asked, context, deletes=deletes, columns=request.columns
+                )
                 # What is sent is held by who sends it, for no longer than that takes.
                 found = None
                 await sending

@@ -142,7 +142,8 @@ class Stream:
         self._parts = _convert.Parts()
         # The last, as its messages come on another thread at once.
         self._running = subscribe(
-            wanted.request(deletes=True, since=since, describe=True, lacking=lacking), self
+            wanted.request(deletes=True, since=since, describe=True, lacking=lacking, columns=True),
+            self,
         )
 
     def begin(self, timeout: float) -> bool:
@@ -277,7 +278,7 @@ def reading_of(messages: Sequence[Message]) -> Reading:
 def message_of(received: pb.DataResponse, position: str) -> Message:
     """A message of the wire that is a whole batch."""
     return Message(
-        entries_of(received),
+        _convert.entries_of(received),
         position,
         received.reset,
         frozenset(received.created),
@@ -286,11 +287,6 @@ def message_of(received: pb.DataResponse, position: str) -> Message:
         received.point,
         frozenset(received.unread),
     )
-
-
-def entries_of(message: pb.DataResponse) -> list[Entry]:
-    """The entries of a message of the wire."""
-    return [_convert.to_entry(data) for data in message.data.values()]
 
 
 def _created(messages: Iterable[Message]) -> frozenset[str]:

@@ -196,6 +196,7 @@ class GrpcSource(Source):
     def _described(self, described: pb.DescribeResponse | None) -> None:
         self._calls.pushes = described is not None
         self._calls.follows = described is not None and described.follows
+        self._calls.snapshots = described is not None and described.snapshots
         self._take(OLDER_SERVER if described is None else from_description(described, self._where))
 
     def _told(self, described: pb.DescribeResponse) -> Exception | None:

@@ -81,7 +81,7 @@ class Capability(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value_type: _Optional[str] = ...) -> None: ...
 
 class DataRequest(_message.Message):
-    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at", "partial", "lacking")
+    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at", "partial", "lacking", "columns")
     class RevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +99,7 @@ class DataRequest(_message.Message):
     AT_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     LACKING_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
@@ -109,7 +110,8 @@ class DataRequest(_message.Message):
     at: str
     partial: bool
     lacking: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ...) -> None: ...
+    columns: bool
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ..., columns: _Optional[bool] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("watch", "add", "remove")
@@ -136,7 +138,7 @@ class FollowResponse(_message.Message):
     def __init__(self, watch: _Optional[int] = ..., response: _Optional[_Union[DataResponse, _Mapping]] = ..., ended: _Optional[bool] = ..., error: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
 
 class DataResponse(_message.Message):
-    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point", "unread")
+    __slots__ = ("data", "cursor", "initial", "reset", "partial", "description", "created", "author", "message", "point", "unread", "columns")
     class DataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -155,6 +157,7 @@ class DataResponse(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     POINT_FIELD_NUMBER: _ClassVar[int]
     UNREAD_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
     data: _containers.MessageMap[str, Data]
     cursor: str
     initial: bool
@@ -166,7 +169,22 @@ class DataResponse(_message.Message):
     message: str
     point: str
     unread: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ..., created: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., point: _Optional[str] = ..., unread: _Optional[_Iterable[str]] = ...) -> None: ...
+    columns: _containers.RepeatedCompositeFieldContainer[Columns]
+    def __init__(self, data: _Optional[_Mapping[str, Data]] = ..., cursor: _Optional[str] = ..., initial: _Optional[bool] = ..., reset: _Optional[bool] = ..., partial: _Optional[bool] = ..., description: _Optional[_Union[DescribeResponse, _Mapping]] = ..., created: _Optional[_Iterable[str]] = ..., author: _Optional[str] = ..., message: _Optional[str] = ..., point: _Optional[str] = ..., unread: _Optional[_Iterable[str]] = ..., columns: _Optional[_Iterable[_Union[Columns, _Mapping]]] = ...) -> None: ...
+
+class Columns(_message.Message):
+    __slots__ = ("keys", "values", "value_types", "times", "revisions")
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    VALUE_TYPES_FIELD_NUMBER: _ClassVar[int]
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedScalarFieldContainer[str]
+    values: _containers.RepeatedScalarFieldContainer[bytes]
+    value_types: _containers.RepeatedScalarFieldContainer[str]
+    times: _containers.RepeatedScalarFieldContainer[int]
+    revisions: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., values: _Optional[_Iterable[bytes]] = ..., value_types: _Optional[_Iterable[str]] = ..., times: _Optional[_Iterable[int]] = ..., revisions: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Data(_message.Message):
     __slots__ = ("key", "value", "value_type", "updated_at", "revision", "operation")
@@ -287,18 +305,20 @@ class DescribeRequest(_message.Message):
     def __init__(self, at: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("status", "features", "limits", "version", "follows")
+    __slots__ = ("status", "features", "limits", "version", "follows", "snapshots")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     FEATURES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FOLLOWS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
     status: Status
     features: _containers.RepeatedScalarFieldContainer[Feature]
     limits: Limits
     version: str
     follows: bool
-    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., follows: _Optional[bool] = ...) -> None: ...
+    snapshots: bool
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., follows: _Optional[bool] = ..., snapshots: _Optional[bool] = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ("state", "since", "reason", "degraded", "error")
