@@ -13,7 +13,7 @@ from datastream_grpc._pb import service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
 
 import datastream
-from datastream import Batch, DatastreamError, Entry, Feature, State, Store
+from datastream import Batch, DatastreamError, Entry, Feature, SourceUnavailable, State, Store
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream.sources.memory import MemorySource
 from datastream.testing import Recorder
@@ -257,6 +257,49 @@ def _begins(channel):
         return False
     stream.cancel()
     return True
+
+
+def test_connections_with_streams(limited):
+    connect = limited(principal_connections=2)
+    channels = [connect() for _ in range(3)]
+    streams = [subscribe(channel) for channel in channels[:2]]
+    [next(stream) for stream in streams]
+    error = refused(lambda: next(subscribe(channels[2])))
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "2 connections" in error.details()
+    next(subscribe(channels[0]))
+    streams[1].cancel()
+    eventually(lambda: _begins(channels[2]), "room for another connection")
+
+
+def test_more_connections_than_all_may_have_are_closed(stack, limited, store):
+    store["k"] = 1
+    connect = limited(connections=1)
+    sync = "/datastream.DataService/Sync"
+    first, second = connect(), connect()
+    first.unary_unary(sync)(b"", timeout=TIMEOUT)
+    error = refused(lambda: second.unary_unary(sync)(b"", timeout=TIMEOUT))
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    first.close()
+    second.unary_unary(sync)(b"", timeout=TIMEOUT, wait_for_ready=True)
+
+
+def test_more_calls_than_all_may_make_are_refused_with_a_reason(stack, store):
+    limits = datastream_grpc.Limits(calls=2)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    streams = [subscribe(channel) for _ in range(2)]
+    [next(stream) for stream in streams]
+    with pytest.raises(SourceUnavailable, match="2 calls run already"):
+        remote.get("k")
+    # Beyond twice as many, gRPC refuses by itself.
+    server._inner._servicer._running = -10
+    streams += [subscribe(channel) for _ in range(2)]
+    [next(stream) for stream in streams[2:]]
+    with pytest.raises(SourceUnavailable, match="oncurrent"):
+        remote.get("k")
+    server._inner._servicer._running = 4
 
 
 def test_a_store_whose_stream_is_refused_comes_back(stack, store):

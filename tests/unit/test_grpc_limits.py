@@ -1,5 +1,7 @@
 """What is counted for each principal, connection and stream."""
 
+from contextlib import ExitStack
+
 import pytest
 from datastream_grpc._limits import LimitReached, Limits, Meter
 
@@ -22,6 +24,21 @@ def test_a_refused_stream_is_not_counted():
             with pytest.raises(LimitReached), meter.stream("a", "ipv4:1:1"):
                 pass
         assert meter._streams["a"] == 1
+
+
+def test_connections_of_a_principal_and_of_all():
+    meter = Meter(Limits(connections=3, principal_connections=2))
+    with ExitStack() as stack:
+        for who, peer in (("a", 1), ("a", 1), ("a", 2), ("b", 2), ("b", 3)):
+            stack.enter_context(meter.stream(who, f"ipv4:1:{peer}"))
+        with pytest.raises(LimitReached, match="2 connections"), meter.stream("a", "ipv4:1:3"):
+            pass
+        with pytest.raises(LimitReached, match="of all"), meter.stream("c", "ipv4:1:4"):
+            pass
+        with meter.stream("c", "ipv4:1:3"), meter.stream("c", "unix:"):
+            pass
+        assert dict(meter._connections) == {"a": 2, "b": 2, "": 3}
+    assert (dict(meter._streams), dict(meter._connections)) == ({}, {})
 
 
 def test_a_unix_socket_is_no_one_connection():

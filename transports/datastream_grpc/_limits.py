@@ -36,6 +36,11 @@ class Limits(NamedTuple):
     """Streams of one connection, and watches of its Follow calls."""
     principal_streams: int = 10_000
     """Streams of a principal."""
+    connections: int = 10_000
+    """Connections of all clients at the same time; more are closed at once, and those with
+    streams are refused those."""
+    principal_connections: int = 2_000
+    """Connections of a principal that have streams."""
     calls: int = 50_000
     """Calls and streams of all clients at the same time."""
     pushes: int = 0
@@ -44,7 +49,8 @@ class Limits(NamedTuple):
 
 REMEMBERED = 10_000
 """Principals whose writes are counted; with more, all begin anew."""
-LEAST = Limits(1, 1, 1, 1, 1, 1, 1, 1, 0)
+EVERYBODY = ""
+LEAST = Limits(*[1] * len(Limits._fields))._replace(pushes=0)
 MOST = {"keys": MAX_KEYS, "patterns": MAX_PATTERNS}
 
 
@@ -103,6 +109,7 @@ class Meter:
         self.limits = limits
         # On the loop only.
         self._streams: Counter[str] = Counter()
+        self._connections: Counter[str] = Counter()
         self._pushes: dict[str, tuple[float, float]] = {}
         # Written by the threads that publish.
         self._lock = threading.Lock()
@@ -115,27 +122,56 @@ class Meter:
         Raises:
             LimitReached: there are too many.
         """
-        limits = self.limits
-        # A unix socket tells no connections apart.
-        connection = "" if peer.startswith("unix") else f"connection {peer}"
-        if self._streams[who] >= limits.principal_streams:
-            raise LimitReached(f"{limits.principal_streams} streams are open already; close some")
-        if connection and self._streams[connection] >= limits.streams:
-            raise LimitReached(
-                f"{limits.streams} streams of this connection are open already; close some, or "
-                "watch more with each"
-            )
-        names = [who, connection] if connection else [who]
-        self._streams.update(names)
+        names = _names(who, peer)
+        self._check_stream(names)
+        self._count(names, 1)
         charged = Charged(self, who)
         try:
             yield charged
         finally:
             charged.set(0)
-            self._streams.subtract(names)
-            for name in names:
-                if not self._streams[name]:
-                    del self._streams[name]
+            self._count(names, -1)
+
+    def _check_stream(self, names: _Names) -> None:
+        limits, streams, connections = self.limits, self._streams, self._connections
+        who, connection, shared = names
+        if streams[who] >= limits.principal_streams:
+            raise LimitReached(f"{limits.principal_streams} streams are open already; close some")
+        if not connection:
+            return
+        if streams[connection] >= limits.streams:
+            raise LimitReached(
+                f"{limits.streams} streams of this connection are open already; close some, or "
+                "watch more with each"
+            )
+        if not streams[shared] and connections[who] >= limits.principal_connections:
+            raise LimitReached(
+                f"{limits.principal_connections} connections have streams already; close some, or "
+                "open more streams on each"
+            )
+        if not streams[connection] and connections[EVERYBODY] >= limits.connections:
+            raise LimitReached(
+                f"{limits.connections} connections of all clients have streams already; try again "
+                "later, or at another server"
+            )
+
+    def _count(self, names: _Names, step: int) -> None:
+        who, connection, shared = names
+        self._add(self._streams, who, step)
+        if not connection:
+            return
+        for name, owner in ((shared, who), (connection, EVERYBODY)):
+            before = self._streams[name]
+            self._add(self._streams, name, step)
+            if not before or before + step == 0:
+                # The first stream of it, or the last.
+                self._add(self._connections, owner, step)
+
+    @staticmethod
+    def _add(counter: Counter[str], name: str, step: int) -> None:
+        counter[name] += step
+        if not counter[name]:
+            del counter[name]
 
     def push(self, who: str, count: int) -> float:
         """Count writes; the seconds to wait before they are within the limit."""
@@ -174,6 +210,22 @@ class Meter:
             if not count:
                 del self._bytes[who]
             return count <= self.limits.principal_bytes
+
+
+class _Names(NamedTuple):
+    """By what a stream is counted."""
+
+    who: str
+    connection: str
+    shared: str
+    """The connection as one of `who`: a proxy's may be of several."""
+
+
+def _names(who: str, peer: str) -> _Names:
+    if peer.startswith("unix"):
+        # It tells no connections apart.
+        return _Names(who, "", "")
+    return _Names(who, f"connection {peer}", f"connection {peer} of {who}")
 
 
 class Charged:

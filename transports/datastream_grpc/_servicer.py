@@ -43,7 +43,7 @@ from datastream_grpc._connection import SERVICE
 from datastream_grpc._description import to_description
 from datastream_grpc._details import details_of
 from datastream_grpc._follow import Follow
-from datastream_grpc._limits import Charged, Limits, Meter, check_selected
+from datastream_grpc._limits import Charged, LimitReached, Limits, Meter, check_selected
 from datastream_grpc._opening import Opening, Place
 from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
@@ -107,6 +107,8 @@ class Servicer:
         self.watchers: set[tuple[str, int]] = set()
         """The address of the client of each watch, with what tells two of one client apart."""
         self._stopping = False
+        # Calls and streams.
+        self._running = 0
         self._writes = Writes(store, access, self._texts)
         self._run = store.threads.run
         self._metrics = Metrics(address, store.name.partition(":")[0], self._count_streams)
@@ -441,7 +443,10 @@ class Servicer:
             # Not known any more after a deadline.
             peer = context.peer() if log.isEnabledFor(logging.INFO) else ""
             outcome = "OK"
+            self._running += 1
             try:
+                if self._running > self._meter.limits.calls:
+                    raise LimitReached(f"{self._running - 1} calls run already; try again later")
                 if isinstance(request, DecodeError):
                     raise NO_MESSAGE from request
                 if is_stream:
@@ -464,6 +469,7 @@ class Servicer:
                 outcome = code_of(error).name
                 await self._abort(name, error, request, context)
             finally:
+                self._running -= 1
                 seconds = perf_counter() - start
                 self._metrics.called(name, outcome, seconds)
                 _log_call(name, peer, seconds, outcome)

@@ -82,12 +82,16 @@ def from_status(error: Any, where: str) -> DatastreamError:
     # A server's text must not reach a terminal as it is.
     details = printable(error.details() or "")
     kind = kind_of(name_of(error), _UNNAMED.get(code, datastream.SourceUnavailable))
+    is_size = code is grpc.StatusCode.RESOURCE_EXHAUSTED and not name_of(error)
+    if is_size and "oncurrent" in details:
+        # Of gRPC itself, which has too many calls.
+        is_size, kind = False, datastream.SourceUnavailable
     if code is grpc.StatusCode.UNAVAILABLE and kind is datastream.SourceUnavailable:
         # gRPC tells the whole story of how it tried; the end of it is what matters.
         details = details.rpartition("last error: ")[2]
         if not name_of(error):
             details += "; check the address, and that the server runs"
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and not name_of(error):
+    if is_size:
         details += "; send less at once, or raise max_message_size on the other side"
     return kind(f"{where}: {details or code.name}")
 

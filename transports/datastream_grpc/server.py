@@ -245,7 +245,8 @@ class _Inner:
         server = aio.server(
             interceptors=checks,
             options=_options(self._settings),
-            maximum_concurrent_rpcs=self._settings.limits.calls,
+            # Beyond the limit, calls are refused with a reason; beyond this, without.
+            maximum_concurrent_rpcs=2 * self._settings.limits.calls,
         )
         server.add_generic_rpc_handlers((self._servicer.handlers(),))
         server.add_generic_rpc_handlers(_reflection.handlers(self._health, (SERVICE,)))
@@ -325,6 +326,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", settings.max_message_size),
         # Beyond that, and some unary calls, a connection's streams wait to be taken.
         ("grpc.max_concurrent_streams", settings.limits.streams + UNARY_CALLS),
+        ("grpc.max_allowed_incoming_connections", settings.limits.connections),
         # Two servers on one port each get some of the clients.
         ("grpc.so_reuseport", int(settings.reuse_port)),
         # Clients that come back all at once, after a restart, are many more than gRPC's thousand.
