@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
 from psycopg import sql
@@ -15,8 +17,9 @@ from datastream import (
     KeyNotFound,
     ReadOnly,
     RevisionConflict,
+    codecs,
 )
-from datastream.source import Feature
+from datastream.source import Feature, Write
 from datastream.sources.postgres import PostgresSource
 from tests.integration._programs.tools import Follower
 
@@ -302,6 +305,38 @@ def test_revisions_are_the_same_everywhere(make, postgres):
     with datastream.open(postgres, mode="poll") as other:
         assert [other.entry(entry.key) for entry in stored] == stored
     assert {e.key: e.revision for e in follower.entries} == {e.key: e.revision for e in stored}
+
+
+UUIDS = [f"00000000-0000-0000-0000-00000000000{n}" for n in range(4)]
+EARLY = datetime(1999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("columns", "keys", "value"),
+    [
+        ("key text, value text, value_type text, updated_at timestamptz", "é,b,c,d", 'é{}"\\,NULL'),
+        ("key varchar(9), value bytea, updated_at timestamp", "a,NULL,c,d", bytes(range(256))),
+        ("key uuid, value numeric, updated_at date", ",".join(UUIDS), 1.50),
+        ("key int, value jsonb, updated_at text", "1,2,3,4", {"a": [1]}),
+        ("key bigint, value timestamptz, updated_at int8", "1,2,3,4", "2024-01-01T00:00:00+00:00"),
+    ],
+)
+def test_what_is_put_together_is_stored_as_what_is_put_alone(make, columns, keys, value):
+    store, _ = make(f"CREATE TABLE data ({columns}, UNIQUE (key))")
+    data, value_type = codecs.encode(value)
+    times = [EARLY, None, EARLY, None]
+    writes = [
+        Write(key, data, value_type, None, time)
+        for key, time in zip(keys.split(","), times, strict=True)
+    ]
+
+    stored = [*store.write(*writes[:2]), *store.write(writes[2]), *store.write(writes[3])]
+
+    assert [entry.key for entry in stored] == keys.split(",")
+    assert len({(entry.value, entry.value_type) for entry in stored}) == 1
+    assert stored[0].updated_at == stored[2].updated_at
+    assert stored[0].revision == stored[2].revision
+    assert store.snapshot() == {entry.key: entry for entry in stored}
 
 
 @pytest.mark.chaos

@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.sources.postgres.ahead import Ahead
+from datastream.sources.postgres.arrays import Packed, PackedDumper
 from datastream.sources.postgres.errors import explain, explain_connecting
 from datastream.sources.postgres.spelling import SPELLING
 
@@ -194,6 +195,7 @@ def _open(given: Mapping[str, str], where: str) -> Session:
         raise explain_connecting(error, where) from None
     except UnicodeError:
         raise DatastreamError(f"{where}: the host is no host name; check the URL") from None
+    db.adapters.register_dumper(Packed, PackedDumper)
     try:
         return Session(db)
     except OSError as error:

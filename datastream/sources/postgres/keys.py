@@ -69,8 +69,10 @@ def begins_among(layout: Layout, number: int) -> str:
 
 def fits(layout: Layout, key: str) -> bool:
     """Whether the columns of the key can hold this very text."""
+    if len(layout.keys) == 1:
+        return fits_key(key, layout.key)
     parts = key.split("/", len(layout.keys) - 1)
-    is_whole = len(parts) == len(layout.keys) and (len(parts) == 1 or all(parts))
+    is_whole = len(parts) == len(layout.keys) and all(parts)
     return is_whole and all(map(fits_key, parts, layout.keys))
 
 

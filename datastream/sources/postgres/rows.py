@@ -15,6 +15,7 @@ from datastream.codecs import check_type
 from datastream.entry import Entry, Operation
 from datastream.errors import InvalidValue
 from datastream.sources._common.columns import parse_iso
+from datastream.sources.postgres.arrays import START
 from datastream.sources.postgres.keys import key_of, object_of
 from datastream.sources.postgres.layout import KINDS, Column, Layout
 
@@ -23,8 +24,6 @@ Row = Sequence[Any]
 
 _DIGITS = 24
 _TIMES = {"timestamptz": "timestamptz_send", "timestamp": "timestamp_send"}
-_START = datetime(2000, 1, 1, tzinfo=UTC)
-"""Where PostgreSQL begins to count its microseconds."""
 _ISO = {
     "timestamptz": "(to_json({0} AT TIME ZONE 'UTC') #>> '{{}}') || '+00:00'",
     "timestamp": "to_json({0}) #>> '{{}}'",
@@ -142,7 +141,7 @@ def _name(value_type: str | None) -> str:
 
 def _stamped(time: bytes) -> datetime | None:
     try:
-        return _START + timedelta(0, 0, int.from_bytes(time, "big", signed=True))
+        return START + timedelta(0, 0, int.from_bytes(time, "big", signed=True))
     except OverflowError:
         # Infinity, or after the year 9999.
         return None

@@ -9,6 +9,7 @@ from typing import Any
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write, check_expected
+from datastream.sources.postgres.arrays import packed
 from datastream.sources.postgres.connection import ATTEMPTS, Connection
 from datastream.sources.postgres.keys import fits, parts_of
 from datastream.sources.postgres.layout import Column, Layout
@@ -120,7 +121,8 @@ class RowWriter(Writing):
         super().__init__(layout, table, where)
         shape, one = table.shape, table.one
         fields = shape.fields
-        columns = written(layout)
+        self._written = columns = written(layout)
+        self._has_time = layout.updated_at in columns
         plain = assignments(layout, [f"${number}" for number in range(2, 2 + len(columns))])
         keys = ", ".join(column.quoted for column in layout.keys)
         names = ", ".join([keys, *plain])
@@ -151,17 +153,20 @@ class RowWriter(Writing):
 
     def _from_arrays(self) -> str:
         """Many rows from one parameter a column."""
-        columns = written(self.layout)
-        names = [f"c{number}" for number in range(len(columns))]
-        given = [
-            f"${number}::{_parameter_type(column)}[]" for number, column in enumerate(columns, 2)
-        ]
+        self._kinds = ["text", *(self._kind(column) for column in self._written)]
+        names = [f"c{number}" for number in range(len(self._written))]
+        given = [f"${number}::{kind}[]" for number, kind in enumerate(self._kinds, 1)]
         values = assignments(self.layout, [f"new.{name}" for name in names]).values()
         return (
             f"SELECT {', '.join([*self._key_of('new.key'), *values])} "
-            f"FROM unnest($1::{self.layout.key.type}[], {', '.join(given)}) "
-            f"AS new (key, {', '.join(names)}) "
+            f"FROM unnest({', '.join(given)}) AS new (key, {', '.join(names)}) "
         )
+
+    def _kind(self, column: Column) -> str:
+        """Of what is given for a column: what is given as text is cast one by one."""
+        if column is self.layout.updated_at:
+            return "timestamptz"
+        return "bytea" if column.kind == "bytea" else "text"
 
     def _differs_from(self, plain: dict[str, str]) -> str:
         """`differs` between a row and the parameters, rounded as they will be."""
@@ -176,8 +181,9 @@ class RowWriter(Writing):
     ) -> dict[str, Entry]:
         if len(writes) < 2:
             return {}
-        columns = [list(column) for column in zip(*(given[w.key] for w in writes), strict=True)]
-        found = entries(rows(db, self._upsert_many, columns), self.table.shape.kind)
+        columns = zip(*(given[write.key] for write in writes), strict=True)
+        arrays = [packed(kind, column) for kind, column in zip(self._kinds, columns, strict=True)]
+        found = entries(rows(db, self._upsert_many, arrays), self.table.shape.kind)
         return {entry.key: entry for entry in found}
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
@@ -201,17 +207,13 @@ class RowWriter(Writing):
         self.check_key(write.key)
         if write.value is None:
             return [write.key]
-        given: dict[Column | None, Any] = {
-            self.layout.updated_at: write.updated_at,
-            self.layout.value_type: write.value_type,
-            self.layout.value: parameter(write, self.layout),
-        }
-        return [write.key, *(given[column] for column in written(self.layout))]
-
-
-def _parameter_type(column: Column) -> str:
-    """Of an array element: whatever is given as text is cast one by one."""
-    return column.kind if column.kind in ("bytea", "timestamptz") else "text"
+        row: Given = [write.key, parameter(write, self.layout)]
+        # In the order of `written`.
+        if self.layout.value_type:
+            row.append(write.value_type)
+        if self._has_time:
+            row.append(write.updated_at)
+        return row
 
 
 def _is_plain(write: Write) -> bool:
