@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from datastream import DatastreamError, Operation, Store
+from datastream.sources.postgres.pool import KEPT
 from datastream.sources.sqlite import restore
 from tests.integration._programs.tools import eventually
 from tests.property.history import backends
@@ -25,6 +26,8 @@ from tests.servers.s3 import s3_server
 
 SECONDS = float(os.environ.get("DATASTREAM_SOAK_SECONDS", "20"))
 KEYS = ["a", "b", "fx/USD", "fx/GBP", "fx/flash/1", "fx/flash/2"]
+LISTENING = 1
+"""Sessions on a server that wait for notifications."""
 SLACK = 6
 """Threads and descriptors that a moment may have more than another."""
 
@@ -102,6 +105,15 @@ POSTGRES = (
 )
 
 
+def at_rest(backend):
+    """The server has few sessions of the store, and no notification that nobody has read."""
+    sessions, unread = backend.db.execute(
+        "SELECT count(*), pg_notification_queue_usage() FROM pg_stat_activity "
+        "WHERE application_name = 'soak'"
+    ).fetchone()
+    return LISTENING <= sessions <= KEPT + LISTENING and unread == 0
+
+
 def locked(backend):
     """A program dies and leaves the lock of the branch."""
     lock = backend.repository.path / "refs" / "heads" / "main.lock"
@@ -173,6 +185,7 @@ DONE_TO = {
     "s3": S3,
     "nats": NATS,
 }
+AT_REST = {"postgres": at_rest}
 
 
 @pytest.fixture
@@ -198,6 +211,7 @@ def backend(request, tmp_path, monkeypatch, s3, nats):
     }[name]
     with backends.closing(make()) as backend:
         backend.done_to, backend.server = DONE_TO[name], nats
+        backend.at_rest = AT_REST.get(name, lambda _: True)
         yield backend
 
 
@@ -310,4 +324,5 @@ def test_nothing_piles_up_and_all_converges(backend):
         with suppress(AssertionError):
             eventually(lambda: known() == wanted, "the watcher knows what is there")
         assert (known(), follower.error) == (wanted, None), store
+        eventually(lambda: backend.at_rest(backend), "its server keeps few sessions, nothing else")
         assert used() <= before + SLACK
