@@ -36,19 +36,27 @@ def entry(row: Row) -> Entry:
 
 def entries(rows: Iterable[Row]) -> list[Entry]:
     """`entry` of each: the usual kind of row without a call for each of its parts."""
-    make, known, put = tuple.__new__, _KNOWN, Operation.PUT
+    make, known, put, hashed, times = tuple.__new__, _KNOWN, Operation.PUT, blake2b, _Times()
     found: list[Entry] = []
+    add = found.append
     for row in rows:
         key, value, name, updated_at = row
         if type(key) is str and type(value) is str and name in known:
             text = f"{name}\0{updated_at}\0{value}".encode("utf-8", "surrogateescape")
             data = value.encode("utf-8", "surrogateescape")
-            mark = blake2b(text, digest_size=REVISION_BYTES).hexdigest()
-            time = parse_time(updated_at)
-            found.append(make(Entry, (key, data, name, time, mark, put)))
+            mark = hashed(text, digest_size=REVISION_BYTES).hexdigest()
+            add(make(Entry, (key, data, name, times[updated_at], mark, put)))
         else:
-            found.append(entry(row))
+            add(entry(row))
     return found
+
+
+class _Times(dict[Any, datetime | None]):
+    """What `parse_time` gives: rows that were written together have one time."""
+
+    def __missing__(self, value: Any) -> datetime | None:
+        time = self[value] = parse_time(value)
+        return time
 
 
 def entry_of(key: str, value: Any, value_type: Any, updated_at: Any) -> Entry:

@@ -341,7 +341,7 @@ class SqliteSource(Source):
 
     def _legal(self, entries: list[Entry]) -> list[Entry]:
         """Without the rows whose key no store can name."""
-        if all(map(_is_plain, entries)):
+        if _are_plain([entry.key for entry in entries]):
             return entries
         return [entry for entry in entries if _is_legal(entry.key, self._where)]
 
@@ -465,10 +465,11 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _is_plain(entry: Entry) -> bool:
-    """Whether its key is legal for certain; what most keys are is found out at once."""
-    key = entry[0]
-    return key.isascii() and 0 < len(key) <= MAX_KEY_BYTES and "\0" not in key
+def _are_plain(keys: list[str]) -> bool:
+    """Whether all are legal for certain; what most keys are is found out at once."""
+    together = "".join(keys)
+    is_plain = together.isascii() and "\0" not in together and all(keys)
+    return is_plain and max(map(len, keys), default=0) <= MAX_KEY_BYTES
 
 
 def _is_legal(key: str, where: str) -> bool:
