@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from os import PathLike
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datastream import codecs
+from datastream._closing import AsyncClosing
 from datastream._watches import check_seconds
 from datastream._writes import of_delete, of_many
 from datastream.aio import Threads
@@ -37,7 +37,7 @@ FEW_BYTES, FEW_ITEMS = 64 << 10, 64
 _END: Any = object()
 
 
-class AsyncTwins:
+class AsyncTwins(AsyncClosing):
     """``await store.aget("k")`` is ``store.get("k")`` without holding up the event loop.
 
     Each takes and raises what its twin does.
@@ -221,17 +221,6 @@ class AsyncTwins:
         """`Store.close`."""
         # Not on the store's threads, which closing ends.
         await Threads.run_once(self.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await cast("Store", self).aclose()
 
 
 def _is_quick(value: Any) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime
 from os import PathLike
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from datastream._consume.calling import Retry, Undeliverable
 from datastream._consume.file_place import FilePlace, Taken
@@ -116,7 +116,7 @@ class _Follower:
                 end()
 
 
-class Consumer:
+class Consumer(AbstractContextManager["Consumer"], AbstractAsyncContextManager["Consumer"]):
     """A handler at work on the changes of a store, until it is stopped or its store is closed.
 
     Made by `Store.consume`. It goes on without anybody holding it.
@@ -202,26 +202,10 @@ class Consumer:
         """`stop`, without holding up the event loop."""
         return await Threads.run_once(lambda: self.stop(timeout))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.astop()
 
     def __repr__(self) -> str:

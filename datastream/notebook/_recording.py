@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import chain, islice, repeat
 from operator import sub
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from reactivex.abc import DisposableBase
 
+from datastream._closing import Closing
 from datastream.entry import Batch, Entry, Operation
 from datastream.errors import InvalidValue
 from datastream.notebook import _frames
@@ -123,7 +123,7 @@ class Rows:
         return self._changes > MOST_CHANGES or (self._span is not None and time < now - self._span)
 
 
-class Recording:
+class Recording(Closing):
     """What the selected keys held over time, by when it arrived here.
 
     Made by `Store.window` and `Store.record`. Each row is the state after one batch: what did not
@@ -180,17 +180,6 @@ class Recording:
 
     def __bool__(self) -> bool:
         return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Recording {self.name} {len(self)} rows>"

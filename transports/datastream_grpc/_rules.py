@@ -7,9 +7,9 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol
 
 import datastream
 from datastream import Batch, DatastreamError, Entry, Operation, SourceUnavailable, Store
@@ -50,7 +50,7 @@ class Authorize(Protocol):
         ...
 
 
-class Rules:
+class Rules(AbstractContextManager["Rules"]):
     """Read and write by key, prefix and pattern: `Authorize` from a file or a store.
 
     A TOML file has a table for each principal, named as in the file of tokens or as the
@@ -104,15 +104,7 @@ class Rules:
         """Follow the table no more; the last one stands."""
         self._finalizer()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _forget(self, token: object) -> None:

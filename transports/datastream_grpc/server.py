@@ -8,9 +8,8 @@ import random
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, NamedTuple, Self, cast
+from contextlib import AbstractContextManager, suppress
+from typing import Any, NamedTuple, cast
 
 import grpc
 from grpc import aio
@@ -55,7 +54,7 @@ LOOK_FIRST, LOOK_MOST = 0.2, 2.0
 """Seconds, at most, between two looks at a backend in trouble, at first and later."""
 
 
-class Server:
+class Server(AbstractContextManager["Server"]):
     """A running server. Keep it: when the last reference goes, it stops.
 
     Made by `serve`; a context manager that stops on leaving. The store stays open.
@@ -110,15 +109,7 @@ class Server:
             self._running.release()
         return stopped
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
     def __repr__(self) -> str:
