@@ -167,11 +167,24 @@ class Json(Format):
         return json.loads(data)
 
     def _dump(self, document: Any, before: bytes) -> bytes:
-        found = re.match(r"\s*\{[^\S\n]*\n([ \t]+)\"", before.decode())
-        is_long = found is not None or not document or not before.strip().strip(b"{} \t\r\n")
-        indent = found[1] if found is not None else "  " if is_long else None
-        text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=indent)
-        return text.encode() + (b"\n" if before.endswith(b"\n") or not before else b"")
+        before = before or self.empty
+        is_new = not before.strip(b"{} \t\r\n")
+        return json_text(document, before, "  " if is_new else None)
+
+
+_JSON_INDENT = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[][^\S\n]*\n([ \t]+)\S")
+
+
+def json_text(content: Any, before: bytes, indent: str | None) -> bytes:
+    """`content` as JSON, indented like what was there; by `indent` where that cannot be seen.
+
+    Raises:
+        TypeError, ValueError: JSON cannot say it.
+    """
+    found = _JSON_INDENT.match(before)
+    indent = found[1].decode() if found is not None else indent
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
+    return text.encode() + (b"\n" if before.endswith(b"\n") else b"")
 
 
 def _fault(error: Exception) -> str:

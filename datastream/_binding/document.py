@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
 from datastream import codecs
-from datastream._formats import Format, Malformed, Toml, Yaml
+from datastream._formats import Format, Malformed, Toml, Yaml, json_text
 from datastream.entry import Entry
 from datastream.errors import InvalidValue, Unsupported, shown
 
@@ -48,11 +46,10 @@ def dump(key: str, before: Entry | None, content: Any) -> tuple[bytes, str]:
     if "json" not in kind:
         return _edited(key, kind, text, content), kind if before is None else before.value_type
     try:
-        made = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=_indent(text))
+        made = json_text(content, text, None)
     except (TypeError, ValueError) as error:
         raise InvalidValue(f"{shown(key)} cannot hold this as JSON: {error}") from error
-    end = "\n" if text.endswith(b"\n") else ""
-    return f"{made}{end}".encode(), "json" if before is None else before.value_type
+    return made, "json" if before is None else before.value_type
 
 
 def _edited(key: str, kind: str, text: bytes, content: Any) -> bytes:
@@ -93,8 +90,3 @@ def _decoded(entry: Entry) -> Any:
 
 def _kind(key: str) -> str:
     return _BY_EXTENSION.get(key.rpartition(".")[2].lower(), "json")
-
-
-def _indent(text: bytes) -> str | None:
-    found = re.match(rb"[{\[]\r?\n([ \t]+)", text)
-    return found[1].decode() if found else None
