@@ -294,7 +294,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             DatastreamError: there is no such point.
         """
         self._check_past(Feature.AT)
-        _check_zone(point)
+        check_zone(point)
         past = self._core.ask_past(cast(HasAt, self._source).at, point)
         return Store(past, name=f"{self.name} at {point}")
 
@@ -324,7 +324,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             InvalidKey, InvalidValue: at once, not at ``subscribe``.
         """
         self._check_past(Feature.REPLAY)
-        _check_zone(since)
+        check_zone(since)
         if speed is not None and not 0 < speed < math.inf:
             raise InvalidValue(f"speed {speed} is no multiple of time; give 1, 60, or None")
         selection = Selection.of(*keys, match=match, exclude=exclude)
@@ -359,7 +359,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             Unsupported: the backend does not keep what was committed together.
         """
         self._check_past(Feature.REPLAY)
-        _check_zone(since)
+        check_zone(since)
         selection = Selection.of(*keys, match=match, exclude=exclude)
         source = cast(HasReplay, self._source)
         readings = self._core.iterate(None, lambda: source.replay(selection, since))
@@ -427,7 +427,8 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         return self._subscribe(observer, selection, cursor, live_part, Pace())
 
 
-def _check_zone(point: str | datetime | None) -> None:
+def check_zone(point: str | datetime | None) -> None:
+    """Refuse a time without zone."""
     if isinstance(point, datetime) and point.tzinfo is None:
         raise InvalidValue(f"{point} has no time zone; give one, such as datetime.UTC")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from time import monotonic
 
 from datastream._upstream import Upstream
@@ -47,9 +48,9 @@ class Layer:
         self._lock = threading.Lock()
         self._closed = False
 
-    @property
-    def can_write(self) -> bool:
-        return self.upstream is not None and Feature.WRITE in self.upstream.features
+    def can(self, feature: Feature) -> bool:
+        """Whether its store is there and declares this."""
+        return self.upstream is not None and feature in self.upstream.features
 
     @property
     def may_be_missing(self) -> bool:
@@ -65,6 +66,21 @@ class Layer:
             except DatastreamError as error:
                 self._why = str(error)
         return self.upstream
+
+    def at(self, point: str | datetime) -> Layer:
+        """The layer as it was, to be closed by who asks.
+
+        Raises:
+            Unsupported: its backend keeps no earlier states.
+            DatastreamError: there is no such point, or the backend is away.
+        """
+        if self.upstream is None:
+            return Layer(self.name, None, None, optional=True, why=self._why)
+        try:
+            past = self.upstream.store.at(point)
+        except DatastreamError as error:
+            raise self.named(error) from error
+        return Layer(self.name, past, lambda: past, optional=False)
 
     def _adopt(self, store: Store) -> None:
         with self._lock:

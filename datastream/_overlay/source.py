@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from functools import partial
 from threading import get_ident
 
@@ -35,6 +36,8 @@ OF_WRITES = frozenset(
     {Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC, Feature.TYPES, Feature.MESSAGES}
 )
 """What an overlay can do if the layer that is written can."""
+OF_ALL = frozenset({Feature.LOG, Feature.AT})
+"""What an overlay can do if all layers can."""
 
 EVERYTHING = Selection()
 NO_CHANGE = Reading((), "", complete=False)
@@ -51,13 +54,13 @@ class OverlaySource(Source):
     """
 
     def __init__(self, layers: Sequence[Layer], written: int | None) -> None:
-        self._layers = tuple(layers)
+        self.layers = tuple(layers)
         self._written = written
-        there = [layer.upstream for layer in self._layers if layer.upstream is not None]
-        target = None if written is None else self._layers[written].upstream
+        there = [layer.upstream for layer in self.layers if layer.upstream is not None]
+        target = None if written is None else self.layers[written].upstream
         self.features = OF_WRITES & target.features if target is not None else frozenset()
-        if len(there) == len(self._layers) and all(Feature.LOG in u.features for u in there):
-            self.features |= {Feature.LOG}
+        if len(there) == len(self.layers):
+            self.features |= OF_ALL.intersection(*(upstream.features for upstream in there))
         self._wake = WakeEvent()
         self._recent = Recent()
         self._lock = threading.Lock()
@@ -73,7 +76,7 @@ class OverlaySource(Source):
         return [Capability(entry.key, entry.value_type) for entry in entries]
 
     def get(self, key: str) -> Entry | None:
-        for index in range(len(self._layers)):
+        for index in range(len(self.layers)):
             entry = self.held(index, key)
             if entry is not None:
                 break
@@ -86,7 +89,7 @@ class OverlaySource(Source):
 
     def held(self, index: int, key: str) -> Entry | None:
         """What a layer holds of a key; of one in trouble, what it held last if that is known."""
-        layer = self._layers[index]
+        layer = self.layers[index]
         upstream = layer.upstream or layer.find()
         if upstream is None:
             return None
@@ -129,7 +132,7 @@ class OverlaySource(Source):
         unread: set[str] = set()
         batches: list[Batch | None] = []
         # The lowest first, so that those above replace what it holds.
-        for layer in reversed(self._layers):
+        for layer in reversed(self.layers):
             upstream = layer.find()
             try:
                 batch = None if upstream is None else upstream.snapshot(asked)
@@ -163,7 +166,7 @@ class OverlaySource(Source):
         following = self._follow(selection)
         table = following.table
         following.check_unread()
-        place = parse(since, len(self._layers))
+        place = parse(since, len(self.layers))
         is_poll = not isinstance(selection, Selection)
         if not is_poll:
             # Somebody's own read: it has to show what was acknowledged before.
@@ -186,7 +189,7 @@ class OverlaySource(Source):
         sequence = following.table.sequence
         changed: list[Reading] = []
         for index, cursor in enumerate(place.cursors):
-            upstream = self._layers[index].upstream
+            upstream = self.layers[index].upstream
             if upstream is None or not following.table.has_joined(index):
                 if cursor:
                     return None
@@ -213,7 +216,7 @@ class OverlaySource(Source):
                 current.follow_missing()
                 return current
             self._replace(
-                current, Following(self._layers, *grown(current, selection), self._changed)
+                current, Following(self.layers, *grown(current, selection), self._changed)
             )
 
     def _replace(self, current: Following | None, new: Following) -> None:
@@ -233,7 +236,7 @@ class OverlaySource(Source):
                 unused.stop()
 
     def wait(self, timeout: float | None) -> None:
-        if any(layer.upstream is None for layer in self._layers):
+        if any(layer.upstream is None for layer in self.layers):
             again = jittered(OPEN_AGAIN)
             timeout = again if timeout is None else min(timeout, again)
         self._wake.wait(timeout)
@@ -249,17 +252,32 @@ class OverlaySource(Source):
 
     def _look_at_layers(self) -> None:
         """Say how the layers are."""
-        error = next((e for layer in self._layers if (e := layer.trouble) is not None), None)
-        degraded = "; ".join(d for layer in self._layers if (d := layer.degraded))
+        error = next((e for layer in self.layers if (e := layer.trouble) is not None), None)
+        degraded = "; ".join(d for layer in self.layers if (d := layer.degraded))
         health = self.health
         if (str(health.error), health.degraded) != (str(error), degraded):
             self.health = Health(error, degraded) if error or degraded else WELL
+
+    # The past.
+
+    def at(self, point: str | datetime) -> OverlaySource:
+        """See `HasAt`: all layers as they were, laid over each other."""
+        layers: list[Layer] = []
+        try:
+            for layer in self.layers:
+                # One by one: what was opened is closed if the next one does not know the point.
+                layers += [layer.at(point)]
+        except BaseException:
+            for layer in layers:
+                layer.close()
+            raise
+        return OverlaySource(layers, None)
 
     # Writing.
 
     def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         written = self._written
-        upstream = None if written is None else self._layers[written].upstream
+        upstream = None if written is None else self.layers[written].upstream
         if written is None or upstream is None:
             raise ReadOnly("no layer can be written; nothing was written")
         following = self._following
@@ -270,7 +288,7 @@ class OverlaySource(Source):
         wanted = [write for write in planned if write is not None]
         stored: Sequence[Entry | None] = ()
         if wanted:
-            stored = self._write(self._layers[written], upstream, wanted)
+            stored = self._write(self.layers[written], upstream, wanted)
         if len(wanted) < len(planned):
             answers = iter(stored)
             stored = [next(answers) if write is not None else None for write in planned]
@@ -298,7 +316,7 @@ class OverlaySource(Source):
             return UNASKED
         if above is not None:
             return Around(above=above)
-        below = self._first(range(written + 1, len(self._layers)), key)
+        below = self._first(range(written + 1, len(self.layers)), key)
         return Around(self.held(written, key), None, below)
 
     def _first(self, indices: range, key: str) -> Found | None:
@@ -306,7 +324,7 @@ class OverlaySource(Source):
         for index in indices:
             entry = self.held(index, key)
             if entry is not None:
-                return Found(self._layers[index].name, entry)
+                return Found(self.layers[index].name, entry)
         return None
 
     # The end.
@@ -323,5 +341,5 @@ class OverlaySource(Source):
             self._closed = True
         self.release()
         self._wake.set()
-        for layer in self._layers:
+        for layer in self.layers:
             layer.close()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
 from datastream import _registry
 from datastream._overlay.layer import Layer
 from datastream._overlay.source import OverlaySource
-from datastream._overlay.tombstone import TOMBSTONE, TOMBSTONE_TYPE, is_tombstone
-from datastream.entry import Entry
-from datastream.errors import DatastreamError, ReadOnly, StoreClosed
+from datastream._overlay.tombstone import TOMBSTONE, TOMBSTONE_TYPE, is_tombstone, visible
+from datastream._past import History
+from datastream.entry import Entry, Revision, deleted
+from datastream.errors import DatastreamError, ReadOnly, StoreClosed, Unsupported
 from datastream.selection import check_key
-from datastream.source import ANY_REVISION, Write
-from datastream.store import Store
+from datastream.source import ANY_REVISION, Feature, Write
+from datastream.store import Store, check_zone
 from datastream.url import shown
 
 
@@ -41,14 +43,13 @@ class Overlay(Store):
 
     Args:
         source: over the layers.
-        layers: the same.
         name: of the store.
     """
 
-    def __init__(self, source: OverlaySource, layers: Sequence[Layer], *, name: str) -> None:
+    def __init__(self, source: OverlaySource, *, name: str) -> None:
         super().__init__(source, name=name)
         self._overlaid = source
-        self._layers = tuple(layers)
+        self._layers = source.layers
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -78,6 +79,47 @@ class Overlay(Store):
     async def aexplain(self, key: str) -> tuple[Held, ...]:
         """`explain`."""
         return await self.threads.call(self.explain, key)
+
+    def history(self, key: str) -> History:
+        """Every revision of `key` in the layer that decides what it holds now, newest first.
+
+        That is the first layer which holds it; where none does, the first one that ever did. What
+        lower layers held meanwhile is in theirs: ``explain(key)[1].store.history(key)``.
+
+        Raises:
+            Unsupported: that layer keeps no past.
+            SourceUnavailable: a layer above it is away, and nothing is known of what it held.
+        """
+        held = self.explain(key)
+        if held:
+            return History(_past(held[0].store, key))
+        stores = (one.upstream.store for one in self._layers if one.upstream is not None)
+        keeping = [store for store in stores if Feature.HISTORY in store.features]
+        if not keeping:
+            raise Unsupported(f"no layer of {self.name} keeps a past")
+        return History(_first_past(keeping, key))
+
+    def at(self, point: str | datetime) -> Overlay:
+        """All layers as they were at `point`, laid over each other; close it after use.
+
+        Args:
+            point: a time with time zone, as datetime or in ISO 8601; another name of a state only
+                if every layer knows it.
+
+        Raises:
+            Unsupported: a layer keeps no earlier states; its name is in the text.
+            DatastreamError: a layer has no such point.
+        """
+        self._core.check_open()
+        lacking = [layer.name for layer in self._layers if not layer.can(Feature.AT)]
+        if lacking:
+            raise Unsupported(
+                f"{self.name} has no at(): {', '.join(lacking)} cannot be read as of a time; "
+                "lay the other layers over each other, or call at() of one"
+            )
+        check_zone(point)
+        past = self._core.ask_past(self._overlaid.at, point)
+        return Overlay(past, name=f"{self.name} at {point}")
 
     def delete(
         self,
@@ -181,7 +223,25 @@ def overlay(
             one.close()
         raise
     name = f"overlay({', '.join(layer.name for layer in opened)})"
-    return Overlay(OverlaySource(opened, written), opened, name=name)
+    return Overlay(OverlaySource(opened, written), name=name)
+
+
+def _past(store: Store, key: str) -> Generator[Revision, None, None]:
+    """The past of a key in one layer, as it shows it: a tombstone is a DELETE."""
+    for revision in store.history(key):
+        entry = visible(revision.entry) or deleted(key, revision.entry.updated_at)
+        yield revision._replace(entry=entry)
+
+
+def _first_past(stores: Sequence[Store], key: str) -> Generator[Revision, None, None]:
+    """The past of a key in the first of these layers that has one."""
+    for store in stores:
+        is_known = False
+        for revision in _past(store, key):
+            is_known = True
+            yield revision
+        if is_known:
+            return
 
 
 def _layer(given: Store | str, *, optional: bool) -> Layer:
@@ -202,8 +262,8 @@ def _layer(given: Store | str, *, optional: bool) -> Layer:
 def _written(layers: Sequence[Layer], wanted: int | None) -> int | None:
     """The index of the layer that is written."""
     if wanted is None:
-        return next((n for n, layer in enumerate(layers) if layer.can_write), None)
-    if not layers[wanted].can_write:
+        return next((n for n, layer in enumerate(layers) if layer.can(Feature.WRITE)), None)
+    if not layers[wanted].can(Feature.WRITE):
         raise ReadOnly(
             f"the layer {layers[wanted].name} cannot be written; give another one as write="
         )

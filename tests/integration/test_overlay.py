@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import warnings
 import zipfile
+from datetime import UTC, datetime
 
 import datastream_grpc
 import pytest
@@ -16,6 +17,7 @@ import datastream
 from datastream import (
     DatastreamError,
     Feature,
+    InvalidValue,
     KeyNotFound,
     Operation,
     ReadOnly,
@@ -24,6 +26,7 @@ from datastream import (
     SourceUnavailable,
     State,
     Store,
+    Unsupported,
     overlay,
 )
 from datastream._overlay import layer as layer_module
@@ -747,3 +750,71 @@ def test_a_layer_of_which_nothing_can_be_read_is_no_trouble_of_the_others(tmp_pa
         Recorder(store).wait_state({"a": b"1"})
         assert "'bad'" in store.status.current.degraded
     below.close()
+
+
+def year(number):
+    return datetime(number, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def two_repositories(tmp_path):
+    """Two git layers: each holds "k" in turn."""
+    for name in ("above", "below"):
+        Repo.init(tmp_path / name, mkdir=True).close()
+    with (
+        datastream.open(f"git:{tmp_path}/above") as above,
+        datastream.open(f"git:{tmp_path}/below") as below,
+        overlay(above, below) as laid,
+    ):
+        below.put("k", 1, updated_at=year(2020))
+        above.put("other", 1, updated_at=year(2020))
+        below.put("k", 2, updated_at=year(2021))
+        above.put("k", 3, updated_at=year(2022))
+        above.put("k", 4, updated_at=year(2023))
+        yield above, below, laid
+
+
+def test_the_layers_as_they_were_are_laid_over_each_other(two_repositories):
+    above, _, laid = two_repositories
+    assert Feature.AT in laid.features
+    with laid.at(year(2021)) as past, laid.at("2022-06-01T00:00:00Z") as later:
+        assert (dict(past), dict(later)) == ({"k": 2, "other": 1}, {"k": 3, "other": 1})
+        assert [held.entry.value for held in later.explain("k")] == [b"3", b"2"]
+        assert later.layers == laid.layers
+        with pytest.raises(ReadOnly):
+            later["k"] = 5
+    with pytest.raises(DatastreamError, match=r"layer git:.*no commit as old"):
+        laid.at(year(2000))
+    with pytest.raises(InvalidValue, match="time zone"):
+        laid.at(datetime(2021, 1, 1))
+    with overlay("memory:", above) as mixed, pytest.raises(Unsupported, match=r"memory: cannot"):
+        mixed.at(year(2021))
+
+
+def test_a_history_is_that_of_the_layer_that_decides(two_repositories):
+    above, below, laid = two_repositories
+
+    def past():
+        return [revision.entry.value for revision in laid.history("k")]
+
+    assert past() == [b"4", b"3"]
+    laid.delete("k", hide=True)
+    assert past() == [b"", b"4", b"3"]
+    assert next(laid.history("k")).entry.operation is Operation.DELETE
+    del above["k"]
+    assert past() == [b"2", b"1"]
+    del below["k"]
+    # Nobody holds it: the first that ever did, whose tombstone was one of its revisions.
+    assert past() == [b"", b"", b"4", b"3"]
+    assert list(laid.history("never")) == []
+
+
+def test_a_layer_that_decides_and_keeps_no_past_says_so(two_repositories):
+    above, _, _ = two_repositories
+    with overlay("memory:", above) as laid:
+        laid["mine"] = 1
+        assert [revision.entry.value for revision in laid.history("k")] == [b"4", b"3"]
+        with pytest.raises(Unsupported, match="memory: cannot go back"):
+            next(laid.history("mine"))
+    with overlay("memory:") as laid, pytest.raises(Unsupported, match="no layer of"):
+        laid.history("k")
