@@ -10,11 +10,15 @@ from time import monotonic
 from datastream._upstream import Upstream
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
 from datastream.source import Feature
-from datastream.status import State
+from datastream.status import State, Status
 from datastream.store import Store
 
 OPEN_AGAIN = 2.0
 """Seconds between two attempts to open an optional layer that is missing."""
+
+
+Look = tuple[Status | None, bool, str]
+"""What `Layer.trouble` and `Layer.degraded` follow from; plain, for each change makes one."""
 
 
 class Layer:
@@ -56,6 +60,13 @@ class Layer:
     def may_be_missing(self) -> bool:
         """Nothing is wrong if it does not answer."""
         return self.optional and not self.seen
+
+    @property
+    def look(self) -> Look:
+        """How it is now."""
+        upstream = self.upstream
+        status = None if upstream is None else upstream.status
+        return status, self.optional and not self.seen, self._why
 
     def find(self) -> Upstream | None:
         """Its store; opened now, if it is time for another attempt."""

@@ -46,6 +46,12 @@ def parse(position: str, layers: int) -> Place | None:
     return Place(epoch, sequence, tuple(cursors))
 
 
+def count_of(position: str, epoch: str) -> int | None:
+    """How much the table of `epoch` had counted at a position; None if it is another one's."""
+    of, _, rest = position.partition(":")
+    return _number(rest.partition(":")[0]) if of == epoch else None
+
+
 def _number(digits: str) -> int | None:
     # A client may have made it up: int() refuses thousands of digits, and takes odd ones.
     if not digits or len(digits) > MOST_DIGITS or not (digits.isascii() and digits.isdecimal()):

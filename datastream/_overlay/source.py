@@ -13,8 +13,8 @@ from functools import partial
 from threading import get_ident
 
 from datastream._overlay.following import Following, grown
-from datastream._overlay.layer import OPEN_AGAIN, Layer
-from datastream._overlay.position import Place, parse, spell
+from datastream._overlay.layer import OPEN_AGAIN, Layer, Look
+from datastream._overlay.position import Place, count_of, parse, spell
 from datastream._overlay.recent import Recent
 from datastream._overlay.tombstone import visible
 from datastream._overlay.writing import UNASKED, Around, Found, as_seen, needs_all, plan
@@ -65,6 +65,8 @@ class OverlaySource(Source):
         self._recent = Recent()
         self._lock = threading.Lock()
         self._following: Following | None = None
+        # How the layers were when `health` was found.
+        self._looks: list[Look] = []
         # The threads that write just now.
         self._writing: set[int] = set()
         self._closed = False
@@ -166,18 +168,17 @@ class OverlaySource(Source):
         following = self._follow(selection)
         table = following.table
         following.check_unread()
-        place = parse(since, len(self.layers))
         is_poll = not isinstance(selection, Selection)
         if not is_poll:
             # Somebody's own read: it has to show what was acknowledged before.
             following.catch_up()
-        changes = None
-        if place is not None and place.epoch == table.epoch:
-            changes = table.changes(since, place.sequence)
-        if changes is None and place is not None and (begins or not is_poll):
+        count = count_of(since, table.epoch)
+        changes = None if count is None else table.changes(since, count)
+        if changes is None and (begins or not is_poll):
             # A poll, too, if it is the first: the layers are followed from then on, and what a
             # layer was given before that has an author, which a state has not.
-            changes = self._resume(following, selection, place)
+            place = parse(since, len(self.layers))
+            changes = None if place is None else self._resume(following, selection, place)
         if changes is None and is_poll:
             following.catch_up()
         return changes or table.state(selection)
@@ -251,7 +252,14 @@ class OverlaySource(Source):
             self._wake.set()
 
     def _look_at_layers(self) -> None:
-        """Say how the layers are."""
+        """Say how the layers are: mostly as they were when it was last said."""
+        if [layer.look for layer in self.layers] == self._looks:
+            return
+        with self._lock:
+            self._looks = [layer.look for layer in self.layers]
+            self._say()
+
+    def _say(self) -> None:
         error = next((e for layer in self.layers if (e := layer.trouble) is not None), None)
         degraded = "; ".join(d for layer in self.layers if (d := layer.degraded))
         health = self.health
