@@ -9,9 +9,9 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -34,7 +34,7 @@ log = logging.getLogger("datastream")
 PING = 4
 """Seconds between two pings; a connection on which two are not answered is given up."""
 PENDING = 64 << 20
-"""Bytes that wait to be sent, and as many that wait to be taken."""
+"""Bytes that wait to be sent."""
 SOON, RARELY = 0.2, 2.0
 """Longest pauses before connecting again: at first, and in the end; in seconds."""
 GRACE = 1.0
@@ -79,6 +79,7 @@ class Connection:
         self._error: Exception | None = None
         self._forbidden = ""
         self._connecting = asyncio.Lock()
+        self._sending: set[asyncio.Task[None]] = set()
         self._again: asyncio.Task[None] | None = None
         self._closed = False
         self.generation = 0
@@ -140,7 +141,7 @@ class Connection:
         found: list[Msg] = []
         ended = asyncio.Event()
 
-        async def take(message: Msg) -> None:
+        def take(message: Msg) -> None:
             found.append(message)
             if "Status" in (message.headers or ()):
                 ended.set()
@@ -170,7 +171,7 @@ class Connection:
         client = await self.open()
         if not self._acks.prefix:
             self._acks.prefix = f"{client.new_inbox()}."
-            await client.subscribe(f"{self._acks.prefix}*", cb=self._acks.take)
+            await client.subscribe(f"{self._acks.prefix}*", future=_taking(self._acks.take))
         reply, future = self._acks.next()
         try:
             await client.publish(subject, data, reply=reply, headers=dict(headers) or None)
@@ -204,18 +205,21 @@ class Connection:
             )
         return checked(json.loads(answer.data))
 
-    async def subscribe(self, take: Callable[[Msg], Awaitable[None]]) -> Subscription:
-        """A subscription to an inbox of its own."""
+    async def subscribe(self, take: Callable[[Msg], None]) -> Subscription:
+        """A subscription to an inbox of its own; `take` raises nothing."""
         client = await self.open()
-        return await client.subscribe(
-            client.new_inbox(), cb=take, pending_msgs_limit=1 << 22, pending_bytes_limit=PENDING
-        )
+        return await client.subscribe(client.new_inbox(), future=_taking(take))
 
-    async def publish(self, subject: str, reply: str = "") -> None:
-        """An empty message, which nobody acknowledges."""
-        client = await self.open()
-        with suppress(Error):
-            await client.publish(subject, b"", reply=reply)
+    def publish_soon(self, subject: str) -> None:
+        """An empty message, which nobody waits for."""
+        task = asyncio.create_task(self._publish(subject))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+
+    async def _publish(self, subject: str) -> None:
+        with suppress(Error, Unanswered):
+            client = await self.open()
+            await client.publish(subject, b"")
 
     async def close(self) -> None:
         self._closed = True
@@ -340,6 +344,23 @@ async def _end(client: Client) -> None:
             await client.close()
 
 
+class _Taking:
+    """Stands where the library expects a future, which it hands messages to as they are read.
+
+    It has no queue, and no task that wakes up for each of them.
+    """
+
+    def __init__(self, take: Callable[[Msg], None]) -> None:
+        self.set_result = take
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def _taking(take: Callable[[Msg], None]) -> asyncio.Future[Msg]:
+    return cast("asyncio.Future[Msg]", _Taking(take))
+
+
 class Acks:
     """Who waits for which acknowledgement."""
 
@@ -358,7 +379,7 @@ class Acks:
     def forget(self, reply: str) -> None:
         self._waiting.pop(reply, None)
 
-    async def take(self, message: Msg) -> None:
+    def take(self, message: Msg) -> None:
         future = self._waiting.pop(message.subject, None)
         if future is not None and not future.done():
             future.set_result(message)

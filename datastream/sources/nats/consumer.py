@@ -187,13 +187,17 @@ class Consumer:
 
     # Called by the client library.
 
-    async def _take(self, message: Msg) -> None:
+    def _take(self, message: Msg) -> None:
         self._heard = monotonic()
         headers = message.headers or _NONE
-        if "Status" in headers:
-            await self._take_status(message, headers)
-        elif self.ended is None:
-            self._take_message(message, headers)
+        try:
+            if "Status" in headers:
+                self._take_status(message, headers)
+            elif self.ended is None:
+                self._take_message(message, headers)
+        except Exception as error:  # noqa: BLE001
+            # The library ends its reading of the connection for an error that it does not know.
+            self._end(Unanswered(f"what the server sent cannot be read: {error}"))
 
     def _take_message(self, message: Msg, headers: dict[str, str]) -> None:
         # $JS.ACK.STREAM.CONSUMER.deliveries.sequence.count.time.pending, with a domain before and
@@ -215,7 +219,7 @@ class Consumer:
         self._arrived.set()
         self._news()
 
-    async def _take_status(self, message: Msg, headers: dict[str, str]) -> None:
+    def _take_status(self, message: Msg, headers: dict[str, str]) -> None:
         status = headers["Status"]
         if status != "100":
             self._end(Unanswered(f"the server ended the consumer ({status})"))
@@ -223,7 +227,7 @@ class Consumer:
         stalled = headers.get("Nats-Consumer-Stalled")
         if message.reply or stalled:
             # Flow control: the server goes on once it knows that all until here has arrived.
-            await self._bucket.connection.publish(message.reply or stalled or "")
+            self._bucket.connection.publish_soon(message.reply or stalled or "")
         delivered = headers.get("Nats-Last-Consumer")
         if delivered is not None and int(delivered) != self._count:
             self._end(Unanswered("messages were lost on the way"))
