@@ -34,6 +34,8 @@ class Info(NamedTuple):
     is_sealed: bool
     is_direct: bool
     """Whether any server answers what its messages are, not only the leader."""
+    is_atomic: bool
+    """Whether it takes several messages together."""
     largest: int
     """Bytes of a value that the bucket takes; -1 for any."""
     now: int
@@ -133,6 +135,8 @@ class Bucket:
             "allow_rollup_hdrs": True,
             "allow_direct": True,
             "allow_msg_ttl": True,
+            # Servers before 2.12 do not know it.
+            "allow_atomic": True,
             "subject_delete_marker_ttl": int(MARKERS * SECOND),
             "duplicate_window": min(age or SECOND * int(DUPLICATES), SECOND * int(DUPLICATES)),
         }
@@ -157,6 +161,7 @@ def _info(answer: Mapping[str, Any]) -> Info:
         config.get("allow_msg_ttl", False),
         config.get("sealed", False),
         config.get("allow_direct", False),
+        config.get("allow_atomic", False),
         config["max_msg_size"],
         nanoseconds(answer.get("ts", "")) if answer.get("ts") else 0,
     )

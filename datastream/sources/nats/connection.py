@@ -205,18 +205,33 @@ class Connection:
             )
         return checked(json.loads(answer.data))
 
+    def refused(self, future: asyncio.Future[Msg]) -> None:
+        """Raise what an answered message of a batch was refused with, if it was."""
+        if not future.cancelled() and future.exception() is None and future.result().data:
+            self.answered(future)
+        if self._forbidden:
+            raise self._unanswered(None)
+
     async def subscribe(self, take: Callable[[Msg], None]) -> Subscription:
         """A subscription to an inbox of its own; `take` raises nothing."""
         client = await self.open()
         return await client.subscribe(client.new_inbox(), future=_taking(take))
 
+    async def publish(self, subject: str, data: bytes, headers: Headers) -> None:
+        """Publish what nobody acknowledges."""
+        client = await self.open()
+        try:
+            await client.publish(subject, data, headers=dict(headers))
+        except Error as error:
+            raise self._unanswered(error) from error
+
     def publish_soon(self, subject: str) -> None:
         """An empty message, which nobody waits for."""
-        task = asyncio.create_task(self._publish(subject))
+        task = asyncio.create_task(self._publish_empty(subject))
         self._sending.add(task)
         task.add_done_callback(self._sending.discard)
 
-    async def _publish(self, subject: str) -> None:
+    async def _publish_empty(self, subject: str) -> None:
         with suppress(Error, Unanswered):
             client = await self.open()
             await client.publish(subject, b"")

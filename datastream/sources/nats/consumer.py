@@ -22,7 +22,7 @@ from datastream.sources.nats.bucket import Bucket
 from datastream.sources.nats.errors import ApiError, Unanswered
 from datastream.sources.nats.filters import ALL
 from datastream.sources.nats.keys import to_key
-from datastream.sources.nats.messages import Message, newest
+from datastream.sources.nats.messages import BATCH, Message, newest
 from datastream.sources.nats.position import SECOND
 
 HEARTBEAT = 1.0
@@ -60,6 +60,10 @@ class Consumer:
         self.messages: list[Message] = []
         self.last = max(0, start - 1)
         """Sequence number of the last message that arrived."""
+        self.end = 0
+        """Of the last message that was stored together with one that arrived."""
+        self.complete = 0
+        """All that was stored up to here has arrived, besides up to `last`."""
         self.ended: Exception | None = None
         self._bucket = bucket
         self._news = news
@@ -120,17 +124,21 @@ class Consumer:
         async with asyncio.timeout(patience):
             while all_now and self._pending:
                 await self._next()
-            if all_now and is_alone:
-                return
-            if self.last < sequence:
-                # What was acknowledged just now is mostly on its way.
-                await self._next(SOON)
-            while self.last < sequence:
-                found = await self._first_missing()
-                if found > sequence:
-                    return
-                while self.last < found:
-                    await self._next()
+            if not (all_now and is_alone):
+                await self._reach(sequence)
+            # A batch is there whole: it was stored in one go.
+            await self._reach(self.end)
+
+    async def _reach(self, sequence: int) -> None:
+        if self.last < sequence > self.complete:
+            # What was acknowledged just now is mostly on its way.
+            await self._next(SOON)
+        while self.last < sequence > self.complete:
+            found = await self._first_missing()
+            if found > sequence:
+                self.complete = sequence
+            while self.last < found <= sequence:
+                await self._next()
 
     async def _first_missing(self) -> int:
         """The first message, by the leader, that has not arrived; far away if there is none."""
@@ -158,12 +166,24 @@ class Consumer:
                 f"CONSUMER.DELETE.{self._bucket.stream}.{self._name}"
             )
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether a part of a batch has arrived, and perhaps not all of it."""
+        return self.last < self.end > self.complete
+
     def after(self, sequence: int) -> list[Message]:
-        """The messages after `sequence`; those before it are forgotten. From any thread."""
+        """The messages after `sequence`; those before it are forgotten. From any thread.
+
+        A batch of which only a part has arrived is not among them.
+        """
+        there = max(self.last, self.complete)
         with self._lock:
             if self.messages and self.messages[0].sequence <= sequence:
                 self.messages = [m for m in self.messages if m.sequence > sequence]
-            return list(self.messages)
+            found = list(self.messages)
+        while found and found[-1].end > there:
+            del found[-1]
+        return found
 
     def _config(self, inbox: str) -> dict[str, Any]:
         prefix = self._bucket.prefix
@@ -210,8 +230,11 @@ class Consumer:
             return
         self._count, self._pending = count, pending
         key = to_key(message.subject[len(self._bucket.prefix) :])
+        found = Message(key, sequence, time, message.data, headers)
+        if BATCH in headers:
+            self.end = max(self.end, found.end)
         with self._lock:
-            self.messages.append(Message(key, sequence, time, message.data, headers))
+            self.messages.append(found)
             if len(self.messages) > KEPT and self.start:
                 self.messages = list(newest(self.messages).values())
         # After the message: who sees the number finds all up to it.

@@ -20,6 +20,12 @@ NO_MESSAGE = 10037
 WRONG_SEQUENCE = (10071, 10164)
 FULL = (10077, 10047, 10023, 10028)
 SEALED = 10109
+INCOMPLETE = 10176
+"""A message of a batch did not arrive, or was refused."""
+CROWDED = (10210, 10211)
+"""More batches are under way than the server allows."""
+DUPLICATE = 10201
+"""A batch has a message that is stored."""
 IN_PROCESS = 10158
 """A message was sent again while the first is still on its way to a quorum."""
 
@@ -54,8 +60,28 @@ class Outrun(Exception):
 def is_passing(error: Exception) -> bool:
     """Whether the same call may succeed soon, such as once a cluster has a leader again."""
     if isinstance(error, ApiError):
-        return _meaning(error) is _AWAY
+        return _meaning(error) is _AWAY or error.number in (INCOMPLETE, *CROWDED)
     return isinstance(error, Unanswered | Outrun)
+
+
+def unsure(place: str, error: Exception, *, is_sent: bool) -> SourceUnavailable:
+    """A write was not acknowledged.
+
+    Args:
+        place: the bucket and the key.
+        error: why.
+        is_sent: whether it may have been stored all the same.
+    """
+    if isinstance(error, ApiError) and error.number == IN_PROCESS:
+        why = "no quorum of the cluster has stored it yet"
+    else:
+        why = str(error)
+    outcome = (
+        "the write may or may not have been done: read it again, decide and retry"
+        if is_sent
+        else "nothing was written"
+    )
+    return SourceUnavailable(f"{place}: {why}; {outcome}")
 
 
 def explain(error: Exception, where: str, key: str | None = None) -> Exception:
@@ -120,6 +146,9 @@ _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     **dict.fromkeys(
         WRONG_SEQUENCE, (RevisionConflict, "the key has changed; read it again, decide and retry")
     ),
+    10199: (InvalidValue, "nothing was written; the servers store no more keys together"),
+    INCOMPLETE: (SourceUnavailable, "nothing was written; the batch is sent again"),
+    **dict.fromkeys(CROWDED, (SourceUnavailable, "nothing was written; it is sent again")),
     IN_PROCESS: _AWAY,
     **dict.fromkeys((10008, 10009, 10118, 10005, 10074), _AWAY),
 }

@@ -21,6 +21,11 @@ ROLLUP = "Nats-Rollup"
 TTL = "Nats-TTL"
 MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+BATCH = "Nats-Batch-Id"
+NUMBER = "Nats-Batch-Sequence"
+COMMIT = "Nats-Batch-Commit"
+SIZE = "Datastream-Batch"
+"""Messages of its batch: of servers, only the last one is known as such."""
 TYPE = "Datastream-Type"
 TIME = "Datastream-Time"
 AUTHOR = "Datastream-Author"
@@ -59,6 +64,22 @@ class Message(NamedTuple):
             _time_of(self),
             revision_of(epoch, self.sequence),
         )
+
+    @property
+    def batch(self) -> str:
+        """Names what it was stored together with; "" if it was stored alone."""
+        return self.headers.get(BATCH, "") if self.headers else ""
+
+    @property
+    def end(self) -> int:
+        """Sequence number of the last message that was stored with it, at least."""
+        if not self.batch or COMMIT in self.headers:
+            return self.sequence
+        try:
+            return self.sequence - int(self.headers[NUMBER]) + int(self.headers[SIZE])
+        except (KeyError, ValueError):
+            # Of another program, which tells the last one only.
+            return self.sequence + 1
 
     @property
     def author(self) -> str:

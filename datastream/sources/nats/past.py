@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import NamedTuple
 
 from datastream.entry import Capability, Entry, Revision
@@ -37,7 +38,7 @@ class Past(NamedTuple):
         if isinstance(point, str):
             found = re.fullmatch(r"(?:([0-9a-f]{1,16}):)?(0|[1-9][0-9]{0,18})", point)
             if found is not None:
-                return self._checked(found[1], int(found[2]))
+                return self._whole(self._checked(found[1], int(found[2])))
         time = parse_time(point)
         if time is None:
             raise DatastreamError(
@@ -47,7 +48,7 @@ class Past(NamedTuple):
         at = int(time.timestamp() * SECOND)
         if at < int(self.info.position.epoch, 16):
             raise DatastreamError(f"{self.where} is not as old as {time}")
-        return max((m.sequence for m in self.messages if m.at <= at), default=0)
+        return self._whole(max((m.sequence for m in self.messages if m.at <= at), default=0))
 
     def state(self, sequence: int) -> list[Message]:
         """The newest message of each key, as of a sequence number.
@@ -82,6 +83,12 @@ class Past(NamedTuple):
         after = next((m.at for m in self.messages if m.sequence > sequence), info.now)
         return after < info.now - info.max_age
 
+    def _whole(self, sequence: int) -> int:
+        """The same, or where the batch ends in which it lies."""
+        last = self.info.position.sequence
+        ends = (m.end for m in self.messages if m.batch and m.sequence <= sequence)
+        return min(last, max([sequence, *ends]))
+
     def _checked(self, epoch: str | None, sequence: int) -> int:
         position = self.info.position
         if epoch not in (None, position.epoch) or sequence > position.sequence:
@@ -100,7 +107,7 @@ def revisions(past: Past) -> Iterator[Revision]:
     """What a key held, newest first."""
     epoch = past.info.position.epoch
     for message in reversed(past.messages):
-        yield Revision(message.entry(epoch), str(message.sequence), message.author, message.reason)
+        yield Revision(message.entry(epoch), str(message.end), message.author, message.reason)
 
 
 def replay(past: Past, since: str | datetime | None) -> Iterator[Reading]:
@@ -113,10 +120,11 @@ def replay(past: Past, since: str | datetime | None) -> Iterator[Reading]:
     later = [message for message in past.messages if message.sequence > sequence]
     # The last position is one from which reading goes on; the ones before it are only places.
     yield Reading(present(state, now.epoch), (begin if later else now).text, True)
-    for message in later:
+    for _, together in groupby(later, lambda message: message.batch or message.sequence):
+        *_, message = messages = list(together)
         is_last = message is later[-1]
         place = now if is_last and message.sequence <= now.sequence else _place(now, message)
-        yield told([message], place)
+        yield told(messages, place)
 
 
 def _place(now: Position, message: Message) -> Position:

@@ -165,7 +165,7 @@ class Reader:
                 all_now=True,
                 is_alone=info.replicas == 1,
             )
-            return consumer.messages
+            return consumer.after(0)
         finally:
             self.leave(consumer)
 
@@ -182,7 +182,8 @@ def told(messages: Iterable[Message], position: Position) -> Reading:
     """What messages say, each key once."""
     found = list(newest(messages).values())
     entries = [message.entry(position.epoch) for message in found]
-    if len(found) != 1:
+    batch = found[0].batch if found else ""
+    if not found or any(not batch or message.batch != batch for message in found[1:]):
         return Reading(entries, position.text, False)
     return Reading(
         entries,
@@ -190,5 +191,5 @@ def told(messages: Iterable[Message], position: Position) -> Reading:
         False,
         author=found[0].author,
         message=found[0].reason,
-        point=str(found[0].sequence),
+        point=str(found[-1].end),
     )

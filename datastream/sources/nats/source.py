@@ -262,7 +262,7 @@ def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
     if info.history > 1:
         found |= {Feature.HISTORY, Feature.AT, Feature.REPLAY}
     if not (readonly or info.is_sealed):
-        found |= (WRITING - {Feature.ATOMIC}) | {Feature.MESSAGES}
+        found |= (WRITING if info.is_atomic else WRITING - {Feature.ATOMIC}) | {Feature.MESSAGES}
         found |= {Feature.TTL} if info.tells_of_ttl else set()
     return frozenset(found)
 

@@ -73,7 +73,7 @@ class Tail:
         """The same, from any thread, if all of it is there already."""
         position = Position.parse(since)
         consumer = None if position is None else self._usable(filters, position)
-        if position is None or consumer is None or self._has_lost:
+        if position is None or consumer is None or self._has_lost or consumer.is_torn:
             return None
         return self._reading(consumer, position) if consumer.last >= self._reader.shown else None
 
@@ -143,6 +143,9 @@ class Tail:
             if consumer is self._consumer:
                 self._base = position.sequence
             messages = consumer.after(position.sequence)
+            if consumer.is_torn:
+                # The rest of it may be nothing that is selected: it is asked for.
+                self._news.set()
         at = reached(position, messages)
         if self._known is not None and self._known.sequence <= at.sequence:
             at = at._replace(subjects=self._known.subjects)

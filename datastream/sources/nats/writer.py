@@ -4,89 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from datastream.entry import Entry, deleted
-from datastream.errors import InvalidKey, InvalidValue, RevisionConflict, SourceUnavailable, shown
+from datastream.entry import Entry
+from datastream.errors import RevisionConflict, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 from datastream.sources.nats.errors import (
-    IN_PROCESS,
     WRONG_SEQUENCE,
     ApiError,
     Unanswered,
     explain,
     is_passing,
+    unsure,
 )
-from datastream.sources.nats.keys import to_subject
-from datastream.sources.nats.messages import (
-    EXPECTED,
-    MESSAGE_ID,
-    TTL,
-    TYPE,
-    Message,
-    headers_of,
-    revision_of,
-    size_of,
-)
+from datastream.sources.nats.messages import MESSAGE_ID
+from datastream.sources.nats.plan import Plan, plan_of
 from datastream.sources.nats.reader import PAUSE, Reader
+from datastream.sources.nats.together import MOST, Look, Together
 
-LONGEST = 3_500
-"""Bytes of a subject: servers take command lines of 4,096."""
 FLIGHT = 500
 """Messages that are sent before the first of them is acknowledged."""
 
-
-SHORTEST = 1.0
-"""Seconds that a key can be kept at least."""
 RECENT = 20_000
 """Keys of which it is remembered what was written here last."""
-
-
-class Plan(NamedTuple):
-    """One write, with what its key holds now."""
-
-    write: Write
-    subject: str
-    headers: dict[str, str]
-    at: datetime
-    current: Message | None = None
-    """The newest message of the key, which may say that it is deleted."""
-    sequence: int = 0
-    """Its sequence number, perhaps from memory; 0 if there is none."""
-
-    @property
-    def content(self) -> tuple[object, str]:
-        """What makes it another one than the last; with a ttl, that it is another one."""
-        is_other = self.headers[MESSAGE_ID] if TTL in self.headers else ""
-        return self.write.value, self.headers.get(TYPE, "") + is_other
-
-    def at_last(self, message: Message | None) -> Plan:
-        """The same, now that the newest message is known."""
-        return self._replace(current=message, sequence=message.sequence if message else 0)
-
-    @property
-    def holds(self) -> Message | None:
-        """The same, if the key holds something."""
-        current = self.current
-        return None if current is None or current.is_delete else current
-
-    def conditional(self) -> dict[str, str]:
-        """Headers by which it is refused if the key has changed."""
-        return self.headers | {EXPECTED: str(self.sequence)}
-
-    def is_done(self) -> bool:
-        """Whether the key holds just that already."""
-        now = self.holds
-        if now is None or self.write.value is None:
-            is_known = self.current is not None or self.sequence == 0
-            return is_known and now is None and self.write.value is None
-        if TTL in self.headers or TTL in now.headers:
-            # Counted from here on.
-            return False
-        return now.data == self.write.value and now.headers.get(TYPE) == self.headers[TYPE]
 
 
 class Writer:
@@ -103,38 +46,84 @@ class Writer:
         self._bucket = reader.bucket
         self._where = where
         self._patience = patience
+        self._together = Together(self._bucket, self._look_patiently, where, patience)
         self._epoch = ""
         # Sequence number and hash of what was written last, by key.
         self._recent: dict[str, tuple[int, int]] = {}
 
     async def write(self, writes: Sequence[Write]) -> list[Entry]:
-        """Do all of `writes`; those with conditions first, since they may fail."""
+        """Do all of `writes`: as batches of the server, where it takes such."""
         info = await self._reader.patiently(self._reader.info)
         epoch = info.position.epoch
         now, name = datetime.now(UTC), secrets.token_hex(12)
         plans = [
-            self._plan(write, write.updated_at or now, f"{name}-{number}", info.largest)
+            plan_of(write, self._bucket, now, f"{name}-{number}", info.largest)
             for number, write in enumerate(writes)
         ]
+        # What may fail comes first.
         sure = [plan for plan in plans if plan.write.expect is not None or len(plans) == 1]
-        sure = await self._reader.patiently(partial(self._look, sure))
+        rest = [plan for plan in plans if plan.write.expect is None and len(plans) > 1]
+        sure = await self._look_patiently(sure)
         for plan in sure:
-            check_expected(plan.write, _revision(plan, epoch))
+            check_expected(plan.write, plan.revision(epoch))
         done: dict[str, Entry] = {}
+        look = self._look_at_any if info.is_direct else self._look
+        do = self._do_together if info.is_atomic and rest + sure[1:] else self._do_apart
         try:
-            for plan in sure:
-                await self._do(plan, epoch, done)
-            rest = [plan for plan in plans if plan.write.expect is None] if len(plans) > 1 else []
-            look = self._look_at_any if info.is_direct else self._look
-            for start in range(0, len(rest), FLIGHT):
-                part = await self._recall(rest[start : start + FLIGHT], epoch, look)
-                await self._do_all(part, epoch, done)
+            await do(sure, rest, epoch, done, look)
         except Exception as error:
-            if len(writes) == 1:
+            if len(writes) == 1 or not (done or do == self._do_apart):
                 raise
             reason = explain(error, self._where)
             raise type(reason)(f"{reason}; {len(done)} of {len(writes)} were written") from error
         return [done[write.key] for write in writes]
+
+    async def _do_together(
+        self,
+        sure: Sequence[Plan],
+        rest: Sequence[Plan],
+        epoch: str,
+        done: dict[str, Entry],
+        look: Look,
+    ) -> None:
+        """As few batches as can be, one after the other."""
+        for start in range(0, len(sure) + len(rest), MOST):
+            part = sure[start : start + MOST]
+            begin = max(0, start - len(sure))
+            others = rest[begin : max(0, start + MOST - len(sure))]
+            await self._do_batch([*part, *await self._recall(others, epoch, look)], epoch, done)
+
+    async def _do_batch(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
+        """Store those that change anything, on top of what all their keys were seen to hold."""
+        while True:
+            wanted = [plan for plan in plans if not plan.is_done()]
+            try:
+                first = await self._together.store(wanted) if wanted else 0
+                break
+            except ApiError as error:
+                if error.number not in WRONG_SEQUENCE:
+                    raise
+            plans = await self._look_patiently(plans)
+            for plan in plans:
+                check_expected(plan.write, plan.revision(epoch))
+        done |= {plan.write.key: plan.kept(epoch) for plan in plans if plan.is_done()}
+        for sequence, plan in enumerate(wanted, first):
+            self._did(plan, epoch, done, sequence)
+
+    async def _do_apart(
+        self,
+        sure: Sequence[Plan],
+        rest: Sequence[Plan],
+        epoch: str,
+        done: dict[str, Entry],
+        look: Look,
+    ) -> None:
+        """One message after the other, then many in flight."""
+        for plan in sure:
+            await self._do(plan, epoch, done)
+        for start in range(0, len(rest), FLIGHT):
+            part = await self._recall(rest[start : start + FLIGHT], epoch, look)
+            await self._do_all(part, epoch, done)
 
     async def _do_all(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
         """All of them in flight together; the first error once all are over."""
@@ -143,7 +132,7 @@ class Writer:
         again: list[Coroutine[Any, Any, None]] = []
         for plan in plans:
             if plan.is_done():
-                done[plan.write.key] = _kept(plan, epoch)
+                done[plan.write.key] = plan.kept(epoch)
                 continue
             subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
             try:
@@ -169,14 +158,14 @@ class Writer:
         """Look again at what its key holds, if that is why."""
         if error.number not in WRONG_SEQUENCE:
             raise error
-        (plan,) = await self._reader.patiently(partial(self._look, [plan]))
+        (plan,) = await self._look_patiently([plan])
         await self._do(plan, epoch, done)
 
     async def _recall(
         self,
         plans: Sequence[Plan],
         epoch: str,
-        look: Callable[[Sequence[Plan]], Coroutine[Any, Any, list[Plan]]],
+        look: Look,
     ) -> list[Plan]:
         """What their keys hold: as it was written here last, else by a look.
 
@@ -203,29 +192,10 @@ class Writer:
         self._recent[plan.write.key] = sequence, hash(plan.content)
         if len(self._recent) > RECENT:
             del self._recent[next(iter(self._recent))]
-        done[plan.write.key] = _entry(plan, epoch, sequence)
+        done[plan.write.key] = plan.stored(epoch, sequence)
 
-    def _plan(self, write: Write, at: datetime, name: str, largest: int) -> Plan:
-        subject = to_subject(write.key)
-        if len(self._bucket.prefix) + len(subject) > LONGEST:
-            raise InvalidKey(
-                f"{shown(write.key)} takes {len(subject)} bytes as a subject of NATS, {LONGEST} "
-                "are possible; choose a shorter one"
-            )
-        if write.ttl is not None and write.ttl < SHORTEST:
-            raise InvalidValue(f"{shown(write.key)}: a ttl on nats is at least {SHORTEST:g} s")
-        headers = headers_of(write, at)
-        headers[MESSAGE_ID] = name
-        size = size_of(headers) + len(write.value or b"") + 100
-        limit = self._bucket.connection.max_payload
-        if size > limit or 0 < largest < size:
-            name = "max_payload of the server" if size > limit else "max_value_size of the bucket"
-            raise InvalidValue(
-                f"{shown(write.key)}: {len(write.value or b''):,} bytes are more than {name} "
-                f"allows, {min(limit, largest) if largest > 0 else limit:,} with headers; nothing "
-                "was written"
-            )
-        return Plan(write, subject, headers, at)
+    async def _look_patiently(self, plans: Sequence[Plan]) -> list[Plan]:
+        return await self._reader.patiently(partial(self._look, plans))
 
     async def _look(self, plans: Sequence[Plan]) -> list[Plan]:
         found = await asyncio.gather(*(self._bucket.last(plan.subject) for plan in plans))
@@ -257,15 +227,15 @@ class Writer:
             except ApiError as error:
                 if error.number not in WRONG_SEQUENCE:
                     raise
-            (plan,) = await self._reader.patiently(partial(self._look, [plan]))
-            check_expected(plan.write, _revision(plan, epoch))
+            (plan,) = await self._look_patiently([plan])
+            check_expected(plan.write, plan.revision(epoch))
             if plan.write.expect not in (None, ANY_REVISION, ""):
                 # Another write is on its way, which the leader knows of and does not show yet.
                 raise RevisionConflict(
                     f"{shown(plan.write.key)} is being changed by somebody else; read it again, "
                     "decide and retry"
                 )
-        done[plan.write.key] = _kept(plan, epoch)
+        done[plan.write.key] = plan.kept(epoch)
 
     async def _send(self, plan: Plan, unanswered: int) -> int:
         """Publish until it is acknowledged: servers know the id of what they have stored."""
@@ -288,7 +258,7 @@ class Writer:
                 unanswered += is_sent
                 patience = self._patience if is_sent else connection.timeout
                 if loop.time() + PAUSE >= start + patience:
-                    raise self._unknown(plan, error, is_sent=is_sent) from error
+                    raise unsure(self._place(plan), error, is_sent=is_sent) from error
             await asyncio.sleep(PAUSE)
 
     async def _found(self, plan: Plan, error: Exception) -> int:
@@ -297,37 +267,11 @@ class Writer:
         Raises:
             SourceUnavailable: by somebody else, before or after it.
         """
-        (now,) = await self._reader.patiently(partial(self._look, [plan]))
+        (now,) = await self._look_patiently([plan])
         current = now.current
         if current is None or current.headers.get(MESSAGE_ID) != plan.headers[MESSAGE_ID]:
-            raise self._unknown(plan, error, is_sent=True) from error
+            raise unsure(self._place(plan), error, is_sent=True) from error
         return current.sequence
 
-    def _unknown(self, plan: Plan, error: Exception, *, is_sent: bool) -> SourceUnavailable:
-        outcome = (
-            "the write may or may not have been done: read it again, decide and retry"
-            if is_sent
-            else "nothing was written"
-        )
-        if isinstance(error, ApiError) and error.number == IN_PROCESS:
-            why = "no quorum of the cluster has stored it yet"
-        else:
-            why = str(error)
-        return SourceUnavailable(f"{self._where}, key {shown(plan.write.key)}: {why}; {outcome}")
-
-
-def _revision(plan: Plan, epoch: str) -> str | None:
-    now = plan.holds
-    return None if now is None else revision_of(epoch, now.sequence)
-
-
-def _kept(plan: Plan, epoch: str) -> Entry:
-    now = plan.holds
-    return deleted(plan.write.key, plan.at) if now is None else now.entry(epoch)
-
-
-def _entry(plan: Plan, epoch: str, sequence: int) -> Entry:
-    write = plan.write
-    if write.value is None:
-        return deleted(write.key, plan.at)
-    return Entry(write.key, write.value, write.value_type, plan.at, revision_of(epoch, sequence))
+    def _place(self, plan: Plan) -> str:
+        return f"{self._where}, key {shown(plan.write.key)}"

@@ -1,0 +1,203 @@
+"""Several keys together: batches of the server, stored and told of as a whole."""
+
+import asyncio
+import threading
+
+import pytest
+
+import datastream
+from datastream import Feature, RevisionConflict
+from datastream.testing import Recorder
+from datastream.testing._tools import eventually
+from tests.integration.nats.test_nats import update
+from tests.servers.nats import make_bucket, with_client
+
+
+def last(running, bucket):
+    async def ask(client):
+        return (await client.jetstream().stream_info(f"KV_{bucket}")).state.last_seq
+
+    return with_client(running.url, ask)
+
+
+def test_several_keys_are_one_batch(store):
+    assert Feature.ATOMIC in store.features
+    recorders = [Recorder(store), Recorder(store, "a"), Recorder(store, "b/")]
+    author = "Ann <a@example.org>"
+    stored = store.put_many({"a": 1, "b/c": 2, "d": 3}, message="why", author=author)
+    assert {entry.key: entry for entry in stored} == store.snapshot()
+    for recorder, keys in zip(recorders, (["a", "b/c", "d"], ["a"], ["b/c"]), strict=True):
+        recorder.wait(lambda r, keys=keys: [*r.state] == keys)
+        batch = recorder.batches[-1]
+        assert [entry.key for entry in batch] == keys
+        assert (batch.message, batch.author) == ("why", author)
+
+
+def test_a_part_of_a_batch_that_is_selected_is_told_at_once(running, bucket, url, store):
+    """What follows in it is not sent to who selects only what comes first."""
+    for keys in (("a",), ("c",), ("a", "b"), ("b/",)):
+        with datastream.open(url) as other:
+            recorder = Recorder(other, *keys)
+            recorder.wait_ready()
+            value = f"{keys}"
+            store.put_many({"a": value, "b": value, "c": value, "b/x": value, "z": value})
+            recorder.wait(lambda r: r.state)
+            recorder.wait(lambda r, value=value: {*r.state.values()} == {value.encode()})
+            assert len(recorder.batches) == 2
+
+
+@pytest.mark.parametrize("keys", [(), ("a", "z")], ids=["all", "some"])
+def test_no_reader_sees_a_part(url, store, keys):
+    """Batches of more than is read from a socket at once, by two who write the same keys."""
+    names = ["a", *(f"k{number}" for number in range(40)), "z"]
+    with datastream.open(url) as other:
+        recorder = Recorder(other, *keys)
+
+        def write(one, start):
+            for number in range(start, start + 10, 2):
+                one.put_many(dict.fromkeys(names, f"{number}" * 5_000))
+                one["alone"] = number
+
+        threads = [
+            threading.Thread(target=write, args=(one, start))
+            for start, one in enumerate((store, other))
+        ]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            found = other.snapshot(*keys)
+            assert len({found[key].value for key in names if key in found}) <= 1
+        for thread in threads:
+            thread.join()
+        final = {key: entry.value for key, entry in store.snapshot(*keys).items()}
+        recorder.wait_state(final)
+        for state in recorder.states:
+            assert state.get("a") == state.get("z"), "a batch was torn"
+
+
+def test_one_that_does_not_hold_holds_up_all(store):
+    store.put_many({"a": 1, "b": 1})
+    stale = store.entry("b").revision
+    store["b"] = 2
+    with pytest.raises(RevisionConflict):
+        store.put_many({"a": 3, "b": 3, "c": 3}, expect={"b": stale})
+    with pytest.raises(RevisionConflict):
+        store.put_many({"a": 3, "c": 3}, expect={"a": ""})
+    assert dict(store) == {"a": 1, "b": 2}
+
+
+def test_one_of_many_that_expect_the_same_wins(url, store):
+    stores = [datastream.open(url) for _ in range(4)]
+    store.put_many({"a": 0, "b": 0})
+    expect = {key: entry.revision for key, entry in store.snapshot().items()}
+    begin = threading.Barrier(len(stores))
+    won = []
+
+    def write(number, one):
+        begin.wait()
+        try:
+            one.put_many({"a": number, "b": number, f"c{number}": 1}, expect=expect)
+            won.append(number)
+        except RevisionConflict:
+            pass
+
+    threads = [threading.Thread(target=write, args=args) for args in enumerate(stores, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in stores:
+        one.close()
+    assert len(won) == 1
+    assert dict(store) == {"a": won[0], "b": won[0], f"c{won[0]}": 1}
+
+
+def test_what_changes_nothing_is_not_written(running, bucket, store):
+    store.put_many({"a": 1, "b": 1, "c": 1})
+    before = last(running, bucket)
+    store.put_many({"a": 1, "b": 1, "c": 1})
+    assert last(running, bucket) == before
+    stored = store.put_many({"a": 1, "b": 2, "c": 1})
+    assert last(running, bucket) == before + 1
+    assert {entry.key: entry for entry in stored} == store.snapshot()
+
+
+def test_puts_and_deletes_together(store):
+    store.put_many({"a": 1, "b": 1})
+    recorder = Recorder(store)
+    recorder.wait(lambda r: len(r.state) == 2)
+    writes = [datastream.Write("a", None), datastream.Write("c", b"1", "int")]
+    store.write(*writes, datastream.Write("missing", None))
+    recorder.wait_state({"b": b"1", "c": b"1"})
+    assert [(e.key, e.operation) for e in recorder.batches[-1]] == [("a", "DELETE"), ("c", "PUT")]
+
+
+def test_more_than_servers_take_at_once(store):
+    recorder = Recorder(store)
+    values = {f"k/{number}": number for number in range(2_100)}
+    stored = store.put_many(values, expect={"k/3": "", "k/2050": ""})
+    assert [entry.key for entry in stored] == list(values)
+    assert dict(store) == values
+    recorder.wait(lambda r: len(r.state) == len(values))
+    assert {entry.key: entry for entry in stored} == store.snapshot()
+
+
+def test_what_was_stored_together_is_one_point(url):
+    with datastream.open(url, create=True, history=5) as store:
+        store.put_many({"a": 1, "b": 1})
+        store.put_many({"a": 2, "b": 2, "c": 2}, message="two")
+        (revision, _) = store.history("a")
+        for point in (revision.point, store.entry("a").revision):
+            with store.at(point) as past:
+                assert dict(past) == {"a": 2, "b": 2, "c": 2}
+        batches = []
+        with store.replay().subscribe(batches.append):
+            eventually(lambda: len(batches) == 3, "all came")
+        assert [{e.key for e in batch} for batch in batches] == [set(), {"a", "b"}, {"a", "b", "c"}]
+        assert batches[2].message == "two"
+
+
+def test_a_bucket_that_takes_no_batches(running, bucket, url):
+    make_bucket(running.url, bucket)
+    with datastream.open(url) as store:
+        assert Feature.ATOMIC not in store.features
+        store.put_many({"a": 1, "b": 2})
+        update(running, bucket, allow_atomic=True)
+        with datastream.open(url) as again:
+            assert Feature.ATOMIC in again.features
+            again.put_many({"a": 2, "b": 3})
+        update(running, bucket, allow_atomic=False)
+        assert dict(store) == {"a": 2, "b": 3}
+        store.put_many({"a": 3, "b": 4})
+        assert dict(store) == {"a": 3, "b": 4}
+
+
+def test_batches_of_other_programs(running, bucket, store):
+    async def publish(client):
+        for number, key in enumerate("abc", 1):
+            headers = {"Nats-Batch-Id": "theirs", "Nats-Batch-Sequence": f"{number}"}
+            if key == "c":
+                await asyncio.sleep(0)
+                headers["Nats-Batch-Commit"] = "1"
+            await client.request(f"$KV.{bucket}.{key}", b"1", headers=headers)
+
+    recorders = [Recorder(store), Recorder(store, "a", "z")]
+    for recorder in recorders:
+        recorder.wait_ready()
+    with_client(running.url, publish)
+    recorders[0].wait_state(dict.fromkeys("abc", b"1"))
+    recorders[1].wait_state({"a": b"1"})
+    assert [len(recorder.batches) for recorder in recorders] == [2, 2]
+
+
+def test_an_acknowledgement_that_is_lost(running, bucket):
+    from tests.servers.proxy import Proxy
+
+    with Proxy(running.port) as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}/{bucket}"
+        with datastream.open(url, create=True, history=10) as store:
+            store.put_many({"a": 1, "b": 1})
+            proxy.cut_after(b"Nats-Batch-Commit")
+            stored = store.put_many({"a": 2, "b": 2})
+            assert {entry.key: entry for entry in stored} == store.snapshot()
+            assert [r.entry.value for r in store.history("a")] == [b"2", b"1"]
