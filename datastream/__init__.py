@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from datastream._mirror.mirror import Mirror, MirrorCounts, mirror
     from datastream._mirror.plan import Conflict
     from datastream._overlay import Held, Overlay, overlay
+    from datastream._translated import translated
 
 __all__ = [
     "Batch",
@@ -81,6 +82,7 @@ __all__ = [
     "mirror",
     "open",
     "overlay",
+    "translated",
     "webhook",
 ]
 
@@ -96,6 +98,7 @@ _ON_USE = {
     "drift": "datastream._mirror.drift",
     "mirror": "datastream._mirror.mirror",
     "overlay": "datastream._overlay",
+    "translated": "datastream._translated",
     "webhook": "datastream._consume.webhook",
 }
 """What is imported when it is first asked for: not everybody needs it."""

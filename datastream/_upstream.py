@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from datastream._watch.subscription import Sink
+from datastream._watch.subscription import Since, Sink
 from datastream.entry import Batch, Entry, Revision
 from datastream.selection import Selection
 from datastream.source import Feature, Reading, Write
@@ -61,9 +61,7 @@ class Upstream:
         """What `key` held before, newest first."""
         return self.store.history(key)
 
-    def follow(
-        self, selection: Selection, sink: Sink, had: Mapping[str, str] | None = None
-    ) -> Callable[[], None]:
+    def follow(self, selection: Selection, sink: Sink, had: Since = None) -> Callable[[], None]:
         """Offer `sink` the state and every change; the answer ends that.
 
         Where the backend is away, the state follows later.
@@ -71,7 +69,7 @@ class Upstream:
         Args:
             selection: which keys.
             sink: takes the batches.
-            had: the revisions it has: the first batch then holds what differs.
+            had: the revisions it has, or a cursor: the first batch then holds what differs.
         """
         subscription = self._core.subscribe(selection, sink, had)
         return lambda: self._core.unsubscribe(subscription)

@@ -15,6 +15,7 @@ from datastream.errors import InvalidKey, shown
 
 __all__ = ["Selection", "Selects", "check_key", "check_text", "compile_pattern", "escape"]
 __all__ += ["MAX_KEYS", "MAX_KEY_BYTES", "MAX_PATTERNS", "literal_prefix", "starts"]
+__all__ += ["RESERVED", "is_reserved"]
 
 MAX_KEY_BYTES = 16_384
 """Longest key, prefix or pattern in UTF-8; a backend may take less."""
@@ -24,6 +25,8 @@ FEW_PATTERNS = 8
 """Beyond these, patterns are found by an index."""
 MAX_PATTERNS = 1_000
 """Patterns of one selection, those of ``exclude`` included."""
+RESERVED = "_datastream/"
+"""Keys below it belong to mirrors and their like; they are neither compared nor copied."""
 
 
 T = TypeVar("T")
@@ -39,6 +42,11 @@ class Selects(Protocol):
     @property
     def patterns(self) -> frozenset[str]: ...
     def matches(self, key: str) -> bool: ...
+
+
+def is_reserved(key: str) -> bool:
+    """Whether a key is one of a mirror's own."""
+    return key.startswith(RESERVED)
 
 
 NOTHING: frozenset[str] = frozenset()

@@ -78,7 +78,17 @@ NOT_CALLED = (
     History,
     Recording,
 )
-BETWEEN = ("diff", "Diff", "Difference", "mirror", "Mirror", "MirrorCounts", "Conflict", "drift")
+BETWEEN = (
+    "diff",
+    "Diff",
+    "Difference",
+    "mirror",
+    "Mirror",
+    "MirrorCounts",
+    "Conflict",
+    "drift",
+    "translated",
+)
 OF_CONSUMERS = (ConsumerStatus, ConsumerCounts, Lag, Retry, Undeliverable, Taken)
 PREFIXES = {
     "Store": "store",

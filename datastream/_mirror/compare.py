@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
-from datastream._mirror.entries import is_reserved, present, same
+from datastream._mirror.entries import present, same
 from datastream.entry import Entry
 from datastream.errors import Unreadable
-from datastream.selection import Selection
+from datastream.selection import Selection, is_reserved
 from datastream.source import HasSummaries, Source, Summary, is_below
 from datastream.sources._common.digests import digest_of
 from datastream.store import Store

@@ -12,9 +12,8 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable
 
 from datastream._mirror.diff import Difference, differing, keep_types, opened
-from datastream._mirror.entries import is_reserved
 from datastream.entry import Batch, Entry, Operation
-from datastream.selection import Selection
+from datastream.selection import Selection, is_reserved
 from datastream.store import Store
 
 Drift = Mapping[str, Difference]

@@ -5,15 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from datastream.entry import Entry, Operation
+from datastream.selection import RESERVED
 from datastream.source import is_below
-
-RESERVED = "_datastream/"
-"""Keys below it belong to mirrors and their like; they are neither compared nor copied."""
-
-
-def is_reserved(key: str) -> bool:
-    """Whether a key is one of a mirror's own."""
-    return key.startswith(RESERVED)
 
 
 def present(entries: Iterable[Entry]) -> dict[str, Entry]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from datastream._mirror.entries import is_reserved, same
+from datastream._mirror.entries import same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
 from datastream.entry import Batch, Entry, deleted
 from datastream.errors import DatastreamError
+from datastream.selection import is_reserved
 from datastream.source import Write
 
 MOST_WRITTEN = 10_000

@@ -11,10 +11,9 @@ import threading
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from hashlib import blake2b, md5
 
-from datastream._mirror.entries import is_reserved
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, KeyNotFound, shown
-from datastream.selection import Selection, Selects
+from datastream.selection import Selection, Selects, is_reserved
 from datastream.source import Feature, HasStreams, HasSummaries, Reading, Source, Summary, Write
 from datastream.sources._common.digests import digest_of
 from datastream.store import Store

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from datastream._mirror.progress import MIRRORS, Progress
+from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
 from datastream.selection import Selection, literal_prefix
 from datastream.store import Store
@@ -41,7 +42,12 @@ _running: list[Edge] = []
 
 
 def identity(store: Store) -> str:
-    """What tells a store from others, also in other processes, as far as its URL does."""
+    """What tells a store from others, also in other processes, as far as its URL does.
+
+    A store in other words is the one below.
+    """
+    if isinstance(store._source, TranslatedSource):
+        return identity(store._source.upstream.store)
     try:
         location = parse(store.name)
     except DatastreamError:
@@ -59,6 +65,17 @@ def _of_process(store: Store) -> str:
         return _anonymous.setdefault(store._source, f"{store.name}#{secrets.token_hex(8)}")
 
 
+def words(*stores: Store) -> str:
+    """How stores are translated; "" if none is."""
+    found = (store._source for store in stores)
+    return "; ".join(s.translation.name for s in found if isinstance(s, TranslatedSource))
+
+
+def concerned(selection: Selection, translation: str) -> Selection:
+    """The keys that a mirror may read or write; in other words, all of them."""
+    return Selection() if translation else selection
+
+
 def listed(selection: Selection) -> tuple[tuple[str, ...], ...]:
     """A selection as it is kept."""
     parts = (selection.keys, selection.prefixes, selection.patterns, selection.exclude)
@@ -72,7 +89,7 @@ def edges_into(store: Store) -> list[Edge]:
     """
     found = []
     for progress in _progresses(store):
-        selection = Selection(*map(frozenset, progress.selection))
+        selection = concerned(Selection(*map(frozenset, progress.selection)), progress.words)
         found.append(Edge(progress.source, progress.target, selection))
         found += [Edge(origin, progress.target, selection) for origin in progress.origins]
     return found

@@ -12,7 +12,15 @@ from typing import NamedTuple
 from datastream._closing import AsyncClosing, Closing
 from datastream._mirror.diff import keep_types, opened
 from datastream._mirror.light import LightSource, can_stream, has_large
-from datastream._mirror.loops import Edge, edges_into, identity, listed, running
+from datastream._mirror.loops import (
+    Edge,
+    concerned,
+    edges_into,
+    identity,
+    listed,
+    running,
+    words,
+)
 from datastream._mirror.plan import OnConflict, Rules
 from datastream._mirror.progress import InFile, InTarget, Nowhere, Place, Progress, default_name
 from datastream._mirror.target import Target
@@ -253,8 +261,9 @@ def mirror(
         streams = _streams(source, store, selection, stream)
         into = edges_into(source)
         begun = _begun(source, store, selection, into)
-        stack.enter_context(running(Edge(begun.source, begun.target, selection), into))
-        kept = _place(place, store, name or default_name(begun.source, begun.selection))
+        edge = Edge(begun.source, begun.target, concerned(selection, begun.words))
+        stack.enter_context(running(edge, into))
+        kept = _place(place, store, name or default_name(begun))
         what = f"mirror {source.name} → {store.name}"
         status = StatusHolder(what, store._dispatcher)
         if streams:
@@ -310,7 +319,8 @@ def _light(stack: ExitStack, source: Store, target: Store) -> tuple[Store, Store
 def _begun(source: Store, target: Store, selection: Selection, into: Iterable[Edge]) -> Progress:
     mine = identity(source)
     origins = tuple(sorted({edge.source for edge in into} - {mine}))
-    return Progress(mine, identity(target), listed(selection), origins=origins)
+    translation = words(source, target)
+    return Progress(mine, identity(target), listed(selection), origins=origins, words=translation)
 
 
 def _place(path: str | os.PathLike[str] | None, target: Store, name: str) -> Place:

@@ -9,8 +9,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datastream._mirror.entries import RESERVED
 from datastream.errors import DatastreamError
+from datastream.selection import RESERVED
 from datastream.source import Write
 from datastream.store import Store
 
@@ -38,11 +38,13 @@ class Progress(NamedTuple):
     """Keys that others may have written, which nobody has decided yet."""
     origins: tuple[str, ...] = ()
     """The stores from which the source in turn is mirrored."""
+    words: str = ""
+    """How keys and values are translated between the two."""
 
     @property
     def of(self) -> tuple[object, ...]:
         """Which mirror it belongs to."""
-        return self.source, self.target, self.selection
+        return self.source, self.target, self.selection, self.words
 
     def dumps(self) -> bytes:
         return json.dumps({"format": 1, **self._asdict()}, separators=(",", ":")).encode()
@@ -167,7 +169,8 @@ MIRRORS = f"{RESERVED}mirror/"
 """Keys below it hold the progress of mirrors."""
 
 
-def default_name(source: str, selection: tuple[tuple[str, ...], ...]) -> str:
-    """The name of a mirror that was given none: the same for the same source and keys."""
-    text = json.dumps([source, selection])
+def default_name(begun: Progress) -> str:
+    """The name of a mirror that was given none: the same for the same source, keys and words."""
+    words = [begun.words] if begun.words else []
+    text = json.dumps([begun.source, begun.selection, *words])
     return blake2b(text.encode(), digest_size=6).hexdigest()

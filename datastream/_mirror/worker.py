@@ -9,7 +9,7 @@ from random import uniform
 from time import monotonic
 from typing import NamedTuple
 
-from datastream._mirror.entries import is_reserved, present, readable
+from datastream._mirror.entries import present, readable
 from datastream._mirror.events import Events, Inbox
 from datastream._mirror.feeds import Feeds, First
 from datastream._mirror.ledger import Ledger
@@ -29,7 +29,7 @@ from datastream._mirror.target import Target
 from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
 from datastream.errors import KeyNotFound, RevisionConflict, StoreClosed
-from datastream.selection import Selection
+from datastream.selection import Selection, is_reserved
 from datastream.source import Health, Write, is_below
 from datastream.store import Store
 

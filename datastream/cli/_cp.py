@@ -13,6 +13,13 @@ from datastream import DatastreamError, Entry, Feature, KeyNotFound, Store, Writ
 from datastream.cli._copying import Copier, held_by
 from datastream.cli._open import is_url, open_existing, open_store
 from datastream.cli._output import emit
+from datastream.cli._prefixes import (
+    Prefixes,
+    in_words_of_first,
+    prefix_options,
+    selected,
+    taken,
+)
 from datastream.cli._progress import progress, write_in_steps
 from datastream.cli._select import Keys, left_out, selection, url_argument
 from datastream.errors import shown
@@ -25,7 +32,7 @@ def _arguments(command: F) -> F:
     keep = click.option("-n", "--no-clobber", is_flag=True, help="Fail if the new key is there.")
     keys = click.argument("keys", nargs=-1, metavar="[KEY]...")
     target = click.argument("target")
-    return url_argument(target(keys(selection(keep(command)))))
+    return url_argument(target(keys(selection(prefix_options(keep(command))))))
 
 
 @click.command()
@@ -34,6 +41,8 @@ def cp(url: str, target: str, **options: Any) -> None:
     """Copy the store URL to the store TARGET: everything, or each KEY and what --match selects.
 
     Or a key to another one of the same store: cp URL KEY NEW_KEY; both may end in "/".
+
+    With --from-prefix A and --to-prefix B, what is A/x in URL becomes B/x in TARGET.
 
     What TARGET holds already is not written again, what it holds beside stays. What it cannot
     hold is said, and left out.
@@ -62,10 +71,15 @@ def _run(
     exclude: tuple[str, ...],
     no_clobber: bool,
     is_move: bool,
+    **options: Any,
 ) -> None:
     expect = "" if no_clobber else None
+    prefixes = taken(options)
     if is_url(target):
-        _between(url, target, Keys(keys, match, exclude), expect, is_move=is_move)
+        chosen = Keys(selected(keys, match, prefixes), match, exclude)
+        _between(url, target, chosen, prefixes, expect, is_move=is_move)
+    elif any(prefixes):
+        raise click.UsageError("--from-prefix and --to-prefix are for two stores; give two URLs")
     elif len(keys) == 1 and not (match or exclude):
         _within(url, target, keys[0], expect, is_move=is_move)
     else:
@@ -100,8 +114,14 @@ def _entries(store: Store, key: str) -> list[Entry]:
     return entries
 
 
-def _between(url: str, target: str, keys: Keys, expect: str | None, *, is_move: bool) -> None:
-    with open_existing(url) as source, open_store(target) as store:
+def _between(
+    url: str, target: str, keys: Keys, prefixes: Prefixes, expect: str | None, *, is_move: bool
+) -> None:
+    with (
+        open_existing(url) as source,
+        open_store(target) as there,
+        in_words_of_first(there, prefixes) as store,
+    ):
         copier = Copier(store, expect)
         if is_move:
             _move(source, store, keys, copier)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import click
 
@@ -19,6 +20,7 @@ from datastream.cli._output import (
     one_line,
     shown_value,
 )
+from datastream.cli._prefixes import in_words_of_first, prefix_options, selected, taken
 from datastream.cli._progress import progress
 from datastream.cli._select import keys_argument, left_out, selection, url_argument
 
@@ -31,6 +33,7 @@ STYLES = {"only_a": "red", "only_b": "green", "changed": "yellow"}
 @click.argument("other")
 @keys_argument
 @selection
+@prefix_options
 @click.option("--keys-only", is_flag=True, help="Just the mark and the key.")
 @click.option("--exit-code", is_flag=True, help="Exit with 1 if they differ.")
 @json_option
@@ -44,17 +47,23 @@ def diff(
     keys_only: bool,
     exit_code: bool,
     json_lines: bool,
+    **prefixes: Any,
 ) -> None:
     """Say how the store OTHER differs from the store URL, sorted by key.
 
     One line a key: "-" where only URL holds it, "+" where only OTHER does, "~" where they hold
     different values; then the key, the value in URL and the one in OTHER, separated by tabs.
+
+    With --from-prefix A and --to-prefix B, B/x in OTHER stands for A/x in URL.
     """
     show = _json_line if json_lines else _mark_and_key if keys_only else _plain_line
     found = 0
+    both = taken(prefixes)
+    keys = selected(keys, match, both)
     with (
         open_existing(url) as a,
-        open_existing(other) as b,
+        open_existing(other) as there,
+        in_words_of_first(there, both) as b,
         progress("comparing"),
         datastream.diff(a, b, *keys, match=match, exclude=exclude) as differences,
     ):

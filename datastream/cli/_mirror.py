@@ -12,6 +12,7 @@ from datastream import DatastreamError, Mirror, Operation, State, Status, Store
 from datastream.cli._exit import say
 from datastream.cli._open import open_existing, open_store
 from datastream.cli._output import as_json, emit, json_option, one_line
+from datastream.cli._prefixes import in_words_of_first, prefix_options, selected, taken
 from datastream.cli._progress import progress
 from datastream.cli._select import keys_argument, selection, url_argument
 from datastream.cli._status import say_status
@@ -41,6 +42,7 @@ LOOK = 0.5
     show_default=True,
     help="Largest share of TARGET to delete at once; only 1 lets an empty URL empty it.",
 )
+@prefix_options
 @click.option("--place", metavar="FILE", help="Keep how far it is there, not in TARGET.")
 @json_option
 def mirror(url: str, target: str, *, once: bool, json_lines: bool, **options: Any) -> None:
@@ -49,14 +51,20 @@ def mirror(url: str, target: str, *, once: bool, json_lines: bool, **options: An
     It goes on where it was after a restart of either store or of itself, and retries for ever;
     with --once it ends when TARGET is like URL, or with exit code 1 where you have to decide.
 
+    With --from-prefix A and --to-prefix B, B/x in TARGET stands for A/x in URL, whose keys are the
+    ones that are told.
+
     Prints what it has done so far, whenever it has done more. A dry run prints operation, key and
     type, separated by tabs.
     """
     dry_run = options["dry_run"]
     once = once or dry_run
+    prefixes = taken(options)
+    options["keys"] = selected(options["keys"], options["match"], prefixes)
     with (
         open_existing(url, watched=not once) as source,
-        open_store(target, watched=not once, create=not dry_run) as store,
+        open_store(target, watched=not once, create=not dry_run) as there,
+        in_words_of_first(there, prefixes) as store,
         _started(source, store, **options) as running,
         running.status.subscribe(_say_stale if once else say_status),
     ):

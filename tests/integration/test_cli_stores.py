@@ -48,6 +48,21 @@ def test_a_store_is_copied_and_what_is_equal_is_not_written_again(url: str, othe
     assert content(other) == content(url) | {"beside": (b"1", "int")}
 
 
+def test_a_prefix_stands_for_another_one_in_the_other_store(url: str, other: str) -> None:
+    words = ("--from-prefix", "fx", "--to-prefix", "rates/")
+    assert run("cp", url, other, *words).stdout == "2 keys written\n"
+    assert set(content(other)) == {"rates/USD", "rates/old/DEM"}
+    assert run("diff", url, other, *words).stdout == ""
+    run("put", other, "rates/USD", "2.5")
+    assert run("diff", url, other, *words, "--keys-only").stdout == "~\tfx/USD\n"
+    assert run("mirror", url, other, *words, "--once", "--on-conflict", "source").exit_code == 0
+    assert content(other)["rates/USD"] == (b"1.1", "float")
+    assert run("mv", url, other, "--to-prefix", "all", "a").stdout == "1 keys written\n"
+    assert content(other)["all/a"] == (b"1", "int")
+    assert "a" not in content(url)
+    assert run("cp", url, "a", "b", *words).exit_code == 2
+
+
 def test_some_keys_are_copied(url: str, other: str) -> None:
     assert run("cp", url, other, "fx/", "a", "--exclude", "**/DEM").exit_code == 0
     assert set(content(other)) == {"a", "fx/USD"}
