@@ -56,12 +56,12 @@ class Translation:
         prefix: tuple[str, str] | None,
     ) -> Self:
         """What `translated` is asked for."""
-        spell, spell_back = key or (_same, _same)
+        spell, spell_back = key or AS_IT_IS
         within = ""
         if prefix is not None:
             here, within = prefix
             spell, spell_back = partial(_moved, here, within), partial(_moved, within, here)
-        encode, decode = value or (_same, _same)
+        encode, decode = value or AS_IT_IS
         name = ", ".join(_names((key, value), prefix))
         return cls(spell, spell_back, encode, decode, within, name)
 
@@ -154,6 +154,9 @@ class Translation:
 
 def _same(given: T) -> T:
     return given
+
+
+AS_IT_IS = Pair(_same, _same)
 
 
 def _moved(old: str, new: str, key: str) -> str | None:
