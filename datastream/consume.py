@@ -41,8 +41,6 @@ STOP_TIMEOUT = 10.0
 """Seconds that `stop` gives handlers which run."""
 CANCEL_GRACE = 1.0
 """Seconds that an async handler has to end once it was cancelled."""
-LOOK = 0.005
-"""Seconds between two looks of `flush`."""
 MOST_WORKERS = 256
 
 
@@ -156,12 +154,7 @@ class Consumer(AbstractContextManager["Consumer"], AbstractAsyncContextManager["
         Returns:
             False if that was not so after `timeout`, or the consumer has ended before.
         """
-        until = None if timeout is None else monotonic() + timeout
-        while not self._run.is_idle():
-            late = until is not None and monotonic() > until
-            if late or self._run.is_forked or self._run.ended.wait(LOOK):
-                return False
-        return True
+        return not self._run.is_forked and self._run.flush(timeout)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it has ended; False if it has not after `timeout` seconds.

@@ -44,6 +44,10 @@ class Host(Protocol):
         """Say what went wrong, and wait before it is tried again."""
         ...
 
+    def rested(self) -> None:
+        """All that was offered was given; memory work only."""
+        ...
+
 
 class Given:
     """What a feed gives: changes to handle, or where to begin.
@@ -69,9 +73,11 @@ class Intake:
     Args:
         conflate: keep the newest entry of each key only.
         what: is watched.
+        rested: called when all of it was taken, and given to the host.
     """
 
-    def __init__(self, what: str, *, conflate: bool) -> None:
+    def __init__(self, what: str, rested: Callable[[], object], *, conflate: bool) -> None:
+        self._rested = rested
         self._buffer = NewestBuffer() if conflate else CompleteBuffer(what)
         self._changed = threading.Condition()
         self.subscription: Subscription | None = None
@@ -100,13 +106,18 @@ class Intake:
         """The next batch; None after the last, or where what followed was lost."""
         with self._changed:
             # Whoever comes for the next one has given the last one to the host.
-            self.waiting = max(0, self.waiting - self._in_hand) if self._buffer else 0
+            self._are_waiting(max(0, self.waiting - self._in_hand) if self._buffer else 0)
             self._changed.wait_for(lambda: self._buffer or self.is_over or self.has_lost)
             if self.error is not None:
                 raise self.error
             batch = None if self.is_over else self._buffer.take()
             self._in_hand = 0 if batch is None else len(batch)
             return batch
+
+    def _are_waiting(self, changes: int) -> None:
+        self.waiting = changes
+        if not changes:
+            self._rested()
 
 
 class Signal(Intake):
@@ -125,7 +136,7 @@ class Signal(Intake):
     def wait(self) -> bool:
         """Wait until something followed; False where nothing will."""
         with self._changed:
-            self.waiting = int(self._rang)
+            self._are_waiting(int(self._rang))
             self._changed.wait_for(lambda: self._rang or self.is_over)
             self._rang = False
             return not self.is_over
@@ -203,7 +214,7 @@ class Feed:
             yield Given(batch, batch.entries)
 
     def _new_intake(self) -> Intake:
-        return Intake(self._what, conflate=self._conflate)
+        return Intake(self._what, self._host.rested, conflate=self._conflate)
 
     def _can_resume(self) -> bool:
         return bool(self._progress.cursor) and Feature.LOG in self._store.features
@@ -322,7 +333,7 @@ class CommitFeed(Feed):
         return cast(Signal, self._intake)
 
     def _new_intake(self) -> Signal:
-        return Signal(self._what, conflate=False)
+        return Signal(self._what, self._host.rested, conflate=False)
 
     def _anew(self) -> Generator[Given, None, str]:
         """The difference to what was handled, where no commit says how it came about."""

@@ -97,6 +97,8 @@ class Run:
         self.ended = threading.Event()
         self.ended_at: datetime | None = None
         self.is_forked = False
+        self._rests = threading.Condition()
+        """Notified when there may be nothing left to handle, and at the end."""
         self._moved = moved
         self._lock = threading.Lock()
         self._troubles: dict[int, Trouble] = {}
@@ -185,8 +187,19 @@ class Run:
         which = _described(task.item)
         return f"the handler has not returned for over {HANGS_AFTER:g} s: {which}"
 
-    def is_idle(self) -> bool:
-        """Whether all that was offered is handled, and that is saved."""
+    def flush(self, timeout: float | None) -> bool:
+        """Wait until all that was offered is handled and saved; False if it ends before."""
+        with self._rests:
+            self._rests.wait_for(lambda: self._is_idle() or self.ended.is_set(), timeout)
+        # One that ended at a failure has a change left, although nothing waits any more.
+        return self._is_idle() and self.error is None
+
+    def rested(self) -> None:
+        """The feed has given all, or the workers have handled all."""
+        with self._rests:
+            self._rests.notify_all()
+
+    def _is_idle(self) -> bool:
         # In this order: what leaves the feed is in the queue before.
         return not self._feed.waiting and not len(self._queue)
 
@@ -289,6 +302,8 @@ class Run:
                     self._handle(task)
                 finally:
                     self._queue.done(task)
+                    if not len(self._queue):
+                        self.rested()
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001
@@ -395,6 +410,7 @@ class Run:
         self._ledger.close()
         self.ended_at = datetime.now(UTC)
         self.ended.set()
+        self.rested()
         self._moved()
 
 

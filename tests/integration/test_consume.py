@@ -253,6 +253,40 @@ def test_a_hanging_async_handler_is_cancelled(store, place):
     assert cancelled.is_set()
 
 
+def test_flush_ends_when_the_consumer_does(store):
+    def handler(entry):
+        started.set()
+        assert release.wait(30)
+        raise OSError("the network is away")
+
+    started, release = threading.Event(), threading.Event()
+    consumer = store.consume(handler, place=None, retry=1)
+    store["a"] = 1
+    assert started.wait(10)
+    answers = []
+    flushing = threading.Thread(target=lambda: answers.append(consumer.flush()))
+    flushing.start()
+    release.set()
+    flushing.join(30)
+    assert answers == [False]
+    assert not consumer.flush(0.01)
+
+
+def test_flush_wakes_with_the_last_change(store, monkeypatch):
+    def no_polling(timeout=None):
+        assert timeout is None
+        return True
+
+    seen = Recorder()
+    with store.consume(seen, place=None, concurrency=2) as consumer:
+        monkeypatch.setattr(consumer._run.ended, "wait", no_polling)
+        for n in range(200):
+            store.update({"a": n, "b": n})
+            assert consumer.flush(30)
+            assert len(seen.pairs) == 2 * n + 2
+        monkeypatch.undo()
+
+
 def test_a_hanging_handler_holds_up_its_key_alone(store, place, monkeypatch):
     def handler(entry):
         if entry.key == "hangs":
