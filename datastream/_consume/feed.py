@@ -398,6 +398,8 @@ def feed_of(store: Store, *, conflate: bool, whole: bool) -> type[Feed]:
     features = store.features
     if conflate:
         return Feed
-    if Feature.REPLAY in features:
+    # What can be written, but not together, has no commits: its keys' pasts say as much, for less.
+    has_commits = Feature.ATOMIC in features or Feature.WRITE not in features
+    if Feature.REPLAY in features and has_commits:
         return CommitFeed
     return PastFeed if Feature.HISTORY in features and not whole else Feed

@@ -36,6 +36,9 @@ class Past(NamedTuple):
             DatastreamError: it is none, or lies before or after all that there is.
         """
         if isinstance(point, str):
+            cursor = Position.parse(point)
+            if cursor is not None:
+                return self._checked(cursor.epoch, cursor.sequence)
             found = re.fullmatch(r"(?:([0-9a-f]{1,16}):)?(0|[1-9][0-9]{0,18})", point)
             if found is not None:
                 return self._whole(self._checked(found[1], int(found[2])))

@@ -57,3 +57,18 @@ def test_changes_are_handled_with_the_place_in_the_bucket(store, url):
     assert ("orders/3", "new") in after
     assert ("orders/2", "new") not in after, "what is over is a state no more"
     assert all(key.startswith("orders/") for key, _ in seen)
+
+
+def test_every_value_that_the_bucket_keeps_is_handled(url, tmp_path, caplog):
+    seen = []
+    with datastream.open(url, create=True, history=5) as store:
+        with store.consume(seen.append, place=tmp_path / "place") as consumer:
+            for value in range(1, 5):
+                store["a"] = value
+            assert consumer.flush(LONG)
+        for value in range(5, 8):
+            store["a"] = value
+        with store.consume(seen.append, place=tmp_path / "place") as consumer:
+            assert consumer.flush(LONG)
+    assert [entry.decode() for entry in seen] == list(range(1, 8))
+    assert caplog.text == ""

@@ -110,3 +110,13 @@ def test_a_bucket_without_history_says_so(running, bucket):
         assert Feature.HISTORY not in store.features
         with pytest.raises(datastream.Unsupported, match="history="):
             store.history("a")
+
+
+def test_a_cursor_is_a_point(store):
+    store["a"] = 1
+    cursor = store.snapshot_batch().cursor
+    store["a"] = 2
+    store["b"] = 3
+    initial, *later = store.replayed(since=cursor)
+    assert [entry.decode() for entry in initial] == [1]
+    assert [(e.key, e.decode()) for batch in later for e in batch] == [("a", 2), ("b", 3)]
