@@ -82,7 +82,10 @@ def _lines(data: Iterable[bytes]) -> Iterator[Write]:
     for number, line in enumerate(data, 1):
         if line.strip():
             try:
-                yield _write(json.loads(line))
+                found = json.loads(line)
+                # What `watch --json --cursors` prints between the changes.
+                if not (isinstance(found, dict) and found.keys() == {"cursor"}):
+                    yield _write(found)
             except (ValueError, TypeError, RecursionError) as error:
                 raise InvalidValue(f"line {number}: {error}") from error
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import click
 from reactivex import Observable
+from reactivex import operators as ops
 
 from datastream import Batch, Entry, Feature, Store, Unsupported
 from datastream.cli._arrivals import arriving
 from datastream.cli._exec import runner
+from datastream.cli._exit import say
 from datastream.cli._open import open_existing
-from datastream.cli._output import change_printer, is_screen, json_option
+from datastream.cli._output import (
+    as_json,
+    change_printer,
+    emit,
+    is_screen,
+    json_option,
+    one_line,
+)
 from datastream.cli._select import Keys, keys_argument, selection, url_argument
 from datastream.cli._status import say_status
 from datastream.cli._webhook import poster
+from datastream.errors import shown
 from datastream.source import NO_PAST
 
 
@@ -30,10 +41,11 @@ class _How(NamedTuple):
     webhook: str | None
     json_lines: bool
     lines: bool
+    cursors: bool
 
     def is_table(self) -> bool:
-        others = (self.lines, self.json_lines, self.most, self.command, self.webhook, self.since)
-        return not any(others) and is_screen()
+        sinks = (self.lines, self.json_lines, self.command, self.webhook, self.cursors)
+        return not any((*sinks, self.most, self.since)) and is_screen()
 
     def shower(self) -> Callable[[Entry], None]:
         if self.command is not None:
@@ -50,8 +62,11 @@ class _How(NamedTuple):
 @click.option("--no-initial", is_flag=True, help="Only changes, not what the keys hold now.")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N lines.")
 @click.option(
-    "--since", metavar="REV", help="First what happened after REV: a tag, a commit, a time."
+    "--since",
+    metavar="REV",
+    help="First what happened after REV: a tag, a commit, a time; or a cursor of --cursors.",
 )
+@click.option("--cursors", is_flag=True, help="After what belongs together, a line for --since.")
 @click.option("--exec", "command", metavar="CMD", help="Run CMD in a shell for each line instead.")
 @click.option(
     "--webhook",
@@ -73,21 +88,27 @@ def watch(
     webhook: str | None,
     lines: bool,
     json_lines: bool,
+    cursors: bool,
 ) -> None:
     """Show what the keys hold now, then every change, until Ctrl-C.
 
     A KEY ending in "/" stands for all below it; without KEY and --match everything is watched.
 
     On a terminal it is a table that changes in place. On a pipe: operation, key, type, value and
-    time, separated by tabs. With --since not what they held then, but every change since; of
-    stores that keep their past, as git does.
+    time, separated by tabs.
+
+    With --since not what they held then, but every change since, of stores that keep their past,
+    as git does. Of stores with a change log, the newest state of each key that has changed since a
+    cursor. --cursors prints them: CURSOR, a tab, and what --since takes.
 
     CMD has the value as its standard input, and DATASTREAM_KEY, _OPERATION, _TYPE, _REVISION and
     _UPDATED_AT in its environment.
     """
     if command and webhook:
         raise click.UsageError("give either --exec or --webhook")
-    how = _How(not no_initial, since, count, command, webhook, json_lines, lines)
+    if cursors and (command or webhook):
+        raise click.UsageError("--cursors prints lines; leave --exec and --webhook out")
+    how = _How(not no_initial, since, count, command, webhook, json_lines, lines, cursors)
     selected = Keys(keys, match, exclude)
     with open_existing(url, watched=True) as store:
         if how.is_table():
@@ -101,22 +122,47 @@ def watch(
 
 def _batches(store: Store, selected: Keys, how: _How) -> Observable[Batch]:
     if how.since is None:
-        return selected.watched(store, initial=how.initial)
-    if Feature.REPLAY not in store.features:
+        # Without its entries, the first batch has a cursor all the same.
+        return selected.watched(store, initial=how.initial or how.cursors)
+    if Feature.REPLAY in store.features:
+        match, exclude = selected.match, selected.exclude
+        past = store.replay(*selected.keys, match=match, exclude=exclude, since=how.since)
+        return past.pipe(ops.filter(_is_change))
+    if Feature.LOG not in store.features:
         raise Unsupported(f"{store.name} cannot be watched --since: {NO_PAST}")
-    match, exclude = selected.match, selected.exclude
-    return store.replay(*selected.keys, match=match, exclude=exclude, since=how.since)
+    changes = selected.watched(store, since=how.since)
+    return changes.pipe(ops.do_action(partial(_say_reset, store.name, how.since)))
+
+
+def _is_change(batch: Batch) -> bool:
+    # The first batch of a replay is how things stood at its beginning.
+    return not batch.initial
+
+
+def _say_reset(name: str, since: str, batch: Batch) -> None:
+    if batch.reset:
+        say(
+            f"{name} cannot go on from {shown(since)}, which is no cursor of it, or too old; "
+            "all that it holds follows"
+        )
 
 
 def _print(batches: Observable[Batch], how: _How) -> None:
-    show = how.shower()
+    show, left = how.shower(), how.most
     with arriving(batches) as arrived:
-        for entry in islice(_entries(arrived, how), how.most):
-            show(entry)
+        for batch in arrived:
+            is_shown = how.initial or how.since is not None or not batch.initial
+            entries = batch.entries if is_shown else ()
+            for entry in islice(entries, left):
+                show(entry)
+            if left is not None:
+                left -= len(entries)
+            # What was printed in part is to come again.
+            if how.cursors and (left is None or left >= 0):
+                emit(_cursor_line(batch.cursor, json_lines=how.json_lines))
+            if left is not None and left <= 0:
+                return
 
 
-def _entries(arrived: Iterator[Batch], how: _How) -> Iterator[Entry]:
-    for batch in arrived:
-        # The first batch of a replay is how things stood at its beginning.
-        if how.since is None or not batch.initial:
-            yield from batch
+def _cursor_line(cursor: str, *, json_lines: bool) -> str:
+    return as_json({"cursor": cursor}) if json_lines else f"CURSOR\t{one_line(cursor)}"

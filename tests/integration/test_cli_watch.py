@@ -161,6 +161,54 @@ def test_a_watch_of_changes_only_ends_after_some(url: str, start: Start) -> None
     assert watch.rest_of_errors() == []
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "git"])
+def test_a_watch_goes_on_from_the_cursor_of_an_earlier_one(
+    url: str, tmp_path: Path, kind: str
+) -> None:
+    if kind == "git":
+        Repo.init(str(tmp_path / "repository"), mkdir=True).close()
+        url = f"git:{tmp_path}/repository"
+    run("put", url, "a", "1")
+    first = run("watch", url, "--cursors", "--count", "1").stdout.splitlines()
+    assert [line.split("\t")[0] for line in first] == ["PUT", "CURSOR"]
+    run("put", url, "b", "2")
+    run("rm", url, "a")
+    since = ("--since", first[1].split("\t")[1])
+    shown = run("watch", url, *since, "--cursors", "--json", "--count", "2").stdout
+    lines = [json.loads(line) for line in shown.splitlines()]
+    changes = [(line["operation"], line["key"]) for line in lines if "key" in line]
+    assert changes == [("PUT", "b"), ("DELETE", "a")]
+    assert lines[-1].keys() == {"cursor"}
+    assert run("import", f"sqlite:{tmp_path}/other.db", stdin=shown.encode()).exit_code == 0
+
+
+def test_a_cursor_stands_after_what_belongs_together(url: str) -> None:
+    with datastream.open(url) as store:
+        store.put_many({"a": 1, "b": 2})
+    shown = run("watch", url, "--cursors", "--count", "1").stdout
+    assert [line.split("\t")[0] for line in shown.splitlines()] == ["PUT"]
+
+
+def test_a_cursor_that_is_none_is_said(url: str, tmp_path: Path) -> None:
+    run("put", url, "a", "1")
+    shown = run("watch", url, "--since", "yesterday", "--count", "1")
+    assert shown.stdout.startswith("PUT\ta\t")
+    assert "cannot go on from 'yesterday'" in shown.stderr
+    assert run("watch", url, "--cursors", "--exec", "true").exit_code == 2
+    refused = run("watch", f"file:{tmp_path}", "--since", "1")
+    assert refused.exit_code == 1
+    assert "keeps no past" in refused.stderr
+
+
+def test_a_watch_of_changes_only_begins_with_a_cursor(url: str, start: Start) -> None:
+    run("put", url, "a", "1")
+    watch = start("watch", url, "--no-initial", "--cursors")
+    assert watch.line().startswith("CURSOR\t")
+    run("put", url, "b", "2")
+    assert watch.line().startswith("PUT\tb\t")
+    assert watch.line().startswith("CURSOR\t")
+
+
 def test_a_pattern_may_be_left_out(url: str) -> None:
     run("put", url, "fx/USD", "1")
     run("put", url, "fx/old/DEM", "2")
