@@ -8,12 +8,15 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import fsspec.asyn
 import s3fs
 import tenacity
+from aiobotocore.session import AioSession
+from botocore.loaders import Loader, create_loader
 
 from datastream.entry import Entry, deleted
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed
@@ -81,6 +84,23 @@ class Refused(NamedTuple):
     reason: str
 
 
+class Session(AioSession):  # type: ignore[misc]
+    """One of the client library's, which shares what describes the services with all others.
+
+    Those are 11 MB, and each session would read them anew.
+    """
+
+    def get_component(self, name: str) -> Any:
+        if name == "data_loader":
+            return _loader(self.get_config_variable("data_path"))
+        return super().get_component(name)
+
+
+@cache
+def _loader(data_path: str | None) -> Loader:
+    return create_loader(data_path)
+
+
 class Bucket:
     """Requests to one bucket; raises what the client library raises.
 
@@ -107,7 +127,11 @@ class Bucket:
         self._system = s3fs.S3FileSystem(
             use_listings_cache=False,
             skip_instance_cache=True,
-            **{**options, "config_kwargs": config},
+            session=Session(profile=options.get("profile")),
+            **{
+                **{name: value for name, value in options.items() if name != "profile"},
+                "config_kwargs": config,
+            },
         )
         self._system.retries = 1
 

@@ -477,6 +477,29 @@ def test_options_of_the_client_library(make, put, proxy):
     assert "mine" in headers["User-Agent"]
 
 
+def test_a_profile_of_the_users_configuration(bucket, put, proxy, tmp_path, monkeypatch):
+    put("a", b"1")
+    file = tmp_path / "credentials"
+    file.write_text("[mine]\naws_access_key_id = of-mine\naws_secret_access_key = s\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    given = {"endpoint_url": proxy.url, "region": "eu-west-1"}
+    with Store(S3Source(bucket, profile="mine", **given)) as store:
+        assert store["a"] == 1
+    assert "Credential=of-mine/" in proxy.requests[-1].headers["Authorization"]
+    with pytest.raises(DatastreamError, match="nobodys"):
+        S3Source(bucket, profile="nobodys", **given)
+
+
+def test_what_describes_the_service_is_in_memory_once(make, put):
+    put("a", b"1")
+    loaders = [
+        store._core._source._bucket._system.session.get_component("data_loader")
+        for store in (make(), make())
+    ]
+    assert loaders[0] is loaders[1]
+    assert any("service-2" in str(name) for name in loaders[0]._cache)
+
+
 # --- the past ---
 
 
