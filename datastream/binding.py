@@ -26,6 +26,7 @@ from datastream.errors import InvalidKey, shown
 from datastream.source import Feature
 
 if TYPE_CHECKING:
+    from datastream.notebook import LiveTable
     from datastream.store import Store
 
 T = TypeVar("T")
@@ -146,6 +147,21 @@ class Binding(Following[BindingState[T]], Generic[T]):
         """`patch`, without holding up the event loop."""
         call = partial(self.patch, values, message=message, author=author)
         await self._keeper.store.threads.run(call)
+
+    # Display.
+
+    def live(self) -> LiveTable:
+        """A table of the fields for a notebook, which follows while it is on a page.
+
+        It shows where each value comes from, as `explain` does, and why a newer state is rejected.
+
+        Raises:
+            ImportError: anywidget is not installed: the extra ``notebook``.
+        """
+        from datastream.notebook import _bound, _widget
+
+        _widget.check()
+        return _bound.of_binding(self)
 
     def _repr_html_(self) -> str:
         from datastream.notebook import _html

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import defaultdict
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -25,6 +26,14 @@ def is_seen() -> bool:
     shell = _shell()
     parent = _parent(shell)
     return shell is not None and parent.get("content", {}).get("allow_stdin", True) is not False
+
+
+def session() -> threading.Thread:
+    """The thread that lives as long as what is displayed now.
+
+    marimo serves each visitor of an app from a thread of its own, and closes nothing when it ends.
+    """
+    return threading.main_thread() if _shell() is not None else threading.current_thread()
 
 
 def belongs(display: Display) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from datastream.view import View
 
 COLUMNS = ("key", "value", "type", "age", "revision")
+DEFAULTS = "defaults"
+"""What `Binding.explain` calls the layer below all others."""
 
 
 def entry_card(entry: Entry) -> str:
@@ -132,16 +134,19 @@ def _layers(store: Store) -> Iterable[str]:
 
 
 def _field_row(one: Explained) -> str:
-    above = "".join(f" hides {layer}" for layer in one.hides)
-    layer = text(one.layer) + (f" {parts.dim(text(above))}" if above else "")
     cells = (
         (EXACT, text(one.path)),
         (WIDE, shown_value(one.path.replace(".", "/"), one.value).html(parts.CELL_CHARS)),
-        (SLIM, layer),
+        (WIDE, text(parts.layered(one.layer, *hidden_layers(one)))),
         (EXACT, text(one.key)),
         (SLIM, text(one.author, SHORT_CHARS)),
     )
     return "".join(cell(*each) for each in cells)
+
+
+def hidden_layers(one: Explained) -> list[str]:
+    """The layers that hold a field as well; that a model has defaults goes without saying."""
+    return [hidden.layer for hidden in one.hides if hidden.layer != DEFAULTS]
 
 
 def _rejected(binding: Binding[Any]) -> str:

@@ -14,8 +14,10 @@ EVERY = 0.1
 """Seconds between two updates of a display, at least."""
 SHARE = 4
 """Times as long as an update took, it pauses: one that is dear leaves the kernel to others."""
+BEAT = 5.0
+"""Seconds without news after which a page hears that the kernel is there all the same."""
 
-Send = Callable[[dict[str, Any]], object]
+Reach = Callable[[dict[str, Any]], bool]
 
 
 class Following(Protocol):
@@ -133,6 +135,7 @@ class Display:
         self.widget = widget
         self._following = following
         self._forget = forget
+        self._session = _cells.session()
         self._lock = threading.Lock()
         self._updates: Updates | None = None
         self._ask: dict[str, Any] = {}
@@ -183,7 +186,7 @@ class Display:
         with self._lock:
             if self._closed or (self._updates is not None and self._updates.is_alive()):
                 return
-            self._updates = Updates(self._following, self._picture, self._send)
+            self._updates = Updates(self._following, self._picture, self._reach)
             self._updates.start()
 
     def _stop(self) -> None:
@@ -200,17 +203,33 @@ class Display:
     def _send(self, message: dict[str, Any]) -> None:
         self.widget.send(message)
 
+    def _reach(self, message: dict[str, Any]) -> bool:
+        """Send, if there may be a page; else this ends."""
+        from datastream.notebook import _widget
+
+        if _widget.is_cut(self.widget) or not self._session.is_alive():
+            self.close()
+            return False
+        self._send(message)
+        return True
+
 
 class Updates(threading.Thread):
-    """Sends pictures as they change, some ten times a second at most."""
+    """Sends pictures as they change, some ten times a second at most.
+
+    Args:
+        following: knows when the picture changes.
+        picture: makes it.
+        reach: sends to all pages; False says that there can be none any more.
+    """
 
     def __init__(
-        self, following: Following, picture: Callable[[], dict[str, Any]], send: Send
+        self, following: Following, picture: Callable[[], dict[str, Any]], reach: Reach
     ) -> None:
         super().__init__(name="datastream live", daemon=True)
         self._following = following
         self._picture = picture
-        self._send_to_pages = send
+        self._reach = reach
         self._due = threading.Event()
         self._ended = False
         self._trouble: Exception | None = None
@@ -229,13 +248,24 @@ class Updates(threading.Thread):
         """Follow until stopped."""
         try:
             self._begin()
-            while self._due.wait() and not self._stopped.is_set():
-                self._due.clear()
-                self._stopped.wait(max(EVERY, SHARE * self._send()))
-                if self._ended and not self._due.is_set():
-                    return
+            while self._wait_and_send():
+                pass
         finally:
             self._following.stop()
+
+    def _wait_and_send(self) -> bool:
+        """Send what is due, or that the kernel is there; False at the end."""
+        if not self._due.wait(BEAT):
+            return self._reach({"kind": "alive"})
+        if self._stopped.is_set():
+            return False
+        self._due.clear()
+        begin = monotonic()
+        newest = self._newest()
+        if self._stopped.is_set() or not self._reach(newest):
+            return False
+        self._stopped.wait(max(EVERY, SHARE * (monotonic() - begin)))
+        return not self._ended or self._due.is_set()
 
     def _begin(self) -> None:
         try:
@@ -250,15 +280,11 @@ class Updates(threading.Thread):
         self._ended = True
         self.due()
 
-    def _send(self) -> float:
-        """Send one picture; returns how many seconds that took."""
-        begin = monotonic()
+    def _newest(self) -> dict[str, Any]:
+        """The picture of now; in words if there is none."""
         try:
             if self._trouble is not None:
                 raise self._trouble
-            picture = self._picture()
+            return self._picture()
         except Exception as error:  # noqa: BLE001
-            picture = {"kind": "trouble", "text": _parts.visible(hide(str(error)), 1_000)}
-        if not self._stopped.is_set():
-            self._send_to_pages(picture)
-        return monotonic() - begin
+            return {"kind": "trouble", "text": _parts.visible(hide(str(error)), 1_000)}

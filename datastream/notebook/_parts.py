@@ -103,6 +103,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
+def layered(*names: str) -> str:
+    """The layer that is visible, and those that it hides."""
+    first, *hidden = names or ("",)
+    return f"{first} hides {', '.join(hidden)}" if hidden else first
+
+
 def more(number: int) -> str:
     """How many rows a table leaves out."""
     return f"<div>{dim(f'… and {number:,} more')}</div>" if number > 0 else ""

@@ -168,11 +168,16 @@ class TableRows:
         return keys
 
 
-def cells(row: Row) -> list[Any]:
-    """A row as a page gets it: key, value, remark, type, time, revision, time of change."""
-    revision = "" if row.entry is None else visible(row.entry.revision, SHORT_CHARS)
-    kind = visible(row.kind, SHORT_CHARS)
-    return [visible(row.key), *row.shown, kind, row.time, revision, row.changed]
+def cells(row: Row) -> dict[str, str]:
+    """By column, what a page shows of a row."""
+    return {
+        "key": visible(row.key),
+        "value": "\u2003".join(filter(None, row.shown)),
+        "type": visible(row.kind, SHORT_CHARS),
+        # A page counts on by itself.
+        "age": "",
+        "revision": "" if row.entry is None else visible(row.entry.revision, SHORT_CHARS),
+    }
 
 
 def now() -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from reactivex import Observable
 
-from datastream.entry import Batch, ChangeBatch, Operation
+from datastream._secrets import hide
+from datastream.entry import Batch, ChangeBatch, Operation, Rejected
 from datastream.errors import DatastreamError
 from datastream.notebook import _html, _parts
 from datastream.notebook._following import HasStatus, Subscriptions, picture_of
@@ -23,14 +24,18 @@ if TYPE_CHECKING:
     from datastream.store import Store
     from datastream.view import View
 
+MOST_REJECTED = 5
+"""Values that did not validate, of which the reason is shown."""
 COLUMNS = ("key", "value", "type", "age", "revision")
+"""Of all tables; those that a page may sort by."""
 
 
 class LiveTable(Live):
-    """A table of keys and values that follows; made by `Store.live` and `View.live`.
+    """A table of keys and values that follows.
 
-    It can be sorted, filtered and paged, and shows what changed just now, the status, and the lag:
-    how long after it was written the last change arrived here.
+    Made by `Store.live`, `View.live` and `Binding.live`. It can be sorted, filtered and paged, and
+    shows what changed just now, the status, and the lag: how long after it was written the last
+    change arrived here.
     """
 
     script = "table.js"
@@ -40,6 +45,8 @@ class Tabled(Subscriptions):
     """Follows what fills a table."""
 
     columns: tuple[str, ...] = COLUMNS
+    heads: Mapping[str, str] = {}
+    """What stands above a column, where that is not its name."""
 
     def __init__(self, status: HasStatus) -> None:
         super().__init__(status)
@@ -54,12 +61,15 @@ class Tabled(Subscriptions):
         page = Page.of(ask)
         rows, matching, count = self.rows.page(page)
         return {
-            "columns": self.columns,
-            "rows": list(map(self._cells, rows)),
+            "columns": [
+                [name, self.heads.get(name, name), name in COLUMNS] for name in self.columns
+            ],
+            "rows": list(map(self._row, rows)),
             "matching": matching,
             "count": count,
             "page": {"sort": page.sort, "down": page.down, "first": page.first},
             **self.standing.picture(),
+            **_refused(tuple(self._rejected())),
         }
 
     def stop(self) -> None:
@@ -71,8 +81,21 @@ class Tabled(Subscriptions):
     def _follow(self, changed: Callable[[], object], ended: Callable[[], object]) -> None:
         """Begin to fill the rows."""
 
-    def _cells(self, row: Row) -> list[Any]:
+    def _column(self, name: str) -> list[Any]:
+        """As a page gets it: name, title, and whether the page may sort by it."""
+        return [name, self.heads.get(name, name), name in COLUMNS]
+
+    def _row(self, row: Row) -> list[Any]:
+        """As a page gets it: the key, when it changed and was written, and a text by column."""
+        texts = self._cells(row)
+        return [texts["key"], row.changed, row.time, [texts[name] for name in self.columns]]
+
+    def _cells(self, row: Row) -> dict[str, str]:
         return cells(row)
+
+    def _rejected(self) -> Iterable[Rejected]:
+        """What did not validate, where something validates."""
+        return ()
 
 
 class TabledStore(Tabled):
@@ -103,8 +126,8 @@ class TabledOverlay(TabledStore):
         self._overlay = store
         self._known: dict[str, tuple[str, str]] = {}
 
-    def _cells(self, row: Row) -> list[Any]:
-        return [*cells(row), self._layers(row)]
+    def _cells(self, row: Row) -> dict[str, str]:
+        return {**super()._cells(row), "layer": self._layers(row)}
 
     def _layers(self, row: Row) -> str:
         """Asked of the backends only of rows that are seen, and again when they changed."""
@@ -119,9 +142,7 @@ class TabledOverlay(TabledStore):
             held = self._overlay.explain(key)
         except DatastreamError as error:
             return _parts.visible(f"? {error}")
-        names = [one.layer for one in held]
-        below = f" hides {', '.join(names[1:])}" if names[1:] else ""
-        return _parts.visible(f"{names[0]}{below}" if names else "")
+        return _parts.visible(_parts.layered(*(one.layer for one in held)))
 
 
 class TabledView(Tabled):
@@ -141,6 +162,9 @@ class TabledView(Tabled):
                 for key, value in self._view.snapshot().items():
                     self.rows.put(key, value, None, initial=True)
 
+    def _rejected(self) -> Iterable[Rejected]:
+        return self._view.rejected.values()
+
     def _take(self, changed: Callable[[], object], batch: ChangeBatch) -> None:
         with self._filling:
             self._apply(batch)
@@ -154,6 +178,17 @@ class TabledView(Tabled):
                 self.rows.remove(change.key)
             else:
                 self.rows.put(change.key, change.new, change.entry, initial=batch.initial)
+
+
+def _refused(rejected: Sequence[Rejected]) -> dict[str, Any]:
+    """Key and reason of the first few, and how many there are."""
+    words = [
+        [_parts.visible(one.key), _parts.visible(hide(one.reason), _parts.CARD_CHARS)]
+        for one in rejected[:MOST_REJECTED]
+    ]
+    refused: dict[str, Any] = {"rejected": words, "refusals": len(rejected)}
+    # The status says the same, in one line.
+    return refused | {"words": ""} if rejected else refused
 
 
 def of_store(store: Store, name: str, watch: Callable[..., Observable[Batch]]) -> LiveTable:

@@ -20,6 +20,15 @@ def make(script: str) -> Any:
     return _class(script)()
 
 
+def is_cut(widget: Any) -> bool:
+    """Whether nothing connects a widget with a page any more.
+
+    marimo cuts it when a cell is run again or a session ends, and tells no one.
+    """
+    comm = widget.comm
+    return comm is None or getattr(comm, "_closed", False) is True
+
+
 def check() -> None:
     """Refuse early.
 

@@ -10,10 +10,14 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import datastream_grpc
+import psutil
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from nbconvert import HTMLExporter
 
+import datastream
+from tests.integration._programs.tools import eventually
 from tests.integration.test_notebooks import TIMEOUT, ThisAsyncKernel, ThisKernel, home
 
 __all__ = ["home"]
@@ -26,10 +30,23 @@ pytestmark = pytest.mark.timeout(120)
 class Page:
     """A page in front of a kernel: runs cells that have an id, and shows their widgets."""
 
-    def __init__(self, client: BlockingKernelClient, pid: int) -> None:
+    def __init__(self, client: BlockingKernelClient, kernel: ThisKernel) -> None:
         self._client = client
-        self.pid = pid
+        self._kernel = kernel
         self.messages: list[dict[str, Any]] = []
+
+    @property
+    def pid(self) -> int:
+        """Of the kernel's process."""
+        pid: int = self._kernel.provisioner.pid  # type: ignore[union-attr]
+        return pid
+
+    def restart(self) -> None:
+        """What the button does: the kernel is asked to go, and killed if it does not."""
+        # Killed, it would leave nothing either: asked to, it has to go by itself.
+        self._kernel.shutdown_wait_time = 2 * TIMEOUT
+        self._kernel.restart_kernel(now=False)
+        self._client.wait_for_ready(timeout=TIMEOUT)
 
     def send(self, kind: str, content: dict[str, Any], **metadata: Any) -> str:
         message = self._client.session.msg(kind, content, metadata=metadata)
@@ -96,8 +113,7 @@ def page(home: Path, tmp_path: Path) -> Iterator[Page]:
     client.start_channels()
     try:
         client.wait_for_ready(timeout=TIMEOUT)
-        assert manager.provisioner is not None
-        yield Page(client, manager.provisioner.pid)  # type: ignore[attr-defined]
+        yield Page(client, manager)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -146,6 +162,30 @@ def test_a_cell_run_again_leaves_no_thread_subscription_and_widget(page: Page) -
         assert live() == (0, 0, 1), live()
         assert not store._core._publisher.routes
     """)
+
+
+@pytest.mark.chaos
+def test_a_kernel_restarted_under_live_views_leaves_nothing_and_begins_anew(
+    page: Page, tmp_path: Path
+) -> None:
+    with datastream.open("memory:") as store, datastream_grpc.serve(store, "127.0.0.1:0") as server:
+        store.put_many({"fx/USD": 1.08, "fx/GBP": 0.85})
+        opening = f"import datastream; store = datastream.open('grpc://{server.address}')"
+        views = {
+            "table": "store.live('fx/')",
+            "plot": "store.live_plot('fx/')",
+            "view": "view = store.view('fx/'); view.live()",
+        }
+        for _ in range(2):
+            page.run(opening)
+            for cell, view in views.items():
+                page.wait_for(page.show(view, cell), "fx/USD")
+            left = page.pid
+            assert store._core._publisher.routes
+            page.restart()
+            assert not psutil.pid_exists(left)
+            eventually(lambda: not store._core._publisher.routes, "the end of all subscriptions")
+            page.run("import ipywidgets; assert not ipywidgets.Widget.widgets")
 
 
 @pytest.mark.chaos

@@ -1,9 +1,9 @@
 // The pure parts of the live views' scripts; the page itself is tested in a browser.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { age, lagged } from "./live.mjs";
+import { age, lagged, silence } from "./live.mjs";
 import { begin, extended, extent, steps, ticks } from "./plot.mjs";
-import { changedKeys, position, resorted } from "./table.mjs";
+import { changedKeys, position, refusals, resorted } from "./table.mjs";
 import { kindOf, placeOf } from "./timeline.mjs";
 
 test("an age is in one unit", () => {
@@ -17,8 +17,20 @@ test("a lag is in milliseconds or seconds", () => {
   assert.deepEqual([null, 3.4, 2_345].map(lagged), ["", "lag 3 ms", "lag 2.3 s"]);
 });
 
+test("a kernel that has not been heard for long is not live", () => {
+  assert.equal(silence(1e12, 1e12 + 14_999), "");
+  assert.match(silence(1e12, 1e12 + 120_000), /^not live: .* for 2 min$/);
+});
+
+test("what did not validate has a line each, and one for the rest", () => {
+  const rejected = [["pool", "not an integer"], ["", "broken"]];
+  assert.deepEqual(refusals({ rejected, refusals: 2 }), ["rejected: pool: not an integer", "rejected: broken"]);
+  assert.equal(refusals({ rejected, refusals: 1_002 }).at(-1), "… and 1,000 more");
+  assert.deepEqual(refusals({ rejected: [], refusals: 0 }), []);
+});
+
 test("rows that have another stamp have changed", () => {
-  const row = (key, stamp) => [key, "", "", "", 0, "", stamp];
+  const row = (key, stamp) => [key, stamp, 0, []];
   const before = new Map([["a", 0], ["b", 5], ["c", 5]]);
   assert.deepEqual(changedKeys(before, [row("a", 7), row("b", 5), row("c", 6)]), ["a", "c"]);
   assert.deepEqual(changedKeys(before, [row("new", 7), row("old", 0)]), ["new"]);

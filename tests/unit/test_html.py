@@ -22,6 +22,7 @@ from datastream.notebook._values import shown_entry
 from datastream.selection import Selects
 from datastream.source import Health, Reading
 from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import eventually
 
 ATTACK = "<script>alert('&\"')</script>"
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -318,6 +319,12 @@ def test_a_binding_shows_fields_layers_and_why_a_state_was_rejected(store: Store
             assert part in page.text
         assert "script" not in page.tags
         assert "cretpw" not in page.text
+        assert "hides" not in page.text, "that a model has defaults goes without saying"
+        below["app/name"] = "plain"
+        store["app/name"] = "above"
+        both.flush()
+        eventually(lambda: binding.current.name == "above", "the name above")
+        assert f"{store.name} hides {below.name}" in Page(binding._repr_html_()).text
         store["app/limit"] = "many"
         assert binding.status.wait(lambda status: bool(status.degraded), 10)
         page = Page(binding._repr_html_())

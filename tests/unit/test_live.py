@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 from dulwich.repo import Repo
+from pydantic import BaseModel, SecretStr
 from reactivex.subject import Subject
 
 import datastream
@@ -39,6 +41,7 @@ class Widget:
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
         self.closed = False
+        self.comm = SimpleNamespace(_closed=False)
         self.came = threading.Condition()
 
     def on_msg(self, take: Callable[[Any, Any, Any], object]) -> None:
@@ -110,15 +113,15 @@ def test_a_table_shows_what_is_there_and_then_what_changes(
 ) -> None:
     page = shown(store.live("fx/"))
     first = page.wait_for(shows("fx/USD"))
-    assert [row[:4] for row in first["rows"]] == [
-        ["fx/GBP", "0.85", "", "float"],
-        ["fx/USD", "1.08", "", "float"],
+    assert [row[3][:3] for row in first["rows"]] == [
+        ["fx/GBP", "0.85", "float"],
+        ["fx/USD", "1.08", "float"],
     ]
     assert (first["state"], first["count"], first["lag"]) == ("READY", 2, None)
-    assert [row[6] for row in first["rows"]] == [0, 0], "nothing has changed yet"
+    assert [row[1] for row in first["rows"]] == [0, 0], "nothing has changed yet"
     store["fx/USD"] = 1.25
     changed = page.wait_for(shows("1.25"))
-    assert changed["rows"][1][6] > 0
+    assert changed["rows"][1][1] > 0
     assert changed["lag"] >= 0
     del store["fx/GBP"]
     assert page.wait_for(lambda m: m.get("count") == 1)["rows"][0][0] == "fx/USD"
@@ -128,9 +131,9 @@ def test_a_view_is_shown_as_it_converts(store: Store, shown: Callable[[Live], Wi
     with store.view("fx/", as_=round) as view:
         page = shown(view.live())
         first = page.wait_for(shows("fx/USD"))
-        assert [row[:4] for row in first["rows"]] == [
-            ["fx/GBP", "1", "", "int"],
-            ["fx/USD", "1", "", "int"],
+        assert [row[3][:3] for row in first["rows"]] == [
+            ["fx/GBP", "1", "int"],
+            ["fx/USD", "1", "int"],
         ]
         store["fx/USD"] = 7.4
         page.wait_for(shows("'7'"))
@@ -146,6 +149,7 @@ def test_what_a_view_changes_while_it_is_copied_is_not_undone(store: Store) -> N
     class View:
         status = store.status
         change_batches = news
+        rejected: ClassVar[dict[str, Any]] = {}
 
         def snapshot(self) -> dict[str, int]:
             telling.start()
@@ -165,8 +169,8 @@ def test_an_overlay_says_which_layer_wins(store: Store, shown: Callable[[Live], 
             above["motd"] = "shadow"
             page = shown(both.live())
             first = page.wait_for(lambda m: m.get("count") == 3 and "shadow" in str(m))
-            assert first["columns"][-1] == "layer"
-            layers = {row[0]: row[7] for row in first["rows"]}
+            assert first["columns"][-1] == ["layer", "layer", False]
+            layers = {row[0]: row[3][5] for row in first["rows"]}
             assert layers == {
                 "fx/GBP": "memory:",
                 "fx/USD": "memory:",
@@ -174,7 +178,76 @@ def test_an_overlay_says_which_layer_wins(store: Store, shown: Callable[[Live], 
             }
             del above["motd"]
             back = page.wait_for(shows("hello"))
-            assert back["rows"][2][7] == "memory:"
+            assert back["rows"][2][3][5] == "memory:"
+
+
+def test_a_view_says_what_it_rejects(store: Store, shown: Callable[[Live], Widget]) -> None:
+    with store.view("fx/", as_=float) as view:
+        page = shown(view.live())
+        page.wait_for(shows("1.08"))
+        store["fx/USD"] = "dear"
+        message = page.wait_for(lambda m: m.get("rejected"))
+        assert (message["refusals"], message["rejected"][0][0]) == (1, "fx/USD")
+        assert message["rows"][1][3][1] == "1.08", "the last good one stands"
+
+
+class Database(BaseModel):
+    pool: int = 5
+    password: SecretStr = SecretStr("hunter2")
+
+
+class Settings(BaseModel):
+    db: Database = Database()
+    rates: dict[str, float] = {}
+
+
+def _columns(message: dict[str, Any], *names: str) -> dict[str, tuple[str, ...]]:
+    """By field, some columns of the rows that a page was sent."""
+    at = {title: place for place, (_, title, _) in enumerate(message.get("columns", ()))}
+    return {row[0]: tuple(row[3][at[name]] for name in names) for row in message.get("rows", ())}
+
+
+def test_a_binding_says_where_each_field_comes_from(
+    store: Store, shown: Callable[[Live], Widget]
+) -> None:
+    with Store(MemorySource(), name="above") as above:
+        store.put_many({"app/db/pool": 7, "app/rates/usd": 1.5})
+        above["app/db/pool"] = 8
+        with datastream.overlay(above, store) as both, both.bind(Settings, "app/") as settings:
+            page = shown(settings.live())
+            first = page.wait_for(shows("db.pool"))
+            assert _columns(first, "value", "layer", "key") == {
+                "db.pool": ("8", "above hides memory:", "app/db/pool"),
+                "db.password": (STARS, "defaults", ""),
+                "rates.usd": ("1.5", "memory:", "app/rates/usd"),
+            }
+            assert "hunter2" not in str(page.sent)
+            assert {row[1] for row in first["rows"]} == {0}, "nothing has changed yet"
+            above["app/db/pool"] = 9
+            changed = page.wait_for(lambda m: _columns(m, "value").get("db.pool") == ("9",))
+            assert [row[0] for row in changed["rows"] if row[1]] == ["db.pool"]
+            del store["app/rates/usd"]
+            page.wait_for(lambda m: "db.pool" in str(m) and "rates.usd" not in str(m))
+
+
+def test_a_binding_says_why_a_newer_state_is_not_in_force(
+    store: Store, shown: Callable[[Live], Widget]
+) -> None:
+    with store.bind(Settings, "app/") as settings:
+        live = settings.live()
+        page = shown(live)
+        page.wait_for(shows("db.pool"))
+        store["app/db/pool"] = "many"
+        refused = page.wait_for(lambda m: m.get("rejected"))
+        assert refused["rejected"][0][0] == "app/db/pool"
+        assert _columns(refused, "value")["db.pool"] == ("5",), "the last good one stands"
+        assert "rejected" in live.html()
+        store["app/db/pool"] = 6
+        good = page.wait_for(lambda m: _columns(m, "value").get("db.pool") == ("6",))
+        assert good["rejected"] == []
+        settings.close()
+        page.wait_for(shows("CLOSED"))
+        eventually(lambda: not _live_threads(), "the end of the thread")
 
 
 def test_a_page_is_sorted_and_filtered_as_asked(
@@ -349,9 +422,49 @@ def test_a_picture_that_takes_long_leaves_time_to_others(
     assert slow.running < (time.monotonic() - begin) / 2
 
 
+def test_a_page_hears_that_the_kernel_is_there(
+    store: Store, shown: Callable[[Live], Widget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_live, "BEAT", 0.01)
+    page = shown(store.live())
+    page.wait_for(shows("fx/USD"))
+    page.wait_for(lambda m: m["kind"] == "alive")
+    store["fx/USD"] = 2.0
+    page.wait_for(shows("2.0"))
+
+
+def _cut(live: Live, page: Widget) -> None:
+    live.widget()
+    page.say(kind="here")
+    page.comm._closed = True
+
+
+def _end(live: Live, page: Widget) -> None:
+    session = threading.Thread(target=live.widget)
+    session.start()
+    session.join()
+    page.say(kind="here")
+
+
+@pytest.mark.parametrize("part", [_cut, _end], ids=["widget", "session"])
+def test_a_display_ends_with_what_connects_it_to_a_page(
+    store: Store,
+    widget: Widget,
+    monkeypatch: pytest.MonkeyPatch,
+    part: Callable[[Live, Widget], None],
+) -> None:
+    monkeypatch.setattr(_live, "BEAT", 0.01)
+    live = store.live()
+    part(live, widget)
+    eventually(lambda: widget.closed and not _live_threads(), "the end of the display")
+    assert not store._core._publisher.routes
+    assert not live._displays
+
+
 def test_a_live_view_needs_anywidget(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    for show in (store.live, store.live_plot, store.view("fx/").live, lambda: store.timeline("a")):
+    lives = (store.live, store.live_plot, store.view("fx/").live, store.bind(Settings, "").live)
+    for show in (*lives, lambda: store.timeline("a")):
         with pytest.raises(ImportError, match=r'pip install "datastream-kv\[notebook\]"'):
             show()
 

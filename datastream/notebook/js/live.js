@@ -1,5 +1,8 @@
 // What all live views have in common. Texts go into the page as text, never as HTML.
 
+// Milliseconds; the kernel says every five seconds that it is there.
+const SILENCE = 15000;
+
 /** How long ago something was, in one unit; "" if that is not known. */
 export function age(time, now) {
   if (time === null || time === undefined) return "";
@@ -44,20 +47,38 @@ export function standing() {
   return { line, show };
 }
 
+/** Why what is shown is not live, from how long ago the kernel was heard; "" if it is. */
+export function silence(heard, now) {
+  if (now - heard < SILENCE) return "";
+  return `not live: nothing heard from the kernel for ${age(heard, now)}`;
+}
+
 /**
  * Say that a page is here, until it is gone, and hand over what comes.
  *
  * @returns what asks the kernel for something else, and what says that the page is gone.
  */
 export function connect(model, element, take) {
+  let heard = Date.now();
+  let over = "";
+  const mark = () => {
+    const words = over || silence(heard, Date.now());
+    if (words) element.dataset.over = words;
+    else delete element.dataset.over;
+  };
   const say = (message) => {
     try {
       model.send(message);
     } catch {
-      // The kernel is gone; what is shown stays.
+      over = "not live: the kernel is gone";
+      mark();
     }
   };
   const receive = (message) => {
+    // Also "alive", which says nothing else: the kernel is there, and has no news.
+    heard = Date.now();
+    over = message.kind === "over" ? "not live: closed" : "";
+    mark();
     if (message.kind === "who") say({ kind: "here" });
     else if (message.kind === "trouble") element.dataset.trouble = message.text;
     else if (message.kind === "show") {
@@ -69,9 +90,11 @@ export function connect(model, element, take) {
   model.on("msg:custom", receive);
   window.addEventListener("pagehide", gone);
   say({ kind: "here" });
+  const quiet = everySecond(mark);
   return {
     ask: (what) => say({ kind: "ask", ...what }),
     leave: () => {
+      quiet();
       model.off("msg:custom", receive);
       window.removeEventListener("pagehide", gone);
       gone();

@@ -1,13 +1,12 @@
 // A table that updates in place: sorted, filtered and paged in the kernel, drawn here.
 import { age, connect, element, everySecond, setText, standing } from "./live.js";
 
-const SORTED = ["key", "value", "type", "age", "revision"];
 const PAGE = 25;
 const FRESH = 1500;
 
 /** Which rows have changed since they were shown last: those that came, or have another stamp. */
 export function changedKeys(before, rows) {
-  return rows.filter((row) => row[6] && before.get(row[0]) !== row[6]).map((row) => row[0]);
+  return rows.filter(([key, stamp]) => stamp && before.get(key) !== stamp).map(([key]) => key);
 }
 
 /** "1–25 of 100,000", and of how many before the filter. */
@@ -24,19 +23,25 @@ export function resorted(asked, column) {
   return { ...asked, sort: column, down: asked.sort === column ? !asked.down : false, first: 0 };
 }
 
+/** A line for each value that did not validate, and one for those beyond them. */
+export function refusals({ rejected, refusals }) {
+  const lines = rejected.map(([key, reason]) => `rejected: ${key ? `${key}: ` : ""}${reason}`);
+  const more = refusals - rejected.length;
+  return more > 0 ? [...lines, `… and ${more.toLocaleString("en")} more`] : lines;
+}
+
 function rowOf(columns) {
-  const cells = columns.map((name) => element("td", `ds-${name}`));
-  return { line: element("tr", "", "", ...cells), cells };
+  const cells = columns.map(([name]) => element("td", `ds-${name}`));
+  const aged = cells[columns.findIndex(([name]) => name === "age")];
+  return { line: element("tr", "", "", ...cells), cells, aged };
 }
 
 function fill(drawn, row, now) {
-  const [key, text, remark, type, time, revision, , layer] = row;
-  const texts = [key, null, type, age(time, now), revision, layer ?? ""];
-  drawn.cells.forEach((cell, at) => at === 1 || setText(cell, texts[at]));
-  const shown = remark ? `${text}\u2003${remark}` : text;
-  setText(drawn.cells[1], shown);
-  drawn.cells[3].title = time ? new Date(time).toISOString() : "";
+  const [, , time, texts] = row;
   drawn.time = time;
+  drawn.cells.forEach((cell, at) => cell === drawn.aged || setText(cell, texts[at]));
+  setText(drawn.aged, age(time, now));
+  drawn.aged.title = time ? new Date(time).toISOString() : "";
 }
 
 function render({ model, el }) {
@@ -50,11 +55,12 @@ function render({ model, el }) {
   const on = element("button", "ds-button", "›");
   back.title = "previous page";
   on.title = "next page";
+  const refused = element("div", "ds-refused");
   const head = element("tr");
   const body = element("tbody");
   const table = element("table", "", "", element("thead", "", "", head), body);
   const tools = element("div", "ds-tools", "", filter, back, on, where);
-  root.append(state.line, tools, element("div", "ds-scroll", "", table));
+  root.append(state.line, refused, tools, element("div", "ds-scroll", "", table));
   el.append(root);
 
   let asked = { sort: "key", down: false, filter: "", first: 0, size: PAGE };
@@ -76,23 +82,23 @@ function render({ model, el }) {
     if (columns.join() !== message.columns.join()) {
       columns = message.columns;
       head.replaceChildren(
-        ...columns.map((name) => {
-          const cell = element("th", "", name);
-          if (SORTED.includes(name)) cell.onclick = () => ask(resorted(asked, name));
+        ...columns.map(([name, title, sorts]) => {
+          const cell = element("th", sorts ? "ds-sorts" : "", title);
+          if (sorts) cell.onclick = () => ask(resorted(asked, name));
           return cell;
         }),
       );
     }
     const arrow = message.page.down ? " ▾" : " ▴";
-    [...head.children].forEach((cell, at) => {
-      const name = columns[at];
-      setText(cell, name === message.page.sort ? name + arrow : name);
+    columns.forEach(([name, title], at) => {
+      setText(head.children[at], name === message.page.sort ? title + arrow : title);
     });
   };
   const show = (message) => {
     const now = Date.now();
     drawHead(message);
     state.show(message, `${message.count.toLocaleString("en")} keys`);
+    refused.replaceChildren(...refusals(message).map((line) => element("div", "", line)));
     const fresh = new Set(stamps === null ? [] : changedKeys(stamps, message.rows));
     while (drawn.length < message.rows.length) {
       drawn.push(rowOf(columns));
@@ -102,12 +108,12 @@ function render({ model, el }) {
     message.rows.forEach((row, at) => {
       fill(drawn[at], row, now);
       drawn[at].line.dataset.key = row[0];
-      if (fresh.has(row[0]) && now - row[6] < FRESH) mark(drawn[at].line);
+      if (fresh.has(row[0]) && now - row[1] < FRESH) mark(drawn[at].line);
       else if (drawn[at].key !== row[0]) drawn[at].line.classList.remove("ds-fresh");
       drawn[at].key = row[0];
     });
     stamps = stamps ?? new Map();
-    message.rows.forEach((row) => stamps.set(row[0], row[6]));
+    message.rows.forEach((row) => stamps.set(row[0], row[1]));
     matching = message.matching;
     setText(where, position(message.page, message.rows.length, matching, message.count));
     back.disabled = message.page.first === 0;
@@ -120,7 +126,7 @@ function render({ model, el }) {
   const page = connect(model, root, show);
   const quiet = everySecond(() => {
     const now = Date.now();
-    drawn.forEach((row) => setText(row.cells[3], age(row.time, now)));
+    drawn.forEach((row) => setText(row.aged, age(row.time, now)));
   });
   return () => {
     quiet();
