@@ -35,6 +35,23 @@ LAYERS = [
     "conf.live()",
 ]
 
+BOUND = [
+    "import datastream\n"
+    "from pydantic import BaseModel\n"
+    "class Database(BaseModel):\n"
+    "    url: str = 'sqlite:app.db'\n"
+    "    pool: int = 10\n"
+    "class Limits(BaseModel):\n"
+    "    rps: int = 100\n"
+    "class Settings(BaseModel):\n"
+    "    db: Database = Database()\n"
+    "    limits: Limits = Limits()\n"
+    "conf = datastream.overlay('sqlite:local.db', 'sqlite:live.db')\n"
+    "conf['app/db/pool'] = 20\n"
+    "settings = conf.bind(Settings, 'app/')",
+    "settings.live()",
+]
+
 
 class Browser:
     """A notebook in front of a person.
@@ -66,6 +83,26 @@ class Browser:
         """Keep a picture."""
         PICTURES.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=PICTURES / f"{name}.png")
+
+    def keep_cells(self, name: str, first: int = 0, height: float = 1_000) -> None:
+        """Keep a picture of the cells alone, from one on, as far as they reach."""
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        cells = self.page.locator(".jp-Notebook .jp-Cell")
+        panel = self.page.locator(".jp-NotebookPanel-notebook").bounding_box()
+        begin, last = cells.nth(first).bounding_box(), cells.last.bounding_box()
+        top = max(panel["y"] + 4, begin["y"] - 4)
+        bottom = min(panel["y"] + panel["height"], last["y"] + last["height"] + 8)
+        clip = {**panel, "y": top, "height": min(bottom - top, height)}
+        self.page.screenshot(path=PICTURES / f"{name}.png", clip=clip)
+
+    def go_dark(self) -> None:
+        """Choose the dark theme, and wait until it is there as a whole."""
+        self.page.get_by_role("menuitem", name="Settings", exact=True).click()
+        self.page.get_by_text("Theme", exact=True).hover()
+        self.page.get_by_text("JupyterLab Dark", exact=True).click()
+        self.page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
+        # While it loads, JupyterLab's moons cover the page.
+        self.page.locator("#jupyterlab-splash").wait_for(state="detached")
 
     def cell(self, key: str, column: str) -> Any:
         return self.page.locator(f".ds-table tr[data-key='{key}'] .ds-{column}")
@@ -122,7 +159,7 @@ def test_a_live_table_and_a_plot_follow_another_process(front: Browser, tmp_path
         outside["fx/USD"] = 1.25
         front.wait_for_text(front.cell("fx/USD", "value"), "1.25")
         front.page.locator(".ds-table tr.ds-fresh[data-key='fx/USD']").wait_for()
-        front.keep("live-table")
+        front.keep_cells("live-table", height=407)
         _sort_and_filter(front)
         _plot(front, outside)
         _stops_when_cleared(front, outside)
@@ -151,7 +188,7 @@ def _plot(front: Browser, outside: datastream.Store) -> None:
     for number in range(20):
         outside["fx/USD"] = 1.2 + number % 5 / 10
         front.wait_for_text(plot.locator(".ds-series"), f"fx/USD {1.2 + number % 5 / 10}")
-    front.keep("live-plot")
+    front.keep_cells("live-plot", 2)
 
 
 def _stops_when_cleared(front: Browser, outside: datastream.Store) -> None:
@@ -187,7 +224,7 @@ def test_a_timeline_is_scrubbed(front: Browser, tmp_path: Path) -> None:
         front.wait_for_text(line.locator(".ds-added"), "+pool: 3")
         front.wait_for_text(line.locator(".ds-message"), "pool of 3")
         front.wait_for_text(line.locator(".ds-about"), "3 of 6")
-        front.keep("timeline")
+        front.keep_cells("timeline")
         line.get_by_title("newer").click()
         front.wait_for_text(line.locator(".ds-added"), "+pool: 4")
         outside.put("config.yaml", b"pool: 7\n", message="outside")
@@ -204,10 +241,37 @@ def test_an_overlay_shows_its_layers_on_a_dark_page(front: Browser, tmp_path: Pa
         front.run_all()
         front.wait_for_text(front.cell("db/pool", "layer"), "sqlite:local.db hides sqlite:live.db")
         front.wait_for_text(front.cell("db/url", "layer"), "sqlite:live.db")
-        front.page.get_by_role("menuitem", name="Settings", exact=True).click()
-        front.page.get_by_text("Theme", exact=True).hover()
-        front.page.get_by_text("JupyterLab Dark", exact=True).click()
-        front.page.locator("body[data-jp-theme-light='false']").wait_for(state="attached")
+        front.go_dark()
         outside["db/url"] = "sqlite:y"
         front.wait_for_text(front.cell("db/url", "value"), "sqlite:y")
-        front.keep("overlay-dark")
+        front.page.locator(".ds-table tr.ds-fresh[data-key='db/url']").wait_for()
+        front.keep_cells("overlay-dark")
+
+
+def test_a_binding_is_followed_until_the_kernel_is_restarted(
+    front: Browser, tmp_path: Path
+) -> None:
+    with datastream.open(f"sqlite:{tmp_path / 'live.db'}") as outside:
+        outside.put_many({"app/db/pool": 5, "app/limits/rps": 9})
+        front.open(_notebook(tmp_path, "bound.ipynb", BOUND))
+        front.run_all()
+        front.wait_for_text(front.cell("db.pool", "layer"), "sqlite:local.db hides sqlite:live.db")
+        outside["app/limits/rps"] = "many"
+        front.page.locator(".ds-refused").filter(has_text="app/limits/rps: limits.rps").wait_for()
+        front.keep_cells("binding", 1)
+        outside["app/limits/rps"] = 10
+        front.wait_for_text(front.cell("limits.rps", "value"), "10")
+        front.page.locator(".ds-refused div").wait_for(state="detached")
+        _restart(front)
+        gone = front.page.locator(".ds-live[data-over^='not live']")
+        gone.wait_for()
+        front.keep_cells("restarted", 1)
+        outside["app/limits/rps"] = 11
+        front.run_all()
+        front.wait_for_text(front.cell("limits.rps", "value"), "11")
+        assert gone.count() == 0
+
+
+def _restart(front: Browser) -> None:
+    front.menu("Kernel", "Restart Kernel…")
+    front.page.get_by_role("button", name="Confirm Kernel Restart").click()
