@@ -12,7 +12,7 @@ from datastream._watch.steps import Outcome, Ticket
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects
-from datastream.source import Reading, Source
+from datastream.source import HasRevisions, Reading, Source
 
 SETTLE = 0.2
 """Seconds an eventually consistent source has to show what is known to be there."""
@@ -37,7 +37,18 @@ class Feed:
         self._stopped = stopped
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        reading = self._calls(None, self._source.read, selection, since)
+        return self._selected(selection, self._calls(None, self._source.read, selection, since))
+
+    def read_for_resuming(self, selection: Selection) -> Reading:
+        """The state for one who has most of it: perhaps without values, see `Reading.load`."""
+        source = self._source
+        if not isinstance(source, HasRevisions):
+            return self.read(selection, None)
+        return self._selected(selection, self._calls(None, source.read_revisions, selection))
+
+    @staticmethod
+    def _selected(selection: Selects, reading: Reading) -> Reading:
+        """`reading`, less what a source has read beyond what one subscriber selects."""
         if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
             matches = selection.matches
             entries = [entry for entry in reading.entries if matches(entry.key)]

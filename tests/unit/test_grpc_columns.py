@@ -83,6 +83,16 @@ def test_text_that_is_no_utf8_is_sent_as_the_wire_can_carry_it():
     assert {(e.key, e.value_type) for e in _convert.entries_of(whole)} == {("k?", "t?")}
 
 
+def test_keys_and_revisions_alone_take_no_more_than_those():
+    sent = entries(*TIMES)
+    whole, _ = there_and_back(_convert.bare(Batch(tuple(sent), "c", initial=True)))
+    (columns,) = whole.columns
+    assert (len(columns.values), len(columns.times)) == (0, 0)
+    received = _convert.entries_of(whole)
+    assert [(e.key, e.revision) for e in received] == [(e.key, e.revision) for e in sent]
+    assert {(e.value, e.updated_at) for e in received} == {(b"", None)}
+
+
 @pytest.mark.parametrize("number", [_columns.UNKNOWN, (1 << 63) - 1, 1 - (1 << 63)])
 def test_a_time_that_python_does_not_know_is_none(number):
     columns = pb.Columns(
@@ -93,7 +103,8 @@ def test_a_time_that_python_does_not_know_is_none(number):
 
 @pytest.mark.parametrize("field", ["values", "value_types", "times", "revisions"])
 def test_columns_that_do_not_fit_together_are_refused(field):
-    columns = _columns.to_columns(entries(TIME, TIME, TIME))
+    sent = entries(TIME, TIME, TIME)
+    columns = _columns.to_columns([sent[0]._replace(value_type="str"), *sent])
     del getattr(columns, field)[-1]
     with pytest.raises(DatastreamError, match="lengths"):
         list(_columns.from_columns(columns))

@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 import grpc
 
 from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
-from datastream.source import Reading, Write
+from datastream.entry import deleted
+from datastream.selection import NOTHING
+from datastream.source import Reading, Write, is_below
 from datastream_grpc import _convert
 from datastream_grpc._carriers import ENDED, FirstBatch, Follower, Running, Sink, Subscribed
 from datastream_grpc._connection import Connection, Stubs
@@ -25,6 +27,8 @@ from datastream_grpc._stream import Wanted, message_of, reading_of
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
 
+KEYS = 1000
+"""Whose values are loaded at once: any server allows as many in a request."""
 ATTEMPTS = 3
 """How often a write is sent whose connection broke."""
 RETRY_PAUSE = 0.02
@@ -82,13 +86,17 @@ class Calls:
                 raise
         return _convert.to_entry(response.data[key]) if key in response.data else None
 
-    def state(self, wanted: Wanted, at: str = "") -> Reading:
-        """The complete state, now or at a point in the past."""
+    def state(self, wanted: Wanted, at: str = "", *, bare: bool = False) -> Reading:
+        """The complete state, now or at a point in the past.
+
+        Args:
+            bare: without values, where the server has that; see `Reading.load`.
+        """
         if self._has_no_cursors and not self.pushes:
             return self._older_state(wanted)
         if self.snapshots:
             try:
-                return self._snapshot(wanted, at)
+                return self._snapshot(wanted, at, bare=bare)
             except grpc.RpcError as error:
                 if not is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                     raise
@@ -107,9 +115,9 @@ class Calls:
         unread = frozenset(response.unread)
         return Reading(_convert.entries_of(response), position, complete=True, unread=unread)
 
-    def _snapshot(self, wanted: Wanted, at: str) -> Reading:
+    def _snapshot(self, wanted: Wanted, at: str, *, bare: bool) -> Reading:
         """The state in parts, each decoded while the server makes the next."""
-        request = wanted.request(at=at, partial=True, columns=True)
+        request = wanted.request(at=at, partial=True, columns=True, bare=bare)
         call = self._stubs.snapshot(request, timeout=self.timeout)
         entries: list[Entry] = []
         last = pb.DataResponse(partial=True)
@@ -124,7 +132,21 @@ class Calls:
             call.cancel()
         if last.partial:
             raise EOFError(ENDED)
-        return Reading(entries, last.cursor, complete=True, unread=frozenset(last.unread))
+        load = self._loaded if bare else None
+        unread = frozenset(last.unread)
+        return Reading(entries, last.cursor, complete=True, load=load, unread=unread)
+
+    def _loaded(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Entries of a bare state with their values."""
+        found: dict[str, Entry] = {}
+        unread: set[str] = set()
+        for start in range(0, len(entries), KEYS):
+            keys = frozenset(entry.key for entry in entries[start : start + KEYS])
+            reading = self._snapshot(Wanted(keys, NOTHING, NOTHING), "", bare=False)
+            found.update((entry.key, entry) for entry in reading.entries)
+            unread |= reading.unread
+        wanted = (entry.key for entry in entries if not is_below(entry.key, unread))
+        return [found.get(key) or deleted(key) for key in wanted]
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a watch that ends with its first batch."""

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import repeat
 from operator import itemgetter
+from typing import TypeVar
 
 from datastream import DatastreamError, Entry, Operation
 from datastream_grpc._pb import service_pb2 as pb
@@ -18,6 +19,8 @@ UNKNOWN = -(1 << 63)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY, _VALUE = itemgetter(0), itemgetter(1)
+T = TypeVar("T")
+
 # What `Entry(*fields)` does, less a call of Python.
 _entry_of = partial(tuple.__new__, Entry)
 
@@ -42,7 +45,11 @@ def to_columns(entries: Iterable[Entry]) -> pb.Columns:
     keys, values, types, times, revisions, _ = zip(*entries, strict=True)
     if len(set(types)) == 1:
         types = types[:1]
-    columns = pb.Columns(values=values, times=_to_numbers(times), revisions=revisions)
+    columns = pb.Columns(
+        values=values if any(values) else None,
+        times=_to_numbers(times) if any(times) else None,
+        revisions=revisions,
+    )
     for texts, column in ((keys, columns.keys), (types, columns.value_types)):
         try:
             column.extend(texts)
@@ -60,21 +67,31 @@ def from_columns(columns: pb.Columns) -> Iterator[Entry]:
         DatastreamError: they are not of one length. What is missing would pass for deleted.
     """
     number = len(columns.keys)
-    others = (columns.values, columns.times, columns.revisions)
-    if len(columns.value_types) not in (1, number) or any(len(o) != number for o in others):
-        raise DatastreamError("the server sent columns of different lengths")
-    types: Iterable[str] = columns.value_types
-    if len(columns.value_types) == 1:
-        types = repeat(columns.value_types[0])
-    else:
-        # Few types, held once each.
-        known: dict[str, str] = {}
-        types = map(known.setdefault, types, columns.value_types)
-    times = _from_numbers(columns.times)
+    values = _filled(columns.values, number, b"")
+    revisions = _filled(columns.revisions, number, "")
+    times = _from_numbers(_filled(columns.times, number, UNKNOWN))
     fields = zip(
-        columns.keys, columns.values, types, times, columns.revisions, repeat(Operation.PUT)
+        columns.keys, values, _types(columns, number), times, revisions, repeat(Operation.PUT)
     )
     return map(_entry_of, fields)
+
+
+def _filled(column: Sequence[T], number: int, empty: T) -> Iterable[T]:
+    """A column of `number` items, which may have been left out."""
+    if not column:
+        return repeat(empty)
+    if len(column) != number:
+        raise DatastreamError("the server sent columns of different lengths")
+    return column
+
+
+def _types(columns: pb.Columns, number: int) -> Iterable[str]:
+    types = columns.value_types
+    if len(types) == 1:
+        return repeat(types[0])
+    # Few types, held once each.
+    known: dict[str, str] = {}
+    return (known.setdefault(one, one) for one in _filled(types, number, ""))
 
 
 # Entries that were written together share their time: nothing is done for one that comes again.
