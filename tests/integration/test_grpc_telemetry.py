@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import urllib.request
 
 import datastream_grpc
 import pytest
+from datastream_grpc._client_metrics import INSTRUMENTS as CLIENT_INSTRUMENTS
 from datastream_grpc._telemetry import INSTRUMENTS
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -66,11 +68,69 @@ def test_what_is_counted(stack):
     assert all(seconds > 0 for seconds, _ in found["call.time"])
 
 
-def test_a_call_is_a_span_of_its_caller(stack, monkeypatch):
+def observed_by(remote):
+    """The same of a client."""
+    metrics = remote._source._calls.metrics
+    return {
+        one.name.removeprefix("datastream.client."): list(one.observe(metrics))
+        for one in CLIENT_INSTRUMENTS
+    }
+
+
+def test_what_a_client_counts(stack):
+    store = stack.enter_context(datastream.open("memory:"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    recorder = Recorder(remote, "k")
+    recorder.wait_ready()
+    store["k"] = 1
+    recorder.wait_state({"k": b"1"})
+    with pytest.raises(datastream.RevisionConflict):
+        remote.put("k", 1, expect="")
+    asyncio.run(remote.aput("other", 1))
+    server.stop()
+    with pytest.raises(datastream.SourceUnavailable):
+        remote.get("k")
+    store["k"] = 2
+    stack.enter_context(datastream_grpc.serve(store, server.address))
+    recorder.wait_state({"k": b"2"})
+    found = observed_by(remote)
+    calls = {(named["method"], named["code"]) for _, named in found["calls"]}
+    assert {("Write", "ABORTED"), ("Push", "OK"), ("Sync", "UNAVAILABLE")} <= calls
+    ((batches, named),) = found["batches"]
+    assert batches >= 1
+    assert named == {"server": server.address}
+    ((reconnects, _),) = found["reconnects"]
+    assert reconnects >= 1
+    ((lag, _),) = found["lag"]
+    assert 0 <= lag < TIMEOUT
+
+
+@pytest.fixture
+def spans(monkeypatch):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    return exporter, provider
+
+
+def test_a_call_of_a_store_is_a_span_and_the_servers_is_its_child(stack, spans):
+    exporter, provider = spans
+    store = stack.enter_context(datastream.open("memory:"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    with provider.get_tracer("test").start_as_current_span("caller"):
+        remote["k"] = 1
+    eventually(lambda: len(exporter.get_finished_spans()) >= 3, "the spans")
+    found = {(s.name.rpartition("/")[2], s.kind.name): s for s in exporter.get_finished_spans()}
+    served, called = found["Write", "SERVER"], found["Write", "CLIENT"]
+    assert served.parent.span_id == called.context.span_id
+    assert called.parent.span_id == found["caller", "INTERNAL"].context.span_id
+
+
+def test_a_call_is_a_span_of_its_caller(stack, spans):
+    exporter, provider = spans
     store = stack.enter_context(datastream.open("memory:"))
     server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
     carrier = {}

@@ -39,12 +39,14 @@ class AsyncCalls:
         if request.ByteSize() > MOST_BYTES:
             # What the server does not take must not end the stream of all others.
             return None
-        response = await self._pusher_now().push(request)
+        with self._calls.metrics.call("Push"):
+            response = await self._pusher_now().push(request)
         return [_convert.to_entry(data) for data in response.entries]
 
     async def entry(self, key: str) -> Entry | None:
         """What `key` holds."""
-        return await self._reader_now().entry(key)
+        with self._calls.metrics.call("Sync"):
+            return await self._reader_now().entry(key)
 
     def close(self) -> None:
         """Fail what is not answered yet. Called once."""

@@ -17,6 +17,7 @@ from datastream.selection import NOTHING
 from datastream.source import Reading, Write, is_below
 from datastream_grpc import _convert
 from datastream_grpc._carriers import ENDED, FirstBatch, Follower, Running, Sink, Subscribed
+from datastream_grpc._client_metrics import ClientMetrics
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._older import PASSING, POLL, Older
 from datastream_grpc._pb import service_pb2 as pb
@@ -49,6 +50,7 @@ class Calls:
     def __init__(self, connection: Connection, where: str, timeout: float) -> None:
         self.connection = connection
         self.where = where
+        self.metrics = ClientMetrics(where)
         self.timeout = timeout
         self.pushes = False
         """The server takes writes through a stream, and knows one that comes again by its id."""
@@ -71,13 +73,15 @@ class Calls:
 
     def capabilities(self, at: str = "") -> Sequence[Capability]:
         """Every key with its type, now or at a point in the past."""
-        response = self._call(self._stubs.list, pb.ListCapabilitiesRequest(at=at))
+        response = self._call(
+            "ListCapabilities", self._stubs.list, pb.ListCapabilitiesRequest(at=at)
+        )
         return [Capability(c.key, c.value_type) for c in response.capabilities if c.key != "/"]
 
     def entry(self, key: str, at: str = "") -> Entry | None:
         """The entry of one key, now or at a point in the past."""
         try:
-            response = self._call(self._stubs.sync, pb.DataRequest(keys=(key,), at=at))
+            response = self._call("Sync", self._stubs.sync, pb.DataRequest(keys=(key,), at=at))
         except grpc.RpcError as error:
             if at or not self._may_be_older(error):
                 raise
@@ -103,7 +107,7 @@ class Calls:
                 # An older server has taken the place of the one that has it.
                 self.snapshots = False
         try:
-            response = self._call(self._stubs.sync, wanted.request(at=at, partial=True))
+            response = self._call("Sync", self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
             if at or not self._may_be_older(error):
                 raise
@@ -118,18 +122,19 @@ class Calls:
     def _snapshot(self, wanted: Wanted, at: str, *, bare: bool) -> Reading:
         """The state in parts, each decoded while the server makes the next."""
         request = wanted.request(at=at, partial=True, columns=True, bare=bare)
-        call = self._stubs.snapshot(request, timeout=self.timeout)
         entries: list[Entry] = []
         last = pb.DataResponse(partial=True)
-        try:
-            for last in call:
-                self.connection.heard()
-                entries += _convert.entries_of(last)
-        except grpc.RpcError as error:
-            self._ask_if_late(error)
-            raise
-        finally:
-            call.cancel()
+        with self.metrics.call("Snapshot") as metadata:
+            call = self._stubs.snapshot(request, timeout=self.timeout, metadata=metadata)
+            try:
+                for last in call:
+                    self.connection.heard()
+                    entries += _convert.entries_of(last)
+            except grpc.RpcError as error:
+                self._ask_if_late(error)
+                raise
+            finally:
+                call.cancel()
         if last.partial:
             raise EOFError(ENDED)
         load = self._loaded if bare else None
@@ -174,7 +179,7 @@ class Calls:
     def describe_at(self, point: str) -> pb.DescribeResponse:
         """What can be done with the store as it was then."""
         response: pb.DescribeResponse = self._call(
-            self._stubs.describe, pb.DescribeRequest(at=point)
+            "Describe", self._stubs.describe, pb.DescribeRequest(at=point)
         )
         return response
 
@@ -237,7 +242,8 @@ class Calls:
         if future is None:
             return None
         try:
-            response = future.result(self.timeout)
+            with self.metrics.call("Push"):
+                response = future.result(self.timeout)
         except TimeoutError:
             raise self.silence() from None
         except (grpc.RpcError, EOFError, ValueError):
@@ -265,7 +271,7 @@ class Calls:
         return self._write_once(request)
 
     def _write_once(self, request: pb.WriteRequest) -> pb.WriteResponse:
-        response: pb.WriteResponse = self._call(self._stubs.write, request)
+        response: pb.WriteResponse = self._call("Write", self._stubs.write, request)
         return response
 
     def end_pushes(self, timeout: float) -> None:
@@ -326,9 +332,10 @@ class Calls:
     def _stubs(self) -> Stubs:
         return self.connection.stubs
 
-    def _call(self, method: Callable[..., T], request: Any) -> T:
+    def _call(self, name: str, method: Callable[..., T], request: Any) -> T:
         try:
-            response = method(request, timeout=self.timeout)
+            with self.metrics.call(name) as metadata:
+                response = method(request, timeout=self.timeout, metadata=metadata)
         except grpc.RpcError as error:
             self._ask_if_late(error)
             raise
@@ -364,5 +371,5 @@ class Calls:
         if write.updated_at is None:
             # Its servers store what they are sent, and take a missing time for 1970.
             data.updated_at.GetCurrentTime()
-        self._call(self._stubs.push_update, data)
+        self._call("PushUpdate", self._stubs.push_update, data)
         return _convert.to_entry(data)

@@ -146,12 +146,15 @@ class LongStream:
     def _open(self, wanted: Wanted, since: str) -> Reading:
         """Subscribe anew, from `since` where the server knows cursors."""
         self._raise_if_refused()
+        if self._stream is not None and self._stream.error is not None:
+            self._calls.metrics.reconnected()
         releases = self._releases
         stream = Stream(
             self._calls.subscribe,
             wanted,
             since,
             told=self._told,
+            changed=self._calls.metrics.received,
             position=self._calls.position,
             news=self.news,
             lacking=sorted(self._lacking)[:MAX_KEYS],

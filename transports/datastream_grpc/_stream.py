@@ -100,6 +100,7 @@ class Stream:
     Args:
         subscribe: begins the watch, which brings its messages to a sink.
         told: takes what the server says of itself.
+        changed: takes the entries of each batch after the first.
         wanted: what it is opened for.
         since: the position from which it goes on.
         position: gives the position of a message by its cursor.
@@ -114,6 +115,7 @@ class Stream:
         since: str,
         *,
         told: Told,
+        changed: Callable[[Sequence[Entry]], None],
         position: Callable[[str], str],
         news: threading.Event,
         lacking: Collection[str] = (),
@@ -127,7 +129,7 @@ class Stream:
         """The server ended the call within `BRIEF` seconds."""
         self.trouble: Exception | None = None
         """Why the backend of the server is away, if the server says so."""
-        self._told = told
+        self._told, self._changed = told, changed
         self._position = position
         self._news = news
         # For memory work only: the thread that reads the call must never wait for a reader.
@@ -193,20 +195,23 @@ class Stream:
 
     # As a sink, on the thread that brings the messages.
 
-    def take(self, message: pb.DataResponse) -> None:
+    def take(self, received: pb.DataResponse) -> None:
         """Take in a message."""
-        if message.HasField("description"):
-            self.trouble = self._told(message.description)
+        if received.HasField("description"):
+            self.trouble = self._told(received.description)
             self._stirred.set()
             return
         self._received += 1
-        whole = self._parts.add(message)
+        whole = self._parts.add(received)
         if whole is None:
             return
-        self._keep(message_of(whole, self._position(whole.cursor)))
+        message = message_of(whole, self._position(whole.cursor))
+        self._keep(message)
         if not self._has_begun:
             self._has_begun = True
             self._stirred.set()
+        else:
+            self._changed(message.entries)
         self._news.set()
 
     def end(self, error: Exception) -> None:

@@ -1,29 +1,15 @@
-"""Metrics and traces through OpenTelemetry, where it is installed.
-
-What happens is counted in plain numbers on the event loop, which OpenTelemetry reads when it
-exports: a delivery must not cost a call of its API.
-"""
+"""What a server tells OpenTelemetry, where that is installed: metrics and traces."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
-from importlib.util import find_spec
 from time import time
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any
 
 from datastream import Batch, DatastreamError
-from datastream_grpc._connection import SERVICE
-
-METER = "datastream"
-HAS_API = find_spec("opentelemetry") is not None
-
-Attributes = dict[str, str]
-Observed = Iterator[tuple[float, Attributes]]
+from datastream_grpc._instruments import Family, Instrument, Observed, span_of
 
 
 class Metrics:
@@ -48,8 +34,7 @@ class Metrics:
         self.lag = 0.0
         """Seconds from the time of the newest change until it was sent."""
         self.streams = streams
-        if HAS_API:
-            _register(self)
+        _family.add(self)
 
     def updated(self, batch: Batch) -> None:
         """Count a batch of changes."""
@@ -62,14 +47,6 @@ class Metrics:
         """Count a call that has ended."""
         self.calls[method, outcome] += 1
         self.seconds[method] += seconds  # type: ignore[assignment]
-
-
-class _Instrument(NamedTuple):
-    name: str
-    kind: str
-    unit: str
-    description: str
-    observe: Callable[[Metrics], Observed]
 
 
 def _one(name: str) -> Callable[[Metrics], Observed]:
@@ -86,92 +63,34 @@ def _seconds(metrics: Metrics) -> Observed:
         yield seconds, metrics.attributes | {"method": method}
 
 
-INSTRUMENTS = (
-    _Instrument("datastream.server.calls", "counter", "", "Calls and streams that ended", _calls),
-    _Instrument("datastream.server.call.time", "counter", "s", "Time of calls", _seconds),
-    _Instrument("datastream.server.updates", "counter", "", "Batches of changes", _one("updates")),
-    _Instrument("datastream.server.deliveries", "counter", "", "Messages sent", _one("deliveries")),
-    _Instrument(
+INSTRUMENTS: tuple[Instrument[Metrics], ...] = (
+    Instrument("datastream.server.calls", "counter", "", "Calls and streams that ended", _calls),
+    Instrument("datastream.server.call.time", "counter", "s", "Time of calls", _seconds),
+    Instrument("datastream.server.updates", "counter", "", "Batches of changes", _one("updates")),
+    Instrument("datastream.server.deliveries", "counter", "", "Messages sent", _one("deliveries")),
+    Instrument(
         "datastream.server.behind",
         "counter",
         "",
         "Streams that fell too far behind",
         _one("behind"),
     ),
-    _Instrument(
+    Instrument(
         "datastream.server.streams",
         "up_down_counter",
         "",
         "Open streams",
         lambda metrics: iter([(metrics.streams(), metrics.attributes)]),
     ),
-    _Instrument("datastream.server.lag", "gauge", "s", "Age of the newest change", _one("lag")),
+    Instrument("datastream.server.lag", "gauge", "s", "Age of the newest change", _one("lag")),
 )
 
-_live: WeakSet[Metrics] = WeakSet()
-_lock = threading.Lock()
-_made = False
-
-
-def _register(metrics: Metrics) -> None:
-    """Have the instruments observe one more server; they are made once for a process."""
-    global _made
-    with _lock:
-        _live.add(metrics)
-        made, _made = _made, True
-    if not made:
-        _make_instruments()
-
-
-def _make_instruments() -> None:
-    from opentelemetry import metrics as api
-
-    meter = api.get_meter(METER)
-    for one in INSTRUMENTS:
-        create = getattr(meter, f"create_observable_{one.kind}")
-        create(one.name, [_callback(one, api)], unit=one.unit, description=one.description)
-
-
-def _callback(one: _Instrument, api: Any) -> Callable[[Any], Iterable[Any]]:
-    def observe(_: Any) -> Iterable[Any]:
-        with _lock:
-            live = list(_live)
-        return [api.Observation(value, named) for m in live for value, named in one.observe(m)]
-
-    return observe
+_family = Family(INSTRUMENTS)
 
 
 def span(method: str, metadata: Any) -> AbstractContextManager[Any]:
     """Around a call: a span, as a child of the client's where that sends one."""
-    # Without a provider it would be recorded by nobody, and cost a tenth of the call.
-    if not HAS_API or (provider := _tracer_provider()) is None:
-        return nullcontext()
-    from opentelemetry import propagate, trace
-
-    carrier = {key: value for key, value in metadata or () if isinstance(value, str)}
-    around: AbstractContextManager[Any] = provider.get_tracer(METER).start_as_current_span(
-        f"{SERVICE}/{method}",
-        context=propagate.extract(carrier),
-        kind=trace.SpanKind.SERVER,
-        attributes={"rpc.system": "grpc", "rpc.service": SERVICE, "rpc.method": method},
-        record_exception=False,
-        set_status_on_exception=False,
-    )
-    return around
-
-
-@cache
-def _trace() -> Any:
-    from opentelemetry import trace
-
-    return trace
-
-
-def _tracer_provider() -> Any | None:
-    """What a program has set up to record spans, if it has."""
-    trace = _trace()
-    provider = trace.get_tracer_provider()
-    return None if isinstance(provider, trace.ProxyTracerProvider) else provider
+    return span_of(method, "SERVER", metadata) or nullcontext()
 
 
 def serve_metrics(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
