@@ -28,7 +28,7 @@ TYPES = (
     "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TYPE pair AS (one int, two timestamptz); "
     "CREATE DOMAIN d1 AS timestamptz; CREATE DOMAIN d2 AS d1; CREATE DOMAIN t1 AS varchar(5); "
     "CREATE DOMAIN t2 AS t1; CREATE DOMAIN i1 AS int; CREATE DOMAIN i2 AS i1; "
-    "CREATE DOMAIN b1 AS bytea; CREATE DOMAIN b2 AS b1"
+    "CREATE DOMAIN b1 AS bytea; CREATE DOMAIN b2 AS b1; CREATE DOMAIN m1 AS mood"
 )
 
 
@@ -80,6 +80,7 @@ def state(store):
         long("bit(3)", "B'101'", None),
         long("money", "5::money", None),
         long("mood", "'ok'", None),
+        ("m1", "'ok'", None),
         ("pair", "ROW(1, '2026-01-01 12:00+00')", None),
         long("tstzrange", "'[2026-01-01, 2026-02-01)'", None),
         ("t2", "'abc'", None),
@@ -284,7 +285,7 @@ def test_one_row_at_a_time_costs_no_subtransactions(db, postgres):
         db.execute("DELETE FROM data")
         # Each part of a transaction that may fail alone writes lines with a number of its own.
         numbers = db.execute(
-            f"SELECT count(*), count(DISTINCT xmin::text) FROM {_log(db)}"
+            f"SELECT count(*), count(DISTINCT xmin::text) FROM {_log(db)} WHERE size > 0"
         ).fetchone()
     assert numbers == (7, 1)
 

@@ -34,10 +34,10 @@ def parts_of(layout: Layout, text: str) -> list[str]:
 def is_key(layout: Layout, text: str) -> str:
     """A condition: the key of the row ``t`` is the one spelled like the expression `text`."""
     if len(layout.keys) == 1:
-        found = f"t.{layout.key.quoted} = {text}::{layout.key.type}"
+        found = f"{_compared(layout.key)} = {text}::{layout.key.type}"
         return found if layout.key.spells_alone else f"{found} AND {_exactly(layout, text)}"
     parts = zip(layout.keys, parts_of(layout, f"{text}::text"), strict=True)
-    found = " AND ".join(f"t.{column.quoted} = {part}" for column, part in parts)
+    found = " AND ".join(f"{_compared(column)} = {part}" for column, part in parts)
     return f"{found} AND {_exactly(layout, text)}"
 
 
@@ -48,9 +48,8 @@ def is_among(layout: Layout, first: int) -> str:
         # By the first column's index, as far as that goes; then exactly.
         part = parts_of(layout, "k")[0]
         firsts = f"ARRAY(SELECT {part} FROM unnest({given}) AS k)"
-        return (
-            f"(t.{layout.keys[0].quoted} = ANY({firsts}) AND {key_of(layout, 't')} = ANY({given}))"
-        )
+        first_key = _compared(layout.keys[0])
+        return f"({first_key} = ANY({firsts}) AND {key_of(layout, 't')} = ANY({given}))"
     if not layout.key.spells_alone:
         return f"t.{layout.key.quoted}::text = ANY({given})"
     return f"t.{layout.key.quoted} = ANY(${first}::{layout.key.type}[])"
@@ -84,6 +83,13 @@ def object_of(members: Sequence[Column], row: str) -> str:
         pairs = (f"{literal(column.name)}, {row}.{column.quoted}" for column in some)
         pieces.append(f"jsonb_build_object({', '.join(pairs)})")
     return f"({' || '.join(pieces or [_EMPTY])})"
+
+
+def _compared(column: Column) -> str:
+    """A column of the row ``t`` beside another value of its type."""
+    name = f"t.{column.quoted}"
+    # A domain over an enum cannot be compared with the enum. Indexes are found all the same.
+    return name if column.spells_alone else f"{name}::{column.type}"
 
 
 def _exactly(layout: Layout, text: str) -> str:
