@@ -401,3 +401,11 @@ def test_a_log_of_an_older_form_is_replaced(source, db, postgres):
         db.execute("INSERT INTO data VALUES ('b', '1')")
         follower.wait_state({"b": b"1"})
     assert source.read(Selection(), before).complete
+
+
+@pytest.mark.parametrize("statement", ["TRUNCATE", "DELETE FROM"])
+def test_a_log_that_somebody_empties_tells_nothing_of_before(source, db, statement):
+    before = source.read(Selection(), None).position
+    db.execute("INSERT INTO data VALUES ('b', '1')")
+    db.execute(f'{statement} "{_log(db)}"')
+    assert source.read(Selection(), before).complete

@@ -84,6 +84,8 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         f"{create} {names.log} (xid xid8 NOT NULL DEFAULT pg_current_xact_id(), "
         "at timestamptz NOT NULL DEFAULT now(), size int NOT NULL, delta int, keys text[])",
         f"CREATE INDEX ON {names.log} (xid)",
+        # Every position names a line, so that none outlives a log that somebody empties.
+        f"INSERT INTO {names.log} (size, keys) VALUES (0, '{{}}')",
         f"{create} {names.state} (form text, relation int8, alone bool, epoch text, "
         "cut xid8, history text)",
         f"INSERT INTO {names.state} SELECT {literal(FORM)}, {layout.oid}, "
