@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import psycopg
 import pytest
 
 import datastream
 from datastream import State
 from datastream.source import Feature
+from datastream.sources.postgres import PostgresSource
 from datastream.testing import Recorder
 from tests.integration._programs.tools import Statuses, eventually
 
@@ -159,3 +162,37 @@ def test_triggers_that_a_role_made_for_the_owner(postgres, db, role):
     with datastream.open(f"{postgres}&user={role}", mode="notify") as store:
         store["a"] = "1"
         assert Feature.LOG in store.features
+
+
+DECOYS = (
+    *("concat(text, text, text, text)", "concat(text, text)", "unnest(text[])", "to_jsonb(text)"),
+    *('concat_ws(text, oid, xid, "char")', "concat_ws(text, oid, name)", "starts_with(name, text)"),
+    *("hashtextextended(text, int)", "convert_to(text, text)", "pg_relation_filenode(int)"),
+    *("has_table_privilege(regclass, text)", "has_table_privilege(oid, name)"),
+    *("regexp_replace(name, text, text)", "obj_description(oid, text)", "quote_ident(name)"),
+    *("acldefault(text, oid)", "pg_advisory_xact_lock(int)", "pg_advisory_xact_lock(text)"),
+    *("to_json(timestamp)", "jsonb_build_object(text, text)", "format(text, name, name, name)"),
+)
+"""Where a call of ours has arguments that PostgreSQL would convert, these fit better."""
+
+
+@pytest.mark.parametrize("options", [{"history": True}, {"value": "*"}, {"mode": "poll"}])
+def test_functions_that_others_made_are_not_called(postgres, db, options):
+    for decoy in DECOYS:
+        db.execute(
+            f"CREATE FUNCTION {decoy} RETURNS text LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE 'called: {decoy}'; END $$"
+        )
+    db.execute("ALTER TABLE data ADD updated_at timestamp")
+    value = {"value": "1"} if "value" in options else "1"
+    with datastream.open(postgres, interval=0.05, **options) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        first = store.put("a/b", value)
+        store.delete("a/b", expect=first.revision)
+        store.put_many({"c": value, "d": value})
+        recorder.wait(lambda r: "d" in r.state)
+        assert store.snapshot("c", "d/").keys() == {"c"}
+        Recorder(store, since=recorder.cursor).wait_ready()
+    with closing(PostgresSource(postgres, mode="poll")) as source:
+        source.uninstall()

@@ -305,3 +305,12 @@ def test_settings_of_the_url_do_not_win(db, postgres):
     settings = quote(" -cIntervalStyle=iso_8601")
     with datastream.open(f"{postgres}{settings}") as one, datastream.open(postgres) as two:
         assert one.entry("k") == two.entry("k")
+
+
+def test_a_session_that_takes_backslashes_for_escapes(db, postgres):
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text)")
+    settings = quote(" -cstandard_conforming_strings=off")
+    with datastream.open(f"{postgres}{settings}", history=True) as store:
+        first = store.put("a\\b", b"\\x00", value_type="bytes")
+        store.put("a\\b", "2", expect=first.revision)
+        assert [revision.entry.value for revision in store.history("a\\b")] == [b"2", b"\\x00"]

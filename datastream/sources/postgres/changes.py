@@ -132,7 +132,9 @@ class ChangedRows:
             f"{names.log} WHERE xid = $4::xid8 AND {_MICROSECONDS} = $5::int8))"
         )
         # Between two bounds: of an open range the planner expects a third of all lines.
-        keys = f"SELECT unnest(coalesce(keys, '{{NULL}}')) AS key, delta FROM {names.log}"
+        keys = (
+            f"SELECT pg_catalog.unnest(coalesce(keys, '{{NULL}}')) AS key, delta FROM {names.log}"
+        )
         lines = (
             f"{keys} WHERE xid >= $2::xid8 AND xid <= pg_snapshot_xmax(pg_current_snapshot()) "
             f"UNION ALL {keys} WHERE xid = ANY($3::xid8[])"
@@ -152,10 +154,13 @@ _MICROSECONDS = "(extract(epoch FROM at) * 1000000)::int8"
 
 def _head(layout: Layout, names: Names, honoured: str = "") -> str:
     """One row: whether all is as it was found, and the place of this snapshot."""
-    line = f"(SELECT concat(xid, '.', {_MICROSECONDS}) FROM {names.log} ORDER BY xid DESC LIMIT 1)"
+    line = (
+        f"(SELECT pg_catalog.concat(xid, '.', {_MICROSECONDS}) FROM {names.log} "
+        "ORDER BY xid DESC LIMIT 1)"
+    )
     place = f"pg_current_snapshot(), '/', coalesce({line}, '0.0')"
     return (
-        f"SELECT concat({_marks(layout)}, ' ', {place}) "
+        f"SELECT pg_catalog.concat({_marks(layout)}, ' ', {place}) "
         f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {names.state} st"
     )
 
@@ -165,7 +170,7 @@ def _marks(layout: Layout) -> str:
 
 
 def _in_epoch(marks: str) -> str:
-    return f"concat({marks}, '/', st.epoch)"
+    return f"pg_catalog.concat({marks}, '/', st.epoch)"
 
 
 def look_up(connection: Connection, layout: Layout) -> Found:
@@ -174,9 +179,9 @@ def look_up(connection: Connection, layout: Layout) -> Found:
     row = connection.execute(
         "SELECT count(*), count(*) FILTER (WHERE tgenabled IN ('D', 'R')), "
         "count(*) FILTER (WHERE tgenabled = 'A'), "
-        "coalesce(has_table_privilege(to_regclass($1), 'SELECT') "
-        "AND has_table_privilege(to_regclass($2), 'SELECT'), false) "
-        "FROM pg_trigger WHERE tgrelid = $3::oid AND starts_with(tgname, $4)",
+        "coalesce(pg_catalog.has_table_privilege(to_regclass($1), 'SELECT') "
+        "AND pg_catalog.has_table_privilege(to_regclass($2), 'SELECT'), false) "
+        "FROM pg_trigger WHERE tgrelid = $3::oid AND pg_catalog.starts_with(tgname, $4)",
         (names.log, names.state, layout.oid, f"{names.channel}_"),
     ).fetchone()
     number, off, always, readable = row or (0, 0, 0, False)
@@ -194,7 +199,7 @@ def look_up(connection: Connection, layout: Layout) -> Found:
 def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
     row = connection.execute(
         f"SELECT {_marks(layout)}, {_in_epoch(layout.marked.lasting(layout.mark))}, st.history, "
-        "to_jsonb(st) @> $1::jsonb "
+        "pg_catalog.to_jsonb(st) @> $1::jsonb "
         "AND (SELECT relpersistence = 'u' FROM pg_class WHERE oid = to_regclass($2)) = $3::bool, "
         # Of a cluster with more transactions than this one has had.
         "greatest(st.cut, (SELECT xid FROM "

@@ -63,8 +63,8 @@ class Session:
         self.db.execute(SESSION.encode())
         # Another database may have this one's name by now.
         statement = (
-            "SELECT concat_ws('/', pg_postmaster_start_time(), (SELECT oid FROM pg_database "
-            "WHERE datname = current_database())), pg_backend_pid()"
+            "SELECT pg_catalog.concat_ws('/', pg_postmaster_start_time(), "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())), pg_backend_pid()"
         )
         row = self.db.execute(statement).fetchone()
         if row is not None:

@@ -47,7 +47,7 @@ def is_among(layout: Layout, first: int) -> str:
     if len(layout.keys) > 1:
         # By the first column's index, as far as that goes; then exactly.
         part = parts_of(layout, "k")[0]
-        firsts = f"ARRAY(SELECT {part} FROM unnest({given}) AS k)"
+        firsts = f"ARRAY(SELECT {part} FROM pg_catalog.unnest({given}) AS k)"
         first_key = _compared(layout.keys[0])
         return f"({first_key} = ANY({firsts}) AND {key_of(layout, 't')} = ANY({given}))"
     if not layout.key.spells_alone:
@@ -62,7 +62,7 @@ def begins_among(layout: Layout, number: int) -> str:
     column = layout.keys[0]
     if len(layout.keys) == 1 or column.kind not in ("text", "varchar"):
         return found
-    firsts = f"ARRAY(SELECT split_part(b, '/', 1) FROM unnest({given}) AS b)"
+    firsts = f"ARRAY(SELECT split_part(b, '/', 1) FROM pg_catalog.unnest({given}) AS b)"
     return f"(t.{column.quoted} = ANY({firsts}) AND {found})"
 
 
@@ -81,7 +81,7 @@ def object_of(members: Sequence[Column], row: str) -> str:
     for begin in range(0, len(members), MOST_MEMBERS):
         some = members[begin : begin + MOST_MEMBERS]
         pairs = (f"{literal(column.name)}, {row}.{column.quoted}" for column in some)
-        pieces.append(f"jsonb_build_object({', '.join(pairs)})")
+        pieces.append(f"pg_catalog.jsonb_build_object({', '.join(pairs)})")
     return f"({' || '.join(pieces or [_EMPTY])})"
 
 

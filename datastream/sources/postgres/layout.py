@@ -254,9 +254,10 @@ SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relpers
   c.relhassubclass, c.relispartition OR c.relkind = 'p'
     OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)),
   EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid), row_security_active(c.oid),
-  pg_has_role(c.relowner, 'USAGE'), has_schema_privilege(n.oid, 'CREATE'),
-  has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
-    AND has_table_privilege(c.oid, 'DELETE') AND NOT pg_is_in_recovery()
+  pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
+  pg_catalog.has_table_privilege(c.oid, 'INSERT')
+    AND pg_catalog.has_table_privilege(c.oid, 'UPDATE')
+    AND pg_catalog.has_table_privilege(c.oid, 'DELETE') AND NOT pg_is_in_recovery()
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $1::text AND c.relkind IN ('r', 'v', 'm', 'f', 'p')
   AND CASE WHEN $2::text = '' THEN pg_table_is_visible(c.oid) ELSE n.nspname = $2::text END
@@ -265,10 +266,10 @@ WHERE c.relname = $1::text AND c.relkind IN ('r', 'v', 'm', 'f', 'p')
 
 def _tables(connection: Connection) -> str:
     rows = connection.execute(
-        "SELECT concat(n.nspname || '.', c.relname) FROM pg_class c "
+        "SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'f', 'p')"
-        " AND n.nspname !~ '^(pg_|information_schema$)' AND c.relname NOT LIKE '\\_datastream\\_%'"
-        " AND has_schema_privilege(n.oid, 'USAGE') ORDER BY 1 LIMIT 20"
+        " AND n.nspname !~ '^(pg_|information_schema$)' AND c.relname !~ '^_datastream_'"
+        " AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') ORDER BY 1 LIMIT 20"
     ).fetchall()
     return ", ".join(str(name) for (name,) in rows) or "none"
 
@@ -311,7 +312,7 @@ WITH RECURSIVE inside AS (
   SELECT part FROM inside JOIN pg_type t ON t.oid = type CROSS JOIN LATERAL (
     VALUES (typbasetype), (typelem)
     UNION ALL SELECT rngsubtype FROM pg_range r
-    WHERE type IN (rngtypid, (to_jsonb(r) ->> 'rngmultitypid')::oid)
+    WHERE type IN (rngtypid, (pg_catalog.to_jsonb(r) ->> 'rngmultitypid')::oid)
     UNION ALL SELECT atttypid FROM pg_attribute
     WHERE attrelid = typrelid AND attnum > 0 AND NOT attisdropped
   ) AS p (part) WHERE part <> 0
@@ -387,8 +388,8 @@ _UNIQUE_INDEX = """
 SELECT indexrelid::int8 FROM pg_index i WHERE i.indrelid = $1::oid
 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
 AND (
-  SELECT array_agg(attname::text ORDER BY attname::text COLLATE "C")
-  FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
+  SELECT pg_catalog.array_agg(attname::text ORDER BY attname::text COLLATE "C")
+  FROM pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (number, place)
   JOIN pg_attribute ON attrelid = i.indrelid AND attnum = number WHERE place <= i.indnkeyatts
 ) = $2::text[] ORDER BY 1 LIMIT 1
 """

@@ -135,23 +135,24 @@ def traces(connection: Connection, layout: Layout) -> list[Trace]:
 
 _TRACES = """
 WITH found AS (
-  SELECT pronamespace AS schema, regexp_replace(proname, '_note$', '') AS mark
+  SELECT pronamespace AS schema, pg_catalog.regexp_replace(proname, '_note$', '') AS mark
   FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
-  WHERE tgrelid = $1::oid AND starts_with(proname, '_datastream_')
+  WHERE tgrelid = $1::oid AND pg_catalog.starts_with(proname, '_datastream_')
   UNION
-  SELECT relnamespace, regexp_replace(relname, '_state$', '')
+  SELECT relnamespace, pg_catalog.regexp_replace(relname, '_state$', '')
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
   WHERE relname ~ '^_datastream_.*_state$' AND (
-    (nspname = $2::text AND relname = $3::text) OR obj_description(c.oid, 'pg_class') = $4::text
+    (nspname = $2::text AND relname = $3::text)
+    OR pg_catalog.obj_description(c.oid, 'pg_class') = $4::text
   )
 )
 SELECT nspname::text, mark, array(
-  SELECT format('%I ON %I.%I', tgname, t.nspname, relname)
+  SELECT pg_catalog.format('%I ON %I.%I', tgname, t.nspname, relname)
   FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid JOIN pg_class c ON c.oid = tgrelid
   JOIN pg_namespace t ON t.oid = relnamespace
   WHERE pronamespace = schema AND proname = mark || '_note' AND NOT tgisinternal ORDER BY 1
 ), coalesce((
-  SELECT obj_description(oid, 'pg_class') FROM pg_class
+  SELECT pg_catalog.obj_description(oid, 'pg_class') FROM pg_class
   WHERE relnamespace = schema AND relname = mark || '_state'
 ), '') = $4::text
 FROM found JOIN pg_namespace n ON n.oid = schema ORDER BY 1, 2
@@ -191,7 +192,7 @@ def run(connection: Connection, layout: Layout, statements: Callable[[], Iterabl
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}".encode())
         # DROP IF EXISTS of what is not there is worth no notice.
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute("SELECT pg_advisory_xact_lock($1)", (_lock(layout),))
+        connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1)", (_lock(layout),))
         for statement in statements():
             connection.execute(statement.encode())
 
@@ -311,7 +312,7 @@ def _same(layout: Layout, names: Names) -> str:
 def _log(names: Names, keys: str) -> str:
     few = (
         f"INSERT INTO {names.log} (size, delta, keys) "
-        f"SELECT count(*), k.delta, array_agg(k.key) FROM ({keys}) AS k GROUP BY k.delta"
+        f"SELECT count(*), k.delta, pg_catalog.array_agg(k.key) FROM ({keys}) AS k GROUP BY k.delta"
     )
     return f"IF _touched <= {KEYS_A_LINE} THEN {few}; ELSE {_many(names, keys)}; END IF;"
 
@@ -320,7 +321,7 @@ def _many(names: Names, keys: str) -> str:
     """Many keys to a line: a line each would cost a COPY as much as its rows do."""
     return (
         f"INSERT INTO {names.log} (size, delta, keys) "
-        "SELECT count(*), n.delta, array_agg(n.key) FROM (SELECT k.key, k.delta, "
+        "SELECT count(*), n.delta, pg_catalog.array_agg(n.key) FROM (SELECT k.key, k.delta, "
         f"row_number() OVER () / {KEYS_A_LINE} AS line FROM ({keys}) AS k) AS n "
         "GROUP BY n.delta, n.line"
     )
@@ -360,7 +361,7 @@ DECLARE border xid8;
 BEGIN
   -- Elsewhere deleting what another has deleted is an error, and the transaction is not ours.
   IF current_setting('transaction_isolation') <> 'read committed'
-    OR NOT pg_try_advisory_xact_lock(hashtextextended({literal(names.prune)}, 0)) THEN
+    OR NOT pg_try_advisory_xact_lock(pg_catalog.hashtextextended({literal(names.prune)}, 0)) THEN
     RETURN;
   END IF;
   SELECT xid INTO border FROM (
@@ -378,7 +379,10 @@ END
 
 def _readers(layout: Layout, table: str) -> list[str]:
     """Only who sees every row of the table is shown what its log says of them."""
-    sees = f"has_table_privilege({layout.oid}, 'SELECT') AND NOT row_security_active({layout.oid})"
+    sees = (
+        f"pg_catalog.has_table_privilege({layout.oid}, 'SELECT') "
+        f"AND NOT row_security_active({layout.oid})"
+    )
     return [
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"CREATE POLICY readers ON {table} FOR SELECT USING ({sees})",
@@ -391,8 +395,9 @@ def _grants(layout: Layout, tables: list[str]) -> str:
 DECLARE who text;
 BEGIN
   FOR who IN
-    SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END
-    FROM pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner)))
+    SELECT CASE grantee
+      WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_get_userbyid(grantee)) END
+    FROM pg_class, aclexplode(coalesce(relacl, pg_catalog.acldefault('r', relowner)))
     WHERE oid = {layout.oid} AND privilege_type = 'SELECT'
   LOOP
     EXECUTE {literal(f"GRANT SELECT ON {', '.join(tables)} TO ")} || who;

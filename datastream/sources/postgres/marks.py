@@ -55,7 +55,7 @@ class Marked(NamedTuple):
         return self._of_class(
             "c.relkind, c.relispartition, row_security_active(c.oid)",
             _IS_REPLICATED,
-            f"pg_relation_filenode({self.unique_index})",
+            f"pg_catalog.pg_relation_filenode({self.unique_index})",
             *values,
             self._triggers(mark),
         )
@@ -73,20 +73,16 @@ class Marked(NamedTuple):
 
     def _of_class(self, *values: str) -> str:
         name = Literal(self.spelled).as_string()
-        return (
-            f"(SELECT hashtextextended(concat_ws(' ', {', '.join(values)}), 0)::text "
-            f"FROM pg_class c WHERE c.oid = to_regclass({name}))"
-        )
+        return f"(SELECT {_hash(*values)}::text FROM pg_class c WHERE c.oid = to_regclass({name}))"
 
     @property
     def _types(self) -> list[str]:
         enums = (
-            "(SELECT string_agg(concat_ws(' ', oid, enumlabel), '/' ORDER BY oid) FROM pg_enum "
+            f"(SELECT {_all('oid, enumlabel', 'oid')} FROM pg_enum "
             f"WHERE enumtypid IN ({_list(self.enums)}))"
         )
         composites = (
-            "(SELECT string_agg(concat_ws(' ', attrelid, attnum, xmin), '/' "
-            "ORDER BY attrelid, attnum) FROM pg_attribute "
+            f"(SELECT {_all('attrelid, attnum, xmin', 'attrelid, attnum')} FROM pg_attribute "
             f"WHERE attrelid IN ({_list(self.composites)}) AND attnum > 0)"
         )
         return [*([enums] if self.enums else []), *([composites] if self.composites else [])]
@@ -95,14 +91,23 @@ class Marked(NamedTuple):
         name = Literal(f"{mark}_").as_string()
         return (
             # A sum needs no sorting, which takes longer than all the rest.
-            "(SELECT sum(hashtextextended(concat_ws(' ', oid, xmin, tgenabled), 0)) "
-            f"FROM pg_trigger WHERE tgrelid = c.oid AND starts_with(tgname, {name}))"
+            f"(SELECT sum({_hash('oid', 'xmin', 'tgenabled')}) "
+            f"FROM pg_trigger WHERE tgrelid = c.oid AND pg_catalog.starts_with(tgname, {name}))"
         )
+
+
+def _hash(*values: str) -> str:
+    return f"pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', {', '.join(values)}), 0)"
+
+
+def _all(of_each: str, order: str) -> str:
+    """Some columns of all rows, as one text."""
+    return f"pg_catalog.string_agg(pg_catalog.concat_ws(' ', {of_each}), '/' ORDER BY {order})"
 
 
 def _columns(of_each: str, which: str = "NOT attisdropped") -> str:
     return (
-        f"(SELECT string_agg(concat_ws(' ', {of_each}), '/' ORDER BY attnum) FROM pg_attribute "
+        f"(SELECT {_all(of_each, 'attnum')} FROM pg_attribute "
         f"WHERE attrelid = c.oid AND attnum > 0 AND {which})"
     )
 
@@ -116,8 +121,8 @@ _RELATION = (
     _IS_PARENT,
     _IS_REPLICATED,
     _columns("attnum, attname, atttypid, atttypmod, attcollation, attgenerated, attidentity"),
-    "(SELECT string_agg(concat_ws(' ', indexrelid, indisvalid, indimmediate), '/' "
-    "ORDER BY indexrelid) FROM pg_index WHERE indrelid = c.oid AND indisunique)",
+    f"(SELECT {_all('indexrelid, indisvalid, indimmediate', 'indexrelid')} "
+    "FROM pg_index WHERE indrelid = c.oid AND indisunique)",
 )
 
 

@@ -75,7 +75,7 @@ class ObjectWriter(Writing):
     def _make(self, members: Sequence[Column]) -> _Statements:
         layout, one, fields = self.layout, self.table.one, self.table.shape.fields
         # Of every type as PostgreSQL's own JSON spells it.
-        source = f"jsonb_populate_record(NULL::{layout.name}, $2::text::jsonb) AS n"
+        source = f"pg_catalog.jsonb_populate_record(NULL::{layout.name}, $2::text::jsonb) AS n"
         values = {column.quoted: f"n.{column.quoted}" for column in members}
         stamp = written_time(layout)
         # Named in each statement, or the server would not know its type.

@@ -23,11 +23,15 @@ Row = Sequence[Any]
 """``key, value, value_type, updated_at`` as `Shape.fields` selects them."""
 
 _DIGITS = 24
+# Of no literal with a backslash, which a session may take for an escape.
+_NUL, _ONE = "decode('00', 'hex')", "decode('01', 'hex')"
 _TIMES = {"timestamptz": "timestamptz_send", "timestamp": "timestamp_send"}
 _ISO = {
-    "timestamptz": "(to_json({0} AT TIME ZONE 'UTC') #>> '{{}}') || '+00:00'",
-    "timestamp": "to_json({0}) #>> '{{}}'",
-    "date": "to_json({0}) #>> '{{}}'",
+    "timestamptz": (
+        "(pg_catalog.to_json({0} AT TIME ZONE 'UTC') OPERATOR(pg_catalog.#>>) '{{}}') || '+00:00'"
+    ),
+    "timestamp": "pg_catalog.to_json({0}) OPERATOR(pg_catalog.#>>) '{{}}'",
+    "date": "pg_catalog.to_json({0}) OPERATOR(pg_catalog.#>>) '{{}}'",
 }
 
 READ_BY_TYPE = {"bytea", *_ISO}
@@ -55,12 +59,12 @@ def shape(layout: Layout, row: str = "t") -> Shape:
         value = _value(layout.value, row)
     name = f"{row}.{layout.value_type.quoted}::text" if layout.value_type else "NULL::text"
     time = _time(layout.updated_at, row)
-    data = value if layout.value.kind == "bytea" else f"convert_to({value}, 'UTF8')"
-    stamp = time if _is_stamp(layout.updated_at) else f"convert_to({time}, 'UTF8')"
+    data = value if layout.value.kind == "bytea" else f"pg_catalog.convert_to({value}, 'UTF8')"
+    stamp = time if _is_stamp(layout.updated_at) else f"pg_catalog.convert_to({time}, 'UTF8')"
     seed = (
-        f"convert_to(coalesce({name}, ''), 'UTF8') || '\\x00'::bytea || "
-        f"coalesce({stamp}, ''::bytea) || '\\x00'::bytea || "
-        f"coalesce('\\x01'::bytea || {data}, ''::bytea)"
+        f"pg_catalog.convert_to(coalesce({name}, ''), 'UTF8') || {_NUL} || "
+        f"coalesce({stamp}, ''::bytea) || {_NUL} || "
+        f"coalesce({_ONE} || {data}, ''::bytea)"
     )
     return Shape(
         fields=f"{key_of(layout, row)}::text, {value}, {name}, {time}",

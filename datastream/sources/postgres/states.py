@@ -23,7 +23,7 @@ class ComparedRows:
     def __init__(self, db: Connection, layout: Layout, table: RowTable) -> None:
         self._table = table
         # A replica that was promoted may have triggers, so it is looked up again.
-        self._marks = f"concat({layout.marked.polled(layout.mark)}, pg_is_in_recovery())"
+        self._marks = f"pg_catalog.concat({layout.marked.polled(layout.mark)}, pg_is_in_recovery())"
         row = db.execute(f"SELECT {self._marks}".encode()).fetchone()
         self._found = row and row[0]
         # Of the last read: its position, and the server's summary of the rows. Both belong
@@ -75,8 +75,8 @@ class ComparedRows:
         """A query of marks and summary, and its parameters."""
         condition, parameters = self._table.condition(selection, 1)
         return (
-            f"SELECT concat({self._marks}, '/', count(*), '/', "
-            "sum(hashtextextended(ROW(r.*)::text, 0))) AS head "
+            f"SELECT pg_catalog.concat({self._marks}, '/', count(*), '/', "
+            "sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0))) AS head "
             f"FROM ({self._table.select} WHERE {condition}) r"
         ), parameters
 
