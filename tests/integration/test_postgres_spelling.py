@@ -307,6 +307,14 @@ def test_settings_of_the_url_do_not_win(db, postgres):
         assert one.entry("k") == two.entry("k")
 
 
+def test_text_is_utf_8_whatever_the_url_says(db, postgres):
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value text)")
+    with datastream.open(f"{postgres}&client_encoding=LATIN1") as store:
+        store.put_many({"é": "ü", "è": "€"})
+        assert dict(store) == {"é": "ü", "è": "€"}
+    assert dict(db.execute("TABLE data").fetchall()) == {"é": "ü", "è": "€"}
+
+
 def test_a_session_that_takes_backslashes_for_escapes(db, postgres):
     db.execute("CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text)")
     settings = quote(" -cstandard_conforming_strings=off")

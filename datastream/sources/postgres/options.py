@@ -30,7 +30,9 @@ _NUMBERS = (
     *("keepalives_idle", "keepalives_interval", "keepalives_count"),
 )
 _FILES = ("passfile", "servicefile", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslcrldir")
-ALWAYS = {"client_encoding": "UTF8", "fallback_application_name": "datastream"}
+NAMED = {"fallback_application_name": "datastream"}
+ALWAYS = {"client_encoding": "UTF8"}
+"""Whatever the URL says: what is sent and read is UTF-8."""
 
 
 def parameters(conninfo: str, more: Mapping[str, str]) -> dict[str, str]:
@@ -46,7 +48,7 @@ def parameters(conninfo: str, more: Mapping[str, str]) -> dict[str, str]:
         defaults.clear()
     if "PGCONNECT_TIMEOUT" in os.environ:
         defaults.pop("connect_timeout", None)
-    result = defaults | ALWAYS | given
+    result = defaults | NAMED | given | ALWAYS
     result |= {name: expanded(result[name]) for name in _FILES if name in result}
     _check_numbers(result)
     _parsed(_conninfo(result))
