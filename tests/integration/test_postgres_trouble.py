@@ -307,6 +307,16 @@ def test_malformed_urls_show_no_secret(url):
         error = error.__cause__
 
 
+@pytest.mark.parametrize("option", [
+    {"sslmode": "yes"}, {"target_session_attrs": "primery"}, {"options": "-cno_such=1"},
+    {"options": "-cwork_mem=much"}, {"hostaddr": "127.0.0.1,127.0.0.2"},
+])  # fmt: skip
+def test_options_with_unknown_values_are_no_outage(postgres_server, option):
+    with pytest.raises(DatastreamError, match="check the options") as caught:
+        datastream.open(postgres_server, **option)
+    assert type(caught.value) is DatastreamError
+
+
 def test_nobody_answers():
     with pytest.raises(SourceUnavailable, match="refused"):
         datastream.open(f"postgresql://postgres:hunter2@127.0.0.1:{free_port()}/postgres")

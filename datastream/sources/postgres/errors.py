@@ -73,8 +73,15 @@ def unknown_outcome(error: psycopg.Error, where: str) -> SourceUnavailable:
 
 
 _UNKNOWN: tuple[type[DatastreamError], str] = (DatastreamError, "see PostgreSQL's message")
+_MALFORMED = (
+    *("connection is bad: invalid", "could not match", "could not parse network address"),
+    *("may not be used with", "invalid value for parameter", "unrecognized configuration parameter"),
+    "requires a value",
+)
+"""What libpq and the server say of options with values that they do not know."""
 _DENIED = "check user, password and pg_hba.conf"
 _CONNECTING: tuple[tuple[tuple[str, ...], type[DatastreamError], str], ...] = (
+    (_MALFORMED, DatastreamError, "check the options of the URL, and the settings of this role"),
     (("does not exist", "does not accept"), DatastreamError, "check the name"),
     (("SSL", "certificate", "pg_hba.conf", "encryption"), Denied, "check sslmode= and pg_hba.conf"),
     (("password", "authentication", "not permitted to log in"), Denied, _DENIED),
