@@ -11,7 +11,6 @@ import subprocess
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from time import sleep
 
 import psutil
@@ -1029,49 +1028,6 @@ def test_a_corrupt_page_is_a_status_and_no_delete(make, path):
     db.execute("INSERT INTO data VALUES ('new', 1)")
     follower.wait_key("new", b"1")
     assert len(follower.state) == 1_001
-
-
-# --- locks ---
-
-
-@pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_a_lock_held_longer_than_the_timeout(path, stack, journal):
-    with database(path, f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({NATIVE})"):
-        pass
-    store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=0.2))
-    follower = Follower(store)
-    child = stack.enter_context(Child("sql", path))
-    assert child.ask("BEGIN EXCLUSIVE") == "ok"
-    assert child.ask("INSERT INTO data VALUES ('a', 1)") == "ok"
-    with pytest.raises(SourceUnavailable, match=r"app\.db.*'data'.*'k'.*locked.*timeout="):
-        store["k"] = 1
-    if journal == "delete":
-        with pytest.raises(SourceUnavailable, match="locked"):
-            store.snapshot()
-        with pytest.raises(SourceUnavailable, match="locked"):
-            datastream.open(f"sqlite:{path}", timeout=0.1)
-        late = Follower(store)
-        assert late.entries == []
-    else:
-        assert store.snapshot() == {}
-        late = Follower(store)
-    assert child.ask("COMMIT") == "ok"
-    follower.wait_state({"a": b"1"})
-    late.wait_state({"a": b"1"})
-    store["k"] = 1
-    follower.wait_state({"a": b"1", "k": b"1"})
-
-
-def test_a_writer_waits_for_a_lock_within_the_timeout(make, path, stack):
-    _, store, _ = make(f"CREATE TABLE data ({NATIVE})", timeout=20.0)
-    child = stack.enter_context(Child("sql", path))
-    assert child.ask("BEGIN IMMEDIATE") == "ok"
-    writer = Thread(target=store.put, args=("k", 1))
-    writer.start()
-    assert child.ask("INSERT INTO data VALUES ('k', 'theirs')") == "ok"
-    assert child.ask("COMMIT") == "ok"
-    writer.join(TIMEOUT)
-    assert store["k"] == 1
 
 
 # --- what cannot be opened ---

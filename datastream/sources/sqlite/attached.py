@@ -109,7 +109,9 @@ class Attached:
             Outdated: the schema is another one by now; nothing is written.
         """
         try:
-            if connection.compiled.schema == self.schema:
+            # With a rollback journal a statement by itself would let new readers in each time it
+            # waits for the last ones; a transaction keeps its place.
+            if connection.compiled.schema == self.schema and (self.is_wal or with_position):
                 change = self._change_logged if with_position else self._change
                 written = change(connection, writes)
                 # Else it was compiled anew: the transaction below checks the schema.

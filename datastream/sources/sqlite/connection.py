@@ -6,6 +6,8 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
 from urllib.parse import quote
 
 from datastream.errors import (
@@ -23,6 +25,10 @@ FileId = tuple[int, int]
 
 UNKNOWN = -1
 """No schema has this number."""
+LONGEST_WAIT = 0.05
+"""Seconds that SQLite may wait for a lock by itself: neither Ctrl-C nor `close` ends that."""
+RETRY = 0.005
+"""Seconds between attempts to get a lock, or to read a file that is being written."""
 IMMUTABLE = "ro&immutable=1"
 """The mode for a file that nobody can write: no locks, and no files beside it."""
 
@@ -32,11 +38,38 @@ class Outdated(SourceUnavailable):
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows for which schema its statements were compiled."""
+    """A connection that waits for other programs' locks, and knows its statements' schema."""
 
     compiled: Compiled
+    """For which schema its statements were compiled."""
     is_durable = False
     """`make_durable` was called."""
+    timeout = 0.0
+    """Seconds to wait for another program's lock."""
+    is_outdated = False
+    """It was to be closed while a thread used it: what waits for a lock gives up."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """As in `sqlite3`, but Ctrl-C and `is_outdated` end the wait for a lock.
+
+        Raises:
+            Outdated: it was to be closed meanwhile.
+        """
+        try:
+            return _execute(self, sql, parameters)
+        except sqlite3.OperationalError as error:
+            if not _is_locked(error) or self.timeout <= LONGEST_WAIT:
+                raise
+        until = monotonic() + self.timeout - LONGEST_WAIT
+        while True:
+            if self.is_outdated:
+                raise Outdated("the file was closed meanwhile; retry")
+            sleep(RETRY)
+            try:
+                return _execute(self, sql, parameters)
+            except sqlite3.OperationalError as error:
+                if not _is_locked(error) or monotonic() >= until:
+                    raise
 
 
 class Compiled:
@@ -67,11 +100,12 @@ def connect(path: str, mode: str, timeout: float) -> Connection:
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
-        timeout=timeout,
+        timeout=min(timeout, LONGEST_WAIT),
         isolation_level=None,
         check_same_thread=False,
         factory=Connection,
     )
+    connection.timeout = timeout
     connection.text_factory = lenient
     # Not a method of the connection: that would be a cycle, which keeps files open.
     connection.compiled = compiled = Compiled()
@@ -161,6 +195,11 @@ def is_busy(error: sqlite3.Error) -> bool:
     return _code(error) == sqlite3.SQLITE_BUSY
 
 
+def _is_locked(error: sqlite3.OperationalError) -> bool:
+    """Whether the same statement may succeed later: not if what was read before is too old."""
+    return getattr(error, "sqlite_errorcode", None) in _LOCKED
+
+
 def cannot_open(error: sqlite3.Error) -> bool:
     """Whether the file, or one that SQLite needs beside it, cannot be opened."""
     return _code(error) == sqlite3.SQLITE_CANTOPEN
@@ -182,6 +221,9 @@ def _code(error: sqlite3.Error) -> int:
     # Extended codes carry the primary one in their low byte.
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
+
+_execute = sqlite3.Connection.execute
+_LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 
 _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     sqlite3.SQLITE_BUSY: (

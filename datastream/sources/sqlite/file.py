@@ -16,6 +16,7 @@ from datastream.errors import SourceUnavailable
 from datastream.sources.sqlite.clock import Clock
 from datastream.sources.sqlite.connection import (
     IMMUTABLE,
+    RETRY,
     Connection,
     Outdated,
     cannot_open,
@@ -34,10 +35,8 @@ from datastream.sources.sqlite.side_files import WriteAheadLog
 READERS = 16
 """Idle connections for reading that are kept open."""
 ABANDON = 1.0
-"""Seconds that calls on a replaced file get to end before the new file is used."""
-RETRY = 0.005
-"""Seconds between attempts to read the version of a file that is being written, and the like."""
-
+"""Seconds that calls on a replaced file get to end before the new file is used, and that others
+have to let go of one that was moved."""
 
 T = TypeVar("T")
 
@@ -171,11 +170,11 @@ class File:
             return
         try:
             with self._writers.lent() as connection:
-                connection.execute("PRAGMA busy_timeout=0")
+                connection.timeout = 0.0
                 try:
                     yield connection
                 finally:
-                    connection.execute(f"PRAGMA busy_timeout={int(self._timeout * 1000)}")
+                    connection.timeout = self._timeout
         finally:
             self._writing.release()
 
@@ -239,6 +238,7 @@ class File:
         """The file has another name, or none: close, and let it take along what its log holds."""
         with suppress(sqlite3.Error, SourceUnavailable), self.readers.lent() as connection:
             # SQLite does not do that by itself for a file that was moved.
+            connection.execute(f"PRAGMA busy_timeout={int(ABANDON * 1000)}")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.close()
         self.log.put_aside()

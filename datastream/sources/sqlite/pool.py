@@ -66,6 +66,8 @@ class Pool:
 
     def close(self) -> None:
         self._closed = True
+        for connection in list(self.used):
+            connection.is_outdated = True
         while self._idle:
             try:
                 self._idle.pop().close()

@@ -1,0 +1,156 @@
+"""Locks that other programs hold on an SQLite file."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sqlite3
+import threading
+import time
+from threading import Thread
+
+import pytest
+
+import datastream
+from datastream import DatastreamError, SourceUnavailable, StoreClosed
+from datastream.source import Write
+from datastream.sources.sqlite import SqliteSource
+from datastream.sources.sqlite import connection as sqlite_connection
+from tests.integration._programs.tools import TIMEOUT, Child, Follower, database
+
+NATIVE = "key TEXT PRIMARY KEY, value"
+TYPED = "key TEXT PRIMARY KEY, value BLOB, value_type TEXT, updated_at TIMESTAMP"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "app.db"
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_a_lock_held_longer_than_the_timeout(path, stack, journal):
+    with database(path, f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({NATIVE})"):
+        pass
+    store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=0.2))
+    follower = Follower(store)
+    child = stack.enter_context(Child("sql", path))
+    assert child.ask("BEGIN EXCLUSIVE") == "ok"
+    assert child.ask("INSERT INTO data VALUES ('a', 1)") == "ok"
+    with pytest.raises(SourceUnavailable, match=r"app\.db.*'data'.*'k'.*locked.*timeout="):
+        store["k"] = 1
+    if journal == "delete":
+        with pytest.raises(SourceUnavailable, match="locked"):
+            store.snapshot()
+        with pytest.raises(SourceUnavailable, match="locked"):
+            datastream.open(f"sqlite:{path}", timeout=0.1)
+        late = Follower(store)
+        assert late.entries == []
+    else:
+        assert store.snapshot() == {}
+        late = Follower(store)
+    assert child.ask("COMMIT") == "ok"
+    follower.wait_state({"a": b"1"})
+    late.wait_state({"a": b"1"})
+    store["k"] = 1
+    follower.wait_state({"a": b"1", "k": b"1"})
+
+
+def test_a_writer_waits_for_a_lock_within_the_timeout(path, stack):
+    with database(path, f"CREATE TABLE data ({NATIVE})"):
+        pass
+    store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=20.0))
+    child = stack.enter_context(Child("sql", path))
+    assert child.ask("BEGIN IMMEDIATE") == "ok"
+    writer = Thread(target=store.put, args=("k", 1))
+    writer.start()
+    assert child.ask("INSERT INTO data VALUES ('k', 'theirs')") == "ok"
+    assert child.ask("COMMIT") == "ok"
+    writer.join(TIMEOUT)
+    assert store["k"] == 1
+
+
+@pytest.fixture
+def waiting(monkeypatch):
+    """Set once a statement has waited for a lock, and waits again."""
+    waiting = threading.Event()
+
+    def sleep(seconds):
+        waiting.set()
+        time.sleep(seconds)
+
+    monkeypatch.setattr(sqlite_connection, "sleep", sleep)
+    return waiting
+
+
+@pytest.mark.parametrize("journal", ["wal", "delete"])
+def test_ctrl_c_ends_the_wait_for_a_lock(path, stack, waiting, journal):
+    with database(path, f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({NATIVE})"):
+        pass
+    store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=60))
+    store["k"] = 1
+    child = stack.enter_context(Child("sql", path))
+    assert child.ask("BEGIN EXCLUSIVE") == "ok"
+    main = threading.get_ident()
+
+    def interrupt():
+        if waiting.wait(TIMEOUT):
+            signal.pthread_kill(main, signal.SIGINT)
+
+    for call in (lambda: store.put("k", 2), lambda: store.get("k")):
+        if journal == "wal" and waiting.is_set():
+            # There a reader waits for nobody.
+            break
+        waiting.clear()
+        hand = Thread(target=interrupt)
+        hand.start()
+        with pytest.raises(KeyboardInterrupt):
+            call()
+        hand.join(TIMEOUT)
+    assert child.ask("COMMIT") == "ok"
+    assert store["k"] == 1
+
+
+def test_closing_ends_the_wait_for_a_lock(path, stack, waiting):
+    with database(path, f"CREATE TABLE data ({NATIVE})"):
+        pass
+    source = SqliteSource(path, timeout=600)
+    child = stack.enter_context(Child("sql", path))
+    assert child.ask("BEGIN IMMEDIATE") == "ok"
+    failed = queue.SimpleQueue()
+
+    def write():
+        try:
+            source.write([Write("k", b"1", "int")])
+        except DatastreamError as error:
+            failed.put(error)
+
+    writers = [Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    assert waiting.wait(TIMEOUT)
+    source.close()
+    for writer in writers:
+        writer.join(TIMEOUT)
+        assert isinstance(failed.get(timeout=TIMEOUT), StoreClosed)
+
+
+def test_a_writer_that_waits_for_readers_lets_no_others_in(path, stack, waiting):
+    with database(path, "PRAGMA journal_mode=delete", f"CREATE TABLE data ({TYPED})"):
+        pass
+    store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=60))
+    store["k"] = 1
+    child = stack.enter_context(Child("sql", path))
+    assert child.ask("BEGIN") == "ok"
+    assert child.ask("SELECT * FROM data").startswith("ok")
+    other = stack.enter_context(database(path))
+    other.execute("PRAGMA busy_timeout=0")
+    writer = Thread(target=store.put, args=("k", 2))
+    writer.start()
+    assert waiting.wait(TIMEOUT)
+    for _ in range(30):
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("SELECT * FROM data").fetchall()
+        time.sleep(sqlite_connection.RETRY)
+    assert child.ask("COMMIT") == "ok"
+    writer.join(TIMEOUT)
+    assert store["k"] == 2
