@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -12,6 +12,7 @@ from datastream._binding.layout import Layout
 from datastream._binding.paths import dotted
 from datastream._binding.shape import Shaper, normalized
 from datastream._binding.tree import Node, Path
+from datastream._binding.types import part_of
 from datastream._secrets import without
 from datastream.entry import Entry, Rejected
 from datastream.errors import InvalidValue, shown
@@ -60,9 +61,10 @@ class Evaluator(Generic[T]):
             self._adapter: TypeAdapter[T] = TypeAdapter(model)
         except Exception as error:
             # Pydantic has several errors for this; for what is no type at all, Python's own.
+            reason = str(error).partition("\n")[0].strip()
             raise InvalidValue(
                 "pydantic makes no model of what bind was given: give a BaseModel, a dataclass, "
-                "a TypedDict or another type"
+                f"a TypedDict or another type{reason and f' ({reason})'}"
             ) from error
 
     def __call__(self, entries: Mapping[str, Entry], overrides: Overrides) -> Outcome[T]:
@@ -71,9 +73,11 @@ class Evaluator(Generic[T]):
         if rejected:
             # What follows from keys that cannot be read says nothing.
             return Outcome(cast(T, None), tuple(rejected))
-        for path, value in overrides.items():
-            self._override(root, path, value)
-        shaper = Shaper("" if self.layout.is_document else self.layout.place)
+        if overrides:
+            spelled = self._spelled(root)
+            for path, value in overrides.items():
+                self._override(root, spelled(path), value)
+        shaper = self._shaper()
         shaped = shaper.shape(root, self.model)
         rejected += [
             Rejected(key, _revision(entries.get(key)), reason) for key, reason in shaper.problems
@@ -94,8 +98,30 @@ class Evaluator(Generic[T]):
         outcome.rejected = tuple(rejected)
         return outcome
 
+    def spelled(self, entries: Mapping[str, Entry]) -> Callable[[Path], Path]:
+        """Makes of a path of fields one of the segments that mean them in these entries."""
+        return self._spelled(self.layout.read(entries)[0])
+
+    def _spelled(self, root: Node) -> Callable[[Path], Path]:
+        shaper = self._shaper()
+        shaper.shape(root, self.model)
+        known = {location.path: location for location in shaper.locations.values()}
+
+        def spelled(path: Path) -> Path:
+            length = next(n for n in range(len(path), -1, -1) if path[:n] in known)
+            _, at, kind = known[path[:length]]
+            for name in path[length:]:
+                segment, kind = part_of(kind, name)
+                at = (*at, segment)
+            return at
+
+        return spelled
+
+    def _shaper(self) -> Shaper:
+        return Shaper("" if self.layout.is_document else self.layout.place)
+
     def _override(self, root: Node, path: Path, value: Any) -> None:
-        """Put `value` at `path`, spelled as the keys there spell it."""
+        """Put `value` at `path`, what is no field spelled as the keys there spell it."""
         node = root
         for name in path:
             below = node.expanded()
@@ -111,7 +137,7 @@ class Evaluator(Generic[T]):
     ) -> tuple[Rejected, bool]:
         loc = tuple(map(str, problem["loc"]))
         length = next(n for n in range(len(loc), -1, -1) if loc[:n] in shaper.locations)
-        path, at = shaper.locations[loc[:length]]
+        path, at, _ = shaper.locations[loc[:length]]
         rest = loc[length:]
         is_missing = problem["type"] == "missing"
         key = outcome.key_of((*path, *rest)) if not is_missing else None

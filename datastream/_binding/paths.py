@@ -12,6 +12,7 @@ from pydantic import BaseModel, SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from datastream._binding.tree import Path
+from datastream._binding.types import fields_of
 from datastream.errors import InvalidKey, shown
 
 _MISSING: Any = object()
@@ -95,7 +96,7 @@ def check_path(value: Any, path: Path, what: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can say, secrets included: this is what is stored."""
+    """What JSON can say, secrets included and by aliases: this is what is stored."""
     if isinstance(value, SecretStr | SecretBytes):
         return plain(value.get_secret_value())
     if isinstance(value, bytes):
@@ -108,7 +109,10 @@ def plain(value: Any) -> Any:
         return [*map(plain, value)] if isinstance(value, set | frozenset) else _jsonable(value)
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return [plain(part) for part in parts.values()]
-    return {name: plain(part) for name, part in parts.items()}
+    fields = fields_of(type(value)) or {}
+    return {
+        fields[name].input if name in fields else name: plain(part) for name, part in parts.items()
+    }
 
 
 def dotted(path: Path) -> str:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from datastream._binding.tree import ABSENT, Node, Path
 from datastream._binding.types import Field, arms_of, fields_of, items_of, unwrapped, values_of
 from datastream.errors import InvalidValue, shown
+
+
+class Location(NamedTuple):
+    """A part of an object."""
+
+    path: Path
+    at: Path
+    """The segments of its key."""
+    kind: Any
+    """Its type."""
 
 
 class Shaper:
@@ -23,8 +33,8 @@ class Shaper:
         self._prefix = prefix
         self.keys: dict[Path, str] = {}
         """By path of the object, the key that a value came from."""
-        self.locations: dict[Path, tuple[Path, Path]] = {}
-        """By pydantic's location of a model, its path and the segments of its keys."""
+        self.locations: dict[Path, Location] = {}
+        """By pydantic's location of a part, where that is."""
         self.problems: list[tuple[str, str]] = []
         """Keys that cannot be understood, and why."""
 
@@ -35,7 +45,7 @@ class Shaper:
         kind = unwrapped(annotation)
         if node.value is not ABSENT:
             self.keys[path] = node.key
-        self.locations[loc] = (path, at)
+        self.locations[loc] = Location(path, at, kind)
         arms = arms_of(kind)
         if arms is not None:
             return self._union(node, arms, (path, loc, at))

@@ -11,6 +11,8 @@ from typing import Annotated, Any, NamedTuple, NotRequired, Required, Union, get
 from pydantic import AliasChoices, BaseModel
 from typing_extensions import ReadOnly, TypeAliasType, is_typeddict
 
+from datastream.errors import Unsupported, shown
+
 _WRAPPERS = (Annotated, Required, NotRequired, ReadOnly)
 
 
@@ -22,7 +24,7 @@ class Field(NamedTuple):
     input: str
     """Under which pydantic takes it: the name, or its alias."""
     names: frozenset[str]
-    """All that a key may call it."""
+    """All that a key may call it; none where an alias path says where it is."""
     annotation: Any
     required: bool
     default: Any = None
@@ -93,6 +95,25 @@ def values_of(kind: Any) -> Any:
     return arguments[1] if len(arguments) == 2 else Any
 
 
+def part_of(kind: Any, name: str) -> tuple[str, Any]:
+    """What a new key calls the part `name` of a type, and the type of that part.
+
+    Raises:
+        Unsupported: no key alone says it.
+    """
+    for arm in map(unwrapped, arms_of(kind) or (kind,)):
+        fields, items, values = fields_of(arm), items_of(arm), values_of(arm)
+        if fields is not None and name in fields:
+            if not fields[name].names:
+                raise Unsupported(f"{shown(name)} is taken from an alias path; put what is there")
+            return fields[name].input, unwrapped(fields[name].annotation)
+        if items is not None and name.isdecimal():
+            return name, unwrapped(items[min(int(name), len(items) - 1)])
+        if values is not None:
+            return name, unwrapped(values)
+    return name, Any
+
+
 def _is_root_model(kind: type) -> bool:
     return issubclass(kind, BaseModel) and getattr(kind, "__pydantic_root_model__", False)
 
@@ -101,7 +122,7 @@ def _pydantic_field(name: str, info: Any) -> Field:
     alias = info.validation_alias if info.validation_alias is not None else info.alias
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
     texts = [choice for choice in choices if isinstance(choice, str)]
-    names = frozenset({name, *texts})
+    names = frozenset({name, *texts} if texts or alias is None else ())
     required = info.is_required()
     default = None if required or info.default_factory else info.default
     return Field(name, texts[0] if texts else name, names, info.annotation, required, default)

@@ -43,9 +43,9 @@ def plan(
         )
     for path in values:
         check_path(wanted.value, path, what)
-    planner = _Planner(evaluate, entries)
+    planner, spelled = _Planner(evaluate, entries), evaluate.spelled(entries)
     for path, value in values.items():
-        planner.put(path, plain(value))
+        planner.put(spelled(path), plain(value))
     after = planner.after()
     found = evaluate(after, {})
     differ = [dotted(path) for path in differing(wanted.value, found.value)]

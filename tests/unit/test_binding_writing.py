@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, SecretStr
 
 from datastream import Entry, InvalidValue, Unsupported, codecs
 from datastream._binding.evaluate import Evaluator
@@ -191,3 +191,50 @@ def test_what_is_written_reads_back_or_is_refused(before, new):
     found = evaluate(there, {})
     assert not found.rejected
     assert found.value == evaluate(entries(before), new).value
+
+
+class Server(BaseModel):
+    url: str = Field("u", alias="serverUrl")
+
+
+class Aliased(BaseModel):
+    limit: int = Field(1, alias="theLimit")
+    server: Server = Field(Server(), validation_alias=AliasChoices("SERVER", "srv"))
+    servers: list[Server] = []
+    deep: int = Field(1, validation_alias=AliasPath("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("held", "written"),
+    [
+        ({}, {"theLimit": 2, "SERVER/serverUrl": "v", "servers/0/serverUrl": "w"}),
+        (
+            {"theLimit": 1, "srv/serverUrl": "u", "servers/3/url": "u"},
+            {"theLimit": 2, "srv/serverUrl": "v", "servers/3/url": "w"},
+        ),
+        (
+            {"limit": 1, "srv": {"url": "u"}, "servers": [{"serverUrl": "u"}]},
+            {"limit": 2, "srv": {"url": "v"}, "servers": [{"serverUrl": "w"}]},
+        ),
+    ],
+)
+def test_what_has_an_alias_is_written_where_it_is_read(held, written):
+    held = entries({f"app/{key}": value for key, value in held.items()})
+    values = {("limit",): 2, ("server", "url"): "v", ("servers", "0", "url"): "w"}
+    writes = plan(Evaluator(Aliased, Layout("app/")), held, values, "app").writes
+    assert {w.key[4:]: codecs.decode(w.value, w.value_type) for w in writes} == written
+
+
+def test_a_whole_model_is_written_by_its_aliases():
+    evaluate = Evaluator(Aliased, Layout("app/"))
+    values = {("server",): Server(serverUrl="v")}
+    (write,) = plan(evaluate, {}, values, "app").writes
+    assert write.key == "app/SERVER/serverUrl"
+
+
+def test_what_an_alias_path_says_is_read_and_not_written():
+    evaluate = Evaluator(Aliased, Layout("app/"))
+    held = entries({"app/a/b": 5})
+    assert evaluate(held, {}).value.deep == 5
+    with pytest.raises(Unsupported, match="alias path"):
+        plan(evaluate, held, {("deep",): 6}, "app")
