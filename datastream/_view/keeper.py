@@ -13,7 +13,7 @@ from datastream._view.changes import Listeners
 from datastream._view.status import Forget, Standing
 from datastream._watch.subscription import Since
 from datastream.entry import Batch
-from datastream.errors import StoreClosed
+from datastream.errors import DatastreamError, StoreClosed
 from datastream.selection import Selection
 
 if TYPE_CHECKING:
@@ -142,7 +142,13 @@ class Keeper(ObserverBase[Batch], Generic[S]):
     def on_next(self, value: Batch) -> None:
         state = self.state
         before = (self.live_at is None, state.complaint)
-        state.apply(value)
+        try:
+            state.apply(value)
+        except BaseException as error:
+            # Such as sys.exit() in a validator. The store calls this no more, so that is said.
+            raised = type(error).__name__
+            self.on_error(DatastreamError(f"what makes its values raised {raised}; view it anew"))
+            raise
         if self.live_at is None:
             self.live_at = datetime.now(UTC)
         if before != (False, state.complaint):

@@ -415,3 +415,20 @@ def test_a_million_changes(store):
             assert len(set(view.values())) <= 1
     assert store.flush(200)
     assert set(view.values()) == set(told.values()) == {999}
+
+
+def test_values_that_end_the_thread_end_the_view_and_it_says_so():
+    def make(value):
+        if value == "exit":
+            raise SystemExit(1)
+        return value
+
+    with datastream.open("memory:") as store:
+        store["k"] = 1
+        view = store.view(as_=make)
+        store["k"] = "exit"
+        assert view.status.wait(lambda status: status.state is State.CLOSED, 10)
+        assert "SystemExit" in str(view.status.current.error)
+        assert view["k"] == 1
+        store["k"] = 2
+        assert store.view(as_=make)["k"] == 2
