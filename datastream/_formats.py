@@ -18,6 +18,9 @@ from datastream.errors import DatastreamError, InvalidValue
 EXTRA = 'pip install "datastream-kv[documents]"'
 
 
+MERGED = "YAML merges this into another place (<<); nothing was written: edit the text"
+
+
 class Malformed(ValueError):
     """The text is no document of this format, such as one that is half saved."""
 
@@ -52,14 +55,17 @@ class Format(ABC):
             Malformed: it is no document.
             InvalidValue: it cannot hold a value that it was given.
         """
-        document = self._checked(self._load, data)
+        lines = data.replace(b"\r\n", b"\n")
+        document = self._checked(self._load, lines)
         try:
             change(document)
-            return self._dump(document, data)
+            made = self._dump(document, lines)
         except DatastreamError:
             raise
         except Exception as error:
             raise InvalidValue(f"{self.name} cannot hold this value: {_fault(error)}") from error
+        # One that was written on Windows stays so, as a whole: git shows what has changed.
+        return made.replace(b"\n", b"\r\n") if _ends_in_crlf(data) else made
 
     def _checked(self, load: Callable[[bytes], Any], data: bytes) -> Any:
         try:
@@ -145,6 +151,15 @@ class Yaml(Format):
         check_size(document, len(data))
         return CommentedMap() if document is None else document
 
+    def edit(self, data: bytes, change: Callable[[MutableMapping[Any, Any]], None]) -> bytes:
+        try:
+            return super().edit(data, change)
+        except InvalidValue as error:
+            # The library loses its way where what is removed was merged elsewhere.
+            if isinstance(error.__cause__, KeyError) and b"<<" in data:
+                raise InvalidValue(MERGED) from error
+            raise
+
     def _dump(self, document: Any, before: bytes) -> bytes:
         parser = self._parser("rt")
         mapping, sequence, offset = _yaml_indents(before.decode())
@@ -185,6 +200,10 @@ def json_text(content: Any, before: bytes, indent: str | None) -> bytes:
     indent = found[1].decode() if found is not None else indent
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode() + (b"\n" if before.endswith(b"\n") else b"")
+
+
+def _ends_in_crlf(data: bytes) -> bool:
+    return data.partition(b"\n")[0].endswith(b"\r")
 
 
 def _fault(error: Exception) -> str:

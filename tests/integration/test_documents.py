@@ -448,3 +448,46 @@ def test_a_document_that_is_a_link_is_swapped_as_kubernetes_does_it(tmp_path):
         version("..2", "a: 2\nb: 2\n")
         recorder.wait_state({"a": b"2", "b": b"2"})
         assert len(recorder.batches) == 2
+
+
+@pytest.mark.parametrize(("name", "text"), [("s.toml", TOML), ("s.yml", YAML), ("s.json", JSON)])
+def test_line_ends_of_windows_stay_as_a_whole(file, name, text):
+    path, store = file(name, "")
+    path.write_bytes(text.replace("\n", "\r\n").encode())
+    store["db/pool"] = 6
+    store["new/key"] = "x"
+    data = path.read_bytes()
+    assert data.count(b"\n") == data.count(b"\r\n") > text.count("\n")
+    assert (store["db/pool"], store["new/key"], store["title"]) == (6, "x", "live")
+
+
+MERGED = "base: &b\n  x: 1\nuse:\n  <<: *b\n  y: 2\n"
+ALIASED = "base: &b\n  x: 1\nuse: *b\nother: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [(MERGED, "base/x"), (ALIASED, "base/x"), (ALIASED, "use/x")]
+)
+def test_what_yaml_says_once_for_two_keys_is_told_for_both(file, text, key):
+    _, store = file("s.yaml", text)
+    recorder = Recorder(store)
+    recorder.wait_ready()
+    store[key] = 7
+    store.flush()
+    told = {entry.key: entry.value for entry in recorder.batches[-1]}
+    assert told == {"base/x": b"7", "use/x": b"7"}
+
+
+@pytest.mark.parametrize(
+    ("text", "write"),
+    [
+        (MERGED, lambda store: store.delete("use/x")),
+        (MERGED, lambda store: store.delete("base/x")),
+        (ALIASED, lambda store: store.put_many({"use/x": 1, "base/x": 2})),
+    ],
+)
+def test_what_yaml_cannot_say_of_one_key_alone_is_refused(file, text, write):
+    path, store = file("s.yaml", text)
+    with pytest.raises(InvalidValue, match="nothing was written"):
+        write(store)
+    assert path.read_text() == text

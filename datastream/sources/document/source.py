@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from datastream._formats import Malformed, format_of
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import (
     DatastreamError,
+    InvalidValue,
     RevisionConflict,
     SourceUnavailable,
     shown,
@@ -215,7 +216,7 @@ class DocumentSource(Source):
 
     # Writing.
 
-    def write(self, writes: Sequence[Write]) -> Written:
+    def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         if not self._writing.acquire(timeout=WRITE_TIMEOUT):
             raise SourceUnavailable(f"{self._where}: other writes have not ended; try again")
         try:
@@ -223,7 +224,7 @@ class DocumentSource(Source):
         finally:
             self._writing.release()
 
-    def _write(self, writes: Sequence[Write]) -> Written:
+    def _write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         for attempt in range(WRITES):
             before = self._parse(self._holder.get(self._key))
             change = Change(before, writes)
@@ -231,15 +232,18 @@ class DocumentSource(Source):
             if not change.steps:
                 return Written(change.entries, since, since)
             data = self._format.edit(before.data or self._format.empty, change.apply)
+            found, skipped = leaves(self._format.read(data))
+            self._check(change.entries, found)
             try:
                 after = self._replace(before, data, writes)
             except RevisionConflict:
                 # Another writer was faster, and may be again; the pauses get longer.
                 self._stopped.wait(0.001 * attempt)
                 continue
-            found, skipped = leaves(self._format.read(data))
             self._parsed = Parsed(after.revision, data, found, skipped)
-            self._check(writes, found)
+            if _differing(before.leaves, found) - {write.key for write in writes}:
+                # An alias of YAML is one value of several keys: all of them are read anew.
+                return change.entries
             message, author = about(writes)
             position = self._versions.position(after.revision)
             return Written(change.entries, position, since, author, message)
@@ -254,13 +258,14 @@ class DocumentSource(Source):
         write = Write(self._key, data, value_type, expect, None, message, author)
         return self._holder.write([write])[0]
 
-    def _check(self, writes: Sequence[Write], found: dict[str, Leaf]) -> None:
-        for write in writes:
-            if (write.key in found) != (write.value is not None):
-                log.warning(
-                    "%s: %s is not what was written; please report it with the document",
-                    self._where,
-                    shown(write.key),
+    def _check(self, wanted: Sequence[Entry], found: Mapping[str, Leaf]) -> None:
+        """Refuse a text that would not say what is to be written."""
+        for entry in wanted:
+            leaf = found.get(entry.key)
+            if (leaf.entry.revision if leaf is not None else "") != entry.revision:
+                raise InvalidValue(
+                    f"{self._where}: {shown(entry.key)} cannot be written so: another place of the "
+                    "text says it, as an alias (*) or a merge (<<) of YAML; nothing was written"
                 )
 
     def translate(self, error: Exception, key: str | None) -> Exception:
@@ -279,6 +284,10 @@ class DocumentSource(Source):
         self.release()
         self._wake.set()
         self._holder.close()
+
+
+def _differing(before: Mapping[str, Leaf], after: Mapping[str, Leaf]) -> set[str]:
+    return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
 
 
 class _Sink:
