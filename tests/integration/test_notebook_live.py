@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,11 +221,28 @@ BLOCKING = {
     "flush": "store.flush()",
     "first": "datastream.open('memory:').watch('none').first().run()",
     "ready": "away.view().ready()",
+    "view": "away.view('a', wait=60)['a']",
+    "bind": "away.bind(dict, 'a/', wait=60).current",
+    "diff": "list(datastream.diff('grpc://{hole}', store))",
+    "grpc": "datastream.open('grpc://{hole}')['a']",
+    "put": "away.put('a', 1, wait=60)",
+    "postgres": "datastream.open('postgresql://{hole}/x?table=t')['a']",
+    "s3": "datastream.open('s3://b/p?endpoint_url=http://{hole}&key=k&secret=s')['a']",
+    "nats": "datastream.open('nats://{hole}/b')['a']",
+    "git": "datastream.open('git+http://{hole}/r.git')['a']",
+    "http": "datastream.open('http://{hole}/x')['a']",
 }
 
 
+@pytest.fixture
+def hole() -> Iterator[str]:
+    """A server that takes connections, and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.chaos
-def test_an_interrupt_ends_a_blocking_call_at_once(page: Page) -> None:
+def test_an_interrupt_ends_a_blocking_call_at_once(page: Page, hole: str) -> None:
     page.run("""
         import datastream, threading
         store = datastream.open("memory:")
@@ -234,7 +252,7 @@ def test_an_interrupt_ends_a_blocking_call_at_once(page: Page) -> None:
         away = datastream.open("grpc://127.0.0.1:9")
     """)
     for name, call in BLOCKING.items():
-        run = page.begin(f'print("begins {name}"); {call}', name)
+        run = page.begin(f'print("begins {name}"); {call.format(hole=hole)}', name)
         while f"begins {name}" not in str(page.next()["content"]):
             pass
         # As `interrupt_kernel` does, which would make an event loop in this thread.
