@@ -49,13 +49,16 @@ class Diff(Closing, Iterator[Difference]):
     Args:
         differences: starts the comparison; called at the first step.
         close: called once, at the end.
+        names: of the stores.
     """
 
     def __init__(
         self,
         differences: Callable[[Diff], Iterator[Difference]],
         close: Callable[[], None],
+        names: tuple[str, str],
     ) -> None:
+        self._names = names
         self.unread: frozenset[str] = frozenset()
         """Keys that one of the stores cannot read just now, so that nothing is said of them; one
         that ends in "/" stands for all below it. Complete once the last difference was given."""
@@ -72,14 +75,20 @@ class Diff(Closing, Iterator[Difference]):
             self.close()
             raise
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._names[0]} and {self._names[1]}>"
+
     def _repr_html_(self) -> str:
         from datastream.notebook import _diff
         from datastream.notebook._parts import ROWS
 
-        first = list(islice(self, ROWS + 1))
+        try:
+            first = list(islice(self, ROWS + 1))
+        except DatastreamError as error:
+            return _diff.no_difference_known(self._names, error)
         # Shown, and still there for who iterates.
         self._differences = chain(first, self._differences)
-        return _diff.differences_table(first[:ROWS], more=len(first) > ROWS)
+        return _diff.differences_table(first[:ROWS], names=self._names, more=len(first) > ROWS)
 
     def close(self) -> None:
         """Compare no further. Idempotent."""
@@ -128,7 +137,7 @@ def diff(
         def start(into: Diff) -> Iterator[Difference]:
             return _Comparing(stores, selection, into, compare).run(values=values)
 
-        return Diff(start, stack.pop_all().close)
+        return Diff(start, stack.pop_all().close, (stores[0].name, stores[1].name))
 
 
 def opened(stack: ExitStack, given: Store | str) -> Store:

@@ -40,10 +40,15 @@ def differences_table(
         more: there are others, which are not shown.
     """
     if not differences:
-        return parts.box(parts.title("no difference"))
+        return parts.box(parts.title("no difference", parts.dim(parts.text(" and ".join(names)))))
     table = parts.table(map(_row, differences), ("key", *names))
     rest = f"<div>{parts.dim('… and more')}</div>" if more else ""
     return parts.box(table, rest)
+
+
+def no_difference_known(names: tuple[str, str], error: Exception) -> str:
+    """Why two stores cannot be compared."""
+    return parts.box(parts.title(" and ".join(names), parts.dim("unknown")), parts.problem(error))
 
 
 def side_by_side(a: Entry | None, b: Entry | None) -> tuple[list[Line], list[Line]]:

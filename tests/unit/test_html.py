@@ -415,6 +415,19 @@ def test_differences_are_side_by_side_and_marked() -> None:
     assert "no difference" in differences_table([])
 
 
+def test_a_difference_names_its_stores_and_never_raises(store: Store) -> None:
+    with datastream.open("memory:") as other:
+        store["a"] = 1
+        assert repr(datastream.diff(store, other)) == "<Diff of spied and memory:>"
+        page = Page(datastream.diff(store, other)._repr_html_())
+        assert "spied" in page.text
+        assert "memory:" in page.text
+        away = datastream.diff(store, "grpc://127.0.0.1:9")
+        assert "SourceUnavailable" in Page(away._repr_html_()).text
+        other.close()
+        assert "StoreClosed" in Page(datastream.diff(store, other)._repr_html_()).text
+
+
 def test_only_lines_that_differ_are_marked() -> None:
     old, new = Entry("k", b"a\nb\nc", "str"), Entry("k", b"a\nx\nc\nd", "str")
     left, right = side_by_side(old, new)
