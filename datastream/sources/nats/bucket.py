@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datastream.errors import DatastreamError
+from datastream.errors import DatastreamError, shown
 from datastream.sources.nats.connection import Connection
 from datastream.sources.nats.errors import NO_MESSAGE, NO_STREAM, ApiError
-from datastream.sources.nats.keys import to_subject
+from datastream.sources.nats.keys import is_key, to_key, to_subject
 from datastream.sources.nats.messages import Message, direct, stored
 from datastream.sources.nats.position import SECOND, Position, nanoseconds, rfc3339
+
+log = logging.getLogger("datastream")
 
 MARKERS = 2_592_000.0
 """Seconds for which the server's own markers are kept in a bucket made here: thirty days."""
@@ -31,7 +34,8 @@ class Info(NamedTuple):
     markers: int
     """Nanoseconds for which it is said that a key has expired; 0 if that is never said."""
     takes_ttl: bool
-    is_sealed: bool
+    is_closed: bool
+    """Whether it can only be read: it is sealed, or what it holds is another one's."""
     is_direct: bool
     """Whether any server answers what its messages are, not only the leader."""
     is_atomic: bool
@@ -69,10 +73,30 @@ class Bucket:
         self.connection = connection
         self.stream = f"KV_{name}"
         self.prefix = f"$KV.{name}."
+        self._has_strangers = False
+
+    def key_of(self, subject: str) -> str | None:
+        """The key of a message's subject; None if it is none, which is logged, once."""
+        name = subject[len(self.prefix) :]
+        if is_key(name) and subject.startswith(self.prefix):
+            return to_key(name)
+        if not self._has_strangers:
+            self._has_strangers = True
+            log.warning(
+                "%s: left out, since no tool of NATS takes %s for a key, nor what is like it",
+                self.connection.where,
+                shown(subject),
+            )
+        return None
 
     async def info(self) -> Info:
         """How it stands."""
-        return _info(await self.connection.request(f"STREAM.INFO.{self.stream}"))
+        answer = await self.connection.request(f"STREAM.INFO.{self.stream}")
+        mirrored = answer["config"].get("mirror")
+        if mirrored:
+            # It holds the messages as they are in the other one.
+            self.prefix = f"$KV.{mirrored['name'].removeprefix('KV_')}."
+        return _info(answer)
 
     async def create(self, **settings: Any) -> None:
         """Make the bucket, unless it is there, whatever its settings."""
@@ -159,7 +183,7 @@ def _info(answer: Mapping[str, Any]) -> Info:
         config["max_age"],
         config.get("subject_delete_marker_ttl", 0),
         config.get("allow_msg_ttl", False),
-        config.get("sealed", False),
+        config.get("sealed", False) or "mirror" in config,
         config.get("allow_direct", False),
         config.get("allow_atomic", False),
         config["max_msg_size"],

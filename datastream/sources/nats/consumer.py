@@ -21,7 +21,6 @@ from nats.errors import Error
 from datastream.sources.nats.bucket import Bucket
 from datastream.sources.nats.errors import ApiError, Unanswered
 from datastream.sources.nats.filters import ALL
-from datastream.sources.nats.keys import to_key
 from datastream.sources.nats.messages import BATCH, Message, newest
 from datastream.sources.nats.position import SECOND
 
@@ -229,18 +228,21 @@ class Consumer:
             self._end(Unanswered("messages were lost on the way"))
             return
         self._count, self._pending = count, pending
-        key = to_key(message.subject[len(self._bucket.prefix) :])
-        found = Message(key, sequence, time, message.data, headers)
-        if BATCH in headers:
-            self.end = max(self.end, found.end)
-        with self._lock:
-            self.messages.append(found)
-            if len(self.messages) > KEPT and self.start:
-                self.messages = list(newest(self.messages).values())
+        key = self._bucket.key_of(message.subject)
+        if key is not None:
+            self._keep(Message(key, sequence, time, message.data, headers))
         # After the message: who sees the number finds all up to it.
         self.last = sequence
         self._arrived.set()
         self._news()
+
+    def _keep(self, message: Message) -> None:
+        if BATCH in message.headers:
+            self.end = max(self.end, message.end)
+        with self._lock:
+            self.messages.append(message)
+            if len(self.messages) > KEPT and self.start:
+                self.messages = list(newest(self.messages).values())
 
     def _take_status(self, message: Msg, headers: dict[str, str]) -> None:
         status = headers["Status"]

@@ -30,6 +30,14 @@ def to_subject(key: str) -> str:
     return ".".join([*map(_folder, folders), _token(name)])
 
 
+def is_key(subject: str) -> bool:
+    """Whether a subject is made of what NATS's own tools allow in a key.
+
+    Others are nobody's: each key has one subject already, of those.
+    """
+    return _SAFE.fullmatch(subject) is not None
+
+
 def to_key(subject: str) -> str:
     """The key of a subject."""
     if "=" not in subject:

@@ -25,8 +25,8 @@ LONGEST = 3_500
 """Bytes of a subject: servers take command lines of 4,096."""
 SHORTEST = 1.0
 """Seconds that a key can be kept at least."""
-MORE = 220
-"""Bytes that a message may take besides: what is expected, and its place among others."""
+ALONE, TOGETHER = 60, 180
+"""Bytes that a message takes besides: what is expected, and its place in a batch."""
 
 
 class Plan(NamedTuple):
@@ -91,13 +91,16 @@ class Plan(NamedTuple):
         return Entry(write.key, write.value, write.value_type, self.at, revision)
 
 
-def plan_of(write: Write, bucket: Bucket, at: datetime, name: str, largest: int) -> Plan:
+def plan_of(
+    write: Write, bucket: Bucket, at: datetime, name: str, largest: int, *, is_alone: bool
+) -> Plan:
     """A write as a message.
 
     Args:
         at: when, unless it says so itself.
         name: by which servers know the message again.
         largest: bytes of a value that the bucket takes; -1 for any.
+        is_alone: it is not stored together with others.
 
     Raises:
         InvalidKey, InvalidValue: the bucket cannot hold it.
@@ -113,7 +116,8 @@ def plan_of(write: Write, bucket: Bucket, at: datetime, name: str, largest: int)
     at = write.updated_at or at
     headers = headers_of(write, at)
     headers[MESSAGE_ID] = name
-    _check_size(write, size_of(headers) + MORE, bucket.connection.max_payload, largest)
+    more = size_of(headers) + (ALONE if is_alone else TOGETHER)
+    _check_size(write, more, bucket.connection.max_payload, largest)
     return Plan(write, subject, headers, at)
 
 

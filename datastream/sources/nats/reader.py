@@ -125,7 +125,8 @@ class Reader:
         if info.present < position.subjects:
             # Somebody has purged it: of what is gone, nothing is left.
             return False
-        if info.expires_in_silence and not live:
+        if not live and (info.expires_in_silence or not (info.present or now.sequence == 0)):
+            # What there was may be gone without a word, and an empty state costs nothing.
             return False
         if position.sequence == now.sequence:
             return position.at == now.at

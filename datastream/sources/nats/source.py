@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ from datastream.source import (
 )
 from datastream.sources._common.wake import jittered
 from datastream.sources.nats.bucket import Bucket, Info, check_bucket, missing
-from datastream.sources.nats.connection import Connection
+from datastream.sources.nats.connection import GRACE, Connection
 from datastream.sources.nats.errors import NO_STREAM, ApiError, explain
 from datastream.sources.nats.filters import ALL, filters_of
 from datastream.sources.nats.keys import to_subject
@@ -186,6 +187,13 @@ class NatsSource(Source):
         """As in `HasReplay`."""
         yield from replay(self._past(filters_of(selection)), since)
 
+    def compared(self, position: str, *, same: bool) -> None:
+        """Later readings tell the difference from it again.
+
+        A cursor at that position is not honoured anyway: its bucket has lost keys, or all.
+        """
+        self._tail.taken()
+
     def _past(self, filters: Sequence[str]) -> Past:
         info, messages = self._patiently(self._reader.past, filters)
         return Past(info, messages, self._where)
@@ -253,7 +261,10 @@ class NatsSource(Source):
 
     async def _end(self) -> None:
         await self._tail.release()
-        await self._reader.close()
+        with suppress(TimeoutError):
+            # A server that hangs removes them by itself, later.
+            async with asyncio.timeout(GRACE):
+                await self._reader.close()
         await self._connection.close()
 
 
@@ -261,7 +272,7 @@ def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
     found = {Feature.TYPES, Feature.LOG}
     if info.history > 1:
         found |= {Feature.HISTORY, Feature.AT, Feature.REPLAY}
-    if not (readonly or info.is_sealed):
+    if not (readonly or info.is_closed):
         found |= (WRITING if info.is_atomic else WRITING - {Feature.ATOMIC}) | {Feature.MESSAGES}
         found |= {Feature.TTL} if info.tells_of_ttl else set()
     return frozenset(found)

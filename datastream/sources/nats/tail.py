@@ -41,7 +41,8 @@ class Tail:
         self._known: Position | None = None
         self._has_lost = False
         """Keys are gone, of which no message tells."""
-        self._told = ""
+        # The state that was read therefore: where it leads, and from where.
+        self._told = self._since = ""
         self._looked = monotonic()
 
     @property
@@ -62,10 +63,10 @@ class Tail:
                 consumer = self._usable(filters, position)
                 if consumer is None:
                     consumer = await self._open(filters, position)
-        if since == self._told:
-            self._has_lost, self._told = False, ""
+        if since == self._told != self._since:
+            self.taken()
         if consumer is None or self._has_lost:
-            return await self._state(filters)
+            return await self._state(filters, since)
         await consumer.reach(self._reader.shown, self._patience)
         return self._reading(consumer, position)
 
@@ -76,6 +77,10 @@ class Tail:
         if position is None or consumer is None or self._has_lost or consumer.is_torn:
             return None
         return self._reading(consumer, position) if consumer.last >= self._reader.shown else None
+
+    def taken(self) -> None:
+        """The state that was read because keys are lost has been published."""
+        self._has_lost, self._told = False, ""
 
     async def release(self) -> None:
         """Nobody watches any more."""
@@ -96,6 +101,9 @@ class Tail:
         return info
 
     def _may_have_lost(self, info: Info, before: Position) -> bool:
+        if not info.present and info.position != before:
+            # What came since the last look is gone too.
+            return True
         if info.present >= before.subjects:
             # As many keys as before are not the same, where others came meanwhile.
             return info.expires_in_silence and info.position != before
@@ -127,11 +135,11 @@ class Tail:
         self._replace(consumer)
         return consumer
 
-    async def _state(self, filters: Sequence[str]) -> Reading:
-        """All there is; again and again, until a read shows that it was taken."""
+    async def _state(self, filters: Sequence[str], since: str) -> Reading:
+        """All there is; again and again, until it was taken."""
         self._looked = monotonic()
         reading = await self._reader.state(filters)
-        self._told = reading.position
+        self._told, self._since = reading.position, since
         self._news.set()
         return reading
 

@@ -56,9 +56,10 @@ class Writer:
         info = await self._reader.patiently(self._reader.info)
         epoch = info.position.epoch
         now, name = datetime.now(UTC), secrets.token_hex(12)
+        is_alone = not (info.is_atomic and len(writes) > 1)
         plans = [
-            plan_of(write, self._bucket, now, f"{name}-{number}", info.largest)
-            for number, write in enumerate(writes)
+            plan_of(write, self._bucket, now, f"{name}-{n}", info.largest, is_alone=is_alone)
+            for n, write in enumerate(writes)
         ]
         # What may fail comes first.
         sure = [plan for plan in plans if plan.write.expect is not None or len(plans) == 1]
@@ -68,7 +69,7 @@ class Writer:
             check_expected(plan.write, plan.revision(epoch))
         done: dict[str, Entry] = {}
         look = self._look_at_any if info.is_direct else self._look
-        do = self._do_together if info.is_atomic and rest + sure[1:] else self._do_apart
+        do = self._do_apart if is_alone else self._do_together
         try:
             await do(sure, rest, epoch, done, look)
         except Exception as error:

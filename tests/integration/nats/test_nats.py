@@ -55,6 +55,24 @@ def test_keys_of_plain_tools_read_naturally(running, bucket, store):
     assert plain(running, bucket, get) == (b"0.8", ["a=b", "fx.GBP", "fx.USD", "odd/one"])
 
 
+def test_subjects_that_are_no_keys_are_left_out(running, bucket, store, caplog):
+    """No tool writes them by default; a key is that of its own subject only."""
+
+    async def publish(client):
+        for name in ("caf\u00e9", "~", "a.{}", "fine"):
+            await client.jetstream().publish(f"$KV.{bucket}.{name}", b"1")
+
+    recorder = Recorder(store)
+    recorder.wait_ready()
+    with_client(running.url, publish)
+    recorder.wait_state({"fine": b"1"})
+    assert dict(store) == {"fine": 1}
+    store["caf\u00e9"] = 2
+    recorder.wait_state({"fine": b"1", "caf\u00e9": b"2"})
+    assert dict(store) == {"fine": 1, "caf\u00e9": 2}
+    assert [record.args[1] for record in caplog.records] == [f"'$KV.{bucket}.caf\u00e9'"]
+
+
 def test_what_plain_tools_remove_is_told(running, bucket, store):
     store.put_many({"a": 1, "b": 2, "c": 3})
     recorder = Recorder(store)
@@ -150,6 +168,38 @@ def test_what_a_purge_removes_is_noticed_by_those_who_watch(running, bucket):
         recorder.wait_state({"a": b"1"})
 
 
+@pytest.mark.chaos
+def test_a_bucket_that_is_emptied_before_anybody_looked(running, bucket):
+    with datastream.open(f"{running.url}/{bucket}", create=True, interval=0.1) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        store.put_many({"a": 1, "b": 2})
+        cursor = recorder.cursor
+        api(running, f"STREAM.PURGE.KV_{bucket}")
+        recorder.wait_state({})
+        resumed = Recorder(store, since=cursor)
+        resumed.wait_ready()
+        assert resumed.batches[0].reset
+        store["c"] = 3
+        recorder.wait_state({"c": b"3"})
+
+
+def test_a_bucket_that_mirrors_another_can_be_read(running, bucket, store):
+    store.put_many({"a/b": 1, "c": 2})
+    name = f"{bucket}-mirror"
+    config = {"name": f"KV_{name}", "max_msgs_per_subject": 1, "mirror": {"name": f"KV_{bucket}"}}
+    api(running, f"STREAM.CREATE.KV_{name}", config)
+    with datastream.open(f"{running.url}/{name}") as mirrored:
+        recorder = Recorder(mirrored)
+        recorder.wait_state({"a/b": b"1", "c": b"2"})
+        store["a/b"] = 3
+        del store["c"]
+        recorder.wait_state({"a/b": b"3"})
+        assert mirrored.entry("a/b").decode() == 3
+        with pytest.raises(ReadOnly):
+            mirrored["a/b"] = 4
+
+
 def test_a_restored_bucket_is_a_reset(running, bucket, store):
     """Other messages than those that a reader knows have the same numbers."""
     store.put_many({"a": 1, "b": 2})
@@ -191,6 +241,25 @@ def test_values_that_the_bucket_does_not_take(running, bucket, url):
         with pytest.raises(InvalidValue, match="max_value_size of the bucket"):
             store.put_many({"a": 1, "b": "x" * 2000})
         assert dict(store) == {}
+
+
+def test_the_largest_value_there_may_be(running, bucket, url):
+    make_bucket(running.url, bucket, max_value_size=300)
+    update(running, bucket, allow_atomic=True)
+    with datastream.open(url) as store:
+        sizes = [size for size in range(300) if _is_taken(store, {"a": b"x" * size})]
+        assert sizes[-1] > 60, "headers leave room"
+        assert sizes == list(range(sizes[-1] + 1)), "what is more is refused, nothing before"
+        update(running, bucket, max_msg_size=400)
+        assert _is_taken(store, dict.fromkeys("abc", b"x" * 20))
+
+
+def _is_taken(store, values):
+    try:
+        store.put_many(values)
+    except InvalidValue:
+        return False
+    return True
 
 
 def test_keys_that_are_too_long(store):
