@@ -40,29 +40,42 @@ class Inbox:
         self._lock = threading.Lock()
         self._buffer: Buffer[Any] = ConflatingBuffer() if buffer is None else buffer
         self._waiter: asyncio.Future[None] | None = None
-        self._ended = False
+        self._notify: Callable[[], None] | None = None
+        self.ended = False
+        """Nothing comes any more; what came before may not be taken yet."""
         self._error: Exception | None = None
 
     def offer(self, batch: Any, before: Sequence[str | None] | None = None, /) -> None:
         with self._lock:
-            if self._ended:
+            if self.ended:
                 return
             overflow = self._buffer.put(batch, before)
             if overflow is not None:
                 self._buffer.clear()
-                self._ended, self._error = True, overflow
+                self.ended, self._error = True, overflow
             self._wake()
 
     def end(self, error: Exception | None = None) -> None:
         with self._lock:
-            if not self._ended:
-                self._ended, self._error = True, error
+            if not self.ended:
+                self.ended, self._error = True, error
             self._wake()
 
-    def wake(self) -> None:
-        """End the wait for a batch, though there may be none."""
+    def follow(self, notify: Callable[[], None]) -> None:
+        """Call `notify`, on any thread, whenever there may be something to take.
+
+        It may not block, nor use the inbox.
+        """
         with self._lock:
-            self._wake()
+            self._notify = notify
+
+    def take(self) -> tuple[Any | None, bool]:
+        """The next batch, None if there is none just now; and whether more wait."""
+        with self._lock:
+            batch = self._buffer.take()
+            if batch is None and self._error is not None:
+                raise self._error
+            return batch, bool(self._buffer)
 
     def poll(self) -> Any | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""
@@ -70,12 +83,15 @@ class Inbox:
             batch = self._buffer.take()
             if batch is None and self._error is not None:
                 raise self._error
-            if batch is not None or self._ended:
+            if batch is not None or self.ended:
                 return batch
             self._waiter = self._loop.create_future()
             return self._waiter
 
     def _wake(self) -> None:
+        if self._notify is not None:
+            self._notify()
+            return
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
@@ -86,7 +102,7 @@ class Inbox:
             self._loop.call_soon_threadsafe(_release, waiter)
         except RuntimeError:
             # The loop was closed with the watch still open.
-            self._ended = True
+            self.ended = True
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

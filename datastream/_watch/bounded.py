@@ -43,7 +43,7 @@ class BoundedBuffer(ConflatingBuffer):
 
     def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
         # Who keeps up has nothing waiting, and is not counted.
-        is_behind = bool(self)
+        is_behind = self._queue or self._newest is not None
         super().put(batch, before)
         if not is_behind or batch.initial:
             return None

@@ -53,10 +53,12 @@ class ConflatingBuffer:
         Args:
             before: the revision of each of its keys before it, None for a missing one.
         """
-        if self._newest is None and self._fits(batch):
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append((batch, before))
+        queue = self._queue
+        if self._newest is None and (not queue or self._fits(batch)):
+            # What comes first is not counted: to conflate it alone would save nothing.
+            if queue is None:
+                queue = self._queue = deque()
+            queue.append((batch, before))
             return None
         self._conflate(batch, before)
         return None

@@ -135,6 +135,9 @@ class _Kept:
     def __init__(self, first: Status) -> None:
         self._queue = deque([first], maxlen=KEPT)
 
+    def __bool__(self) -> bool:
+        return bool(self._queue)
+
     def put(self, status: Status, before: object = None, /) -> None:
         self._queue.append(status)
 

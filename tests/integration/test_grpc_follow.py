@@ -188,7 +188,7 @@ def calls_of(server):
     """The streams that a server has been asked for, by method."""
     return {
         method: sum(count for (name, _), count in metrics.items() if name == method)
-        for metrics in [server._inner._servicer._metrics.calls]
+        for metrics in [server._inner._servicer.metrics.calls]
         for method in ("Subscribe", "Follow")
     }
 
@@ -199,16 +199,16 @@ def test_all_watches_of_a_store_share_one_stream(stack, store, server):
     recorders = [Recorder(remote, f"k/{number}") for number in range(WATCHES)]
     for recorder in recorders:
         recorder.wait(lambda r: len(r.state) == 1, "its state")
-    carriers = server._inner._servicer._carriers
+    carriers = server._inner._servicer.streams.carriers
     assert len(carriers) == 1
     assert calls_of(server) == {"Subscribe": 0, "Follow": 0}
-    eventually(lambda: len(server._inner._servicer._streams) == 1, "one watch, of all")
+    eventually(lambda: len(server._inner._servicer.streams) == 1, "one watch, of all")
     store.put_many({f"k/{number}": -number for number in range(WATCHES)})
     for number, recorder in enumerate(recorders):
         recorder.wait(lambda r, n=number: r.state[f"k/{n}"] == b"%d" % -n, "the change")
     for recorder in recorders:
         recorder.dispose()
-    eventually(lambda: not server._inner._servicer._streams, "no watch")
+    eventually(lambda: not server._inner._servicer.streams, "no watch")
     remote.close()
     eventually(lambda: calls_of(server) == {"Subscribe": 0, "Follow": 1}, "the end of the stream")
 
@@ -220,7 +220,7 @@ def test_the_stream_goes_once_nothing_is_watched(stack, monkeypatch, store, serv
         recorder = Recorder(remote, "a")
         recorder.wait(lambda r: r.batches, "its beginning")
         recorder.dispose()
-        eventually(lambda: not server._inner._servicer._carriers, "no stream")
+        eventually(lambda: not server._inner._servicer.streams.carriers, "no stream")
 
 
 def test_a_server_without_it_is_watched_by_subscribe(stack, monkeypatch, store, server):
@@ -234,7 +234,7 @@ def test_a_server_without_it_is_watched_by_subscribe(stack, monkeypatch, store, 
     older = stack.enter_context(datastream_grpc.serve(store, address))
     store["a"] = 1
     recorder.wait(lambda r: r.state.get("a") == b"1", "the change")
-    assert len(older._inner._servicer._streams) == 1
+    assert len(older._inner._servicer.streams) == 1
     assert remote.status.current.state is State.READY
 
 

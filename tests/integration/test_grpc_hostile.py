@@ -204,8 +204,8 @@ def test_streams_that_never_send_their_request_and_some_that_are_never_read(conn
         eventually(lambda: len(others.seconds) > 200, "calls of others")
         print(f"p99 {before:.1f} ms before, {others.p99():.1f} ms meanwhile")
         more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
-        print(f"{len(server._inner._servicer._streams)} streams, {more >> 10} MiB more")
-    eventually(lambda: not server._inner._servicer._streams, "all streams end")
+        print(f"{len(server._inner._servicer.streams)} streams, {more >> 10} MiB more")
+    eventually(lambda: not server._inner._servicer.streams, "all streams end")
 
 
 def test_metadata_beyond_the_limit_ends_the_call_alone(connect):

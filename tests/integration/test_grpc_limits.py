@@ -294,12 +294,12 @@ def test_more_calls_than_all_may_make_are_refused_with_a_reason(stack, store):
     with pytest.raises(SourceUnavailable, match="2 calls run already"):
         remote.get("k")
     # Beyond twice as many, gRPC refuses by itself.
-    server._inner._servicer._running = -10
+    server._inner._servicer._answering._running = -10
     streams += [subscribe(channel) for _ in range(2)]
     [next(stream) for stream in streams[2:]]
     with pytest.raises(SourceUnavailable, match="oncurrent"):
         remote.get("k")
-    server._inner._servicer._running = 4
+    server._inner._servicer._answering._running = 4
 
 
 def test_a_store_whose_stream_is_refused_comes_back(stack, store):

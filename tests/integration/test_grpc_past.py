@@ -49,7 +49,7 @@ def test_a_history_that_is_not_read_to_its_end_ends_its_call(local, server, remo
     revisions = remote.history("k")
     assert next(revisions).entry.value == b"99"
     revisions.close()
-    eventually(lambda: not server._inner._servicer._streams, "the end of the call")
+    eventually(lambda: not server._inner._servicer.streams, "the end of the call")
     assert not [t for t in threading.enumerate() if t.name == "datastream-grpc-watch"]
 
 

@@ -50,7 +50,7 @@ def relay(stack, server):
 
 
 def streams(server):
-    return len(server._inner._servicer._streams)
+    return len(server._inner._servicer.streams)
 
 
 def test_a_tree_of_three_levels(stack, store, root):

@@ -278,7 +278,7 @@ def test_a_connection_that_died_silently_is_found_by_the_server(stack):
     proxy = stack.enter_context(Proxy(int(server.address.rpartition(":")[2])))
     remote = stack.enter_context(datastream.open(f"grpc://127.0.0.1:{proxy.port}"))
     remote.watch().subscribe(lambda entry: None)
-    streams = server._inner._servicer._streams
+    streams = server._inner._servicer.streams
     eventually(lambda: len(streams) == 1, "the stream")
     proxy.is_hole = True
     eventually(lambda: not streams, "the end of the stream")

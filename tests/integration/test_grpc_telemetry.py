@@ -31,7 +31,7 @@ def free_port():
 
 def observed(server):
     """What OpenTelemetry would read now."""
-    metrics = server._inner._servicer._metrics
+    metrics = server._inner._servicer.metrics
     return {
         one.name.removeprefix("datastream.server."): list(one.observe(metrics))
         for one in INSTRUMENTS

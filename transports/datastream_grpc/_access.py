@@ -93,10 +93,10 @@ class Access:
         self._check(principal, "read", compared, "read, and so not compare,")
 
     @contextmanager
-    def following(self, scope: Scope, wake: Callable[[], None]) -> Iterator[None]:
-        """Around a stream: call `wake` once its scope is not current any more."""
+    def following(self, scope: Scope, changed: Callable[[], None]) -> Iterator[None]:
+        """Around a stream: call `changed` once its scope is not current any more."""
         with self._lock:
-            self._live[scope] = wake
+            self._live[scope] = changed
         try:
             # What changed before is noticed, too.
             self._look_at(scope)
@@ -138,10 +138,10 @@ class Access:
     def _changed(self) -> None:
         with self._lock:
             live = list(self._live.items())
-        for scope, wake in live:
+        for scope, changed in live:
             self._look_at(scope)
             if not scope.is_current:
-                wake()
+                changed()
 
     def _look_at(self, scope: Scope) -> None:
         if scope.asked is None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -60,8 +59,8 @@ class Outgoing:
         self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
         self._joins: WeakValueDictionary[Asked, asyncio.Lock] = WeakValueDictionary()
 
-    async def joined(self, watch: AsyncWatch[Batch], asked: Asked) -> Iterator[Any]:
-        """What the inbox of a watch gives when it is polled, from its state on.
+    async def first(self, watch: AsyncWatch[Batch], asked: Asked) -> Batch | None:
+        """Subscribe a watch: its state; None if that is not there yet.
 
         Of one selection, one at a time: those that begin together would each hold a state of its
         own until it is shared. One that takes long, as where a backend hangs, keeps the next for
@@ -73,17 +72,17 @@ class Outgoing:
             alone.callback(lock.release)
             late = asyncio.get_running_loop().call_later(JOIN_ALONE, alone.close)
             try:
-                return await self._joined(watch, asked)
+                return await self._first(watch, asked)
             finally:
                 late.cancel()
 
-    async def _joined(self, watch: AsyncWatch[Batch], asked: Asked) -> Iterator[Any]:
+    async def _first(self, watch: AsyncWatch[Batch], asked: Asked) -> Batch | None:
         inbox = await watch.inbox()
-        first = inbox.poll()
-        if isinstance(first, Batch) and first.initial and _is_large(first):
+        first: Batch | None = inbox.take()[0]
+        if first is not None and first.initial and _is_large(first):
             state = self._state_of(asked)
             first = await self._run(state.shared, first)
-        return chain(_given(first), iter(inbox.poll, None))
+        return first
 
     async def send(
         self,
@@ -173,13 +172,6 @@ class _InMemory(_State):
 
     def shared(self, batch: Batch) -> Batch:
         return batch
-
-
-def _given(first: Any) -> Iterator[Any]:
-    """`first` alone, let go of when it is given; nothing for None."""
-    held = [first] if first is not None else []
-    while held:
-        yield held.pop()
 
 
 async def write(context: Context, message: bytes) -> None:

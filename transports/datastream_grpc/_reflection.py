@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from datastream_grpc._pb.pool import POOL
-from datastream_grpc._servicer import lenient
+from datastream_grpc._requests import lenient
 
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 REFLECTION = ("grpc.reflection.v1.ServerReflection", reflection.SERVICE_NAME)

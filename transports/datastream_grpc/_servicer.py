@@ -3,70 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from time import perf_counter
 from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import DecodeError, Message
-from grpc import aio
 
-from datastream import (
-    Batch,
-    Feature,
-    InvalidValue,
-    ReadOnly,
-    Revision,
-    SourceUnavailable,
-    Store,
-    StoreClosed,
-)
-from datastream._secrets import logger
-from datastream.aio import Inbox, Overflow
-from datastream.selection import escape
-from datastream.source import WRITING
+from datastream import Batch, ReadOnly, Revision, Store
 from datastream_grpc import _convert
 from datastream_grpc._access import Access
+from datastream_grpc._answering import Answering, Handler
 from datastream_grpc._connection import SERVICE
-from datastream_grpc._description import to_description
-from datastream_grpc._details import details_of
+from datastream_grpc._descriptions import Descriptions
 from datastream_grpc._follow import Follow
-from datastream_grpc._limits import Charged, LimitReached, Limits, Meter, check_selected
-from datastream_grpc._opening import Opening, Place
-from datastream_grpc._outgoing import ClientLeft, Context, Outgoing, write
+from datastream_grpc._limits import Limits, Meter, check_selected
+from datastream_grpc._open_streams import OpenStreams
+from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, history_of
 from datastream_grpc._principal import Principal, host_or_name, principal_of
-from datastream_grpc._status import NAME, code_of, to_answer
-from datastream_grpc._telemetry import Metrics, span
+from datastream_grpc._requests import checked, is_small, lenient, selected
+from datastream_grpc._sender import Ready
+from datastream_grpc._subscribing import Subscribing
+from datastream_grpc._telemetry import Metrics
 from datastream_grpc._texts import Texts
 from datastream_grpc._writes import Pushes, Writes
 
-FEW_KEYS, FEW_CHARS = 16, 1000
-"""What a request may have of keys, and characters of each, to be answered on the loop by stores
-that do no I/O."""
-SHUTTING_DOWN = "the server is shutting down"
-NO_MESSAGE = InvalidValue("the request is no message of this method")
-OF_WRITES = WRITING | {Feature.MESSAGES, Feature.TTL}
 LONG_READS = 8
 """Reads of many keys at once; others wait."""
 
-log = logger("datastream.grpc")
-
 T = TypeVar("T")
-Handler = Callable[[Any, Context], Awaitable[Any]]
 
 
 class Servicer:
@@ -78,6 +46,7 @@ class Servicer:
         limits: what else a client may ask for.
         access: who may do what.
         address: it listens on, for metrics.
+        loop: calls the methods.
         read_only: refuse every write.
     """
 
@@ -89,31 +58,34 @@ class Servicer:
         access: Access,
         address: str,
         *,
+        loop: asyncio.AbstractEventLoop,
         read_only: bool,
     ) -> None:
+        self._store = store
         self._access = access
+        self._read_only = read_only
+        self._call, self._run = store.threads.call, store.threads.run
         self._meter = Meter(limits)
         self._texts = Texts(store.name, hides_keys=access.restricts)
-        self._read_only = read_only
-        self._store = store
-        self._message_bytes = message_bytes
-        # What it says of itself as a message, and who waits in a stream that wants to know it.
-        self._descriptions = self._described()
-        self._inboxes: set[Inbox] = set()
-        self._call = store.threads.call
-        self._streams: set[asyncio.Task[Any]] = set()
-        # Streams that carry those of one client; they count no more than what they carry.
-        self._carriers: set[asyncio.Task[Any]] = set()
-        self.watchers: set[tuple[str, int]] = set()
-        """The address of the client of each watch, with what tells two of one client apart."""
-        self._stopping = False
-        # Calls and streams.
-        self._running = 0
         self._writes = Writes(store, access, self._texts)
-        self._run = store.threads.run
-        self._metrics = Metrics(address, store.name.partition(":")[0], self._count_streams)
+        self.streams = OpenStreams(self._meter)
+        self.metrics = Metrics(address, store.name.partition(":")[0], lambda: len(self.streams))
+        self.descriptions = Descriptions(
+            store, message_bytes, limits, self._texts, read_only=read_only
+        )
         is_memory = store.threads.instant
-        self._outgoing = Outgoing(self._run, self._metrics.updated, is_memory=is_memory)
+        self._outgoing = Outgoing(self._run, self.metrics.updated, is_memory=is_memory)
+        self.subscribing = Subscribing(
+            store,
+            access,
+            self._meter,
+            self.metrics,
+            self.streams,
+            self.descriptions,
+            self._outgoing,
+            Ready(loop),
+        )
+        self._answering = Answering(self._texts, self.metrics, self.streams, limits.calls)
         # Of reads that may take long: as many as leave cores and threads to all others.
         self._long_reads = asyncio.Semaphore(LONG_READS)
 
@@ -124,7 +96,7 @@ class Servicer:
             "ListCapabilities": (unary, self.list_capabilities, pb.ListCapabilitiesRequest),
             "Sync": (unary, self.sync, pb.DataRequest),
             "Snapshot": (stream, self.snapshot, pb.DataRequest),
-            "Subscribe": (stream, self.subscribe, pb.DataRequest),
+            "Subscribe": (stream, self.subscribing.subscribe, pb.DataRequest),
             "Follow": (grpc.stream_stream_rpc_method_handler, self.follow, pb.FollowRequest),
             "PushUpdate": (unary, self.push_update, pb.Data),
             "Write": (unary, self.write, pb.WriteRequest),
@@ -138,7 +110,7 @@ class Servicer:
             SERVICE,
             {
                 name: make(
-                    self._answering(name, handler, is_stream=make is not unary),
+                    self._answering.around(name, handler, is_stream=make is not unary),
                     request_deserializer=lenient(request.FromString),
                     # Batches are serialised once, for all streams.
                     response_serializer=_serialise if make is unary else None,
@@ -166,7 +138,7 @@ class Servicer:
             scope = self._access.scope(principal, *selected(request))
             return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
-        if _is_small(request):
+        if is_small(request):
             return await self._call(state, self._store)
         return await self._read(state, request.at)
 
@@ -183,12 +155,17 @@ class Servicer:
         if request.bare:
             # Keys that follow each other and revisions of one backend are much alike.
             context.set_compression(grpc.Compression.Gzip)
-        with self._stream(principal):
-            if _is_small(request):
+        with self.streams.opened(principal):
+            if is_small(request):
                 batch = await self._call(state, self._store)
             else:
                 batch = await self._read(state, request.at)
             await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
+
+    async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
+        send = partial(self.subscribing.watch, principal=principal_of(context))
+        with self.streams.carrying():
+            await Follow(send, context, self._texts).take(requests)
 
     async def _read(self, use: Callable[[Store], T], at: str = "") -> T:
         """What `use` finds in the store, or in the store as it was: a read that may take long."""
@@ -223,12 +200,10 @@ class Servicer:
         who = host_or_name(principal)
         instant = self._store.threads.instant
         pushes = Pushes(self._writes, principal, context, instant=instant)
-        with self._stream(principal):
+        with self.streams.opened(principal):
             try:
                 async for request in requests:
-                    if isinstance(request, DecodeError):
-                        raise NO_MESSAGE
-                    if pause := self._meter.push(who, len(request.writes)):
+                    if pause := self._meter.push(who, len(checked(request).writes)):
                         await asyncio.sleep(pause)
                     await pushes.take(request.writes)
                 await pushes.end()
@@ -237,7 +212,7 @@ class Servicer:
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
         may_write = self._access.may_write(self._access.principal(context))
-        describe = partial(self._describe, may_write=may_write)
+        describe = partial(self.descriptions.of, may_write=may_write)
         if request.at:
             return await self._read(describe, request.at)
         return describe(self._store)
@@ -275,271 +250,18 @@ class Servicer:
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
-        with self._stream(principal_of(context)), closing(Pieces(start)) as pieces:
+        with self.streams.opened(principal_of(context)), closing(Pieces(start)) as pieces:
             while piece := await self._run(pieces.take):
                 for message in await self._run(list, messages(piece)):
                     await write(context, message)
-
-    @contextmanager
-    def _stream(self, principal: Principal) -> Iterator[Charged]:
-        """Around a stream, which counts for its principal and ends with the server."""
-        with (
-            _listed(self._streams, asyncio.current_task()),
-            self._meter.stream(host_or_name(principal), principal.peer) as charge,
-        ):
-            yield charge
-
-    def tell(self) -> None:
-        """Tell all streams how the store stands now."""
-        self._descriptions = self._described()
-        for inbox in self._inboxes:
-            inbox.wake()
-
-    def _describe(self, store: Store, *, may_write: bool) -> pb.DescribeResponse:
-        may_write = may_write and not self._read_only
-        features = store.features if may_write else store.features - OF_WRITES
-        limits = self._meter.limits
-        return to_description(
-            store.status.current, features, self._message_bytes, limits, self._texts.public
-        )
 
     def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnly("this server can only be read; nothing was written")
 
-    def _described(self) -> Mapping[bool, bytes]:
-        """What it says of itself in streams, to those who may write and to those who may not."""
-        store = self._store
-        return {
-            may_write: pb.DataResponse(
-                description=self._describe(store, may_write=may_write)
-            ).SerializeToString()
-            for may_write in (True, False)
-        }
-
-    async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
-        await self._watch(request, context, principal=principal_of(context))
-
-    async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
-        send = partial(self._watch, principal=principal_of(context))
-        with _listed(self._carriers, asyncio.current_task()):
-            await Follow(send, context, self._texts).take(requests)
-
-    async def _watch(
-        self, request: pb.DataRequest, context: Context, *, principal: Principal
-    ) -> None:
-        """Send one watch until it ends."""
-        if self._stopping:
-            # Its client is told to go elsewhere, instead of being held until the grace is over.
-            raise SourceUnavailable(SHUTTING_DOWN)
-        check_selected(request, self._meter.limits)
-        watcher = (context.peer(), id(context))
-        with _listed(self.watchers, watcher), self._stream(principal) as charge:
-            place = Place(request)
-            while not await self._watched(request, principal, place, charge, context):
-                # What it may read has changed, or it was too far behind: it goes on from there.
-                pass
-
-    async def _watched(
-        self,
-        request: pb.DataRequest,
-        principal: Principal,
-        place: Place,
-        charge: Charged,
-        context: Context,
-    ) -> bool:
-        """Send one watch; False if the stream goes on with another."""
-
-        def begin() -> Opening:
-            scope = self._access.scope(principal, *selected(request))
-            return Opening(self._store, scope, place, request, charge)
-
-        opening = await (self._call if _is_small(request) else self._run)(begin)
-        try:
-            async with opening.watch:
-                if await self._serve(opening, request, context):
-                    return True
-        except Overflow:
-            self._metrics.behind += 1
-            log.info("Subscribe %s: too far behind, goes on from its cursor", principal.peer)
-            return False
-        if not opening.scope.is_current:
-            place.start_over()
-            return False
-        # Only the end of the store ends its watches.
-        raise StoreClosed("the server's store was closed")
-
-    async def _serve(self, opening: Opening, request: pb.DataRequest, context: Context) -> bool:
-        """Send what is watched; True once all that was asked for is sent."""
-        watch, scope = opening.watch, opening.scope
-        told = self._descriptions[scope.may_write] if request.describe else b""
-        if told:
-            # Before there is a batch, which a backend that is away keeps waiting for.
-            await write(context, told)
-        asked = frozenset(request.keys), frozenset(request.match)
-        outgoing, deletes, metrics = self._outgoing, request.deletes, self._metrics
-        # Not `async for`: its steps are coroutines, one more for each stream and batch.
-        polled = await outgoing.joined(watch, asked)
-        inbox = await watch.inbox()
-        with (
-            _listed(self._inboxes, inbox if request.describe else None),
-            self._access.following(scope, inbox.wake),
-        ):
-            while scope.is_current and (found := next(polled, None)) is not None:
-                if told and told is not self._descriptions[scope.may_write]:
-                    told = self._descriptions[scope.may_write]
-                    await write(context, told)
-                if not isinstance(found, Batch):
-                    await found
-                    continue
-                found = opening.first(found) if found.initial else self._access.shown(scope, found)
-                opening.place.sent(found)
-                if not (found.initial or found.entries):
-                    continue
-                if not found.initial and isinstance(
-                    messages := outgoing.ready(found, deletes), list
-                ):
-                    # The usual case, for which a coroutine more would take a tenth of the time.
-                    try:
-                        for message in messages:
-                            await context.write(message)
-                            metrics.deliveries += 1
-                    except Exception as error:
-                        raise ClientLeft from error
-                    continue
-                sending = outgoing.send(
-                    found, asked, context, deletes=deletes, columns=request.columns
-                )
-                # What is sent is held by who sends it, for no longer than that takes.
-                found = None
-                await sending
-                if request.once:
-                    return True
-        return False
-
-    async def stop_streams(self) -> None:
-        """End every stream with UNAVAILABLE, so that its client comes back to another server."""
-        self._stopping = True
-        streams = [*self._streams, *self._carriers]
-        for stream in streams:
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
-
-    async def _abort(self, name: str, error: Exception, request: Any, context: Context) -> None:
-        known, text = to_answer(error)
-        if not known:
-            log.error("%s failed", name, exc_info=error)
-        public = self._texts.of(error, text, partial(_bytes_of, request))
-        if public != text:
-            log.info("%s %s: %s", name, context.peer(), text)
-        code = code_of(error)
-        named = ((NAME, known),) if known else ()
-        await context.abort(code, public, (*named, *details_of(code, known, public)))
-
-    def _count_streams(self) -> int:
-        return len(self._streams)
-
-    def _answering(self, name: str, handler: Handler, *, is_stream: bool) -> Handler:
-        """`handler` with its errors turned into statuses and every call logged."""
-
-        async def answer(request: Any, context: Context) -> Any:
-            start = perf_counter()
-            # Not known any more after a deadline.
-            peer = context.peer() if log.isEnabledFor(logging.INFO) else ""
-            outcome = "OK"
-            self._running += 1
-            try:
-                if self._running > self._meter.limits.calls:
-                    raise LimitReached(f"{self._running - 1} calls run already; try again later")
-                if isinstance(request, DecodeError):
-                    raise NO_MESSAGE from request
-                if is_stream:
-                    return await handler(request, context)
-                with span(name, context.invocation_metadata()):
-                    return await handler(request, context)
-            except asyncio.CancelledError:
-                outcome = "CANCELLED" if has_time(context) else "DEADLINE_EXCEEDED"
-                if self._stopping:
-                    outcome = "UNAVAILABLE"
-                    code = grpc.StatusCode.UNAVAILABLE
-                    await context.abort(code, SHUTTING_DOWN, details_of(code, "", SHUTTING_DOWN))
-                raise
-            except ClientLeft as left:
-                outcome = "CANCELLED"
-                log.debug("%s: the client left: %s", name, left.__cause__)
-            except aio.AbortError:
-                raise
-            except Exception as error:  # noqa: BLE001
-                outcome = code_of(error).name
-                await self._abort(name, error, request, context)
-            finally:
-                self._running -= 1
-                seconds = perf_counter() - start
-                self._metrics.called(name, outcome, seconds)
-                _log_call(name, peer, seconds, outcome)
-
-        return answer
-
-
-def _log_call(name: str, peer: str, seconds: float, outcome: str) -> None:
-    if peer:
-        log.info("%s %s %.1f ms %s", name, peer, seconds * 1000, outcome)
-
-
-def selected(request: pb.DataRequest | pb.ReplayRequest) -> tuple[Sequence[str], Sequence[str]]:
-    """Keys and patterns as a store takes them; on the wire a "*" in a key is only a character."""
-    if not any("*" in key for key in request.keys):
-        return request.keys, tuple(request.match)
-    odd = [key for key in request.keys if "*" in key]
-    match = [f"{escape(key)}**" if key.endswith("/") else escape(key) for key in odd]
-    return [key for key in request.keys if "*" not in key], [*request.match, *match]
-
-
-def _is_small(request: pb.DataRequest) -> bool:
-    """Whether it selects a few keys, as of now: an answer takes no time worth a thread."""
-    keys = request.keys
-    is_few = 0 < len(keys) <= FEW_KEYS and not (request.match or request.revisions or request.at)
-    return is_few and not any(key.endswith("/") or len(key) > FEW_CHARS for key in keys)
-
-
-def lenient(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """`parse`, with what it raises as its result: gRPC's server would log a traceback."""
-
-    def deserialise(raw: bytes) -> Any:
-        try:
-            return parse(raw)
-        except DecodeError as error:
-            return error
-
-    return deserialise
-
-
-def _bytes_of(request: Any) -> bytes:
-    """What a client has sent, as far as it is one message."""
-    return request.SerializeToString() if isinstance(request, Message) else b""
-
-
-def has_time(context: Context) -> bool:
-    """Whether the deadline of a call is not over, if it has one."""
-    left = context.time_remaining()
-    return left is None or left > 0
-
 
 def _serialise(message: Any) -> bytes:
     return message if isinstance(message, bytes) else message.SerializeToString()
-
-
-@contextmanager
-def _listed(items: set[T], item: T | None) -> Iterator[None]:
-    """Keep `item` in a set while in the block, if there is one."""
-    if item is None:
-        yield
-        return
-    items.add(item)
-    try:
-        yield
-    finally:
-        items.discard(item)
 
 
 _EMPTY = Empty()

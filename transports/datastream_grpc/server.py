@@ -69,7 +69,7 @@ class Server(AbstractContextManager["Server"]):
         # Held until stopped. Not an Event: Ctrl-C within its `wait` can leave it locked for `set`.
         self._running = threading.Lock()
         self._running.acquire()
-        self._inner = _Inner(store, address, settings, access)
+        self._inner = _Inner(store, address, settings, access, self._loop)
         try:
             port = _loop.run(self._loop, self._inner.start())
         except BaseException:
@@ -206,7 +206,14 @@ def serve(
 class _Inner:
     """What lives on the loop."""
 
-    def __init__(self, store: Store, address: str, settings: Settings, access: Access) -> None:
+    def __init__(
+        self,
+        store: Store,
+        address: str,
+        settings: Settings,
+        access: Access,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.store = store
         self._address = address
         self._settings = settings
@@ -217,6 +224,7 @@ class _Inner:
             settings.limits,
             self._access,
             address,
+            loop=loop,
             read_only=settings.read_only,
         )
         self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
@@ -227,7 +235,7 @@ class _Inner:
         self._looking: asyncio.Task[None] | None = None
 
     def clients(self) -> tuple[str, ...]:
-        return tuple(sorted({peer for peer, _ in self._servicer.watchers.copy()}))
+        return tuple(sorted({peer for peer, _ in self._servicer.subscribing.watchers.copy()}))
 
     async def start(self) -> int:
         tls, tokens = self._settings.tls, self._settings.tokens
@@ -264,7 +272,7 @@ class _Inner:
         if self._looking is not None:
             self._looking.cancel()
         await self._health.enter_graceful_shutdown()
-        await self._servicer.stop_streams()
+        await self._servicer.streams.stop()
         if self._server is not None:
             await self._server.stop(grace)
 
@@ -280,7 +288,7 @@ class _Inner:
 
     async def _set_health(self, status: Status) -> None:
         self._state = status.state
-        self._servicer.tell()
+        self._servicer.descriptions.tell()
         states = health_pb2.HealthCheckResponse
         serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
         for name in ("", SERVICE):

@@ -1,0 +1,177 @@
+"""Sends watches: each for one client, made anew where that falls behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, field
+
+from datastream import Batch, SourceUnavailable, Store, StoreClosed
+from datastream._secrets import logger
+from datastream.aio import Inbox, Overflow
+from datastream_grpc._access import Access
+from datastream_grpc._answering import SHUTTING_DOWN
+from datastream_grpc._descriptions import Descriptions
+from datastream_grpc._limits import Charged, Meter, check_selected
+from datastream_grpc._open_streams import OpenStreams, listed
+from datastream_grpc._opening import Opening, Place
+from datastream_grpc._outgoing import Context, Outgoing, write
+from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._principal import Principal, principal_of
+from datastream_grpc._requests import is_small, selected
+from datastream_grpc._scope import Scope
+from datastream_grpc._sender import Ready, Sender
+from datastream_grpc._telemetry import Metrics
+
+log = logger("datastream.grpc")
+
+
+@dataclass(frozen=True, eq=False)
+class Subscribing:
+    """Answers Subscribe and sends the watches of Follow, with what all of them share."""
+
+    store: Store
+    access: Access
+    meter: Meter
+    metrics: Metrics
+    streams: OpenStreams
+    descriptions: Descriptions
+    outgoing: Outgoing
+    ready: Ready
+    watchers: set[tuple[str, int]] = field(default_factory=set)
+    """The address of the client of each watch, with what tells two of one client apart."""
+
+    async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
+        """Answer one call."""
+        await self.watch(request, context, principal=principal_of(context))
+
+    async def watch(
+        self, request: pb.DataRequest, context: Context, *, principal: Principal
+    ) -> None:
+        """Send one watch until it ends."""
+        if self.streams.stopping:
+            # Its client is told to go elsewhere, instead of being held until the grace is over.
+            raise SourceUnavailable(SHUTTING_DOWN)
+        check_selected(request, self.meter.limits)
+        watcher = (context.peer(), id(context))
+        with listed(self.watchers, watcher), self.streams.opened(principal) as charge:
+            stream = Stream(self, request, principal, charge, context)
+            while not await stream.watched():
+                # What it may read has changed, or it was too far behind: it goes on from there.
+                pass
+
+
+class Stream:
+    """One call of Subscribe, or one watch of Follow.
+
+    Args:
+        shared: with the others.
+        request: what is asked for.
+        principal: who asks.
+        charge: counts what waits for the client.
+        context: of the call.
+    """
+
+    def __init__(
+        self,
+        shared: Subscribing,
+        request: pb.DataRequest,
+        principal: Principal,
+        charge: Charged,
+        context: Context,
+    ) -> None:
+        self._shared = shared
+        self._request = request
+        self._principal = principal
+        self._charge = charge
+        self._context = context
+        self._place = Place(request)
+        self._asked = frozenset(request.keys), frozenset(request.match)
+        # The description that the client was sent; b"" if it did not ask for any.
+        self._told = b""
+
+    async def watched(self) -> bool:
+        """Send one watch; False if the stream goes on with another."""
+        shared, place = self._shared, self._place
+        threads = shared.store.threads
+        opening = await (threads.call if is_small(self._request) else threads.run)(self._opening)
+        try:
+            async with opening.watch:
+                if await self._send(opening):
+                    return True
+        except Overflow:
+            shared.metrics.behind += 1
+            log.info("Subscribe %s: too far behind, goes on from its cursor", self._principal.peer)
+            return False
+        if not opening.scope.is_current:
+            place.start_over()
+            return False
+        # Only the end of the store ends its watches.
+        raise StoreClosed("the server's store was closed")
+
+    def _opening(self) -> Opening:
+        request = self._request
+        scope = self._shared.access.scope(self._principal, *selected(request))
+        return Opening(self._shared.store, scope, self._place, request, self._charge)
+
+    async def _send(self, opening: Opening) -> bool:
+        """Send what is watched; True once all that was asked for is sent."""
+        shared, scope, request = self._shared, opening.scope, self._request
+        # Before there is a batch, which a backend that is away keeps waiting for.
+        await self._describe(scope)
+        found = await shared.outgoing.first(opening.watch, self._asked)
+        inbox = await opening.watch.inbox()
+        sender = self._sender(opening, inbox)
+        with (
+            shared.descriptions.following(sender.interrupt if request.describe else None),
+            shared.access.following(scope, sender.interrupt),
+        ):
+            while scope.is_current and not sender.is_over:
+                await self._describe(scope)
+                if found is not None:
+                    sending = self._sending(opening, found)
+                    # What is sent is held by who sends it, for no longer than that takes.
+                    found = None
+                    if sending is not None:
+                        await sending
+                        if request.once:
+                            return True
+                found = await sender.run()
+        return False
+
+    async def _describe(self, scope: Scope) -> None:
+        """Send the description, if it was asked for and has changed."""
+        description = self._shared.descriptions.messages[scope.may_write]
+        if self._request.describe and self._told is not description:
+            self._told = description
+            await write(self._context, description)
+
+    def _sending(self, opening: Opening, batch: Batch) -> Awaitable[None] | None:
+        """Sends a batch that takes longer; None if nothing of it is for this client."""
+        shared = self._shared
+        is_state, scope = batch.initial, opening.scope
+        batch = opening.first(batch) if is_state else shared.access.shown(scope, batch)
+        self._place.sent(batch)
+        if not (batch.initial or batch.entries):
+            return None
+        request = self._request
+        return shared.outgoing.send(
+            batch, self._asked, self._context, deletes=request.deletes, columns=request.columns
+        )
+
+    def _sender(self, opening: Opening, inbox: Inbox) -> Sender:
+        shared, scope, place = self._shared, opening.scope, self._place
+        access, outgoing, deletes = shared.access, shared.outgoing, self._request.deletes
+
+        def messages_of(batch: Batch) -> Sequence[bytes] | None:
+            if batch.initial:
+                return None
+            if scope.mark:
+                batch = access.shown(scope, batch)
+            messages = outgoing.ready(batch, deletes) if batch.entries else ()
+            if isinstance(messages, asyncio.Task):
+                return None
+            place.sent(batch)
+            return messages
+
+        return Sender(inbox, self._context, messages_of, shared.metrics, shared.ready)
