@@ -41,11 +41,10 @@ class BoundedBuffer(ConflatingBuffer):
         self._charge = charge
         self._is_charged = False
 
-    def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
+    def _put_behind(self, batch: Batch, before: Before) -> Exception | None:
         # Who keeps up has nothing waiting, and is not counted.
-        is_behind = self._queue or self._newest is not None
-        super().put(batch, before)
-        if not is_behind or batch.initial:
+        super()._put_behind(batch, before)
+        if batch.initial:
             return None
         self._is_charged = True
         if self._charge.take(_cost(batch.entries)):
@@ -55,17 +54,11 @@ class BoundedBuffer(ConflatingBuffer):
             return None
         return Overflow("the subscriber is too far behind")
 
-    def take(self) -> Batch | None:
-        batch = super().take()
-        if self._is_charged and not self:
+    def _caught_up(self) -> None:
+        super()._caught_up()
+        if self._is_charged:
             self._is_charged = False
             self._charge.set(0)
-        return batch
-
-    def clear(self) -> None:
-        super().clear()
-        self._is_charged = False
-        self._charge.set(0)
 
     def _cost(self) -> int:
         queued = sum(_cost(batch.entries) for batch, _ in self._queue or () if not batch.initial)

@@ -53,22 +53,32 @@ class ConflatingBuffer:
         Args:
             before: the revision of each of its keys before it, None for a missing one.
         """
-        queue = self._queue
-        if self._newest is None and (not queue or self._fits(batch)):
-            # What comes first is not counted: to conflate it alone would save nothing.
-            if queue is None:
-                queue = self._queue = deque()
-            queue.append((batch, before))
-            return None
-        self._conflate(batch, before)
+        if self._queue or self._newest is not None:
+            return self._put_behind(batch, before)
+        # What comes first is not counted: to conflate it alone would save nothing.
+        self._append(batch, before)
         return None
+
+    def _put_behind(self, batch: Batch, before: Before) -> Exception | None:
+        """Keep a batch while others wait."""
+        if self._newest is None and self._fits(batch):
+            self._append(batch, before)
+        else:
+            self._conflate(batch, before)
+        return None
+
+    def _append(self, batch: Batch, before: Before) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append((batch, before))
 
     def take(self) -> Batch | None:
         """The oldest batch not yet taken, None if there is none."""
         if self._queue:
             batch, _ = self._queue.popleft()
             if not self._queue:
-                self._entries = self._bytes = 0
+                if self._entries and self._newest is None:
+                    self._caught_up()
                 if batch.initial:
                     # Most subscribers then wait for long, and an empty deque takes 760 bytes.
                     self._queue = None
@@ -82,11 +92,15 @@ class ConflatingBuffer:
         created = frozenset(new) if None in had.values() else NOTHING
         # A subscriber that has caught up gets every batch again.
         self._newest = self._before = None
-        self._entries = self._bytes = 0
+        self._caught_up()
         return Batch(news, cursor, created=created) if news else None
 
     def clear(self) -> None:
         self._queue = self._newest = self._before = None
+        self._caught_up()
+
+    def _caught_up(self) -> None:
+        """Nothing waits any more."""
         self._entries = self._bytes = 0
 
     def _fits(self, batch: Batch) -> bool:
