@@ -381,6 +381,8 @@ class SqliteSource(Source):
         now = monotonic()
         file, stat = attached.file, None
         is_time = now >= self._look_at_file
+        if attached.is_wal and file.log.is_still() and not is_time:
+            return False
         # A rollback journal is why a replaced file must not be read: see `File.abandon`.
         if is_time or not attached.is_wal:
             stat = file_stat(self._path)
@@ -394,6 +396,7 @@ class SqliteSource(Source):
             # Replaced just now, by a call that found another file.
             return True
         if version is None:
+            file.log.doubt()
             self._stamp.explain(None)
             return False
         if self._seen[1] == version and self._seen[0] is attached:
