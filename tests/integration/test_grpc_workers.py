@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import datastream_grpc
 import psutil
 import pytest
+from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
 from datastream import DatastreamError, SourceUnavailable
@@ -45,6 +47,30 @@ def test_workers_share_a_port_and_one_that_dies_is_started_again(stack, url, cap
     server.stop()
     assert server.wait(0)
     assert server.pids == []
+
+
+@pytest.mark.chaos
+def test_a_write_that_comes_again_to_another_worker_is_done_once(stack, url):
+    server = stack.enter_context(datastream_grpc.serve(url, "127.0.0.1:0", workers=2))
+    first = pb.WriteRequest(id="mine")
+    first.writes.add(data=pb.Data(key="k", value=b"1", value_type="int"))
+    clients = [opened(stack, server) for _ in range(8)]
+    writes = [client._source.stubs.write for client in clients]
+    stored = writes[0](first)
+    assert {write(first).entries[0].revision for write in writes} == {stored.entries[0].revision}
+    clients[0]["k"] = 2
+    for pid in server.pids:
+        os.kill(pid, signal.SIGKILL)
+    for client in clients:
+        eventually(lambda client=client: reads(client, "k") == 2, "another worker")
+        client._source.stubs.write(first, wait_for_ready=True)
+        assert client["k"] == 2
+
+
+def reads(client, key):
+    with suppress(SourceUnavailable):
+        return client[key]
+    return None
 
 
 @pytest.mark.parametrize(

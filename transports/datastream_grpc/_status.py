@@ -10,6 +10,7 @@ import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
 from datastream_grpc._limits import Forbidden, LimitReached
+from datastream_grpc._shared_ids import Unsure
 
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
@@ -58,7 +59,11 @@ def code_of(error: Exception) -> grpc.StatusCode:
 
 def _public_kind(error: Exception) -> type[Exception]:
     """What clients know of the kinds of an error: some are only the server's."""
-    return type(error).__mro__[1] if isinstance(error, Forbidden | LimitReached) else type(error)
+    return (
+        type(error).__mro__[1]
+        if isinstance(error, Forbidden | LimitReached | Unsure)
+        else type(error)
+    )
 
 
 def name_of(error: Any) -> str:

@@ -33,6 +33,8 @@ class Job(NamedTuple):
     address: str
     options: Mapping[str, Any]
     """Of `serve`."""
+    ids: int
+    """The descriptor of the file of `SharedIds`."""
 
     def pickled(self) -> bytes:
         """As it is sent.
@@ -55,14 +57,16 @@ class Worker:
 
     Args:
         job: what it does, pickled.
+        ids: the descriptor that the job names.
     """
 
-    def __init__(self, job: bytes) -> None:
+    def __init__(self, job: bytes, ids: int) -> None:
         self._began = monotonic()
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=(ids,),
             # Ctrl-C is for the parent, which stops the workers.
             start_new_session=True,
         )
@@ -128,6 +132,7 @@ class Worker:
 
 def main() -> None:
     """Serve until stdin ends."""
+    from datastream_grpc import _shared_ids
     from datastream_grpc.server import serve
 
     answers = os.fdopen(os.dup(1), "wb")
@@ -135,6 +140,7 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     job = pickle.loads(_read(sys.stdin.buffer))  # noqa: S301
+    _shared_ids.of_process = _shared_ids.SharedIds(job.ids)
     try:
         store = open_store(job.url)
         server = serve(store, job.address, reuse_port=True, **job.options)

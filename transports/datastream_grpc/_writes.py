@@ -8,11 +8,12 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from datastream import DatastreamError, Store
-from datastream_grpc import _convert
+from datastream_grpc import _convert, _shared_ids
 from datastream_grpc._access import Access
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import Principal
+from datastream_grpc._shared_ids import Known, answer_again
 from datastream_grpc._status import to_answer
 from datastream_grpc._texts import Texts
 
@@ -39,6 +40,7 @@ class Writes:
         self.texts = texts
         self._store = store
         self._access = access
+        self._ids = _shared_ids.of_process
         self._answers: OrderedDict[str, bytes] = OrderedDict()
         self._bytes = 0
         # Those being done, by the id under which they may come again meanwhile.
@@ -59,12 +61,27 @@ class Writes:
             return self._keep(name, write_all(self._store, request, name))
         running = self._running.get(name) if name else None
         if running is None:
-            running = asyncio.ensure_future(threads.run(write_all, self._store, request, name))
+            running = asyncio.ensure_future(self._write(request, name))
             if name:
                 self._running[name] = running
                 running.add_done_callback(lambda done: self._done(name, done))
         # It goes on though its client may leave, and who asks again gets the same answer.
         return await asyncio.shield(running)
+
+    async def _write(self, request: pb.WriteRequest, name: str) -> bytes:
+        run, ids = self._store.threads.run, self._ids
+        if ids is None or not name:
+            return await run(write_all, self._store, request, name)
+        known = ids.begin(name)
+        if known is not Known.NOTHING:
+            return await run(answer_again, self._store, request, known)
+        try:
+            answer = await run(write_all, self._store, request, name)
+        except Exception:
+            ids.failed(name)
+            raise
+        ids.done(name)
+        return answer
 
     def _done(self, key: str, done: asyncio.Future[bytes]) -> None:
         self._running.pop(key, None)

@@ -12,6 +12,7 @@ from typing import Any
 
 from datastream import DatastreamError
 from datastream.url import parse
+from datastream_grpc._shared_ids import IdsFile
 from datastream_grpc._worker import START, Job, Worker
 from datastream_grpc.server import Server
 
@@ -37,12 +38,14 @@ class Workers(Server):
         port = self._reserved.getsockname()[1]
         self.address = f"{address.rpartition(':')[0]}:{port}"
         """Where they listen, ``host:port`` with the real port where 0 was asked for."""
+        self._ids = ids = IdsFile()
         try:
-            job = Job(url, self.address, options).pickled()
-            self._crew = _Crew(job, number, self._shown)
-            self._unless_stopped = weakref.finalize(self, _abandon, self._crew, self._reserved)
+            job = Job(url, self.address, options, ids.number).pickled()
+            self._crew = _Crew(job, ids, number, self._shown)
+            self._unless_stopped = weakref.finalize(self, _abandon, self._crew, self._reserved, ids)
             self._crew.start()
         except BaseException:
+            ids.close()
             self._reserved.close()
             raise
 
@@ -56,6 +59,7 @@ class Workers(Server):
         if self._unless_stopped.detach() is not None:
             self._crew.stop(grace)
             self._reserved.close()
+            self._ids.close()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until they were stopped; False if `timeout` seconds were not enough."""
@@ -70,18 +74,20 @@ class _Crew:
 
     Args:
         job: of each, pickled.
+        ids: of their writes.
         number: of processes.
         what: they serve, for the log.
     """
 
-    def __init__(self, job: bytes, number: int, what: str) -> None:
+    def __init__(self, job: bytes, ids: IdsFile, number: int, what: str) -> None:
         self._job = job
+        self._ids = ids
         self._what = what
         self.stopped = threading.Event()
         self._stopping = threading.Event()
         # One that is started while all are to end must not be missed.
         self._lock = threading.Lock()
-        self._workers = [Worker(job) for _ in range(number)]
+        self._workers = [Worker(job, ids.number) for _ in range(number)]
         self._threads = [
             threading.Thread(
                 target=self._keep, args=(index,), name="datastream-grpc-worker", daemon=True
@@ -147,7 +153,7 @@ class _Crew:
         with self._lock:
             if self._stopping.is_set():
                 return False
-            worker = self._workers[index] = Worker(self._job)
+            worker = self._workers[index] = Worker(self._job, self._ids.number)
         try:
             worker.await_start()
         except (DatastreamError, OSError, ImportError) as error:
@@ -155,10 +161,11 @@ class _Crew:
         return True
 
 
-def _abandon(crew: _Crew, reserved: socket.socket) -> None:
+def _abandon(crew: _Crew, reserved: socket.socket, ids: IdsFile) -> None:
     """`stop` for a garbage collector: waits for nothing."""
     crew.ask_to_end(0.0)
     reserved.close()
+    ids.close()
 
 
 def _check(url: str, address: str, number: int) -> str:
