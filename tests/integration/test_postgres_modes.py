@@ -81,6 +81,42 @@ def test_triggers_that_are_removed_stay_removed(postgres, db):
         assert not installed(db)
 
 
+@pytest.mark.parametrize("dropped", ["TABLE {}_state", "FUNCTION {}_note"])
+def test_what_is_left_of_a_log_is_replaced(postgres, db, dropped):
+    datastream.open(postgres, history=True).close()
+    (name,) = db.execute(
+        "SELECT relname FROM pg_class WHERE relname ~ '^_datastream_data_[0-9a-f]+$' "
+        "AND relnamespace = current_schema::regnamespace"
+    ).fetchone()
+    db.execute(f"DROP TABLE data; {TABLE}; DROP {dropped.format(name)}")
+    with datastream.open(postgres, mode="notify") as store:
+        follower = Follower(store)
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        follower.wait_state({"a": b"1"})
+    cli("uninstall", postgres)
+    assert not installed(db)
+
+
+def test_a_database_that_lets_nobody_make_triggers(postgres, db):
+    schema = db.execute("SELECT current_schema").fetchone()[0]
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'ask the administrator'; END $$"
+    )
+    db.execute(
+        f"CREATE EVENT TRIGGER {schema} ON ddl_command_end WHEN TAG IN ('CREATE TRIGGER') "
+        "EXECUTE FUNCTION refuse()"
+    )
+    try:
+        with datastream.open(postgres, interval=0.05) as store:
+            statuses, follower = Statuses(store), Follower(store)
+            assert "ask the administrator" in statuses.wait(State.READY).degraded
+            store["a"] = "1"
+            follower.wait_state({"a": b"1"})
+    finally:
+        db.execute(f"DROP EVENT TRIGGER {schema}")
+
+
 @pytest.mark.parametrize("how", ["DISABLE TRIGGER ALL", "DISABLE TRIGGER USER"])
 def test_triggers_that_are_switched_off(postgres, db, how):
     with datastream.open(postgres, interval=0.05) as store:

@@ -128,7 +128,7 @@ def traces(connection: Connection, layout: Layout) -> list[Trace]:
     """Of all that is installed for this table, for any columns, or was for one of its name."""
     rows = connection.execute(
         _TRACES.encode(),
-        (layout.oid, layout.schema, f"{layout.mark}_state", _remark(layout)),
+        (layout.oid, layout.schema, layout.mark, _remark(layout)),
     ).fetchall()
     return [Trace(*row) for row in rows]  # type: ignore[arg-type]
 
@@ -139,11 +139,16 @@ WITH found AS (
   FROM pg_trigger JOIN pg_proc p ON p.oid = tgfoid
   WHERE tgrelid = $1::oid AND pg_catalog.starts_with(proname, '_datastream_')
   UNION
-  SELECT relnamespace, pg_catalog.regexp_replace(relname, '_state$', '')
-  FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-  WHERE relname ~ '^_datastream_.*_state$' AND (
-    (nspname = $2::text AND relname = $3::text)
-    OR pg_catalog.obj_description(c.oid, 'pg_class') = $4::text
+  SELECT relnamespace, pg_catalog.regexp_replace(relname, '_state$', '') FROM pg_class c
+  WHERE relname ~ '^_datastream_.*_state$'
+    AND pg_catalog.obj_description(c.oid, 'pg_class') = $4::text
+  UNION
+  -- Part of it may have been dropped, or not restored.
+  SELECT oid, $3::text FROM pg_namespace n WHERE nspname = $2::text AND (
+    EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid
+      AND relname IN ($3::text, $3::text || '_state', $3::text || '_history'))
+    OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid
+      AND proname IN ($3::text || '_note', $3::text || '_prune'))
   )
 )
 SELECT nspname::text, mark, array(
