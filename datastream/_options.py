@@ -12,13 +12,14 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from datastream.errors import DatastreamError, shown
 
 T = TypeVar("T")
+Init = TypeVar("Init", bound=Callable[..., None])
 
 
 class Limits(NamedTuple):
@@ -83,6 +84,30 @@ def typed_options(
             else:
                 raise unknown_option(place, name, own)
     return result
+
+
+def checks_options(init: Init) -> Init:
+    """Decorator of a source's constructor: types its arguments as `configured` types options.
+
+    So those who call it themselves get what a URL gives, or the same errors.
+    """
+    parameters = list(inspect.signature(init).parameters.values())[1:]
+    places = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+    @wraps(init)
+    def typing_init(self: object, *args: Any, **options: Any) -> None:
+        whose, hints = type(self).__name__, _hints(init)
+
+        def read(name: str, value: Any) -> Any:
+            return typed(Given(name, value, whose, in_url=False), hints.get(name, Any))
+
+        first = [read(name, value) for name, value in zip(places, args, strict=False)]
+        named = {name: read(name, options.pop(name)) for name in names if name in options}
+        others = typed_options(init, whose, {}, options)
+        init(self, *first, *args[len(first) :], **named, **others)
+
+    return typing.cast(Init, typing_init)
 
 
 def unknown_option(
@@ -268,7 +293,9 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     """The annotation of each option."""
     while isinstance(factory, partial):
         factory = factory.func
-    function: Any = vars(factory)["__init__"] if isinstance(factory, type) else factory
+    function: Any = inspect.unwrap(
+        inspect.getattr_static(factory, "__init__") if isinstance(factory, type) else factory
+    )
     return {
         name: _resolved(annotation, getattr(function, "__globals__", {}))
         for name, annotation in inspect.get_annotations(function).items()

@@ -21,7 +21,7 @@ from datastream.sources._common.file_types import type_of
 from datastream.sources._common.listing import fingerprint
 from datastream.sources._common.versions import Versions
 from datastream.sources._common.wake import WakeEvent
-from datastream.url import Location, configured
+from datastream.url import Location, checks_options, configured
 
 SEGMENT = "__"
 """What stands for the slash between two segments of a key."""
@@ -46,6 +46,7 @@ class EnvSource(Source):
 
     instant = True
 
+    @checks_options
     def __init__(
         self,
         prefix: str = "",

@@ -14,7 +14,7 @@ import grpc
 from datastream import Capability, DatastreamError, Entry, Revision
 from datastream.selection import Selection, Selects
 from datastream.source import Health, Reading, Source, Write, Written
-from datastream.url import Count, Location, Seconds, configured
+from datastream.url import Count, Location, Seconds, checks_options, configured
 from datastream_grpc import _convert
 from datastream_grpc._async_calls import AsyncCalls
 from datastream_grpc._calls import Calls
@@ -66,6 +66,7 @@ class GrpcSource(Source):
 
     eventually_consistent = True
 
+    @checks_options
     def __init__(
         self,
         target: str,

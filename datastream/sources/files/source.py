@@ -32,7 +32,7 @@ from datastream.sources.files.tree import Moment, Place, Tree
 from datastream.sources.files.walk import Walk
 from datastream.sources.files.watcher import Watcher
 from datastream.sources.files.write import find_targets, put_in_place, put_streamed
-from datastream.url import Location, Seconds, configured
+from datastream.url import Location, Seconds, checks_options, configured
 
 
 class FilesSource(ListedSource):
@@ -56,6 +56,7 @@ class FilesSource(ListedSource):
     recursive = True
     """The operating system notifies of what lies deeper, too."""
 
+    @checks_options
     def __init__(
         self,
         path: str | Path,

@@ -29,7 +29,7 @@ from datastream.sources.filesystem.place import (
     is_path,
     open_fsspec,
 )
-from datastream.url import Location, Seconds, check_port, configured
+from datastream.url import Location, Seconds, check_port, checks_options, configured
 
 
 class FilesystemSource(ListedSource):
@@ -50,6 +50,7 @@ class FilesystemSource(ListedSource):
         ImportError: a package is missing; the text says which.
     """
 
+    @checks_options
     def __init__(
         self,
         url: str,

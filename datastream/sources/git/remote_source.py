@@ -31,7 +31,7 @@ from datastream.sources.git.remote import Progress, Remote
 from datastream.sources.git.repository import user_config
 from datastream.sources.git.schedule import Schedule
 from datastream.sources.git.tracking import RemoteBranch
-from datastream.url import Program, Seconds
+from datastream.url import Program, Seconds, checks_options
 
 log = logging.getLogger("datastream")
 
@@ -62,6 +62,7 @@ class RemoteGitSource(BranchSource):
         DatastreamError: no repository there, no such branch, or nothing a commit can hold.
     """
 
+    @checks_options
     def __init__(
         self,
         url: str,

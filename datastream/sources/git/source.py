@@ -26,7 +26,7 @@ from datastream.sources.git.objects import Objects, config_of, open_repo, reopen
 from datastream.sources.git.past import Past
 from datastream.sources.git.remote_source import RemoteGitSource
 from datastream.sources.git.tree import Change
-from datastream.url import Location, Seconds, check_port, configured
+from datastream.url import Location, Seconds, check_port, checks_options, configured
 
 LOOK = 1.0
 """Seconds between polls of a local branch whose file system sends no notifications."""
@@ -47,6 +47,7 @@ class GitSource(BranchSource):
         DatastreamError: no repository there, no such branch, or nothing a commit can hold.
     """
 
+    @checks_options
     def __init__(
         self,
         path: str | Path,

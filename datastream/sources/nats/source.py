@@ -36,7 +36,7 @@ from datastream.sources.nats.past import Past, PastSource, replay, revisions
 from datastream.sources.nats.reader import Reader
 from datastream.sources.nats.tail import Tail
 from datastream.sources.nats.writer import Writer
-from datastream.url import Limits, Location, Seconds, configured
+from datastream.url import Limits, Location, Seconds, checks_options, configured
 
 PAUSE = 0.05
 """Seconds for which `wait` lasts while there is nothing to wait for."""
@@ -85,6 +85,7 @@ class NatsSource(Source):
         SourceUnavailable: no server answers.
     """
 
+    @checks_options
     def __init__(
         self,
         servers: Sequence[str],

@@ -56,7 +56,7 @@ from datastream.sources.postgres.options import (
     place,
 )
 from datastream.sources.postgres.pool import Pool, Use
-from datastream.url import Count, Days, Location, Seconds, configured
+from datastream.url import Count, Days, Location, Seconds, checks_options, configured
 
 PRUNE_EVERY = 10_000
 """Changes read after which the log is cut."""
@@ -93,6 +93,7 @@ class PostgresSource(Source):
         DatastreamError: no such database or table, wrong columns, or no way to `mode`.
     """
 
+    @checks_options
     def __init__(
         self,
         conninfo: str = "",

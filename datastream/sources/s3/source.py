@@ -24,7 +24,7 @@ from datastream.sources.s3.objects import ObjectsSource
 from datastream.sources.s3.past import PastObjects, history, time_of
 from datastream.sources.s3.streams import put_pieces, read_pieces
 from datastream.sources.s3.write import PROBE, Writer
-from datastream.url import Location, Seconds, configured, unescaped
+from datastream.url import Location, Seconds, checks_options, configured, unescaped
 
 NAME_MAX = 1024
 """Longest name of an object, in bytes."""
@@ -53,6 +53,7 @@ class S3Source(ObjectsSource):
         SourceUnavailable: nobody answers.
     """
 
+    @checks_options
     def __init__(
         self,
         bucket: str,

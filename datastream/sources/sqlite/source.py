@@ -32,7 +32,7 @@ from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
 from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
 from datastream.sources.sqlite.unlogged import Stamp, Suspicion
-from datastream.url import Location, Seconds, configured
+from datastream.url import Location, Seconds, checks_options, configured
 
 LOOK_AT_FILE = 1.0
 """Seconds, at most, between looks whether the path still leads to the same file."""
@@ -78,6 +78,7 @@ class SqliteSource(Source):
         DatastreamError: no such file or table, no database, wrong columns, no unique key.
     """
 
+    @checks_options
     def __init__(
         self,
         path: str | Path,
