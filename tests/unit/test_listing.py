@@ -106,6 +106,29 @@ def test_a_coarse_signature_is_believed_once_its_clock_has_gone_on(shelf, monkey
     assert len(shelf.gets) == count == 5
 
 
+def test_a_coarse_signature_is_no_older_than_the_listing_that_shows_it(shelf, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(_look, "monotonic", lambda: now)
+    same_second = Coarse((1,))
+    listing = shelf._list
+
+    def take_long(scope):
+        nonlocal now
+        now += 5
+        shelf.files = {"a": (same_second, b"one")}
+        yield from listing(scope)
+
+    monkeypatch.setattr(shelf, "_list", take_long)
+    position = shelf.read(ALL, None).position
+    monkeypatch.setattr(shelf, "_list", listing)
+    for content in (b"two", b"six"):
+        now += 0.1
+        shelf.files = {"a": (same_second, content)}
+        news = shelf.read(ALL, position)
+        assert [entry.value for entry in news.load(news.entries)] == [content]
+        position = news.position
+
+
 def test_what_goes_while_it_is_read_is_not_there(shelf):
     reading = shelf.read(ALL, None)
     shelf.read(ALL, reading.position)

@@ -46,7 +46,7 @@ class Seen(NamedTuple):
     signature: Hashable
     revision: str
     first: float = 0.0
-    """When the signature was first seen, by the monotonic clock."""
+    """When the signature had been seen first, by the monotonic clock."""
     sure: bool = True
     """No other content can have the same signature."""
 
@@ -121,6 +121,8 @@ def look(
             is_all = False
             # So that the position means the same to those who select more.
             total += hash_of(item.key, item.revision or item.signature)
+    # When all signatures had been seen: a long listing shows later ones than it began with.
+    listed = monotonic()
     seen: dict[str, Seen] = {}
     new = _split(wanted, known, seen)
     loaded = _loaded(new, read)
@@ -128,9 +130,9 @@ def look(
         entry = loaded[item.key]
         if is_unread(entry):
             cannot[item.key] = item.signature
-            seen[item.key] = Seen(None, UNREAD, began, sure=False)
+            seen[item.key] = Seen(None, UNREAD, listed, sure=False)
         elif entry.operation is Operation.PUT:
-            seen[item.key] = _seen(item, entry, known(item.key), began)
+            seen[item.key] = _seen(item, entry, known(item.key), began, listed)
     readable = [item for item in wanted if item.key not in cannot] if cannot else wanted
     entries = [loaded.get(item.key) or _stub(item, seen) for item in readable]
     present = [entry for entry in entries if entry.operation is Operation.PUT]
@@ -209,14 +211,14 @@ def _loaded(items: Sequence[Listed], read: Read) -> dict[str, Entry]:
     return {item.key: dated(entry, item.updated_at) for item, entry in pairs}
 
 
-def _seen(item: Listed, entry: Entry, before: Seen | None, began: float) -> Seen:
+def _seen(item: Listed, entry: Entry, before: Seen | None, began: float, listed: float) -> Seen:
     signature = item.signature
     if signature is None:
-        return Seen(None, entry.revision, began, sure=False)
+        return Seen(None, entry.revision, listed, sure=False)
     if not isinstance(signature, Coarse):
-        return Seen(signature, entry.revision, began)
+        return Seen(signature, entry.revision, listed)
     same = before is not None and before.signature == signature
-    first = before.first if before is not None and same else began
+    first = before.first if before is not None and same else listed
     return Seen(signature, entry.revision, first, sure=began - first >= COARSE_SECONDS)
 
 
