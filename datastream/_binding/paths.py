@@ -51,10 +51,22 @@ def differing(old: Any, new: Any, path: Path = ()) -> Iterator[Path]:
             if not _same(old, new):
                 yield path
             continue
+        if _kind(old) is not _kind(new):
+            # The whole has no path of its own.
+            yield from [path] if path else [below for below, _ in leaves(new)]
+            continue
         names = reversed((before | after).keys())
         left += [
             ((*path, name), before.get(name, _MISSING), after.get(name, _MISSING)) for name in names
         ]
+
+
+def _kind(value: Any) -> type:
+    """What an object with parts is: its model, or a dict, or a list."""
+    if isinstance(value, Mapping):
+        return dict
+    is_list = isinstance(value, list | tuple) and not hasattr(value, "_fields")
+    return list if is_list else type(value)
 
 
 def leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

@@ -46,15 +46,16 @@ def plan(
     planner, spelled = _Planner(evaluate, entries), evaluate.spelled(entries)
     for path, value in values.items():
         planner.put(spelled(path), plain(value))
-    after = planner.after()
-    found = evaluate(after, {})
-    differ = [dotted(path) for path in differing(wanted.value, found.value)]
-    if found.rejected or differ:
-        raise Unsupported(
-            f"{what}: keys cannot say this at {', '.join(differ) or described(found.rejected)}; "
-            "put the keys yourself"
-        )
-    return planner.plan(after)
+    for keeps_types in (True, False):
+        after = planner.after(keeps_types=keeps_types)
+        found = evaluate(after, {})
+        differ = [dotted(path) for path in differing(wanted.value, found.value)]
+        if not (found.rejected or differ):
+            return planner.plan(after)
+    raise Unsupported(
+        f"{what}: keys cannot say this at {', '.join(differ) or described(found.rejected)}; "
+        "put the keys yourself"
+    )
 
 
 class _Planner:
@@ -88,15 +89,20 @@ class _Planner:
                 self._changed[old] = _GONE
         self._changed |= new
 
-    def after(self) -> dict[str, Entry]:
-        """The entries as they will be, but for revisions; those that do not change are the same."""
+    def after(self, *, keeps_types: bool) -> dict[str, Entry]:
+        """The entries as they will be, but for revisions; those that do not change are the same.
+
+        Args:
+            keeps_types: of keys that can hold the new value as well, though as another: an int
+                among floats, where the model may want either.
+        """
         entries = dict(self._entries)
         for key, value in self._changed.items():
             before = self._entries.get(key)
             if value is _GONE:
                 entries.pop(key, None)
             elif before is None or not _holds(before, value):
-                data, kind = self._encoded(key, value)
+                data, kind = self._encoded(key, value, before if keeps_types else None)
                 entries[key] = Entry(key, data, kind)
         return entries
 
@@ -172,10 +178,10 @@ class _Planner:
         for name, part in value.items():
             yield from self._flat(f"{key}/{name}", part)
 
-    def _encoded(self, key: str, value: Any) -> tuple[bytes, str]:
-        before = self._entries.get(key)
+    def _encoded(self, key: str, value: Any, before: Entry | None) -> tuple[bytes, str]:
+        """The value as it is stored, as what was there `before` if that can be."""
         if self._layout.is_document:
-            return document.dump(key, before, value)
+            return document.dump(key, self._entries.get(key), value)
         if before is not None:
             try:
                 return codecs.encode(value, before.value_type, key=key)

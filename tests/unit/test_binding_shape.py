@@ -268,6 +268,19 @@ def test_paths_that_differ():
     assert dict(leaves(Db(url="u"))) == {("url",): "u", ("pool",): 5}
 
 
+def test_what_has_the_same_parts_and_is_of_another_kind_differs():
+    class Cat(BaseModel):
+        name: str = "x"
+
+    class Dog(BaseModel):
+        name: str = "x"
+
+    assert list(differing({"a": {}}, {"a": []})) == [("a",)]
+    assert list(differing({"a": Cat()}, {"a": Dog()})) == [("a",)]
+    assert list(differing(Cat(), Dog())) == [("name",)]
+    assert list(differing({"a": (1,)}, {"a": [1]})) == []
+
+
 def test_what_is_written_are_plain_objects_secrets_too():
     class Odd(BaseModel):
         secret: SecretStr = SecretStr("s")

@@ -1,6 +1,7 @@
 """From values at paths to writes: what differs is written, and reads back as it was meant."""
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -238,3 +239,13 @@ def test_what_an_alias_path_says_is_read_and_not_written():
     assert evaluate(held, {}).value.deep == 5
     with pytest.raises(Unsupported, match="alias path"):
         plan(evaluate, held, {("deep",): 6}, "app")
+
+
+def test_a_value_of_another_type_is_written_where_the_model_tells_them_apart():
+    evaluate = Evaluator(dict[str, Any], Layout("app/"))
+    held = entries({"app/ratio": 1.0})
+    (write,) = plan(evaluate, held, {("ratio",): 1}, "app").writes
+    assert (write.value, write.value_type) == (b"1", "int")
+    floats = Evaluator(dict[str, float], Layout("app/"))
+    (write,) = plan(floats, held, {("ratio",): 2}, "app").writes
+    assert (float(write.value), write.value_type) == (2.0, "float")
