@@ -203,7 +203,7 @@ class AsyncTwins(AsyncClosing):
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-        as_: Callable[[Any], V] | None = None,
+        as_: Callable[[Any], V] | type[V] | None = None,
         cache: str | PathLike[str] | None = None,
         wait: float = 0.0,
     ) -> View[V]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from reactivex.abc import DisposableBase, ObserverBase
 
+from datastream._converting import converter, needs_pydantic
 from datastream._view.cache import CacheFile
 from datastream._view.keeper import Keeper, Keepers
 from datastream._view.state import ViewState
@@ -52,7 +53,7 @@ class StoreViews(StoreWatches):
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-        as_: Callable[[Any], V],
+        as_: Callable[[Any], V] | type[V],
         cache: str | PathLike[str] | None = None,
         wait: float = 0.0,
     ) -> View[V]: ...
@@ -72,9 +73,10 @@ class StoreViews(StoreWatches):
 
         Args:
             keys, match, exclude: as for `watch`.
-            as_: makes of a decoded value what you want, such as ``float`` or the
-                ``validate_python`` of a pydantic ``TypeAdapter``. A value that it refuses
-                leaves the last good one in place, see `View.rejected`.
+            as_: makes of a decoded value what you want: a function or class that is called with
+                it, such as ``float``; or what pydantic validates: a BaseModel, a TypedDict, a type
+                such as ``list[int]`` or ``int | None``. A value that it refuses leaves the last
+                good one in place, see `View.rejected`.
             cache: a file in which the last good state is kept, written within some seconds and
                 readable by you alone. A start with the backend away begins with it, STALE; else
                 only what differs is read. Processes may share it.
@@ -82,11 +84,12 @@ class StoreViews(StoreWatches):
 
         Raises:
             InvalidKey, StoreClosed, Denied: as for `watch`.
+            InvalidValue: `as_` is neither a function nor a type.
+            ImportError: pydantic is not installed: the extra ``settings``.
         """
         self._core.check_open()
         check_seconds(wait, "wait")
-        if as_ is not None and not callable(as_):
-            raise InvalidValue("as_ is called with each value: give a function or a type")
+        convert = converter(as_)
         if not isinstance(cache, str | PathLike | None):
             raise InvalidValue("cache is the path of a file")
         selection = Selection.of(*keys, match=match, exclude=exclude)
@@ -94,7 +97,7 @@ class StoreViews(StoreWatches):
         what = f"{self.name}, {described(selection, 'view')}"
         key = (selection, _identity(as_), None if file is None else file.path)
         keepers, store = self._keepers, cast("Store", self)
-        make = partial(_make_keeper, store, selection, as_, file, what)
+        make = partial(_make_keeper, store, selection, convert, file, what)
         keeper = keepers.share(key, make, _open_keeper)
         return View(keeper, partial(keepers.release, key, keeper), what, wait)
 
@@ -115,14 +118,8 @@ class StoreViews(StoreWatches):
         check_seconds(wait, "wait")
         if not isinstance(place, str):
             raise InvalidKey("place is a prefix such as 'app/', or a key")
-        try:
+        with needs_pydantic("bind"):
             from datastream.binding import bind
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in ("pydantic", "pydantic_core"):
-                raise
-            raise ImportError(
-                'bind needs pydantic: pip install "datastream-kv[settings]"'
-            ) from error
         return bind(cast("Store", self), model, place, wait)
 
     def _follow(

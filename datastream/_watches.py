@@ -12,6 +12,7 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from datastream._converting import converter
 from datastream._observable import NamedObservable
 from datastream._watch.bounded import BoundedBuffer, Charge
 from datastream._watch.buffer import Conflate, ConflatingBuffer, buffer_for
@@ -102,7 +103,7 @@ class StoreWatches:
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-        as_: Callable[[Any], T] | None = None,
+        as_: Callable[[Any], T] | type[T] | None = None,
         initial: bool = True,
         conflate: Conflate = "slow",
         every: float = 0.0,
@@ -113,13 +114,14 @@ class StoreWatches:
         good one stands, and the watch goes on.
 
         Args:
-            as_: makes of a decoded value what you want, such as ``float``.
+            as_: makes of a decoded value what you want, as for `view`.
             keys, match, exclude, initial, conflate, every: as for `watch`.
         """
         selection = Selection.of(*keys, match=match, exclude=exclude)
+        convert = converter(as_)
 
         def unpack() -> ValueChanges:
-            return ValueChanges(as_, described(selection), initial=initial)
+            return ValueChanges(convert, described(selection), initial=initial)
 
         return self._observable(selection, None, unpack, Pace.of(conflate, every), fresh=True)
 
@@ -172,14 +174,14 @@ class StoreWatches:
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-        as_: Callable[[Any], T] | None = None,
+        as_: Callable[[Any], T] | type[T] | None = None,
         initial: bool = True,
         conflate: Conflate = "slow",
         every: float = 0.0,
     ) -> AsyncWatch[Change]:
         """`watch_values` for ``async for``."""
         selection = Selection.of(*keys, match=match, exclude=exclude)
-        unpack = ValueChanges(as_, described(selection), initial=initial)
+        unpack = ValueChanges(converter(as_), described(selection), initial=initial)
         return self._async_watch(selection, None, unpack, Pace.of(conflate, every))
 
     def _observable(

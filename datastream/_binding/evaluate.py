@@ -13,9 +13,10 @@ from datastream._binding.paths import dotted
 from datastream._binding.shape import Shaper, normalized
 from datastream._binding.tree import Node, Path
 from datastream._binding.types import part_of
+from datastream._converting import adapter
 from datastream._secrets import without
 from datastream.entry import Entry, Rejected
-from datastream.errors import InvalidValue, shown
+from datastream.errors import shown
 
 T = TypeVar("T")
 
@@ -57,15 +58,7 @@ class Evaluator(Generic[T]):
     def __init__(self, model: Any, layout: Layout) -> None:
         self.model = model
         self.layout = layout
-        try:
-            self._adapter: TypeAdapter[T] = TypeAdapter(model)
-        except Exception as error:
-            # Pydantic has several errors for this; for what is no type at all, Python's own.
-            reason = str(error).partition("\n")[0].strip()
-            raise InvalidValue(
-                "pydantic makes no model of what bind was given: give a BaseModel, a dataclass, "
-                f"a TypedDict or another type{reason and f' ({reason})'}"
-            ) from error
+        self._adapter: TypeAdapter[T] = adapter(model, "bind")
 
     def __call__(self, entries: Mapping[str, Entry], overrides: Overrides) -> Outcome[T]:
         """The object that these entries make, with `overrides` in place of some of them."""

@@ -9,10 +9,13 @@ import weakref
 from itertools import pairwise
 
 import pytest
+from pydantic import BaseModel
+from typing_extensions import TypedDict
 
 import datastream
 from datastream import (
     InvalidKey,
+    InvalidValue,
     KeyNotFound,
     SourceUnavailable,
     State,
@@ -432,3 +435,36 @@ def test_values_that_end_the_thread_end_the_view_and_it_says_so():
         assert view["k"] == 1
         store["k"] = 2
         assert store.view(as_=make)["k"] == 2
+
+
+class Rate(BaseModel):
+    value: float
+
+
+class Row(TypedDict):
+    value: float
+
+
+@pytest.mark.parametrize(
+    ("as_", "good", "made", "bad"),
+    [
+        (Rate, {"value": 1}, Rate(value=1), {"value": "x"}),
+        (Row, {"value": "1"}, {"value": 1.0}, {}),
+        (list[int], ["1"], [1], ["x"]),
+        (int | None, "1", 1, "x"),
+    ],
+)
+def test_what_pydantic_takes_for_a_type_is_validated(store, as_, good, made, bad):
+    store.put_many({"good": good, "bad": bad})
+    view = store.view(as_=as_)
+    assert (dict(view), list(view.rejected)) == ({"good": made}, ["bad"])
+    news = []
+    store.watch_values("good", as_=as_).subscribe(lambda change: news.append(change.new))
+    store.flush()
+    assert news == [made]
+
+
+def test_what_is_no_type_is_refused_at_once(store):
+    for wrong in (5, "int", list[threading.Lock]):
+        with pytest.raises(InvalidValue):
+            store.view(as_=wrong)
