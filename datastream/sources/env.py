@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 
-from datastream.entry import Capability, Entry
+from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
 from datastream.selection import Selects, check_key
 from datastream.source import Reading, Source, Write
@@ -61,6 +61,8 @@ class EnvSource(Source):
         self._environ = os.environ if environ is None else environ
         self._wake = WakeEvent()
         self._versions = Versions()
+        # The last position that was given, and what there was.
+        self._last: tuple[str, dict[str, Entry]] = ("", {})
         self._warned: set[str] = set()
 
     def capabilities(self) -> Sequence[Capability]:
@@ -71,6 +73,10 @@ class EnvSource(Source):
         position = self._versions.position(_digest(entries))
         if since is not None and self._versions.is_same(since, position):
             return Reading((), since, complete=False)
+        (before, had), self._last = self._last, (position, entries)
+        if since == before:
+            # Unlike a directory, the environment is never empty for no reason.
+            return _difference(had, entries, selection)._replace(position=position)
         selected = [entry for entry in entries.values() if selection.matches(entry.key)]
         return Reading(selected, position, complete=True)
 
@@ -132,6 +138,15 @@ def _copy(environ: Mapping[str, str]) -> dict[str, str]:
         with suppress(KeyError, RuntimeError):
             return dict(environ)
     raise SourceUnavailable("the environment changes all the time; read it again")
+
+
+def _difference(
+    had: Mapping[str, Entry], entries: Mapping[str, Entry], selection: Selects
+) -> Reading:
+    changed = [deleted(key) for key in had if key not in entries]
+    changed += [entry for key, entry in entries.items() if had.get(key) != entry]
+    selected = [entry for entry in changed if selection.matches(entry.key)]
+    return Reading(selected, "", complete=False, created=frozenset(entries.keys() - had.keys()))
 
 
 def _digest(entries: Mapping[str, Entry]) -> str:

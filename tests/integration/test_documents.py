@@ -433,6 +433,20 @@ def test_the_environment(monkeypatch, caplog):
         assert store["debug"] is False
 
 
+def test_a_variable_that_was_the_only_one_is_gone_at_once(monkeypatch, caplog):
+    monkeypatch.setenv("DSTEST_A", "1")
+    with datastream.open("env:DSTEST_") as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1"})
+        monkeypatch.delenv("DSTEST_A")
+        store.refresh()
+        recorder.wait_state({})
+        monkeypatch.setenv("DSTEST_B", "2")
+        store.refresh()
+        recorder.wait_state({"b": b"2"})
+    assert caplog.messages == []
+
+
 def test_a_document_that_is_a_link_is_swapped_as_kubernetes_does_it(tmp_path):
     def version(name, text):
         (tmp_path / name).mkdir()
