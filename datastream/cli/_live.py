@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -16,7 +16,7 @@ from datastream.cli._output import one_line
 from datastream.cli._rows import Row, Rows
 from datastream.cli._screen import KEYS, Window
 from datastream.cli._select import Keys
-from datastream.cli._terminal import shown_time
+from datastream.cli._terminal import VALUE_WIDTH, shown_time
 from datastream.cli._words import in_our_words
 
 _STATES = {State.READY: "green", State.CONNECTING: "yellow", State.STALE: "bold yellow"}
@@ -24,6 +24,8 @@ CHANGED, GONE = "●", "✗"
 """Beside a row that changed just now: colours may be switched off."""
 COLUMNS = {"": 0, "key": 0, "type": 50, "updated": 80, "value": 0}
 """And how wide a terminal has to be for each."""
+GAP, TYPE_WIDTH, TIME_WIDTH = 2, 16, 19
+"""Cells between two columns, and of one."""
 
 
 def show_table(store: Store, selected: Keys, *, initial: bool) -> None:
@@ -76,16 +78,27 @@ class _LiveTable:
         return Group(table, *space, _foot(self._store, len(page), len(self._rows), window))
 
 
-def _table(page: Iterable[tuple[str, Row, bool]], width: int) -> Table:
+def _table(page: Sequence[tuple[str, Row, bool]], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
     # A narrow terminal shows what matters most.
     names = [name for name in COLUMNS if width >= COLUMNS[name]]
+    rows = [_cells(key, row, is_fresh=is_fresh) for key, row, is_fresh in page]
+    most = {"type": TYPE_WIDTH, "key": _key_width(rows, names, width)}
     for name in names:
-        table.add_column(name, no_wrap=True, ratio=1 if name == "value" else None)
-    for key, row, is_fresh in page:
-        cells = _cells(key, row, is_fresh=is_fresh)
+        ratio = 1 if name == "value" else None
+        table.add_column(name, no_wrap=True, ratio=ratio, max_width=most.get(name))
+    for cells in rows:
         table.add_row(*(cells[name] for name in names))
     return table
+
+
+def _key_width(rows: Iterable[Mapping[str, Text]], names: Sequence[str], width: int) -> int:
+    """What a long key may take: it leaves the value some room, or half of what there is."""
+    beside = {"": 1, "updated": TIME_WIDTH}
+    types = [min(TYPE_WIDTH, cells["type"].cell_len) for cells in rows]
+    beside["type"] = max(len("type"), *types, 0)
+    room = width - GAP - sum(beside[name] + GAP for name in names if name in beside)
+    return max(1, room // 2, room - VALUE_WIDTH)
 
 
 def _cells(key: str, row: Row, *, is_fresh: bool) -> dict[str, Text]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +20,8 @@ PACE = 1.0
 """Seconds between two pictures: rows that change places faster cannot be read."""
 BAR = 20
 """Characters of the longest bar."""
+COLUMNS = {"per second": 0, "changes": 40, "": 60, "key": 0}
+"""And how wide a terminal has to be for each."""
 
 
 def show_counts(store: Store, counts: Counts, lock: threading.Lock) -> None:
@@ -52,7 +54,7 @@ class _Top:
     def draw(self, window: Window) -> RenderableType:
         page = self._lines[window.first : window.first + window.size]
         space = [Text("")] * (window.size - len(page))
-        return Group(_table(page, self._lines), *space, self._foot())
+        return Group(_table(page, self._lines, window.width), *space, self._foot())
 
     def _foot(self) -> Text:
         return Text.assemble(
@@ -64,14 +66,20 @@ class _Top:
         )
 
 
-def _table(page: list[Line], lines: list[Line]) -> Table:
+def _table(page: list[Line], lines: list[Line], width: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
-    table.add_column("per second", justify="right", no_wrap=True)
-    table.add_column("changes", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR)
-    table.add_column("key", no_wrap=True, ratio=1)
+    # A narrow terminal shows what matters most.
+    names = [name for name in COLUMNS if width >= COLUMNS[name]]
+    for name in names:
+        justify: JustifyMethod = "left" if name in ("", "key") else "right"
+        table.add_column(name, no_wrap=True, justify=justify, ratio=1 if name == "key" else None)
     most = lines[0].rate if lines else 0.0
     for key, rate, total in page:
-        bar = "█" * round(BAR * rate / most) if most else ""
-        table.add_row(f"{rate:.1f}", str(total), Text(bar, "green"), Text(one_line(key), "cyan"))
+        cells: dict[str, RenderableType] = {
+            "per second": f"{rate:.1f}",
+            "changes": str(total),
+            "": Text(("█" * round(BAR * rate / most) if most else "").ljust(BAR), "green"),
+            "key": Text(one_line(key), "cyan"),
+        }
+        table.add_row(*(cells[name] for name in names))
     return table

@@ -82,6 +82,7 @@ def show(picture: Picture) -> None:
     with (
         _pressed_keys() as pressed,
         Live(console=console, screen=True, auto_refresh=False) as live,
+        _unwrapped(console),
     ):
         while True:
             keys = pressed()
@@ -95,6 +96,23 @@ def show(picture: Picture) -> None:
             if picture.is_due() or keys or now != size:
                 live.update(picture.draw(window), refresh=True)
             size = now
+
+
+@contextmanager
+def _unwrapped(console: Console) -> Iterator[None]:
+    """Have a line that is too long cut, not wrapped, by the terminal itself.
+
+    Terminals differ in how wide they draw an emoji of several parts: one that draws it wider than
+    was counted would push the first line off the screen.
+    """
+    if not console.is_terminal or console.legacy_windows:
+        yield
+        return
+    console.file.write("\x1b[?7l")
+    try:
+        yield
+    finally:
+        console.file.write("\x1b[?7h")
 
 
 @contextmanager

@@ -85,6 +85,35 @@ def test_wide_and_hostile_text_keeps_its_place_on_the_screen(store, terminal):
     assert b"owned\x07" not in shown.sent
 
 
+@pytest.mark.parametrize("columns", [80, 20])
+def test_a_long_key_leaves_room_for_its_value(store, terminal, columns):
+    store["svc/" + "long/" * 40 + "key"] = "the value"
+    store["short"] = "another one"
+    shown = terminal("watch", store.name, lines=6, columns=columns)
+    line = shown.line("svc/")
+    assert "…" in line
+    assert "the va" in line
+
+
+@pytest.mark.parametrize("columns", [40, 20])
+def test_top_shows_keys_on_a_narrow_terminal_too(store, terminal, columns):
+    shown = terminal("top", store.name, lines=6, columns=columns)
+    shown.shows("0 keys chang")
+    store["svc/" + "long/" * 40 + "key"] = 1
+    assert "…" in shown.line("svc/")
+
+
+def test_an_emoji_that_a_terminal_draws_wider_moves_no_line(store, terminal):
+    store["key"] = "\N{WOMAN}\N{EMOJI MODIFIER FITZPATRICK TYPE-5}" * 40
+    shown = terminal("watch", store.name, lines=6, columns=60)
+    lines = shown.shows("1 keys")
+    assert "value" in lines[0]
+    assert "key" in lines[1]
+    shown.type("q")
+    assert shown.exit_code() == 0
+    assert shown.sent.rindex(b"\x1b[?7h") > shown.sent.rindex(b"\x1b[?7l")
+
+
 def test_no_color_leaves_the_marks(store, terminal):
     store["a"] = 1
     shown = terminal("watch", store.name, environment={"NO_COLOR": "1"})
