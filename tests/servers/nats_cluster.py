@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 from tests.servers.nats import Server, await_true, with_client
@@ -14,16 +15,25 @@ FAILOVER = 60.0
 
 
 class Cluster:
-    """Servers whose routes lead through proxies, so that each can be cut off from both others."""
+    """Servers whose routes lead through proxies, so that each can be cut off from both others.
 
-    def __init__(self, size: int = 3) -> None:
+    Args:
+        config: more of each server's configuration.
+        client: what a plain client needs to come in.
+    """
+
+    def __init__(
+        self, size: int = 3, *, config: str = "", client: Mapping[str, Any] | None = None
+    ) -> None:
+        self._client = client or {}
         self._ports = [free_port() for _ in range(size)]
         # The way from each to each other one.
         self._proxies = {
             (a, b): Proxy(self._ports[b]) for a in range(size) for b in range(size) if a != b
         }
         self.servers = [
-            Server(name=f"n{number}", cluster=self._routes(number)) for number in range(size)
+            Server(config, name=f"n{number}", cluster=self._routes(number))
+            for number in range(size)
         ]
 
     @property
@@ -82,7 +92,7 @@ class Cluster:
                 return {"error": str(error)}
             return json.loads(answer.data)
 
-        return with_client(self.servers[number].url, ask)
+        return with_client(self.servers[number].url, ask, **self._client)
 
     def consumers(self, bucket: str) -> int:
         """Of a bucket, as its leader knows them."""

@@ -89,6 +89,11 @@ class Bucket:
             )
         return None
 
+    def address(self, subject: str) -> str:
+        """Where a message for a key is sent."""
+        domain = self.connection.domain
+        return f"$JS.{domain}.API.{self.prefix}{subject}" if domain else self.prefix + subject
+
     async def info(self) -> Info:
         """How it stands."""
         answer = await self.connection.request(f"STREAM.INFO.{self.stream}")

@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, cast
@@ -39,6 +40,8 @@ SOON, RARELY = 0.2, 2.0
 """Longest pauses before connecting again: at first, and in the end; in seconds."""
 GRACE = 1.0
 """Seconds that the end of a connection may take."""
+MOST = 100
+"""Subjects of which it is remembered that they are denied."""
 NOBODY = "no server answers for JetStream; enable it, or wait for a leader"
 
 Headers = Mapping[str, str]
@@ -72,12 +75,13 @@ class Connection:
         self.timeout = timeout
         self.attempt = timeout / 2
         """Seconds for one request, so that a second one finds a cluster's next leader."""
+        self.domain = domain
         self.api = f"$JS.{domain}.API" if domain else "$JS.API"
         self._changed = changed
         self._client: Client | None = None
         self._acks = Acks()
         self._error: Exception | None = None
-        self._forbidden = ""
+        self._denials = Denials()
         self._connecting = asyncio.Lock()
         self._sending: set[asyncio.Task[None]] = set()
         self._again: asyncio.Task[None] | None = None
@@ -122,13 +126,13 @@ class Connection:
         """
         client = await self.open()
         data = b"" if payload is None else json.dumps(payload).encode()
+        place = f"{self.api}.{subject}"
         try:
-            answer = await client.request(f"{self.api}.{subject}", data, self.attempt)
+            answer = await client.request(place, data, self.attempt)
         except NoRespondersError:
             raise Unanswered(NOBODY) from None
         except (TimeoutError, Error) as error:
-            raise self._unanswered(error) from error
-        self._forbidden = ""
+            raise self._unanswered(error, place) from error
         return checked(json.loads(answer.data))
 
     async def stream(self, subject: str, payload: object) -> list[Msg]:
@@ -148,13 +152,14 @@ class Connection:
 
         subscription = await self.subscribe(take)
         client = await self.open()
+        place = f"{self.api}.{subject}"
         try:
             async with asyncio.timeout(self.attempt):
                 data = json.dumps(payload).encode()
-                await client.publish(f"{self.api}.{subject}", data, reply=subscription.subject)
+                await client.publish(place, data, reply=subscription.subject)
                 await ended.wait()
         except TimeoutError as error:
-            raise self._unanswered(error) from error
+            raise self._unanswered(error, place) from error
         finally:
             with suppress(Error):
                 await subscription.unsubscribe()
@@ -172,7 +177,7 @@ class Connection:
         if not self._acks.prefix:
             self._acks.prefix = f"{client.new_inbox()}."
             await client.subscribe(f"{self._acks.prefix}*", future=_taking(self._acks.take))
-        reply, future = self._acks.next()
+        reply, future = self._acks.next(subject)
         try:
             await client.publish(subject, data, reply=reply, headers=dict(headers) or None)
         except Error as error:
@@ -207,10 +212,8 @@ class Connection:
 
     def refused(self, future: asyncio.Future[Msg]) -> None:
         """Raise what an answered message of a batch was refused with, if it was."""
-        if not future.cancelled() and future.exception() is None and future.result().data:
+        if future.result().data:
             self.answered(future)
-        if self._forbidden:
-            raise self._unanswered(None)
 
     async def subscribe(self, take: Callable[[Msg], None]) -> Subscription:
         """A subscription to an inbox of its own; `take` raises nothing."""
@@ -271,7 +274,8 @@ class Connection:
         async def failed(error: Exception) -> None:
             log.debug("%s: %s", self.where, printable(str(error)))
             if "permissions violation" in str(error).lower():
-                self._forbidden = " ".join(str(error).split())
+                subject, text = self._denials.add(str(error))
+                self._acks.fail(Forbidden(text), subject)
             elif client is not self._client:
                 # While it connects, one failure is enough.
                 raise error
@@ -295,6 +299,7 @@ class Connection:
     def _learn(self, client: Client) -> None:
         self._error = None
         self._acks = Acks()
+        self._denials = Denials()
         self.generation += 1
         found = [f"nats://{server.netloc}" for server in client.discovered_servers]
         self._servers += [server for server in found if server not in self._servers]
@@ -324,11 +329,10 @@ class Connection:
                 self._changed()
                 return
 
-    def _unanswered(self, error: BaseException | None) -> Exception:
-        if self._forbidden:
-            # The server says so beside, and answers nothing.
-            forbidden, self._forbidden = self._forbidden, ""
-            return Forbidden(printable(forbidden))
+    def _unanswered(self, error: BaseException | None, subject: str = "") -> Exception:
+        denied = self._denials.take(subject)
+        if denied:
+            return Forbidden(denied)
         if not self.is_up:
             why = printable(" ".join(str(error or self._error or "").split()))
             return Disconnected(f"not connected{f': {why}' if why else ''}; it is tried again")
@@ -376,33 +380,62 @@ def _taking(take: Callable[[Msg], None]) -> asyncio.Future[Msg]:
     return cast("asyncio.Future[Msg]", _Taking(take))
 
 
+class Denials:
+    """What the user has no right to: the server says so beside, and answers nothing."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def add(self, text: str) -> tuple[str, str]:
+        """Take in what the server says: the subject, "" for all, and what is said of it."""
+        found = re.search(r'"(.*)"', text)
+        # Where one may not subscribe, no request is answered.
+        is_publish = found is not None and "publish" in text.lower()
+        subject = _plain(found[1]) if found is not None and is_publish else ""
+        said = self._texts[subject] = printable(" ".join(text.split()))
+        if len(self._texts) > MOST:
+            del self._texts[next(iter(self._texts))]
+        return subject, said
+
+    def take(self, subject: str) -> str:
+        """What was said of a subject, once, since rights may be granted; "" if nothing was."""
+        return self._texts.pop(_plain(subject), "") or self._texts.get("", "")
+
+
+def _plain(subject: str) -> str:
+    # The library makes errors lower-case.
+    return subject.lower()
+
+
 class Acks:
     """Who waits for which acknowledgement."""
 
     def __init__(self) -> None:
         self.prefix = ""
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, tuple[asyncio.Future[Msg], str]] = {}
         self._count = 0
 
-    def next(self) -> tuple[str, asyncio.Future[Msg]]:
-        """The subject to reply to, and what gets the reply."""
+    def next(self, subject: str) -> tuple[str, asyncio.Future[Msg]]:
+        """The subject to reply to, and what gets the reply to a message on `subject`."""
         self._count += 1
         reply = f"{self.prefix}{self._count}"
-        future = self._waiting[reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[reply] = future, _plain(subject)
         return reply, future
 
     def forget(self, reply: str) -> None:
         self._waiting.pop(reply, None)
 
     def take(self, message: Msg) -> None:
-        future = self._waiting.pop(message.subject, None)
+        future, _ = self._waiting.pop(message.subject, (None, ""))
         if future is not None and not future.done():
             future.set_result(message)
 
-    def fail(self, error: Exception) -> None:
-        """None of them comes any more."""
-        waiting, self._waiting = self._waiting, {}
-        for future in waiting.values():
+    def fail(self, error: Exception, subject: str = "") -> None:
+        """None of them comes any more, or none to what was sent to `subject`."""
+        failed = [reply for reply, (_, to) in self._waiting.items() if subject in ("", to)]
+        for reply in failed:
+            future, _ = self._waiting.pop(reply)
             if not future.done():
                 future.set_exception(error)
                 # Whoever gave up waiting does not fetch it.

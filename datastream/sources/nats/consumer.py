@@ -19,7 +19,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from datastream.sources.nats.bucket import Bucket
-from datastream.sources.nats.errors import ApiError, Unanswered
+from datastream.sources.nats.errors import ApiError, Forbidden, Unanswered
 from datastream.sources.nats.filters import ALL
 from datastream.sources.nats.messages import BATCH, Message, newest
 from datastream.sources.nats.position import SECOND
@@ -160,7 +160,7 @@ class Consumer:
         if subscription is not None:
             with suppress(Error):
                 await subscription.unsubscribe()
-        with suppress(ApiError, Unanswered):
+        with suppress(ApiError, Unanswered, Forbidden):
             await self._bucket.connection.request(
                 f"CONSUMER.DELETE.{self._bucket.stream}.{self._name}"
             )

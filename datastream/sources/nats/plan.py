@@ -72,6 +72,24 @@ class Plan(NamedTuple):
             return False
         return now.data == self.write.value and now.headers.get(TYPE) == self.headers[TYPE]
 
+    def check_size(self, limit: int, largest: int, *, is_alone: bool) -> None:
+        """Refuse what is too large.
+
+        Args:
+            limit: bytes of a message that the server takes.
+            largest: bytes of a value that the bucket takes; -1 for any.
+            is_alone: it is not stored together with others.
+        """
+        write = self.write
+        size = len(write.value or b"") + size_of(self.headers) + (ALONE if is_alone else TOGETHER)
+        if size > limit or 0 < largest < size:
+            name = "max_payload of the server" if size > limit else "max_value_size of the bucket"
+            raise InvalidValue(
+                f"{shown(write.key)}: {len(write.value or b''):,} bytes are more than {name} "
+                f"allows, {min(limit, largest) if largest > 0 else limit:,} with headers; nothing "
+                "was written"
+            )
+
     def revision(self, epoch: str) -> str | None:
         """What the key holds, None if it holds nothing."""
         now = self.holds
@@ -91,19 +109,15 @@ class Plan(NamedTuple):
         return Entry(write.key, write.value, write.value_type, self.at, revision)
 
 
-def plan_of(
-    write: Write, bucket: Bucket, at: datetime, name: str, largest: int, *, is_alone: bool
-) -> Plan:
+def plan_of(write: Write, bucket: Bucket, at: datetime, name: str) -> Plan:
     """A write as a message.
 
     Args:
         at: when, unless it says so itself.
         name: by which servers know the message again.
-        largest: bytes of a value that the bucket takes; -1 for any.
-        is_alone: it is not stored together with others.
 
     Raises:
-        InvalidKey, InvalidValue: the bucket cannot hold it.
+        InvalidKey, InvalidValue: no bucket can hold it.
     """
     subject = to_subject(write.key)
     if len(bucket.prefix) + len(subject) > LONGEST:
@@ -116,17 +130,4 @@ def plan_of(
     at = write.updated_at or at
     headers = headers_of(write, at)
     headers[MESSAGE_ID] = name
-    more = size_of(headers) + (ALONE if is_alone else TOGETHER)
-    _check_size(write, more, bucket.connection.max_payload, largest)
     return Plan(write, subject, headers, at)
-
-
-def _check_size(write: Write, more: int, limit: int, largest: int) -> None:
-    size = len(write.value or b"") + more
-    if size > limit or 0 < largest < size:
-        name = "max_payload of the server" if size > limit else "max_value_size of the bucket"
-        raise InvalidValue(
-            f"{shown(write.key)}: {len(write.value or b''):,} bytes are more than {name} "
-            f"allows, {min(limit, largest) if largest > 0 else limit:,} with headers; nothing "
-            "was written"
-        )

@@ -86,7 +86,7 @@ class Together:
             headers |= {BATCH: name, NUMBER: str(number), SIZE: str(last)}
             if number == last:
                 headers[COMMIT] = "1"
-            subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
+            subject, data = self._bucket.address(plan.subject), plan.write.value or b""
             if asks or number in (1, last):
                 waiting.append(await connection.send(subject, data, headers))
             else:
@@ -103,7 +103,7 @@ class Together:
         except (Unanswered, ApiError):
             # What is wrong with one is said there; in the end, that it was missing.
             for future in others:
-                if future.done():
+                if future.done() and not future.cancelled():
                     connection.refused(future)
             raise
         finally:

@@ -12,6 +12,7 @@ from typing import Any
 from datastream.entry import Entry
 from datastream.errors import RevisionConflict, shown
 from datastream.source import ANY_REVISION, Write, check_expected
+from datastream.sources.nats.bucket import Info
 from datastream.sources.nats.errors import (
     WRONG_SEQUENCE,
     ApiError,
@@ -53,18 +54,19 @@ class Writer:
 
     async def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Do all of `writes`: as batches of the server, where it takes such."""
-        info = await self._reader.patiently(self._reader.info)
-        epoch = info.position.epoch
         now, name = datetime.now(UTC), secrets.token_hex(12)
-        is_alone = not (info.is_atomic and len(writes) > 1)
         plans = [
-            plan_of(write, self._bucket, now, f"{name}-{n}", info.largest, is_alone=is_alone)
-            for n, write in enumerate(writes)
+            plan_of(write, self._bucket, now, f"{name}-{number}")
+            for number, write in enumerate(writes)
         ]
         # What may fail comes first.
         sure = [plan for plan in plans if plan.write.expect is not None or len(plans) == 1]
         rest = [plan for plan in plans if plan.write.expect is None and len(plans) > 1]
-        sure = await self._look_patiently(sure)
+        info, sure = await self._reader.patiently(partial(self._begin, sure))
+        epoch = info.position.epoch
+        is_alone = not (info.is_atomic and len(writes) > 1)
+        for plan in plans:
+            plan.check_size(self._bucket.connection.max_payload, info.largest, is_alone=is_alone)
         for plan in sure:
             check_expected(plan.write, plan.revision(epoch))
         done: dict[str, Entry] = {}
@@ -78,6 +80,10 @@ class Writer:
             reason = explain(error, self._where)
             raise type(reason)(f"{reason}; {len(done)} of {len(writes)} were written") from error
         return [done[write.key] for write in writes]
+
+    async def _begin(self, plans: Sequence[Plan]) -> tuple[Info, list[Plan]]:
+        """How the bucket stands, and what some keys hold: asked at once, which saves a round."""
+        return await asyncio.gather(self._reader.info(), self._look(plans))
 
     async def _do_together(
         self,
@@ -135,7 +141,7 @@ class Writer:
             if plan.is_done():
                 done[plan.write.key] = plan.kept(epoch)
                 continue
-            subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
+            subject, data = self._bucket.address(plan.subject), plan.write.value or b""
             try:
                 flying[await connection.send(subject, data, plan.conditional())] = plan
             except Unanswered:
@@ -243,7 +249,7 @@ class Writer:
         connection = self._bucket.connection
         loop = asyncio.get_running_loop()
         start = loop.time()
-        subject, data = self._bucket.prefix + plan.subject, plan.write.value or b""
+        subject, data = self._bucket.address(plan.subject), plan.write.value or b""
         while True:
             is_sent = unanswered > 0
             try:

@@ -4,7 +4,9 @@ import base64
 import json
 import logging
 import os
+import ssl
 import traceback
+from contextlib import suppress
 
 import nkeys
 import pytest
@@ -12,9 +14,13 @@ import trustme
 
 import datastream
 from datastream import Denied, SourceUnavailable
+from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.servers.nats import server
+from tests.servers.nats_cluster import Cluster
+from tests.servers.postgres import free_port
 
+TLS_FILES = {"roots": "ca", "certificate": "client"}
 SECRET = "s3cret-pässword/@:"
 
 
@@ -167,19 +173,94 @@ def test_mutual_tls(files):
             datastream.open(f"{running.url}/b", **proof, **mixed)
 
 
-def test_rights_that_end_where_the_bucket_ends():
-    """What a store needs, and no more: the stream of its bucket, its subjects, its inbox."""
-    rights = (
-        'publish: ["$JS.API.STREAM.INFO.KV_b", "$JS.API.STREAM.MSG.GET.KV_b", '
-        '"$JS.API.DIRECT.GET.KV_b", "$JS.API.CONSUMER.CREATE.KV_b.>", '
-        '"$JS.API.CONSUMER.DELETE.KV_b.*", "$KV.b.>", '
-        '"$JS.FC.KV_b.>"]\nsubscribe: ["_INBOX.>"]'
-    )
-    users = (
+@pytest.mark.chaos
+@pytest.mark.timeout(240)
+def test_mutual_tls_with_a_cluster(files):
+    """The other nodes, of which the first one told, want the same proof."""
+    proof = {name: str(files / f"{file}.pem") for name, file in TLS_FILES.items()}
+    proof["key"] = str(files / "client.key")
+    context = ssl.create_default_context(cafile=proof["roots"])
+    context.load_cert_chain(proof["certificate"], proof["key"])
+    config = tls(files, "verify: true")
+    with Cluster(config=config, client={"tls": context}).start() as cluster:
+        url = f"{cluster.urls[0]}/b"
+        with datastream.open(url, create=True, replicas=3, interval=0.5, **proof) as store:
+            recorder = Recorder(store)
+            store.put_many({"a": 1, "b": 1})
+            recorder.wait_state({"a": b"1", "b": b"1"})
+            cluster.servers[0].kill()
+
+            def writes():
+                with suppress(SourceUnavailable):
+                    store.put_many({"a": 2, "b": 2})
+                    return True
+
+            eventually(writes, "another node took it")
+            recorder.wait_state({"a": b"2", "b": b"2"})
+            states = [state for state in recorder.states if state]
+            assert all(state["a"] == state["b"] for state in states)
+        with pytest.raises((Denied, SourceUnavailable)):
+            datastream.open(f"{cluster.urls[1]}/b", timeout=2, roots=proof["roots"])
+
+
+NEEDED = (
+    '"$JS.API.STREAM.INFO.KV_b", "$JS.API.STREAM.MSG.GET.KV_b", "$JS.API.DIRECT.GET.KV_b", '
+    '"$JS.API.CONSUMER.CREATE.KV_b.>", "$JS.API.CONSUMER.DELETE.KV_b.*", "$JS.FC.KV_b.>"'
+)
+
+
+def users_with(publish):
+    rights = f'publish: [{publish}]\nsubscribe: ["_INBOX.>"]'
+    return (
         "authorization { users: [ { user: boss, password: boss }, "
         f"{{ user: ann, password: ann, permissions {{ {rights} }} }} ] }}"
     )
-    with server(users) as running:
+
+
+def test_keys_that_a_user_may_not_write():
+    with server(users_with(f'{NEEDED}, "$KV.b.mine.>"')) as running:
+        check(running.url, user="boss", password="boss")
+        with datastream.open(f"nats://ann:ann@{running.address}/b") as store:
+            for keys in (["a"], ["a", "mine/a"], ["mine/a", "a"], ["mine/a", "a", "mine/b"]):
+                with pytest.raises(Denied, match=r'violation for publish to "\$kv.b.a"'):
+                    store.put_many(dict.fromkeys(keys, 2))
+            assert store.put("mine/a", 1).decode() == store["mine/a"] == 1
+            assert dict(store) == {"a": 1, "mine/a": 1}
+
+
+def test_a_user_who_may_not_read():
+    with server(users_with('"$JS.API.STREAM.INFO.KV_b", "$KV.b.>"')) as running:
+        check(running.url, user="boss", password="boss")
+        with datastream.open(f"nats://ann:ann@{running.address}/b", timeout=0.5) as store:
+            asked = {"stream.msg.get": store.entry, "consumer.create": store.snapshot}
+            for what, read in asked.items():
+                with pytest.raises(Denied, match=rf"js.api.{what}.kv_b.*grant it"):
+                    read("a")
+
+
+@pytest.mark.chaos
+def test_a_bucket_of_another_domain():
+    """A leaf node hands on what is sent to the other domain's API, and nothing else of it."""
+    port = free_port()
+    hub = server(f'leafnodes {{ listen: "127.0.0.1:{port}" }}', jetstream="domain: hub")
+    remote = f'leafnodes {{ remotes: [ {{ url: "nats://127.0.0.1:{port}" }} ] }}'
+    with hub as far, server(remote, jetstream="domain: leaf") as near:
+        eventually(lambda: near.ask("leafz")["leafnodes"], "they know each other")
+        with (
+            datastream.open(f"{far.url}/b", create=True) as store,
+            datastream.open(f"{near.url}/b?domain=hub") as other,
+        ):
+            recorder = Recorder(other)
+            store.put_many({"a": 1, "b": 2})
+            recorder.wait_state({"a": b"1", "b": b"2"})
+            other["a"] = 3
+            other.put_many({"b": 3, "c": 3})
+            assert dict(store) == dict(other) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_rights_that_end_where_the_bucket_ends():
+    """What a store needs, and no more: the stream of its bucket, its subjects, its inbox."""
+    with server(users_with(f'{NEEDED}, "$KV.b.>"')) as running:
         check(running.url, user="boss", password="boss")
         with datastream.open(f"nats://ann:ann@{running.address}/b") as store:
             seen = []

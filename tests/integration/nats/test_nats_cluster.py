@@ -34,7 +34,7 @@ def opened(cluster, bucket, number, **options):
 
 
 class Writer:
-    """Counts up some keys of its own, and remembers what was acknowledged."""
+    """Counts up some keys of its own, and a pair of them, and remembers what was acknowledged."""
 
     def __init__(self, store, name):
         self.acknowledged = {}
@@ -54,9 +54,12 @@ class Writer:
         while not self._stopped.is_set():
             number += 1
             key = f"{self._name}/{number % KEYS}"
+            pair = dict.fromkeys((f"{self._name}/one", f"{self._name}/two"), number)
             try:
                 self._store.put(key, number)
                 self.acknowledged[key] = number
+                self._store.put_many(pair)
+                self.acknowledged |= pair
             except SourceUnavailable:
                 self.refused += 1
 
@@ -103,6 +106,8 @@ def check(stores, writers, watchers):
         is_part = any(key.startswith("w2/") for key in watcher.state)
         expected = {k: final[k] for k in keys if is_part or k.startswith("w0/") or k == "w1/3"}
         watcher.wait_state(expected)
+        for state in watcher.states:
+            assert state.get("w0/one") == state.get("w0/two"), "a batch was torn"
         for key in expected:
             values = [int(entry.value) for entry in watcher.entries if entry.key == key]
             assert values == sorted(values), f"{key} went back"
