@@ -297,6 +297,7 @@ class Connection:
         }
 
     def _learn(self, client: Client) -> None:
+        _say_that_it_is_tls(client)
         self._error = None
         self._acks = Acks()
         self._denials = Denials()
@@ -339,6 +340,13 @@ class Connection:
         return Unanswered(
             f"no answer within {self.attempt:g} s; the server hangs, or its cluster has no quorum"
         )
+
+
+def _say_that_it_is_tls(client: Client) -> None:
+    """The library does not tell its streams, of which asyncio warns at the end of each one."""
+    writer: Any = getattr(client._transport, "_io_writer", None)
+    if writer is not None and writer.get_extra_info("ssl_object") is not None:
+        writer.transport.get_protocol()._over_ssl = True
 
 
 def _abandon(client: Client) -> None:

@@ -153,12 +153,13 @@ def tls(files, more=""):
     )
 
 
-def test_tls(files):
+def test_tls(files, caplog):
     with server(tls(files)) as running:
         check(running.url, roots=str(files / "ca.pem"))
         check(f"{running.url}", tls=True, roots=str(files / "ca.pem"))
         with pytest.raises(Denied, match=r"certificate.*check tls="):
             datastream.open(f"{running.url}/b", roots=str(files / "other.pem"))
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_mutual_tls(files):
