@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from datastream._entries import Entries
 from datastream._registry import open
 from datastream.entry import (
     Batch,
@@ -52,6 +53,7 @@ __all__ = [
     "Denied",
     "Diff",
     "Difference",
+    "Entries",
     "Entry",
     "Feature",
     "Held",

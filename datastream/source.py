@@ -363,6 +363,15 @@ class Summary(NamedTuple):
 
 
 @runtime_checkable
+class HasWalk(Protocol):
+    """A Source that reads a state entry by entry, so that few are in memory."""
+
+    def walk(self, selection: Selects) -> Iterator[Entry]:
+        """What there is, all of one moment; other keys may be among it. Closed, if left early."""
+        ...
+
+
+@runtime_checkable
 class HasSummaries(Protocol):
     """A Source that can be compared with another one without reading all values.
 

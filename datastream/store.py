@@ -18,6 +18,7 @@ from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._closing import Closing
 from datastream._consumers import StoreConsumers
+from datastream._entries import Entries
 from datastream._exploring import StoreExploring
 from datastream._mapping import StoreMapping
 from datastream._observable import NamedObservable, StatusObservable
@@ -30,6 +31,7 @@ from datastream._watch.core import Core
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.replay import Replays, Script, batches, live_part
 from datastream._watch.status import StatusHolder
+from datastream._watch.walking import walk
 from datastream._watches import Pace, check_seconds, described
 from datastream._writes import WriteCheck, of_delete, of_many
 from datastream.aio import Threads
@@ -151,6 +153,25 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         """
         read = self._core.state if partial else self._core.snapshot
         return read(Selection.of(*keys, match=match, exclude=exclude))
+
+    def entries(
+        self,
+        *keys: str,
+        match: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+    ) -> Entries:
+        """What the selected keys hold now, one after the other, for stores larger than memory.
+
+        Sorted by key, where the backend sorts as Python does. Of SQLite and git, all is of one
+        moment, and no more than some MiB are in memory; of files, S3 and other filesystems, it is
+        of one listing. Others are read whole, like a `snapshot`. Nothing is read before the
+        first step.
+
+        Args:
+            keys, match, exclude: as for `snapshot`.
+        """
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        return Entries(partial(walk, self._core, selection))
 
     # Writing.
 

@@ -71,6 +71,7 @@ NOT_CALLED = (
     datastream.View,
     datastream.ViewSnapshot,
     datastream.Diff,
+    datastream.Entries,
     datastream.Mirror,
     Binding,
     Consumer,
@@ -98,10 +99,11 @@ PREFIXES = {
     "Mirror": "mirror",
     "Consumer": "consumer",
     "History": "history",
+    "Entries": "entries",
     "Recording": "recording",
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
-SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay")
+SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay", "HasWalk")
 SOURCE += ("Summary", "HasSummaries", "HasStreams")
 
 
@@ -109,7 +111,7 @@ def page() -> str:
     """The whole reference."""
     store, names = datastream.Store, datastream.__all__
     errors = [name for name in names if _is_error(getattr(datastream, name))]
-    own_sections = ("Store", "View", "open", "Overlay", "overlay", "webhook", *BETWEEN)
+    own_sections = ("Entries", "Store", "View", "open", "Overlay", "overlay", "webhook", *BETWEEN)
     values = [n for n in names if n not in (*errors, *own_sections)]
     parts = [
         HEAD,
@@ -126,6 +128,7 @@ def page() -> str:
         "#### Data frames and live views",
         *_methods("store", StoreExploring, _own_methods(StoreExploring)),
         *_class("History", History, _own_methods(History), "####"),
+        *_class("Entries", datastream.Entries, ("close",), "####"),
         *_class("Recording", Recording, ("to_pandas", "to_polars", "close"), "####"),
         *(p for kind in LIVE for p in _class(kind.__name__, kind, (), "####")),
         *_methods("live", Live, ("widget", "close", "html")),

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple, TypeGuard
 
 from datastream._mirror.entries import present, same
+from datastream._watch.walking import fetch
 from datastream.entry import Entry
-from datastream.errors import Unreadable
 from datastream.selection import Selection, is_reserved
 from datastream.source import HasSummaries, Source, Summary, is_below
 from datastream.sources._common.digests import digest_of
 from datastream.store import Store
 
-LOADED, LOADED_BYTES = 500, 8 << 20
-"""Most values, and bytes of them, that are read at once."""
 CONCLUSIVE = frozenset(("git",))
 """Algorithms by which what differs is different; an ETag may be something else than an MD5."""
 
@@ -79,7 +77,7 @@ class Side:
         there = {key: self.items[key].entry for key in keys if key in self.items}
         missing = [key for key, entry in there.items() if entry is None]
         found = {key: entry for key, entry in there.items() if entry is not None}
-        return found | (fetch(self._store, missing, self.unread) if missing else {})
+        return found | (fetch(self._store._core, missing, self.unread) if missing else {})
 
     def size(self, key: str) -> int:
         """Bytes that loading the value takes, as far as it is known."""
@@ -92,23 +90,6 @@ class Side:
         if item is None or item.entry is not None or item.summary is None:
             return None if item is None else item.entry
         return Entry(key, b"", "", item.summary.updated_at, item.digest)
-
-
-def fetch(store: Store, keys: Sequence[str], unread: set[str]) -> dict[str, Entry]:
-    """The entries of keys of a store that summarises; those that cannot be read go to `unread`."""
-    source = store._source
-    if not isinstance(source, HasSummaries):
-        return {}
-    found = {entry.key: entry for entry in store._core.call(None, source.contents, keys)}
-    for key in keys:
-        if key not in found:
-            try:
-                entry = store._core.get(key)
-            except Unreadable:
-                unread.add(key)
-            else:
-                found |= {} if entry is None else {key: entry}
-    return found
 
 
 def differing_keys(a: Store, b: Store, selection: Selection) -> list[str] | None:
@@ -157,20 +138,6 @@ def _is_not_older(one: Item, other: Item) -> bool:
     at, copied = one.summary.updated_at, other.summary.updated_at
     # Objects have whole seconds.
     return at is not None and copied is not None and copied >= at.replace(microsecond=0)
-
-
-def in_pieces(keys: Sequence[str], size: Callable[[str], int]) -> Iterator[list[str]]:
-    """Keys in pieces whose values may be in memory together."""
-    piece: list[str] = []
-    total = 0
-    for key in keys:
-        if piece and (len(piece) >= LOADED or total + size(key) > LOADED_BYTES):
-            yield piece
-            piece, total = [], 0
-        piece.append(key)
-        total += size(key)
-    if piece:
-        yield piece
 
 
 def is_told(key: str, *sides: Side) -> bool:

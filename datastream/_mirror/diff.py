@@ -10,15 +10,13 @@ from typing import Literal, NamedTuple, Self
 from datastream import _registry
 from datastream._closing import Closing
 from datastream._mirror.compare import (
-    LOADED,
     Side,
     differing_keys,
-    fetch,
-    in_pieces,
     is_told,
     tell,
 )
 from datastream._mirror.entries import same
+from datastream._watch.walking import LOADED, fetch, in_pieces
 from datastream.entry import Entry
 from datastream.errors import DatastreamError, InvalidValue
 from datastream.selection import Selection
@@ -183,7 +181,7 @@ class _Comparing:
             return
         for piece in in_pieces(keys, lambda _: 0):
             unread: set[str] = set()
-            one, other = (fetch(store, piece, unread) for store in self._stores)
+            one, other = (fetch(store._core, piece, unread) for store in self._stores)
             self._unreadable(unread)
             yield from self._of(piece, one, other, unread)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ import click
 import datastream
 from datastream import DatastreamError, Entry, Feature, KeyNotFound, Store, Write
 from datastream.cli._copying import Copier, held_by
+from datastream.cli._exit import say
 from datastream.cli._open import is_url, open_existing, open_store
 from datastream.cli._output import emit
 from datastream.cli._prefixes import (
@@ -140,14 +141,24 @@ def _copy(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
 
 
 def _move(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
-    with progress("reading"):
-        entries = keys.snapshot(source)
-    with progress("writing", len(entries)) as advance:
-        copier.copy(entries, advance)
-    moved = [entry for entry in entries if entry.key not in copier.refused]
+    read: list[Entry] = []
+    sizes: dict[str, int] = {}
+    with progress("copying") as advance, keys.entries(source) as entries:
+        copier.copy(_noted(entries, read, sizes), advance)
+    if entries.unread:
+        say(left_out(entries.unread))
+    moved = [entry for entry in read if entry.key not in copier.refused]
     with progress("removing", len(moved)) as advance:
         _check_apart(source, target, moved[:1])
-        write_in_steps(source, _deletes(source, moved[1:]), advance)
+        write_in_steps(source, _deletes(source, moved[1:]), advance, sizes)
+
+
+def _noted(entries: Iterable[Entry], read: list[Entry], sizes: dict[str, int]) -> Iterator[Entry]:
+    """The same; what is needed to remove them later goes to `read`, where no values are kept."""
+    for entry in entries:
+        read.append(entry._replace(value=b"", updated_at=None))
+        sizes[entry.key] = len(entry.value)
+        yield entry
 
 
 def _check_apart(source: Store, target: Store, first: Sequence[Entry]) -> None:
@@ -155,10 +166,10 @@ def _check_apart(source: Store, target: Store, first: Sequence[Entry]) -> None:
 
     One place may have several names: a link, a layer, a server.
     """
-    for entry in first:
+    for entry in target.snapshot(*(entry.key for entry in first)).values():
         source.write(*_deletes(source, first))
         if not target.snapshot(entry.key):
-            source.write(Write(entry.key, entry.value, entry.value_type))
+            source.write(Write(entry.key, entry.value, first[0].value_type))
             raise DatastreamError(
                 f"{source.name} and {target.name} are the same place; nothing was moved"
             )

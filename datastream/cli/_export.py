@@ -6,7 +6,7 @@ import io
 import sys
 import tarfile
 from collections.abc import Iterable
-from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -52,14 +52,13 @@ def export(
     chosen = form or format_of(output)
     if output is None and chosen != "jsonl" and sys.stdout.isatty():
         raise click.UsageError("an archive is nothing for a terminal; give --output")
-    with opened_at(url, at) as store, progress("reading"):
-        entries, unread = Keys(keys, match, exclude).read(store)
-    with ExitStack() as stack:
-        advance = stack.enter_context(progress("writing", len(entries)))
-        file = stack.enter_context(_Output(output))
-        _write(entries, file, chosen, advance)
-    if unread:
-        raise DatastreamError(left_out(unread))
+    with opened_at(url, at) as store, Keys(keys, match, exclude).entries(store) as entries:
+        # What cannot be read at all leaves no file.
+        first = list(islice(entries, 1))
+        with progress("exporting") as advance, _Output(output) as file:
+            _write(chain(first, entries), file, chosen, advance)
+        if entries.unread:
+            raise DatastreamError(left_out(entries.unread))
 
 
 class _Output:
@@ -105,6 +104,8 @@ def _write(entries: Iterable[Entry], file: BinaryIO, form: str, advance: Advance
     ) as archive:
         for entry in entries:
             archive.addfile(_member(entry), io.BytesIO(entry.value))
+            # Or it remembers all of them.
+            archive.members.clear()  # type: ignore[attr-defined]
             advance(1)
 
 

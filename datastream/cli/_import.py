@@ -120,7 +120,9 @@ def _bytes(text: str, encoding: object) -> bytes:
 def _members(data: BinaryIO) -> Iterator[Write]:
     try:
         with tarfile.open(fileobj=data, mode="r|*") as archive:
-            for member in archive:
+            while (member := archive.next()) is not None:
+                # Or it remembers all of them.
+                archive.members.clear()  # type: ignore[attr-defined]
                 file = archive.extractfile(member) if member.isfile() else None
                 if file is not None:
                     value = file.read()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from datastream import Entry, Feature, Store, Write
@@ -19,6 +20,8 @@ STEP, ATOMIC_STEP = 100, 10_000
 """Writes that are made in one go: as many as possible where they happen all or none of them."""
 STEP_BYTES = 8 << 20
 """Bytes of their values."""
+
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 Advance = Callable[[int], None]
 
@@ -77,24 +80,32 @@ class _Bar:
                 bar.start()
 
 
-def write_in_steps(store: Store, writes: Iterable[Write], advance: Advance) -> int:
-    """Make all of `writes`, as many at once as is sensible; returns how many there were."""
+def write_in_steps(
+    store: Store, writes: Iterable[Write], advance: Advance, sizes: Mapping[str, int] = NO_SIZES
+) -> int:
+    """Make all of `writes`, as many at once as is sensible; returns how many there were.
+
+    Args:
+        sizes: bytes of what is deleted, which a backend may read to compare it.
+    """
     number = 0
-    for step in steps(store, writes):
+    for step in steps(store, writes, sizes):
         stored: Sequence[Entry] = store.write(*step)
         number += len(stored)
         advance(len(step))
     return number
 
 
-def steps(store: Store, writes: Iterable[Write]) -> Iterator[list[Write]]:
+def steps(
+    store: Store, writes: Iterable[Write], sizes: Mapping[str, int] = NO_SIZES
+) -> Iterator[list[Write]]:
     """`writes` in lists, each of which is one call of ``store.write``."""
     most = ATOMIC_STEP if Feature.ATOMIC in store.features else STEP
     step: list[Write] = []
     keys: set[str] = set()
     size = 0
     for write in writes:
-        length = len(write.value or b"")
+        length = sizes.get(write.key, 0) if write.value is None else len(write.value)
         is_full = len(step) == most or size + length > STEP_BYTES
         # One key twice is no single write.
         if step and (is_full or write.key in keys):

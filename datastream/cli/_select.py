@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 from reactivex import Observable
 
+import datastream
 from datastream import Batch, Entry, Store
 from datastream.cli._exit import say
 from datastream.errors import shown
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +36,10 @@ class Keys(NamedTuple):
         """The watch of them."""
         match, exclude = self.match, self.exclude
         return store.watch_batches(*self.keys, match=match, exclude=exclude, **pace)
+
+    def entries(self, store: Store) -> datastream.Entries:
+        """What they hold now, read as one goes on."""
+        return store.entries(*self.keys, match=self.match, exclude=self.exclude)
 
     def snapshot(self, store: Store) -> list[Entry]:
         """What they hold now, sorted; what cannot be read is said, and left out."""

@@ -97,9 +97,11 @@ def test_a_key_that_cannot_be_read_is_said(url: str, monkeypatch: pytest.MonkeyP
     read = datastream.Store.snapshot_batch
 
     def unread(store: datastream.Store, *keys: str, **globs: Any) -> datastream.Batch:
-        return replace(read(store, *keys, **globs), unread=frozenset({"archived", "old/"}))
+        return replace(read(store, *keys, **globs), unread=names)
 
+    names = frozenset({"archived", "old/"})
     monkeypatch.setattr(datastream.Store, "snapshot_batch", unread)
+    monkeypatch.setattr(datastream.Entries, "unread", names)
     listed = run("ls", url)
     assert listed.exit_code == 0
     assert "'archived' and 1 more cannot be read and was left out" in listed.stderr

@@ -38,6 +38,7 @@ from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State
 from datastream.sources.git.reading import ReadCommit
 from datastream.sources.git.tree import Change, rewritten
+from datastream.sources.git.walking import walk
 
 PATIENCE = 60.0
 """Seconds for which a write is done anew because somebody else was quicker."""
@@ -167,6 +168,10 @@ class BranchSource(Source):
     def summaries(self, selection: Selects) -> Sequence[Summary]:
         with self._handles.lend() as files:
             return files.summaries(selection, self._state(files))
+
+    def walk(self, selection: Selects) -> Iterator[Entry]:
+        """As in `HasWalk`."""
+        return walk(self._handles, selection, self._state)
 
     def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
         with self._handles.lend() as files:

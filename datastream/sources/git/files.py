@@ -62,6 +62,10 @@ class Files:
         blob = self.blob(state, key)
         return None if blob is None else self.entry(key, blob, state.time)
 
+    def blobs(self, selection: Selects, state: State) -> list[tuple[str, ObjectID]]:
+        """All that is selected, with the ids of its contents."""
+        return list(self._files(selection, self.root(state)))
+
     def entries(self, selection: Selects, state: State) -> list[Entry]:
         """All that is selected."""
         return [

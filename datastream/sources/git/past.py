@@ -26,6 +26,7 @@ from datastream.sources.git.handles import Handles, is_answer
 from datastream.sources.git.naming import base_of, find_commit
 from datastream.sources.git.objects import UNBORN, Objects, State
 from datastream.sources.git.reading import ReadCommit
+from datastream.sources.git.walking import walk
 
 log = logging.getLogger("datastream")
 
@@ -251,6 +252,10 @@ class PastSource(ReadOnlyPast):
             return Reading((), position, False)
         with self._handles.lend() as files:
             return Reading(files.entries(selection, self._state), position, True)
+
+    def walk(self, selection: Selects) -> Iterator[Entry]:
+        """As in `HasWalk`."""
+        return walk(self._handles, selection, lambda _: self._state)
 
     def get(self, key: str) -> Entry | None:
         with self._handles.lend() as files:

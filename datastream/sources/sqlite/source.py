@@ -13,9 +13,10 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
 
@@ -131,6 +132,27 @@ class SqliteSource(Source):
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._current.call(partial(self._read, selection, since))
+
+    def walk(self, selection: Selects) -> Iterator[Entry]:
+        """As in `HasWalk`."""
+        first, rest = self._current.call(partial(self._walk_from, selection))
+        yield from chain(first, rest)
+
+    def _walk_from(
+        self, selection: Selects, attached: Attached
+    ) -> tuple[Sequence[Entry], Iterator[Entry]]:
+        """The first entry, with which it is known that the schema is this one, and the others."""
+        if not attached.is_wal:
+            # There, whoever reads for long holds up all who write.
+            return self._read(selection, None, attached).entries, iter(())
+        entries = self._walk(selection, attached)
+        return list(islice(entries, 1)), entries
+
+    def _walk(self, selection: Selects, attached: Attached) -> Iterator[Entry]:
+        with attached.moment() as connection:
+            for found in attached.rows.walk(connection, selection):
+                if _is_legal(found.key, self._where):
+                    yield found
 
     def get(self, key: str) -> Entry | None:
         row = self._find(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from datastream.entry import Capability, Entry, deleted
@@ -19,6 +19,7 @@ from datastream.sources.sqlite.rows import (
     capability,
     check_integer,
     entries,
+    entry,
     entry_of,
     native_parameter,
     revision,
@@ -112,6 +113,13 @@ class RowTable:
         finally:
             db.text_factory = given
         return self._entries_of(db.execute(sql, parameters))
+
+    def walk(self, db: sqlite3.Connection, selection: Selects) -> Iterator[Entry]:
+        """`entries`, sorted, one after the other."""
+        condition, parameters = self._condition(selection)
+        sql = f"{self._select}{condition} ORDER BY {self._layout.key()}"
+        for row in db.execute(sql, parameters):
+            yield entry(self._layout.shaped(row) if self._is_object else row)
 
     def _entries_of(self, rows: Iterable[Row]) -> list[Entry]:
         return entries(map(self._layout.shaped, rows) if self._is_object else rows)
