@@ -91,7 +91,10 @@ def reconcile(
         _plan_one(plan, Conflict(key, None, target[key]), rules, is_ours and key not in theirs)
     for key, entry in source.items():
         there = target.get(key)
-        if not same(entry, there, types=rules.types):
+        if there is None and key not in theirs:
+            # The most of a first mirror: nobody has anything against it.
+            plan.writes.append(put_of(entry))
+        elif not same(entry, there, types=rules.types):
             # What is only missing was written by nobody.
             mine = (is_ours or there is None) and key not in theirs
             _plan_one(plan, Conflict(key, entry, there), rules, mine)

@@ -169,6 +169,10 @@ class Worker:
         elif self._work and self._work[0].is_first:
             self._apply(self._work[0])
         elif self._feeds.target is None and not self._dry_run:
+            if not self._work:
+                # All is written; whether others wrote meanwhile is found out by reading it back.
+                self._show(None)
+                self.notify()
             self._follow_target()
         elif self._ledger.suspects:
             self._look_at_suspects()
