@@ -75,7 +75,11 @@ def unknown_outcome(error: psycopg.Error, where: str) -> SourceUnavailable:
 _UNKNOWN: tuple[type[DatastreamError], str] = (DatastreamError, "see PostgreSQL's message")
 _MALFORMED = (
     *("connection is bad: invalid", "could not match", "could not parse network address"),
-    *("may not be used with", "invalid value for parameter", "unrecognized configuration parameter"),
+    *(
+        "may not be used with",
+        "invalid value for parameter",
+        "unrecognized configuration parameter",
+    ),
     "requires a value",
 )
 """What libpq and the server say of options with values that they do not know."""
