@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[datastream.Store]:
 
 
 @pytest.fixture
-def terminal(stack: ExitStack):
+def terminal(stack: ExitStack, interruptible):
     def make(*arguments: str, **options) -> Terminal:
         made = Terminal(*arguments, **options)
         stack.callback(made.close)

@@ -83,7 +83,7 @@ def waiting(monkeypatch):
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
-def test_ctrl_c_ends_the_wait_for_a_lock(path, stack, waiting, journal):
+def test_ctrl_c_ends_the_wait_for_a_lock(path, stack, waiting, journal, interruptible):
     with database(path, f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({NATIVE})"):
         pass
     store = stack.enter_context(datastream.open(f"sqlite:{path}", timeout=60))

@@ -21,6 +21,7 @@ from datastream.source import Feature, Reading, Write, Written
 from datastream.sources.sqlite import SqliteSource
 from datastream.sources.sqlite import file as sqlite_file
 from datastream.sources.sqlite import log as sqlite_log
+from tests.integration._programs.tools import eventually
 
 EVERYTHING = Selection()
 TIMEOUT = 20.0
@@ -246,8 +247,8 @@ def test_without_a_log_equal_positions_are_equal_states(
             assert seen.setdefault(reading.position, value) == value
 
         with threads(write, read, read, read):
-            sleep(2.0)
-    assert len(seen) > 1
+            sleep(1.0)
+            eventually(lambda: len(seen) > 1, "two states")
 
 
 def test_a_write_says_where_the_log_was_before_and_after(source):
