@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from datastream._watch.diff import revision_of
 from datastream._watch.subscription import Subscription
-from datastream.entry import Entry, deleted
+from datastream.entry import Batch, Entry, deleted
 from datastream.selection import Selection
 from datastream.source import is_below
 
@@ -68,6 +69,28 @@ class Apart:
 
     def remove(self, subscription: Subscription) -> None:
         self.given.pop(subscription, None)
+
+    def began(
+        self, subscription: Subscription, revisions: Mapping[str, str], known: Mapping[str, str]
+    ) -> None:
+        """A newcomer was given the state that has these revisions; `known` are those published."""
+        given: Given = {
+            key: revision for key, revision in revisions.items() if known.get(key) != revision
+        }
+        if len(known) > len(revisions) - len(given):
+            # Such as keys that are being written.
+            matches = subscription.selection.matches
+            given |= {key: None for key in known if key not in revisions and matches(key)}
+        self.add(subscription, given)
+
+    def resumed(self, subscription: Subscription, changes: Batch, known: Mapping[str, str]) -> None:
+        """A newcomer was given what changed since its cursor; `known` are those published."""
+        # Of what it is not told it has what was there at its cursor, as all others have.
+        now = {entry.key: revision_of(entry) for entry in changes.entries}
+        given = {key: at for key, at in now.items() if known.get(key) != at}
+        if lacking := subscription.lacking:
+            given |= {key: None for key in known if key not in now and is_below(key, lacking)}
+        self.add(subscription, given)
 
     def news(self, known: Mapping[str, str], told: Told) -> dict[Subscription, News]:
         """What is news to each, by what it has.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from datastream.entry import Entry, Operation
 
@@ -33,6 +33,17 @@ class Known:
             self._trim()
         else:
             self.revisions[key] = entry.revision
+
+    def learn_state(self, revisions: Mapping[str, str], is_known: Callable[[str], bool]) -> None:
+        """Know the keys of a newcomer's state; not those that are known already, or come to all.
+
+        Args:
+            is_known: whether somebody else watches a key.
+        """
+        known = self.revisions
+        for key, revision in revisions.items():
+            if key not in known and not is_known(key):
+                known[key] = revision
 
     def remembers(self, version: int) -> bool:
         """Whether it is known what was published after `version`."""
