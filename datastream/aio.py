@@ -149,9 +149,6 @@ class Threads:
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a call that may block, also if those of the source do not."""
-        if self.instant:
-            # It has no other use for threads, so none is kept.
-            return await self.run_once(partial(function, *args, **kwargs))
         with self._lock:
             if not self._closed and self._executor is None:
                 self._executor = ThreadPoolExecutor(MAX_THREADS, "datastream-call")

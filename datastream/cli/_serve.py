@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import ModuleType
 from typing import Any
@@ -23,6 +24,9 @@ PORT = 8080
 HEARTBEAT_HELP = "Seconds of silence after which a client is asked whether it is there."
 GRACE = 1.0
 """Seconds that running calls get to end; watches never end by themselves."""
+SWITCH = 0.0005
+"""Seconds after which a thread lets others run, a tenth of Python's: those that read and pack large
+states would hold up the event loop, and with it all clients."""
 CLEAN_UP = 10.0
 """Seconds for all that after Ctrl-C, and for closing the store."""
 
@@ -77,6 +81,7 @@ def serve(context: click.Context, /, **given: Any) -> None:
     ):
         # Workers open the URL, each for itself.
         served = options["url"] if options["workers"] else store
+        sys.setswitchinterval(SWITCH)
         server = transport.serve(served, with_port(options["address"]), **arguments)
         try:
             exit_on_sigterm(0)

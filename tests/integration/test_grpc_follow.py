@@ -11,6 +11,7 @@ import pytest
 from datastream_grpc import Limits
 from datastream_grpc._connection import Stubs
 from datastream_grpc._convert import Parts
+from datastream_grpc._follow import BEGINNING
 from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
@@ -182,6 +183,26 @@ def test_a_large_state_holds_up_no_other_watch(store, client):
         pass
     assert not client.has_batch(1)
     assert len(client.next(1).data) == 12_000
+
+
+def test_of_a_client_that_does_not_read_few_watches_begin(store, server, client):
+    store.put_many({f"many/{number}": VALUE for number in range(12_000)})
+    client.add(0, "other", describe=True)
+    assert client.receive() == 0
+    assert client.receive() == 0
+    for watch in range(1, WATCHES):
+        client.add(watch, "many/", describe=True)
+    streams = server._inner._servicer._streams
+    eventually(lambda: len(streams) > BEGINNING, "those that may begin")
+    with Client(server.address) as other:
+        other.add(1, "many/")
+        assert other.next(1).initial
+    # And those of which something has found room in the connection.
+    assert len(streams) < WATCHES / 2
+    for watch in range(WATCHES):
+        client.remove(watch)
+    client.half_close()
+    assert sum(message.ended for message in client.messages) == WATCHES
 
 
 def calls_of(server):

@@ -90,3 +90,23 @@ def test_a_slow_iterator_gets_the_newest_of_each_key():
 
     with datastream.open("memory:") as store:
         assert len(run(follow(store))) < 100
+
+
+def test_calls_of_a_store_in_memory_start_no_thread_each(monkeypatch):
+    """A loop that starts a thread waits until that runs."""
+    started = []
+    start = threading.Thread.start
+
+    def counted(thread):
+        started.append(thread)
+        start(thread)
+
+    async def snapshots(store):
+        for _ in range(20):
+            await store.threads.run(store.snapshot)
+
+    with datastream.open("memory:") as store:
+        monkeypatch.setattr(threading.Thread, "start", counted)
+        run(snapshots(store))
+        monkeypatch.undo()
+    assert len(started) <= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -18,6 +19,12 @@ from datastream_grpc._texts import Texts
 
 log = logging.getLogger("datastream.grpc")
 
+BEGINNING = 8
+"""Watches of one call that begin at the same time: of a client that does not read, each of them
+holds a state."""
+BEGIN_ALONE = 5.0
+"""Seconds for which one that begins keeps others from it, as where a backend is away."""
+
 SendWatch: TypeAlias = Callable[[pb.DataRequest, "Line"], Awaitable[None]]
 """Sends one watch to what stands for the context of its call, until it ends."""
 
@@ -29,10 +36,16 @@ class Line:
         number: by which the client names it.
         context: of the call.
         writing: held by the watch that writes, since a call takes one message at a time.
+        describes: its first message says how the store is.
     """
 
-    def __init__(self, number: int, context: Context, writing: asyncio.Lock) -> None:
+    def __init__(
+        self, number: int, context: Context, writing: asyncio.Lock, *, describes: bool
+    ) -> None:
         self.number = number
+        self.has_sent: Callable[[], None] = _nothing
+        """Called once it has sent something of its state."""
+        self._first = 2 if describes else 1
         self.task: asyncio.Task[None] | None = None
         self.has_begun = False
         self.is_removed = False
@@ -48,6 +61,10 @@ class Line:
     async def write(self, message: bytes) -> None:
         """Send one message of the watch."""
         await self._write(_convert.to_followed(self._head, message))
+        if self._first:
+            self._first -= 1
+            if not self._first:
+                self.has_sent()
         if self.is_removed:
             raise asyncio.CancelledError
 
@@ -85,6 +102,7 @@ class Follow:
         self._context = context
         self._texts = texts
         self._writing = asyncio.Lock()
+        self._room = asyncio.Semaphore(BEGINNING)
         self._lines: dict[int, Line] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,7 +139,8 @@ class Follow:
         self._begin(number, request.add)
 
     def _begin(self, number: int, request: pb.DataRequest) -> None:
-        line = self._lines[number] = Line(number, self._context, self._writing)
+        line = Line(number, self._context, self._writing, describes=request.describe)
+        self._lines[number] = line
         task = line.task = asyncio.create_task(self._run(line, request))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -142,7 +161,7 @@ class Follow:
         line.has_begun = True
         try:
             if not line.is_removed:
-                await self._send(request, line)
+                await self._send_in_turn(line, request)
         except asyncio.CancelledError:
             if not line.is_removed:
                 raise
@@ -152,6 +171,17 @@ class Follow:
             return self._told(error, request)
         return "", ""
 
+    async def _send_in_turn(self, line: Line, request: pb.DataRequest) -> None:
+        await self._room.acquire()
+        with ExitStack() as beginning:
+            beginning.callback(self._room.release)
+            line.has_sent = beginning.close
+            late = asyncio.get_running_loop().call_later(BEGIN_ALONE, beginning.close)
+            try:
+                await self._send(request, line)
+            finally:
+                late.cancel()
+
     def _told(self, error: Exception, request: pb.DataRequest) -> tuple[str, str]:
         known, text = to_answer(error)
         if not known:
@@ -160,3 +190,7 @@ class Follow:
         if public != text:
             log.info("Follow %s: %s", self._context.peer(), text)
         return known, public
+
+
+def _nothing() -> None:
+    """Nobody waits for this watch."""

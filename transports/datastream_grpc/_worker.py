@@ -22,6 +22,9 @@ from datastream import open as open_store
 
 START = 30.0
 """Seconds that a worker has to open its store and listen, and to end."""
+SWITCH = 0.0005
+"""Seconds after which a thread lets others run, a tenth of Python's: those that read and pack large
+states would hold up the event loop, and with it all clients."""
 LENGTH = 4
 """Bytes that say how long the job is."""
 
@@ -140,6 +143,7 @@ def main() -> None:
     os.dup2(2, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     job = pickle.loads(_read(sys.stdin.buffer))  # noqa: S301
+    sys.setswitchinterval(SWITCH)
     _shared_ids.of_process = _shared_ids.SharedIds(job.ids)
     try:
         store = open_store(job.url)
