@@ -50,16 +50,24 @@ def explain_connecting(error: psycopg.Error, where: str) -> DatastreamError:
     return SourceUnavailable(f"{where}: {text}; check host and port, and that the server runs")
 
 
-def explain(error: psycopg.Error, where: str, key: str | None = None) -> DatastreamError:
-    """The error to raise instead: what failed, on what, what to do."""
+def explain(
+    error: psycopg.Error, where: str, key: str | None = None, *, writes: bool = False
+) -> DatastreamError:
+    """The error to raise instead: what failed, on what, what to do.
+
+    Args:
+        writes: it was a write that failed.
+    """
     state = error.sqlstate or ""
     kind, advice = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or _UNKNOWN
+    if kind in (InvalidKey, InvalidValue) and not writes:
+        kind, advice = _UNREADABLE
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         kind, advice = SourceUnavailable, "the connection is lost; it is made again when needed"
     place = f"{where}, key {shown(key)}" if key is not None else where
     # Neither details nor what was malformed: values may be secrets.
     text = error.diag.message_primary or str(error).partition("\n")[0]
-    text = text.partition(': "')[0] if kind is InvalidValue else text
+    text = text.partition(': "')[0] if state.startswith("22") else text
     return kind(f"{place}: {text}; {advice}")
 
 
@@ -73,6 +81,7 @@ def unknown_outcome(error: psycopg.Error, where: str) -> SourceUnavailable:
 
 
 _UNKNOWN: tuple[type[DatastreamError], str] = (DatastreamError, "see PostgreSQL's message")
+_UNREADABLE = (DatastreamError, "a row, or what a view or policy makes of it, cannot be read")
 _MALFORMED = (
     *("connection is bad: invalid", "could not match", "could not parse network address"),
     *(

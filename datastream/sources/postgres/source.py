@@ -185,9 +185,14 @@ class PostgresSource(Source):
         # table's own triggers, and only the next `read` can tell.
         if Feature.WRITE not in self.features:
             raise ReadOnly(self._only_read("can only be read"))
-        return self._access.call(
-            Use.WRITE, lambda db, catalogue: self._write(db, catalogue, writes)
-        )
+        try:
+            return self._access.call(
+                Use.WRITE, lambda db, catalogue: self._write(db, catalogue, writes)
+            )
+        except psycopg.Error as error:
+            if self._closed:
+                raise
+            raise explain(error, self._where, writes[0].key, writes=True) from error
 
     def wait(self, timeout: float | None) -> None:
         self._poller = threading.get_ident()
