@@ -257,6 +257,7 @@ def test_constraints_triggers_and_defaults_of_the_table(make, db):
     db.execute(
         "CREATE FUNCTION capped() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.key = 'never' THEN RETURN NULL; END IF; "
+        "IF NEW.key = 'no' THEN RAISE 'malformed: \"%\"', NEW.value; END IF; "
         "NEW.value = least(NEW.value, 10); RETURN NEW; END $$"
     )
     db.execute(
@@ -265,6 +266,8 @@ def test_constraints_triggers_and_defaults_of_the_table(make, db):
     assert store.put("k", 99).decode() == 10
     with pytest.raises(InvalidValue, match="keeps no such row"):
         store["never"] = 1
+    with pytest.raises(InvalidValue, match="malformed; a trigger"):
+        store["no"] = 1
     follower.wait_state({"k": b"10"})
 
 

@@ -60,14 +60,15 @@ def explain(
     """
     state = error.sqlstate or ""
     kind, advice = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or _UNKNOWN
-    if kind in (InvalidKey, InvalidValue) and not writes:
+    concerns_value = kind in (InvalidKey, InvalidValue)
+    if concerns_value and not writes:
         kind, advice = _UNREADABLE
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         kind, advice = SourceUnavailable, "the connection is lost; it is made again when needed"
     place = f"{where}, key {shown(key)}" if key is not None else where
     # Neither details nor what was malformed: values may be secrets.
     text = error.diag.message_primary or str(error).partition("\n")[0]
-    text = text.partition(': "')[0] if state.startswith("22") else text
+    text = text.partition(': "')[0] if concerns_value else text
     return kind(f"{place}: {text}; {advice}")
 
 
