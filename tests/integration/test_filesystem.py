@@ -1,5 +1,6 @@
 """Filesystems that fsspec knows, with real ones: archives, a web server, memory."""
 
+import io
 import random
 import secrets
 import sys
@@ -26,6 +27,7 @@ from datastream import (
 )
 from datastream.selection import Selection
 from datastream.source import Write
+from datastream.sources._common import look as _look
 from datastream.sources.filesystem import FilesystemSource
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
@@ -101,6 +103,31 @@ def test_a_tar_archive(tmp_path):
         archive.add(tmp_path / "x", "deep/x")
     with datastream.open(f"tar:{tmp_path / 'a.tar'}") as store:
         assert dict(store) == {"deep/x": "inside"}
+
+
+def test_a_tar_archive_whose_members_keep_their_time_and_size(tmp_path, monkeypatch):
+    """Such are made by programs that give the same archive for the same contents."""
+    now = 0.0
+    monkeypatch.setattr(_look, "monotonic", lambda: now)
+    path, draft = tmp_path / "a.tar", tmp_path / "draft"
+
+    def make(value):
+        with tarfile.open(draft, "w") as archive:
+            info = tarfile.TarInfo("a")
+            info.mtime, info.size = 0, len(value)
+            archive.addfile(info, io.BytesIO(value))
+        draft.replace(path)
+
+    make(b"one")
+    source = FilesystemSource(f"tar:{path}")
+    position = source.read(Selection(), None).position
+    now += 10
+    assert source.read(Selection(), position).position == position
+    make(b"two")
+    now += 10
+    news = source.read(Selection(), position)
+    assert [entry.value for entry in news.load(news.entries)] == [b"two"]
+    source.close()
 
 
 def test_a_web_server(web):

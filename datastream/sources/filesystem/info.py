@@ -29,7 +29,23 @@ def signature_of(info: Mapping[str, Any]) -> Hashable:
     at = time_of(info)
     if at is None:
         return None
-    return (at, size) if at.microsecond else Coarse((at, size))
+    exact = (at, size, info.get("ino"))
+    return exact if at.microsecond else Coarse(exact)
+
+
+def member_signature(info: Mapping[str, Any], archive: Hashable) -> Hashable:
+    """`signature_of` a member of an archive, which may hold whatever time its maker chose.
+
+    Args:
+        info: on the member.
+        archive: the signature of the archive itself.
+    """
+    if any(info.get(name) for name in _CONTENT):
+        return signature_of(info)
+    if archive is None:
+        return None
+    both = (time_of(info), info.get("size"), archive)
+    return Coarse(both) if isinstance(archive, Coarse) else both
 
 
 def time_of(info: Mapping[str, Any]) -> datetime | None:

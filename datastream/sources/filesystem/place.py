@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from datastream.errors import (
 )
 from datastream.selection import check_text
 from datastream.sources.filesystem.errors import why_unreadable
+from datastream.sources.filesystem.info import signature_of
 from datastream.url import Given, Location, text_as, unknown_option
 
 _OBJECT_STORES = frozenset(
@@ -77,6 +78,13 @@ class Opened:
             # fsspec fills an archive's table of contents at the first call, without a lock.
             with suppress(FileNotFoundError):
                 system.ls(self._root)
+
+    def archive_signature(self) -> Hashable:
+        """What differs after the archive was written or replaced; None if nothing tells."""
+        from fsspec.core import OpenFile
+
+        file = getattr(self._system, "of", None)
+        return signature_of(file.fs.info(file.path)) if isinstance(file, OpenFile) else None
 
     def files(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """All files below the place, each with its key and the filesystem's information on it.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Coarse, Listed, is_unread, unread
 from datastream.sources.filesystem.errors import explain
-from datastream.sources.filesystem.info import signature_of, time_of
+from datastream.sources.filesystem.info import member_signature, signature_of, time_of
 from datastream.sources.filesystem.place import (
     REFUSED,
     Opened,
@@ -117,8 +117,7 @@ class FilesystemSource(ListedSource):
     # Reading.
 
     def _list(self, scope: str) -> Iterator[Listed]:
-        if self._opened.is_archive:
-            self._open_anew()
+        signature = self._look_anew()
         with self._using() as opened:
             for key, info in opened.files():
                 if key in self._excluded:
@@ -127,11 +126,10 @@ class FilesystemSource(ListedSource):
                     self._unread.add(key, info[REFUSED])
                     yield Listed(key, None)
                 else:
-                    yield Listed(key, signature_of(info), "", time_of(info))
+                    yield Listed(key, signature(info), "", time_of(info))
 
     def summaries(self, selection: Selects) -> Iterator[Summary]:
-        if self._opened.is_archive:
-            self._open_anew()
+        signature = self._look_anew()
         with self._using() as opened:
             for key, info in opened.files():
                 if key in self._excluded or REFUSED in info:
@@ -140,9 +138,9 @@ class FilesystemSource(ListedSource):
                 elif selection.matches(key):
                     size = info.get("size")
                     known = size if isinstance(size, int) else None
-                    signature = signature_of(info)
+                    tells = signature(info)
                     # A coarse one may stand for what is written next, too.
-                    exact = None if isinstance(signature, Coarse) else signature
+                    exact = None if isinstance(tells, Coarse) else tells
                     yield Summary(key, known, "", time_of(info), exact)
 
     def pieces(self, key: str) -> Iterator[bytes]:
@@ -165,6 +163,16 @@ class FilesystemSource(ListedSource):
             return unread(key)
         self._unread.discard(key)
         return _entry(key, data)
+
+    def _look_anew(self) -> Callable[[Mapping[str, Any]], Hashable]:
+        """Begin a listing; gives what makes signatures of its files."""
+        with self._using() as opened:
+            if not opened.is_archive:
+                return signature_of
+            # First: it must not be newer than what is read of the archive.
+            archive = opened.archive_signature()
+        self._open_anew()
+        return partial(member_signature, archive=archive)
 
     def _open_anew(self) -> None:
         """An archive's table of contents is read when it is opened."""
