@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from datastream._secrets import hide, holds_secret
@@ -15,8 +17,9 @@ HEX_BYTES = 16
 STARS = "**********"
 
 # A field of JSON, YAML, TOML or an ini file; the end of its value may be cut off.
+# A name is tried at its begin alone, and as a whole: else a long one would take for ever.
 _FIELD = re.compile(
-    r"""(["']?)([\w.-]+)\1(\s*[:=]\s*)("(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|[^\s,;{}\[\]]+)"""
+    r"""(["']?)(?<![\w.-])([\w.-]++)\1(\s*[:=]\s*)("(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|[^\s,;{}\[\]]+)"""
 )
 
 
@@ -55,7 +58,7 @@ def shown_value(key: str, value: Any, limit: int = CELL_CHARS) -> Shown:
         return Shown(STARS)
     if isinstance(value, bytes):
         return shown_entry(Entry(key, value), limit)
-    whole = value if isinstance(value, str) else _represented(value)
+    whole = value if isinstance(value, str) else _represented(value, limit + 1)
     return Shown(visible(masked(whole[: limit + 1]), limit))
 
 
@@ -74,12 +77,44 @@ def size(data: bytes) -> str:
     return f"{len(data):,} {'byte' if len(data) == 1 else 'bytes'}"
 
 
-def _represented(value: Any) -> str:
+def _represented(value: Any, limit: int) -> str:
+    """Its repr, of which `limit` characters are made if it is a large dict or list."""
     try:
-        return repr(value)
+        return "".join(_begin(_pieces(value, limit), limit))
     except Exception:  # noqa: BLE001
         # The class is the user's, and a display must not raise.
         return f"<{type(value).__name__}>"
+
+
+def _begin(pieces: Iterable[str], limit: int) -> Iterator[str]:
+    length = 0
+    for piece in pieces:
+        yield piece
+        length += len(piece)
+        if length >= limit:
+            return
+
+
+def _pieces(value: Any, limit: int) -> Iterator[str]:
+    # What JSON has; of other classes, `repr` is theirs.
+    if type(value) is str:
+        yield repr(value[:limit])
+    elif type(value) is dict:
+        items = ((_pieces(key, limit), (": ",), _pieces(it, limit)) for key, it in value.items())
+        yield from _joined("{", map(chain.from_iterable, items), "}")
+    elif type(value) is list:
+        yield from _joined("[", (_pieces(item, limit) for item in value), "]")
+    else:
+        yield repr(value)
+
+
+def _joined(begin: str, items: Iterable[Iterable[str]], end: str) -> Iterator[str]:
+    yield begin
+    for number, item in enumerate(items):
+        if number:
+            yield ", "
+        yield from item
+    yield end
 
 
 def _without_secret(match: re.Match[str]) -> str:

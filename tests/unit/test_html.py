@@ -18,7 +18,7 @@ from datastream.entry import deleted
 from datastream.notebook._diff import differences_table, side_by_side
 from datastream.notebook._html import entry_card, store_table, view_table
 from datastream.notebook._parts import CARD_CHARS, CELL_CHARS, ROWS, age
-from datastream.notebook._values import shown_entry
+from datastream.notebook._values import masked, shown_entry, shown_value
 from datastream.selection import Selects
 from datastream.source import Health, Reading
 from datastream.sources.memory import MemorySource
@@ -426,6 +426,29 @@ def test_a_difference_names_its_stores_and_never_raises(store: Store) -> None:
         assert "SourceUnavailable" in Page(away._repr_html_()).text
         other.close()
         assert "StoreClosed" in Page(datastream.diff(store, other)._repr_html_()).text
+
+
+@pytest.mark.parametrize("text", ["a" * 200_000, "a." * 100_000, '"' * 200_000, "a:" * 100_000])
+def test_a_long_text_without_a_secret_is_looked_through_once(text: str) -> None:
+    # Tried from each character on, the first one would take hours.
+    assert masked(text) == text
+
+
+def test_a_large_value_is_made_as_far_as_it_is_shown() -> None:
+    class Made:
+        count = 0
+
+        def __repr__(self) -> str:
+            Made.count += 1
+            return "made"
+
+    nested = {"a": [1, "x", None], "password": "cretpw", "more": [Made()] * 1_000_000}
+    text = shown_value("k", nested).text
+    assert text.startswith("{'a': [1, 'x', None], 'password': **********, 'more': [made, made, ")
+    assert Made.count < 100
+    small = {"a": [], "b": {}, "c": (1, [2]), "d": "é"}
+    assert shown_value("k", small).text == repr(small)
+    assert shown_value("k", "x" * 10_000_000).text == "x" * CELL_CHARS + "…"
 
 
 def test_only_lines_that_differ_are_marked() -> None:
