@@ -178,8 +178,10 @@ class Display:
                 return
             self._closed = True
         self._stop()
+        from datastream.notebook import _widget
+
         self._send({"kind": "over"})
-        self.widget.close()
+        _widget.close(self.widget)
         self._forget(self)
 
     def _start(self) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Any
 
 from reactivex import Observable
@@ -137,8 +138,8 @@ def _number(entry: Entry) -> float | None:
         return None
     try:
         value = entry.decode()
-    except InvalidValue:
+        number = float(value) if isinstance(value, int | float) else inf
+    except (InvalidValue, OverflowError):
         return None
     # NaN and infinity are no JSON.
-    is_number = isinstance(value, int | float) and abs(value) < float("inf")
-    return float(value) if is_number else None
+    return number if isfinite(number) else None

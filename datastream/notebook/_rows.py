@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from math import isnan
 from typing import Any, NamedTuple
 
 from datastream.entry import Entry, Operation
@@ -62,7 +63,8 @@ class Row:
     def rank(self) -> tuple[int, float, str]:
         """Its place when sorted by value: numbers before texts."""
         value = self.value if self.value is not _NOTHING else _decoded(self.entry)
-        if isinstance(value, int | float):
+        # NaN compares with nothing: it is a text.
+        if isinstance(value, int | float) and not _is_nan(value):
             return (0, value, "")
         return (1, 0.0, self.shown.text)
 
@@ -187,6 +189,11 @@ def now() -> float:
 
 def _matches(row: Row, words: str) -> bool:
     return words in row.key.casefold() or words in row.shown.text.casefold()
+
+
+def _is_nan(value: float) -> bool:
+    # A large int is none, and no float either.
+    return isinstance(value, float) and isnan(value)
 
 
 def _decoded(entry: Entry | None) -> Any:

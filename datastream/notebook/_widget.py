@@ -20,6 +20,14 @@ def make(script: str) -> Any:
     return _class(script)()
 
 
+def close(widget: Any) -> None:
+    """Take a widget away, with the one that it made for its layout, which it leaves behind."""
+    layout = getattr(widget, "layout", None)
+    widget.close()
+    if layout is not None:
+        layout.close()
+
+
 def is_cut(widget: Any) -> bool:
     """Whether nothing connects a widget with a page any more.
 

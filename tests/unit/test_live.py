@@ -497,6 +497,27 @@ def test_a_plot_sends_all_at_first_and_then_what_is_new(
     assert [value for _, value in whole["points"]["fx/USD"]] == [1.08, 1.5, None]
 
 
+def test_a_plot_leaves_out_what_cannot_be_drawn(
+    store: Store, shown: Callable[[Live], Widget]
+) -> None:
+    page = shown(store.live_plot("n"))
+    for value in (1, 10**400, float("nan"), float("inf"), "text", b"\xff", None, 2):
+        store["n"] = value
+        store.flush()
+    message = page.wait_for(lambda m: "2.0" in str(m.get("points")))
+    assert message["keys"] == ["n"]
+    drawn = [value for sent in page.sent for _, value in sent.get("points", {}).get("n", ())]
+    assert set(drawn) <= {1.0, 2.0, None}
+
+
+def test_what_is_no_number_is_sorted_behind_numbers() -> None:
+    rows = TableRows()
+    for number, value in enumerate([float("nan"), 3, float("nan"), 1, 10**400, "x", 2.0]):
+        rows.put(f"k{number}", value, None, initial=True)
+    found, _, _ = rows.page(Page("value"))
+    assert [row.value for row in found[:4]] == [1, 2.0, 3, 10**400]
+
+
 def test_a_plot_has_so_many_lines_and_says_what_it_leaves_out(
     store: Store, shown: Callable[[Live], Widget]
 ) -> None:
