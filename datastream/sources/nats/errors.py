@@ -135,6 +135,7 @@ _FULL = (
 _DISABLED = (Denied, "this server or account has no JetStream; enable it in its configuration")
 _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     NO_STREAM: (SourceUnavailable, "there is no such bucket any more; create it anew"),
+    10026: (SourceUnavailable, "wait until others end, or raise max_consumers of the bucket"),
     10054: (InvalidValue, "nothing was written; raise max_value_size of the bucket"),
     10039: _DISABLED,
     10076: _DISABLED,

@@ -280,6 +280,22 @@ def test_a_full_bucket(running, bucket):
         store["a"] = b"y" * 3000
 
 
+def test_a_bucket_that_allows_one_consumer(running, bucket, url):
+    with datastream.open(url, create=True):
+        config = api(running, f"STREAM.INFO.KV_{bucket}")["config"] | {"max_consumers": 1}
+    remove_bucket(running.url, bucket)
+    api(running, f"STREAM.CREATE.KV_{bucket}", config)
+    with datastream.open(url) as store, datastream.open(url) as other:
+        first = Recorder(store)
+        store["a"] = 1
+        first.wait_state({"a": b"1"})
+        with pytest.raises(SourceUnavailable, match=r"maximum consumers.*raise max_consumers"):
+            other.snapshot()
+        second = Recorder(other)
+        first.dispose()
+        second.wait_state({"a": b"1"})
+
+
 def test_a_sealed_bucket(running, bucket, store):
     store["a"] = 1
     update(running, bucket, sealed=True)
