@@ -29,6 +29,8 @@ from datastream.sources.nats.together import MOST, Look, Together
 FLIGHT = 500
 """Messages that are sent before the first of them is acknowledged."""
 
+ASKED = 100
+"""Keys that the leader is asked for together, one by one."""
 RECENT = 20_000
 """Keys of which it is remembered what was written here last."""
 
@@ -98,11 +100,26 @@ class Writer:
             part = sure[start : start + MOST]
             begin = max(0, start - len(sure))
             others = rest[begin : max(0, start + MOST - len(sure))]
-            await self._do_batch([*part, *await self._recall(others, epoch, look)], epoch, done)
+            others = await self._recall(others, epoch, look)
+            await self._do_batch(part, others, epoch, done, look)
 
-    async def _do_batch(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
-        """Store those that change anything, on top of what all their keys were seen to hold."""
+    async def _do_batch(
+        self,
+        sure: Sequence[Plan],
+        rest: Sequence[Plan],
+        epoch: str,
+        done: dict[str, Entry],
+        look: Look,
+    ) -> None:
+        """Store those that change anything, on top of what all their keys were seen to hold.
+
+        Raises:
+            SourceUnavailable: others changed one of the keys, each time, for too long.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._patience
         while True:
+            plans = [*sure, *rest]
             wanted = [plan for plan in plans if not plan.is_done()]
             try:
                 first = await self._together.store(wanted) if wanted else 0
@@ -110,9 +127,14 @@ class Writer:
             except ApiError as error:
                 if error.number not in WRONG_SEQUENCE:
                     raise
-            plans = await self._look_patiently(plans)
-            for plan in plans:
+                if loop.time() > until:
+                    place = f"{self._where}, {len(wanted)} keys together"
+                    raise unsure(place, error, is_sent=False) from error
+            sure = await self._look_patiently(sure)
+            for plan in sure:
                 check_expected(plan.write, plan.revision(epoch))
+            if rest:
+                rest = await self._reader.patiently(partial(look, rest))
         done |= {plan.write.key: plan.kept(epoch) for plan in plans if plan.is_done()}
         for sequence, plan in enumerate(wanted, first):
             self._did(plan, epoch, done, sequence)
@@ -205,9 +227,13 @@ class Writer:
         return await self._reader.patiently(partial(self._look, plans))
 
     async def _look(self, plans: Sequence[Plan]) -> list[Plan]:
-        found = await asyncio.gather(*(self._bucket.last(plan.subject) for plan in plans))
-        pairs = zip(plans, found, strict=True)
-        return [plan.at_last(message) for plan, message in pairs]
+        found: list[Plan] = []
+        # Not all at once: the time that an answer has would be over before many are read.
+        for start in range(0, len(plans), ASKED):
+            part = plans[start : start + ASKED]
+            messages = await asyncio.gather(*(self._bucket.last(plan.subject) for plan in part))
+            found += [plan.at_last(at) for plan, at in zip(part, messages, strict=True)]
+        return found
 
     async def _look_at_any(self, plans: Sequence[Plan]) -> list[Plan]:
         """By any server. What it has missed shows when a write is refused.
