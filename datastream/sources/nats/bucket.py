@@ -33,6 +33,8 @@ class Info(NamedTuple):
     """Nanoseconds after which keys expire; 0 for never."""
     markers: int
     """Nanoseconds for which it is said that a key has expired; 0 if that is never said."""
+    makes_room: bool
+    """Whether it drops the oldest messages once it is full, instead of refusing new ones."""
     takes_ttl: bool
     is_closed: bool
     """Whether it can only be read: it is sealed, or what it holds is another one's."""
@@ -57,8 +59,8 @@ class Info(NamedTuple):
 
     @property
     def expires_in_silence(self) -> bool:
-        """Whether keys may expire without a word."""
-        return bool(self.max_age) and not self.markers
+        """Whether keys may go without a word."""
+        return self.makes_room or (bool(self.max_age) and not self.markers)
 
 
 class Bucket:
@@ -187,6 +189,7 @@ def _info(answer: Mapping[str, Any]) -> Info:
         config["max_msgs_per_subject"],
         config["max_age"],
         config.get("subject_delete_marker_ttl", 0),
+        config["discard"] == "old" and max(config["max_bytes"], config["max_msgs"]) > 0,
         config.get("allow_msg_ttl", False),
         config.get("sealed", False) or "mirror" in config,
         config.get("allow_direct", False),

@@ -280,6 +280,8 @@ def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
 
 
 def _degraded(info: Info) -> str:
+    if info.makes_room:
+        return "keys that make room for new ones are noticed late: the bucket discards old messages"
     if info.expires_in_silence:
         return "keys that expire are noticed late: the bucket has no limit markers"
     return ""

@@ -296,6 +296,18 @@ def test_a_bucket_that_allows_one_consumer(running, bucket, url):
         second.wait_state({"a": b"1"})
 
 
+def test_a_bucket_that_drops_old_keys_for_new_ones(running, bucket, url):
+    make_bucket(running.url, bucket)
+    update(running, bucket, discard="old", max_msgs=3)
+    with datastream.open(url, interval=0.1) as store:
+        recorder = Recorder(store)
+        for number, key in enumerate("abcd"):
+            store[key] = number
+        recorder.wait_state({"b": b"1", "c": b"2", "d": b"3"})
+        assert dict(store) == {"b": 1, "c": 2, "d": 3}
+        eventually(lambda: "make room" in store.status.current.degraded, "that is told")
+
+
 def test_a_sealed_bucket(running, bucket, store):
     store["a"] = 1
     update(running, bucket, sealed=True)
