@@ -136,7 +136,8 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         Loop: it is.
     """
     if new.source == new.target:
-        raise Loop(f"{new.source} would be mirrored into itself; give another target")
+        where = new.source.removesuffix("?")
+        raise Loop(f"{where} would be mirrored into itself; give another target")
     others = [edge for edge in edges if overlap(edge.selection, new.selection)]
     reached, before = {new.target}, 0
     while len(reached) > before:

@@ -9,7 +9,7 @@ import click
 from datastream import KeyNotFound
 from datastream.cli._open import opened_at
 from datastream.cli._output import emit, json_line, json_option, raw, readable
-from datastream.cli._select import at_option, key_argument, url_argument
+from datastream.cli._select import at_option, key_argument, nothing_at, url_argument
 
 
 @click.command()
@@ -28,9 +28,10 @@ def get(url: str, key: str, *, default: str | None, at: str | None, json_lines: 
     with opened_at(url, at) as store:
         try:
             entry = store.entry(key)
-        except KeyNotFound:
+        except KeyNotFound as error:
             if default is None:
-                raise
+                hint = "datastream ls URL KEY lists what lies below it"
+                raise KeyNotFound(nothing_at(store, key, hint)) from error
             emit(default)
             return
     if json_lines:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import click
 
 from datastream import Selection, Store
+from datastream.cli._exit import say
 from datastream.cli._open import opened_at
 from datastream.cli._output import as_json, emit, json_option, one_line, print_state
-from datastream.cli._select import Keys, at_option, complete_key, selection, url_argument
+from datastream.cli._select import (
+    Keys,
+    at_option,
+    complete_key,
+    left_out,
+    selection,
+    url_argument,
+)
 
 
 @click.command()
@@ -41,8 +49,10 @@ def ls(
             for key in _keys(store, selected):
                 emit(as_json({"key": key}) if json_lines else one_line(key))
             return
-        entries = selected.snapshot(store)
-    print_state(entries, json_lines=json_lines, is_long=is_long)
+        with selected.entries(store) as entries:
+            print_state(entries, json_lines=json_lines, is_long=is_long)
+        if entries.unread:
+            say(left_out(entries.unread))
 
 
 def _with_all_below(prefixes: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from datastream.cli._select import (
     expect_option,
     keys_argument,
     message_options,
+    nothing_at,
     selection,
     url_argument,
 )
@@ -68,8 +69,15 @@ def rm(
             wanted = ANY_REVISION if expect is None else expect
             writes = [Write(_exact(key), None, "", wanted) for key in keys]
         told = [write._replace(message=message, author=author) for write in writes]
-        with progress("removing", len(told)) as advance:
-            write_in_steps(store, told, advance)
+        try:
+            with progress("removing", len(told)) as advance:
+                write_in_steps(store, told, advance)
+        except KeyNotFound as error:
+            missing = [key for key in keys if key not in store]
+            if not missing:
+                raise
+            hint = "to remove all below it, add --prefix"
+            raise KeyNotFound(nothing_at(store, missing[0], hint)) from error
 
 
 def _exact(key: str) -> str:

@@ -83,6 +83,21 @@ def left_out(unread: frozenset[str]) -> str:
     return f"{shown(names[0])}{more} cannot be read and was left out"
 
 
+def nothing_at(store: Store, key: str, if_folder: str) -> str:
+    """What to say of a key that holds nothing.
+
+    Args:
+        if_folder: what to do instead, where keys lie below it.
+    """
+    if any(character in key for character in "*?[{"):
+        hint = "datastream ls URL --match selects by pattern"
+    elif next(store.entries(f"{key}/"), None) is not None:
+        hint = if_folder
+    else:
+        hint = "datastream ls URL lists its keys"
+    return f"{store.name} holds nothing at {shown(key)}; {hint}"
+
+
 def at_option(command: F) -> F:
     """Option ``--at``."""
     return click.option(

@@ -65,6 +65,24 @@ def test_get_has_a_default(url: str) -> None:
     assert run("get", url, "missing", "--default", "none", "--json").exit_code == 2
 
 
+@pytest.mark.parametrize(
+    ("command", "key", "words"),
+    [
+        ("get", "fx/old", "lists what lies below it"),
+        ("rm", "fx/old", "add --prefix"),
+        ("get", "fx/*", "--match selects by pattern"),
+        ("rm", "nope", "datastream ls URL lists its keys"),
+    ],
+)
+def test_a_key_that_holds_nothing_is_told_with_what_to_do(
+    url: str, command: str, key: str, words: str
+) -> None:
+    told = run(command, url, key)
+    assert told.exit_code == 1
+    assert f"holds nothing at '{key}'; " in told.stderr
+    assert words in told.stderr
+
+
 def test_a_default_is_not_for_a_store_that_is_not_there(tmp_path: Path) -> None:
     missing = run("get", f"sqlite:{tmp_path}/typo.db", "key", "--default", "none")
     assert (missing.exit_code, missing.stdout) == (1, "")
