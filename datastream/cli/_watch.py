@@ -11,10 +11,9 @@ import click
 from reactivex import Observable
 from reactivex import operators as ops
 
-from datastream import Batch, Entry, Feature, Store, Unsupported
+from datastream import Batch, DatastreamError, Entry, Feature, Store, Unsupported
 from datastream.cli._arrivals import arriving
 from datastream.cli._exec import runner
-from datastream.cli._exit import say
 from datastream.cli._open import open_existing
 from datastream.cli._output import (
     as_json,
@@ -131,7 +130,7 @@ def _batches(store: Store, selected: Keys, how: _How) -> Observable[Batch]:
     if Feature.LOG not in store.features:
         raise Unsupported(f"{store.name} cannot be watched --since: {NO_PAST}")
     changes = selected.watched(store, since=how.since)
-    return changes.pipe(ops.do_action(partial(_say_reset, store.name, how.since)))
+    return changes.pipe(ops.do_action(partial(_check_since, store.name, how.since)))
 
 
 def _is_change(batch: Batch) -> bool:
@@ -139,11 +138,12 @@ def _is_change(batch: Batch) -> bool:
     return not batch.initial
 
 
-def _say_reset(name: str, since: str, batch: Batch) -> None:
+def _check_since(name: str, since: str, batch: Batch) -> None:
     if batch.reset:
-        say(
+        # What has been removed since is not known: the reader has to begin anew, knowingly.
+        raise DatastreamError(
             f"{name} cannot go on from {shown(since)}, which is no cursor of it, or too old; "
-            "all that it holds follows"
+            f"leave --since out to begin with what it holds; a tag or a time is none: {NO_PAST}"
         )
 
 
