@@ -89,6 +89,7 @@ def test_some_columns_are_the_value(opened):
     [
         ({"titel": "x"}, "did you mean 'title'"),
         ({"tenant": "x"}, "'tenant' is no column that can be put"),
+        ({"TITLE": "x"}, "did you mean 'title'?"),
         ({"shout": "X"}, "'shout' is no column that can be put"),
         ({"priority": "many"}, "cannot hold it"),
         ({"priority": 1 << 40}, "cannot hold it"),
@@ -209,6 +210,8 @@ def test_a_view_of_rows_is_compared(db, opened):
         ({"key": "tenant,nr"}, "no column 'nr'"),
         ({"key": "tenant,tenant"}, "names a column twice"),
         ({"value": "title,prio"}, "no column 'prio'"),
+        ({"value": "title,title"}, "value= names a column twice"),
+        ({"value": "title,tenant"}, "column 'tenant' is the key"),
         ({"value": "*", "value_type": "title"}, "leave value_type= out"),
     ],
 )

@@ -80,6 +80,7 @@ def test_some_columns_are_the_value(path):
     [
         ({"titel": "x"}, "did you mean 'title'"),
         ({"tenant": "x"}, "'tenant' is no column that can be put"),
+        ({"TITLE": "x"}, "did you mean 'title'?"),
         ({"shout": "X"}, "'shout' is no column that can be put"),
         ({"title": ["x"]}, "holds no JSON"),
         ({"title": "x", "priority": 1 << 70}, "64 bits"),
@@ -214,6 +215,8 @@ def test_a_view_and_a_read_only_file_are_compared(path):
         ({"key": "tenant"}, "has no key"),
         ({"key": "tenant,title"}, "has no key: columns 'tenant', 'title' together"),
         ({"value": "title,prio"}, "no column 'prio'"),
+        ({"value": "title,title"}, "value= names a column twice"),
+        ({"value": "title,tenant"}, "column 'tenant' is the key"),
         ({"value": "*", "value_type": "title"}, "leave value_type= out"),
     ],
 )

@@ -45,6 +45,19 @@ def check_key_columns(names: Collection[str], where: str) -> None:
         raise DatastreamError(f"{where}: a key has {MOST_COLUMNS} columns at most")
 
 
+def check_value_columns(names: Collection[str], keys: Collection[str], where: str) -> None:
+    """Refuse what cannot be members of an object; what could be put would move a row.
+
+    Raises:
+        DatastreamError: a column is named twice, or is one of the key.
+    """
+    if len(set(names)) < len(names):
+        raise DatastreamError(f"{where}: value= names a column twice: {', '.join(names)}")
+    for name in names:
+        if name in keys:
+            raise DatastreamError(f"{where}: column {name!r} is the key; leave it out of value=")
+
+
 def parts_of(key: str, names: Collection[str]) -> list[str]:
     """What a key has for each column; the last one takes all that is left.
 
@@ -59,5 +72,6 @@ def parts_of(key: str, names: Collection[str]) -> list[str]:
 
 def meant(name: str, found: Collection[str]) -> str:
     """ "did you mean", where one of `found` is like `name`."""
-    close = get_close_matches(name, found, 1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    by_lower = {other.lower(): other for other in found}
+    close = get_close_matches(name.lower(), by_lower, 1)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from datastream.errors import DatastreamError
 from datastream.sources._common.columns import Columns
-from datastream.sources._common.row_keys import check_key_columns, names_of
+from datastream.sources._common.row_keys import check_key_columns, check_value_columns, names_of
 from datastream.sources._common.row_objects import ALL
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.marks import Marked
@@ -350,10 +350,12 @@ def _named(given: str, role: str, found: Mapping[str, Column], where: str) -> li
 def _members(
     asked: Columns, columns: Columns, found: Mapping[str, Column], where: str
 ) -> list[Column]:
+    keys = {column.name for column in _named(asked.key, "key", found, where)}
     if asked.value in found or asked.value != ALL:
         members = _named(asked.value, "value", found, where)
+        if len(members) > 1:
+            check_value_columns([column.name for column in members], keys, where)
     else:
-        keys = {column.name for column in _named(asked.key, "key", found, where)}
         members = [column for column in found.values() if column.name not in keys]
     return [column for column in members if column.name != columns.updated_at]
 

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from datastream.errors import DatastreamError
-from datastream.sources._common.row_keys import check_key_columns, names_of
+from datastream.sources._common.row_keys import check_key_columns, check_value_columns, names_of
 from datastream.sources._common.row_objects import ALL, member_of, text_of
 from datastream.sources.sqlite.keys import column_of, is_key, key_of
 from datastream.sources.sqlite.rows import Row
@@ -287,6 +287,8 @@ def _choose(asked: Columns, found: Sequence[str], where: str) -> _Chosen:
     others = [name for name in found if name not in keys]
     values = others if asked.value == ALL else _named(asked.value, "value", found, where)
     has_members = asked.value == ALL or len(values) > 1
+    if has_members:
+        check_value_columns(values, keys, where)
     if has_members and asked.value_type:
         raise DatastreamError(f"{where}: rows are JSON objects; leave value_type= out")
     optional = {}
