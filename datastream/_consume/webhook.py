@@ -6,6 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ ASKS_FOR_LATER = frozenset((408, 425, 429))
 """Answers of 4xx that say nothing against the request itself."""
 MOST_READ = 4096
 """Bytes of an answer that are read to keep its connection."""
+READ_WITHIN = 1.0
+"""Seconds for which that goes on, as long as something comes."""
 
 
 class Unanswered(SourceUnavailable):
@@ -62,9 +65,8 @@ class Webhook:
             with self._client.stream(
                 "POST", self._url, content=body, headers=self._headers(body)
             ) as response:
-                if int(response.headers.get("content-length") or MOST_READ + 1) <= MOST_READ:
-                    response.read()
                 self._check(response)
+                _read_rest(response)
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise Unanswered(f"webhook at {self._where}: {_reason(error)}") from error
 
@@ -170,6 +172,22 @@ def verify(secret: str | bytes, signature: str, body: bytes, *, tolerance: float
     expected = signed(key, body, int(stamp))
     is_signed = hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace"))
     return is_signed and abs(time.time() - int(stamp)) <= tolerance
+
+
+def _read_rest(response: httpx.Response) -> None:
+    """Read what is left of an answer, so that its connection can be used again.
+
+    The status has said it all: what is wrong with the rest must not send a change twice.
+    """
+    import httpx
+
+    until = time.monotonic() + READ_WITHIN
+    length = response.headers.get("content-length", "")
+    if length.isascii() and length.isdecimal() and int(length[:9]) <= MOST_READ:
+        with suppress(httpx.HTTPError, httpx.StreamError):
+            for _ in response.iter_raw():
+                if time.monotonic() > until:
+                    return
 
 
 def _seconds(text: str) -> float:

@@ -160,6 +160,19 @@ def test_a_receiver_that_hangs_or_is_away(receiver):
     hook.close()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Length": "50"}, {"Content-Encoding": "gzip"}, {"Content-Length": "4000000000"}],
+    ids=["cut", "no gzip", "endless"],
+)
+def test_what_was_taken_is_taken_whatever_is_wrong_with_the_rest(receiver, headers):
+    receiver.answers.append((200, headers))
+    hook = datastream.webhook(receiver.url, timeout=0.1)
+    hook(datastream.Entry("a"))
+    hook.close()
+    assert len(receiver.requests) == 1
+
+
 def test_batches_are_sent_whole(receiver, hook, tmp_path):
     with datastream.open("memory:") as store:
         with store.consume(hook, place=tmp_path / "place", batch=True) as consumer:
