@@ -136,8 +136,7 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         Loop: it is.
     """
     if new.source == new.target:
-        where = new.source.removesuffix("?")
-        raise Loop(f"{where} would be mirrored into itself; give another target")
+        raise Loop(f"{_spoken(new.source)} would be mirrored into itself; give another target")
     others = [edge for edge in edges if overlap(edge.selection, new.selection)]
     reached, before = {new.target}, 0
     while len(reached) > before:
@@ -145,9 +144,14 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         reached |= {edge.target for edge in others if edge.source in reached}
     if new.source in reached:
         raise Loop(
-            f"{new.source} is itself a mirror of {new.target}, directly or through others, so a "
-            "change would go round for ever; mirror one way only, or other keys"
+            f"{_spoken(new.source)} is itself a mirror of {_spoken(new.target)}, directly or "
+            "through others, so a change would go round for ever; mirror one way only, or "
+            "other keys"
         )
+
+
+def _spoken(identity: str) -> str:
+    return identity.removesuffix("?")
 
 
 def overlap(one: Selection, other: Selection) -> bool:
