@@ -251,4 +251,11 @@ class _OwnLoop(NamedTuple):
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> None:
-    await awaitable
+    try:
+        await awaitable
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # Nobody has cancelled the handler: it is no reason to stop, and a failure like others.
+        raise RuntimeError("something that the handler awaited was cancelled") from error

@@ -253,6 +253,23 @@ def test_a_hanging_async_handler_is_cancelled(store, place):
     assert cancelled.is_set()
 
 
+def test_what_a_handler_awaits_may_be_cancelled(store):
+    calls = []
+
+    async def handler(entry):
+        calls.append(entry.decode())
+        if len(calls) == 1:
+            task = asyncio.ensure_future(asyncio.sleep(30))
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await task
+
+    with store.consume(handler, place=None, retry=QUICK) as consumer:
+        store["a"] = 1
+        assert consumer.flush(10)
+        assert consumer.counts.retried == 1
+    assert calls == [1, 1]
+
+
 def test_flush_ends_when_the_consumer_does(store):
     def handler(entry):
         started.set()
