@@ -88,6 +88,7 @@ class Intake:
         self.waiting = 0
         """Changes that came, and were not given to the host yet."""
         self._in_hand = 0
+        self._owes = False
 
     def offer(self, batch: Batch, before: Sequence[str | None] | None = None, /) -> None:
         with self._changed:
@@ -95,6 +96,8 @@ class Intake:
                 return
             self.has_lost = self._buffer.put(batch, before) is not None
             self.waiting += len(batch.entries)
+            if self.has_lost:
+                self.owe()
             self._changed.notify_all()
 
     def end(self, error: Exception | None = None) -> None:
@@ -106,13 +109,19 @@ class Intake:
         """The next batch; None after the last, or where what followed was lost."""
         with self._changed:
             # Whoever comes for the next one has given the last one to the host.
-            self._are_waiting(max(0, self.waiting - self._in_hand) if self._buffer else 0)
+            left = max(0, self.waiting - self._in_hand)
+            self._are_waiting(left if self._buffer else int(self._owes))
             self._changed.wait_for(lambda: self._buffer or self.is_over or self.has_lost)
             if self.error is not None:
                 raise self.error
             batch = None if self.is_over else self._buffer.take()
             self._in_hand = 0 if batch is None else len(batch)
+            self._owes &= batch is None or not batch.initial
             return batch
+
+    def owe(self) -> None:
+        """More is to come than is waiting: what was lost."""
+        self._owes, self.waiting = True, max(1, self.waiting)
 
     def _are_waiting(self, changes: int) -> None:
         self.waiting = changes
@@ -237,7 +246,9 @@ class Feed:
         self._leave()
         if self._closed:
             return
-        lost, self._intake = self._intake, self._new_intake()
+        lost, new = self._intake, self._new_intake()
+        new.owe()
+        self._intake = new
         log.info("%s: goes on from the revisions that were handled", self._what)
         try:
             self._subscribe(dict(self._progress.revisions))
