@@ -149,7 +149,10 @@ class AsyncTwins(AsyncClosing):
 
     async def awrite(self: Store, *writes: Write, wait: float = 0.0) -> Sequence[Entry]:  # type: ignore[misc]
         """`Store.write`."""
-        self._check.all(writes)
+        if len(writes) > FEW_ITEMS:
+            await self.threads.run(self._check.all, writes)
+        else:
+            self._check.all(writes)
         check_seconds(wait, "wait")
         self._core.check_open()
         return await self._core.awaited.write(writes, wait, self.threads) if writes else ()

@@ -15,6 +15,9 @@ from datastream.source import HasAsyncCalls, Source, Write, Written
 T = TypeVar("T")
 P = ParamSpec("P")
 
+FEW_WRITES = 64
+"""More, made at once, hold up an event loop also where the source never blocks."""
+
 
 class Threads(Protocol):
     """How a coroutine makes a blocking call."""
@@ -96,7 +99,8 @@ class Awaited:
             version = publisher.version
             answer = await self._written(writes)
             if answer is None:
-                return await threads.call(self._blocking.write, writes)
+                call = threads.call if len(writes) <= FEW_WRITES else threads.run
+                return await call(self._blocking.write, writes)
             written = answer if isinstance(answer, Written) else Written(answer)
             is_watched = publisher.position is not None and publisher.concerns(written.entries)
             if is_watched and not publisher.await_published(written.entries, 0):

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 import datastream
-from datastream import Store
+from datastream import InvalidKey, Store
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT, Spy
 from datastream.testing._tools import eventually
@@ -110,3 +110,32 @@ def test_calls_of_a_store_in_memory_start_no_thread_each(monkeypatch):
         run(snapshots(store))
         monkeypatch.undo()
     assert len(started) <= 2
+
+
+def test_many_writes_do_not_hold_up_the_loop_of_a_source_that_never_blocks():
+    class Traced(MemorySource):
+        def write(self, writes):
+            threads.append(threading.current_thread())
+            return super().write(writes)
+
+    async def main():
+        async with Store(Traced(), name="traced") as store:
+            await store.aput("k", 1)
+            await store.aput_many({f"k{n}": n for n in range(1_000)})
+            return len(store)
+
+    threads = []
+    assert asyncio.run(main()) == 1_001
+    one, many = threads
+    assert one is threading.current_thread()
+    assert many is not one
+
+
+def test_what_is_wrong_with_one_of_many_writes_is_raised():
+    async def main():
+        async with datastream.open("memory:") as store:
+            with pytest.raises(InvalidKey):
+                await store.aput_many({**{f"k{n}": n for n in range(100)}, "bad/": 1})
+            return len(store)
+
+    assert asyncio.run(main()) == 0
