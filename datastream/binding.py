@@ -22,7 +22,7 @@ from datastream._view.following import Following, Place
 from datastream._view.keeper import Keeper
 from datastream.aio import AsyncWatch
 from datastream.entry import Rejected
-from datastream.errors import InvalidKey, shown
+from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Feature
 
 if TYPE_CHECKING:
@@ -187,7 +187,10 @@ class Binding(Following[BindingState[T]], Generic[T]):
         if self._keeper.live_at is None:
             # Out of what is not known nothing can be made.
             self._await_state()
-        made = plan(state.evaluate, state.entries, values, self._what)
+        try:
+            made = plan(state.evaluate, state.entries, values, self._what)
+        except RecursionError as error:
+            raise InvalidValue(f"{self._what}: this is nested too deeply") from error
         if not made.writes:
             return
         can_expect = Feature.COMPARE_AND_SET in store.features

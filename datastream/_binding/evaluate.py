@@ -62,6 +62,14 @@ class Evaluator(Generic[T]):
 
     def __call__(self, entries: Mapping[str, Entry], overrides: Overrides) -> Outcome[T]:
         """The object that these entries make, with `overrides` in place of some of them."""
+        try:
+            return self._made(entries, overrides)
+        except RecursionError:
+            # Whoever may write a key can make one of many segments.
+            refused = Rejected(self.layout.place, "", "its keys or values are nested too deeply")
+            return Outcome(cast(T, None), (refused,))
+
+    def _made(self, entries: Mapping[str, Entry], overrides: Overrides) -> Outcome[T]:
         root, rejected = self.layout.read(entries)
         if rejected:
             # What follows from keys that cannot be read says nothing.

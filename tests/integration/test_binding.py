@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, SecretStr, field_validator
@@ -528,3 +529,17 @@ def test_every_error_is_ours(store, settings):
         with pytest.raises(DatastreamError):
             call()
     assert json.dumps(store.copy())
+
+
+def test_a_key_of_very_many_segments_is_refused_like_any_other(store):
+    settings = store.bind(dict[str, Any], "app/")
+    deep = "app/" + "a/" * 500 + "a"
+    store[deep] = 1
+    store.flush()
+    assert "too deeply" in settings.rejected[0].reason
+    with pytest.raises(InvalidValue, match="too deeply"):
+        settings.patch({".".join("b" * 900): 1})
+    del store[deep]
+    store["app/k"] = 1
+    store.flush()
+    assert settings.current == {"k": 1}
