@@ -21,6 +21,8 @@ from datastream.errors import DatastreamError
 HIDDEN = "**********"
 DEFAULTS = "defaults"
 """The layer below all others: what the model says itself."""
+MANY = 200
+"""Keys of which each is not looked at apart from the others."""
 LOOKED_AT = 20
 """Revisions of a key among which the one in force is looked for."""
 
@@ -123,11 +125,12 @@ class Explainer:
     """
 
     def __init__(self, in_force: InForce, evaluate: Evaluator[Any], origins: Origins) -> None:
-        self._outcome, self._entries = in_force
+        self._outcome, entries = in_force
+        self._entries = dict(entries)
         self._evaluate = evaluate
         self._origins = origins
         self._asked: dict[str, _Origin] = {}
-        self._without: dict[tuple[str, str], Any] = {}
+        self._without: dict[tuple[str, str], tuple[Any, frozenset[str]]] = {}
 
     def __call__(self) -> dict[str, Explained]:
         """By path, where each field comes from."""
@@ -142,27 +145,55 @@ class Explainer:
         entry = self._entries.get(one.key)
         if entry is None:
             return one
-        if entry.key not in self._asked:
-            self._asked[entry.key] = self._origins.of(entry)
-        layer, about, below = self._asked[entry.key]
+        layer, about, below = self._origin(entry)
         hides = [self._hidden(path, entry.key, lower) for lower in below]
         hides = [one for one in hides if one.layer != DEFAULTS or one.value is not None]
         return Explained(*one[:3], layer, entry.revision, entry.updated_at, *about, tuple(hides))
+
+    def _origin(self, entry: Entry) -> _Origin:
+        if entry.key not in self._asked:
+            self._asked[entry.key] = self._origins.of(entry)
+        return self._asked[entry.key]
 
     def _hidden(self, path: Path, key: str, lower: _Below) -> Hidden:
         value = hidden(path, at(self._object_of(key, lower), path))
         return Hidden(lower.layer, value, "" if lower.entry is None else lower.entry.revision)
 
     def _object_of(self, key: str, lower: _Below) -> Any:
-        """The whole object if `key` held what a lower layer says; None if that is none."""
-        place = key, lower.layer
+        """The whole object if `key` held what a lower layer says; None if that is none.
+
+        Of very many keys, all of them at once: an object for each would take for ever.
+        """
+        is_many = len(self._entries) > MANY
+        place = "" if is_many else key, lower.layer
         if place not in self._without:
-            entries = {name: entry for name, entry in self._entries.items() if name != key}
-            if lower.entry is not None:
-                entries[key] = lower.entry
-            outcome = self._evaluate(entries, {})
-            self._without[place] = None if outcome.rejected else outcome.value
-        return self._without[place]
+            replaced = self._all_of(lower.layer) if is_many else {key: lower.entry}
+            self._without[place] = self._evaluated(self._entries | replaced, puts_back=is_many)
+        found, required = self._without[place]
+        return None if key in required else found
+
+    def _evaluated(
+        self, entries: Mapping[str, Entry | None], *, puts_back: bool
+    ) -> tuple[Any, frozenset[str]]:
+        """What these make, None if that is nothing; and the keys that had to be put back.
+
+        Args:
+            puts_back: what is required and is missing, since the others are asked about, too.
+        """
+        left = {name: entry for name, entry in entries.items() if entry is not None}
+        outcome = self._evaluate(left, {})
+        required = frozenset(self._entries.keys() & outcome.missing) if puts_back else frozenset()
+        if required:
+            outcome = self._evaluate(left | {name: self._entries[name] for name in required}, {})
+        return None if outcome.rejected else outcome.value, required
+
+    def _all_of(self, layer: str) -> dict[str, Entry | None]:
+        """By key, what a lower layer says, of all keys of which it says something."""
+        below = (one for entry in self._entries.values() for one in self._below(entry))
+        return {key: lower.entry for key, lower in below if lower.layer == layer}
+
+    def _below(self, entry: Entry) -> Iterator[tuple[str, _Below]]:
+        return ((entry.key, lower) for lower in self._origin(entry).below)
 
 
 def hidden(path: Path, value: Any) -> Any:

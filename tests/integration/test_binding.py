@@ -25,6 +25,8 @@ from datastream import (
     Store,
     StoreClosed,
 )
+from datastream._binding import explain
+from datastream._binding.evaluate import Evaluator
 from datastream.sources.memory import MemorySource
 from datastream.testing import overriding
 from tests.integration._core_sources import Gated
@@ -543,3 +545,22 @@ def test_a_key_of_very_many_segments_is_refused_like_any_other(store):
     store["app/k"] = 1
     store.flush()
     assert settings.current == {"k": 1}
+
+
+def test_very_many_keys_are_explained_together(store, monkeypatch):
+    evaluated = []
+    with datastream.open("memory:") as below, datastream.overlay(store, below) as laid:
+        below.put_many({"limit": 1, "db/url": "low"})
+        store.put_many({"limit": 2, "db/url": "high", "db/pool": 3})
+        settings = laid.bind(Settings)
+        apart = settings.explain()
+        monkeypatch.setattr(explain, "MANY", 1)
+        call = Evaluator.__call__
+        monkeypatch.setattr(
+            Evaluator, "__call__", lambda *given: evaluated.append(given) or call(*given)
+        )
+        together = settings.explain()
+    assert together == apart
+    assert [one.value for one in together["limit"].hides] == [1, 10]
+    # Once for the layer below; once for the defaults, and again with what has none.
+    assert len(evaluated) == 3
