@@ -80,13 +80,14 @@ def _opened(factory: Callable[..., Source], location: Location, options: dict[st
     try:
         source = factory(location, **options)
     except (DatastreamError, ImportError) as error:
-        failure: BaseException = hide_in(error)
+        failure: BaseException = hide_in(error, secrets)
     except Exception as error:  # noqa: BLE001
         failure = DatastreamError(
             f"{location.shown!r}: unexpected {type(error).__name__}: {error}; this is a bug in the "
             "source, please report it with its traceback"
         )
-        failure.__cause__ = hide_in(error)
+        failure.__cause__ = hide_in(error, secrets)
+        hide_in(failure, secrets)
     else:
         # As long as the source lives, its errors may show them.
         source.secrets = secrets

@@ -3,6 +3,10 @@
 Three things make a text fit to be shown: the secrets of stores that are open are replaced, wherever
 they turn up; so is what looks like a secret, in a URL or behind ``password=``; and what does not
 print is escaped, so that no text from outside speaks to a terminal or forges a line of a log.
+
+A password may be a word that any text has, such as ``first`` or ``postgres``. In what its store and
+other libraries say it is replaced like all others; in this library's own sentences about something
+else, only in quotation marks and where URLs have passwords.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
@@ -44,6 +48,7 @@ _HARMLESS = frozenset(("", "true", "false", "none", "anon", "cloud", "0", "1", M
 _USER = re.compile(r"(//[^\s/@:?#'\"]*):[^\s/'\"]*@")
 _OPTION = re.compile(r"(?<![\w.%-])([\w.%-]+)=('[^']*'|\"[^\"]*\"|[^\s&;,)'\"]+)")
 
+Hider = Callable[[str], str]
 _known: WeakValueDictionary[int, Secrets] = WeakValueDictionary()
 
 
@@ -56,14 +61,29 @@ class Secrets:
 
     def __init__(self, texts: Iterable[str]) -> None:
         spellings = {way for text in texts if text not in _HARMLESS for way in _spellings(text)}
-        parts = (_guarded(text) for text in sorted(spellings, key=len, reverse=True))
-        self._pattern = re.compile("|".join(parts)) if spellings else None
+        self._everywhere: re.Pattern[str] | None = None
+        self._elsewhere: re.Pattern[str] | None = None
         if spellings:
+            found = sorted(spellings, key=len, reverse=True)
+            self._everywhere = _any_of(map(_guarded, found))
+            self._elsewhere = _any_of(_exposed(x) if _is_word(x) else _guarded(x) for x in found)
             _known[id(self)] = self
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return self._everywhere is None
+
     def hide(self, text: str) -> str:
-        """`text` without them."""
-        return text if self._pattern is None else self._pattern.sub(MASK, text)
+        """`text` without them, in what the store that has them or a library says."""
+        return text if self._everywhere is None else self._everywhere.sub(MASK, text)
+
+    def hide_elsewhere(self, text: str) -> str:
+        """`text` without them, in what this library says of something else."""
+        return text if self._elsewhere is None else self._elsewhere.sub(MASK, text)
+
+
+NONE = Secrets(())
 
 
 def names_secret(name: str) -> bool:
@@ -93,11 +113,26 @@ def secrets_in(options: Mapping[str, Any]) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """`text` without the secrets of open stores, and without what looks like a secret."""
-    if _known:
-        for reference in _known.valuerefs():
-            secrets = reference()
-            if secrets is not None:
-                text = secrets.hide(text)
+    for secrets in _living():
+        text = secrets.hide_elsewhere(text)
+    return _without_likely(text)
+
+
+def hide_in_foreign(text: str) -> str:
+    """The same for what another library says: a secret that is a word, too, wherever it stands."""
+    for secrets in _living():
+        text = secrets.hide(text)
+    return _without_likely(text)
+
+
+def _living() -> Iterator[Secrets]:
+    for reference in _known.valuerefs():
+        secrets = reference()
+        if secrets is not None:
+            yield secrets
+
+
+def _without_likely(text: str) -> str:
     if "@" in text:
         text = _USER.sub(rf"\1:{MASK}@", text)
     if "=" in text:
@@ -130,39 +165,46 @@ def presentable(text: str) -> str:
     return printable(hide(text))
 
 
-def hide_in(error: BaseException) -> BaseException:
+def hide_in(error: BaseException, own: Secrets = NONE) -> BaseException:
     """Take secrets out of an error and all that caused it, for those who print the traceback.
+
+    Args:
+        own: of the store that the error comes from.
 
     Returns:
         The same error, or one that stands for it, if its text cannot be changed.
     """
-    return _hide_in(error, {})
+    return _hide_in(error, own, {})
 
 
-def _hide_in(error: BaseException, done: dict[int, BaseException]) -> BaseException:
+def _hide_in(error: BaseException, own: Secrets, done: dict[int, BaseException]) -> BaseException:
     if id(error) in done:
         return done[id(error)]
     done[id(error)] = error
     for link in ("__cause__", "__context__"):
         inner = getattr(error, link)
         if inner is not None:
-            clean = _hide_in(inner, done)
+            clean = _hide_in(inner, own, done)
             if clean is not inner:
                 setattr(error, link, clean)
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    is_clean = all(_hide_in(part, done) is part for part in parts)
-    if not (is_clean and _is_clean(error)):
-        _replace_texts(error)
-        if not (is_clean and _is_clean(error)):
-            done[id(error)] = _stand_in(error)
+    is_clean = all(_hide_in(part, own, done) is part for part in parts)
+    hider = hide_in_foreign
+    if getattr(error, "is_presentable", False):
+        # Its text was hidden as one of this library's own.
+        hider = own.hide
+        if own.is_empty and is_clean:
+            return error
+    if not (is_clean and _is_clean(error, hider)):
+        _replace_texts(error, hider)
+        if not (is_clean and _is_clean(error, hider)):
+            done[id(error)] = _stand_in(error, hider)
     return done[id(error)]
 
 
-def _is_clean(error: BaseException) -> bool:
-    if getattr(error, "is_presentable", False):
-        return True
+def _is_clean(error: BaseException, hider: Hider) -> bool:
     text = _text(error)
-    return hide(text) == text
+    return hider(text) == text
 
 
 def _text(error: BaseException) -> str:
@@ -172,20 +214,20 @@ def _text(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _replace_texts(error: BaseException) -> None:
+def _replace_texts(error: BaseException, hider: Hider) -> None:
     """Most errors show their arguments; those of the system, attributes; all of them, notes."""
-    error.args = tuple(hide(item) if isinstance(item, str) else item for item in error.args)
+    error.args = tuple(hider(item) if isinstance(item, str) else item for item in error.args)
     for name in ("strerror", "filename", "filename2"):
         text = getattr(error, name, None)
         if isinstance(error, OSError) and isinstance(text, str):
-            setattr(error, name, hide(text))
+            setattr(error, name, hider(text))
     if getattr(error, "__notes__", None):
-        error.__notes__ = [hide(note) for note in error.__notes__]
+        error.__notes__ = [hider(note) for note in error.__notes__]
 
 
-def _stand_in(error: BaseException) -> Exception:
+def _stand_in(error: BaseException, hider: Hider) -> Exception:
     parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    stand_in = HiddenError(hide("; ".join(_text(one).strip() for one in (error, *parts))))
+    stand_in = HiddenError(hider("; ".join(_text(one).strip() for one in (error, *parts))))
     stand_in.__cause__, stand_in.__context__ = error.__cause__, error.__context__
     stand_in.__suppress_context__ = error.__suppress_context__
     return stand_in.with_traceback(error.__traceback__)
@@ -236,7 +278,10 @@ def _leaves(value: object) -> Iterator[object]:
 
 
 def _argument(item: object) -> object:
-    return item if isinstance(item, int | float) else presentable(str(item))
+    if isinstance(item, int | float):
+        return item
+    is_foreign = isinstance(item, BaseException) and not getattr(item, "is_presentable", False)
+    return printable(hide_in_foreign(str(item))) if is_foreign else presentable(str(item))
 
 
 def _without_value(match: re.Match[str]) -> str:
@@ -259,16 +304,38 @@ def _spellings(text: str) -> Iterator[str]:
         yield base64.b64encode(plain.encode(errors="replace")).decode()
 
 
+def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(patterns))
+
+
+def _is_word(text: str) -> bool:
+    """Whether any text may have it: a word, or a short number."""
+    if text.isdigit():
+        return len(text) < SHORT_NUMBER
+    is_spelled = text in (text.lower(), text.upper(), text.capitalize())
+    return text.isalpha() and is_spelled and len(text) < LONG_WORD
+
+
 def _guarded(text: str) -> str:
     """The pattern of one secret; within other words it is none."""
-    # "%3A" is a colon, and no word.
-    start = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2}))" if text[0].isalnum() else ""
+    if len(text) >= GUARDED and not _is_word(text):
+        return re.escape(text)
+    start = _START if text[0].isalnum() else ""
     end = r"(?![A-Za-z0-9])" if text[-1].isalnum() else ""
-    return f"{start}{re.escape(text)}{end}" if len(text) < GUARDED else re.escape(text)
+    return f"{start}{re.escape(text)}{end}"
 
 
+def _exposed(text: str) -> str:
+    """The pattern of one that is a word: in quotation marks, or between a user and a host."""
+    return rf"(?:(?<=['\"`]){re.escape(text)}(?=['\"`])|(?<=:){re.escape(text)}(?=@))"
+
+
+# "%3A" is a colon, and no word; nor is an "n" that was the end of a line, or the "m" of a colour.
+_START = r"(?:(?<![A-Za-z0-9])|(?<=%[0-9A-Fa-f]{2})|(?<=\\[nrt])|(?<=[0-9]m))"
 GUARDED = 8
-"""Secrets shorter than this are common words too: they are hidden where they stand alone."""
+"""Secrets shorter than this are hidden where they stand alone only."""
+SHORT_NUMBER, LONG_WORD = 6, 12
+"""Characters from which on a number or a word is nothing that texts have by chance."""
 
 
 # Sources log to it too, and those of others may.

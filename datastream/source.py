@@ -32,7 +32,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from datastream._secrets import Secrets
+from datastream._secrets import NONE, Secrets
 from datastream.entry import Capability, Entry, Operation, Revision
 from datastream.errors import KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selection, Selects
@@ -183,7 +183,7 @@ class Source(ABC):
     health: Health = WELL
     """How it works just now; the store looks at it after every call, and after every `wait`."""
 
-    secrets: Secrets = Secrets(())
+    secrets: Secrets = NONE
     """What it was given and nobody may see: hidden in errors, statuses and logs while it lives."""
 
     @abstractmethod

@@ -81,7 +81,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         self._source = source
         self._check = WriteCheck(source, self.name)
         self._dispatcher = Dispatcher(f"datastream {self.name}")
-        self._status = StatusHolder(self.name, self._dispatcher)
+        self._status = StatusHolder(self.name, self._dispatcher, source.secrets)
         self._core = Core(source, self.name, self._status)
         self._replays = Replays()
         self._keepers = Keepers()

@@ -95,19 +95,22 @@ class Calls:
 
     def translate(self, error: Exception, key: str | None) -> Exception:
         """What leaves the store for an error of the source, with no secret in what caused it."""
-        hide_in(error)
+        secrets = self._source.secrets
+        hide_in(error, secrets)
         if isinstance(error, DatastreamError):
             return error
         if self.closed:
             return StoreClosed(self.closed)
         translated = self._source.translate(error, key)
         if isinstance(translated, DatastreamError | ImportError):
-            hide_in(translated)
+            hide_in(translated, secrets)
             return translated
-        return Unexpected(
+        unexpected = Unexpected(
             f"{self._name}: unexpected {type(error).__name__}: {error}; this is a bug in the "
             "source, please report it with its traceback"
         )
+        hide_in(unexpected, secrets)
+        return unexpected
 
     def hangs(self) -> bool:
         """Whether a call is overdue."""
@@ -126,7 +129,7 @@ class Calls:
         translated = self.translate(error, key)
         if translated is error:
             raise error
-        raise translated from hide_in(error)
+        raise translated from hide_in(error, self._source.secrets)
 
     def _returned(self, thread: int) -> None:
         self._due.pop(thread, None)

@@ -12,7 +12,7 @@ from typing import cast
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
-from datastream._secrets import hide_in
+from datastream._secrets import NONE, Secrets, hide_in
 from datastream._watch.calls import Unexpected
 from datastream._watch.dispatcher import Dispatcher
 from datastream._watch.subscriber import Subscriber
@@ -32,10 +32,12 @@ class StatusHolder:
     Args:
         name: of the store, for the log.
         dispatcher: calls the subscribers.
+        secrets: of the store.
     """
 
-    def __init__(self, name: str, dispatcher: Dispatcher) -> None:
+    def __init__(self, name: str, dispatcher: Dispatcher, secrets: Secrets = NONE) -> None:
         self.name = name
+        self._secrets = secrets
         self._dispatcher = dispatcher
         self._lock = threading.Lock()
         self._subscribers: tuple[Subscriber[Status], ...] = ()
@@ -113,9 +115,9 @@ class StatusHolder:
     ) -> None:
         before = self.current
         self.well = state is State.READY
-        degraded = presentable(degraded) if degraded else ""
+        degraded = presentable(self._secrets.hide(degraded)) if degraded else ""
         if error is not None:
-            error = cast(Exception, hide_in(error))
+            error = cast(Exception, hide_in(error, self._secrets))
         same = (before.state, str(before.error), before.degraded) == (state, str(error), degraded)
         if same or before.state is State.CLOSED:
             return

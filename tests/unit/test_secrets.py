@@ -202,9 +202,56 @@ def test_secrets_are_hidden_while_somebody_has_them():
 
 
 def test_short_secrets_are_hidden_where_they_stand_alone():
-    secrets = Secrets(["data"])
-    assert hide("database, 'data'") == "database, '***'"
-    assert secrets.hide("data") == "***"
+    secrets = Secrets(["k8s"])
+    assert hide("k8s, mk8s, 'k8s'") == "***, mk8s, '***'"
+    assert secrets.hide("k8s") == "***"
+
+
+WORDS = ["first", "postgres", "Hunter", "1234"]
+"""Passwords that texts hold by chance."""
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_password_that_is_a_word_is_hidden_where_a_password_stands(word):
+    text = f"the {word} of {word}s, '{word}', //bob:{word}@host, bob:{word}@host, password={word}"
+    secrets = Secrets([word])
+    assert hide(text) == (
+        f"the {word} of {word}s, '***', //bob:***@host, bob:***@host, password=***"
+    )
+    assert secrets.hide(f"the {word} of {word}s") == f"the *** of {word}s"
+    del secrets
+    assert hide(f"the '{word}'") == f"the '{word}'"
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_password_that_is_a_word_is_hidden_in_what_its_store_and_libraries_say(word, caplog):
+    caplog.set_level(logging.DEBUG, "datastream")
+    source = Trouble("")
+    source.password = word
+    source.secrets = Secrets([word])
+    other = DatastreamError(f"give the {word} key")
+    with Store(source, name="x") as store:
+        for refused in (store.snapshot, lambda: store["a"]):
+            with pytest.raises(DatastreamError) as caught:
+                refused()
+            assert_hidden(word, everything_said(caught.value))
+        assert_hidden(word, repr(store.status.current) + str(store.status.current.error))
+        source.health = Health(degraded=f"polling with {word}")
+        store.put("b", 1)
+        assert store.status.current.degraded == "polling with ***"
+        log = logging.getLogger("datastream")
+        log.warning("refused: %s", OddError(word), exc_info=OddError(word))
+        assert_hidden(word, caplog.text)
+    # What has nothing to do with it keeps its words.
+    assert str(other) == f"give the {word} key"
+
+
+@pytest.mark.parametrize(
+    "url", [USERINFO[0], USERINFO[6], USERINFO[9], OPTIONS[0], OPTIONS[3], OPTIONS[8]]
+)
+def test_a_store_that_does_not_open_hides_a_password_that_is_a_word(url, caplog):
+    caplog.set_level(logging.DEBUG, "datastream")
+    assert_hidden("first", said_of(url.format("first"), caplog))
 
 
 @pytest.mark.parametrize(
