@@ -95,11 +95,11 @@ class Inbox:
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return
-        if threading.get_ident() == self._thread:
-            _release(waiter)
-            return
         try:
-            self._loop.call_soon_threadsafe(_release, waiter)
+            if threading.get_ident() == self._thread:
+                _release(waiter)
+            else:
+                self._loop.call_soon_threadsafe(_release, waiter)
         except RuntimeError:
             # The loop was closed with the watch still open.
             self.ended = True

@@ -139,3 +139,29 @@ def test_what_is_wrong_with_one_of_many_writes_is_raised():
             return len(store)
 
     assert asyncio.run(main()) == 0
+
+
+@pytest.mark.parametrize("in_thread", [True, False])
+def test_a_loop_that_was_closed_with_a_watch_open_harms_no_writer(in_thread):
+    loop = asyncio.new_event_loop()
+    with datastream.open("memory:") as store:
+
+        async def wait_for_news():
+            watch = store.awatch("a", initial=False)
+            inbox = await watch.inbox()
+            inbox.take()
+            waiter = inbox.poll()
+            waiter.add_done_callback(lambda _: None)
+            return watch, inbox
+
+        watch, inbox = loop.run_until_complete(wait_for_news())
+        loop.close()
+        if in_thread:
+            writer = threading.Thread(target=store.put, args=("a", 1))
+            writer.start()
+            writer.join(TIMEOUT)
+        else:
+            store["a"] = 1
+        assert inbox.ended
+        assert store["a"] == 1
+        del watch

@@ -48,6 +48,7 @@ class Ready:
         except RuntimeError:
             # The loop was closed, and with it all streams.
             self._steps.clear()
+            self._is_scheduled = False
 
     def _run(self) -> None:
         self._is_scheduled = False
