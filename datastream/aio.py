@@ -139,6 +139,7 @@ class Threads:
         self.instant = instant
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
+        self._running = 0
         self._closed = False
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -153,11 +154,25 @@ class Threads:
             if not self._closed and self._executor is None:
                 self._executor = ThreadPoolExecutor(MAX_THREADS, "datastream-call")
             executor = None if self._closed else self._executor
-        if executor is None:
-            # Of a closed store: it raises at once.
-            return function(*args, **kwargs)
-        run = partial(copy_context().run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(executor, run)
+            self._running += 1
+        try:
+            if executor is None:
+                # Of a closed store: it raises at once.
+                return function(*args, **kwargs)
+            run = partial(copy_context().run, function, *args, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(executor, run)
+        finally:
+            self._ran()
+
+    def _ran(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running or not self.instant or self._executor is None:
+                return
+            # Such a store has no other use for threads. Those that run at the same time share some:
+            # a loop waits for each that it starts.
+            executor, self._executor = self._executor, None
+        executor.shutdown(wait=False)
 
     @staticmethod
     async def run_once(function: Callable[[], T]) -> T:

@@ -192,7 +192,7 @@ def test_of_a_client_that_does_not_read_few_watches_begin(store, server, client)
     assert client.receive() == 0
     for watch in range(1, WATCHES):
         client.add(watch, "many/", describe=True)
-    streams = server._inner._servicer._streams
+    streams = server._inner._servicer.streams
     eventually(lambda: len(streams) > BEGINNING, "those that may begin")
     with Client(server.address) as other:
         other.add(1, "many/")

@@ -83,6 +83,9 @@ def test_what_a_client_counts(stack):
     remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
     recorder = Recorder(remote, "k")
     recorder.wait_ready()
+    # Once the watch has begun, what follows comes by it.
+    eventually(lambda: server.clients, "the watch")
+    eventually(lambda: remote._source._stream.is_running, "its beginning")
     store["k"] = 1
     recorder.wait_state({"k": b"1"})
     with pytest.raises(datastream.RevisionConflict):

@@ -145,9 +145,10 @@ class LongStream:
 
     def _open(self, wanted: Wanted, since: str) -> Reading:
         """Subscribe anew, from `since` where the server knows cursors."""
-        self._raise_if_refused()
-        if self._stream is not None and self._stream.error is not None:
+        stream = self._stream
+        if stream is not None and stream.error is not None:
             self._calls.metrics.reconnected()
+        self._raise_if_refused()
         releases = self._releases
         stream = Stream(
             self._calls.subscribe,
