@@ -70,3 +70,13 @@ def test_one_that_ends_too_soon_is_no_state(stack, monkeypatch, server):
     remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
     with pytest.raises(SourceUnavailable, match="ended the stream"):
         remote.snapshot()
+
+
+def test_a_client_that_may_have_no_stream_more_reads_by_calls(stack, store):
+    limits = datastream_grpc.Limits(principal_streams=1)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    stream = Stubs(channel).subscribe(pb.DataRequest(keys=["other"]))
+    next(stream)
+    assert remote.snapshot() == store.snapshot()

@@ -102,10 +102,12 @@ class Calls:
             try:
                 return self._snapshot(wanted, at, bare=bare)
             except grpc.RpcError as error:
-                if not is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
+                if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
+                    # An older server has taken the place of the one that has it.
+                    self.snapshots = False
+                elif error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
-                # An older server has taken the place of the one that has it.
-                self.snapshots = False
+                # Else it allows no stream more, and takes a call.
         try:
             response = self._call("Sync", self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
