@@ -16,7 +16,7 @@ from datastream.entry import deleted
 from datastream.selection import NOTHING
 from datastream.source import Reading, Write, is_below
 from datastream_grpc import _convert
-from datastream_grpc._carriers import ENDED, FirstBatch, Follower, Running, Sink, Subscribed
+from datastream_grpc._carriers import ENDED
 from datastream_grpc._client_metrics import ClientMetrics
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._older import PASSING, POLL, Older
@@ -24,6 +24,7 @@ from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pusher import Pusher
 from datastream_grpc._status import is_unnamed, name_of
 from datastream_grpc._stream import Wanted, message_of, reading_of
+from datastream_grpc._watches import Watches
 
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
@@ -62,9 +63,7 @@ class Calls:
         self._pusher: Pusher | None = None
         self.snapshots = False
         """The server sends a state in parts."""
-        self.follows = False
-        """The server takes many watches over one stream."""
-        self._follower: Follower | None = None
+        self.watches = Watches(connection, where, timeout, self.silence)
         self.news = threading.Event()
         """Set when something arrived, and whenever there is no stream to wait for any more."""
         self.older = Older(lambda: self._stubs, timeout, connection.heard, self.news.set)
@@ -159,24 +158,12 @@ class Calls:
         """What changed after `since`, by a watch that ends with its first batch."""
         if since.startswith(LEGACY):
             return self.state(wanted)
-        received = self._first(wanted.request(deletes=True, since=since, once=True, columns=True))
+        request = wanted.request(deletes=True, since=since, once=True, columns=True)
+        received = self.watches.first(request)
         if not received.cursor:
             # An ancestor's server, which knows neither `since` nor `once`.
             return self.state(wanted)
         return reading_of([message_of(received, received.cursor)])
-
-    def _first(self, request: pb.DataRequest) -> pb.DataResponse:
-        """The first batch of a watch."""
-        first = FirstBatch()
-        running = self.subscribe(request, first)
-        try:
-            if not first.wait(self.timeout):
-                raise self.silence()
-        finally:
-            running.cancel()
-        if first.batch is None:
-            raise first.error or EOFError(ENDED)
-        return first.batch
 
     def describe_at(self, point: str) -> pb.DescribeResponse:
         """What can be done with the store as it was then."""
@@ -299,36 +286,6 @@ class Calls:
         return SourceUnavailable(
             f"{self.where}: no answer within {self.timeout:g} s; is the server overloaded?"
         )
-
-    def subscribe(self, request: pb.DataRequest, sink: Sink) -> Running:
-        """Begin a watch: over the one stream of all, where the server has that."""
-        if self.follows:
-            followed = self._follower_now().add(request, sink)
-            # It may have ended just now; a new one may not, but by a server that is gone.
-            followed = followed or self._follower_now().add(request, sink)
-            if followed is not None:
-                return followed
-        return Subscribed(self._stubs.subscribe(request), sink, self.connection.heard)
-
-    def _follower_now(self) -> Follower:
-        begin = self._stubs.follow
-        with self._lock:
-            if self._follower is None or self._follower.ended:
-                self._follower = Follower(
-                    begin, self.where, heard=self.connection.heard, unknown=self._follow_no_more
-                )
-            return self._follower
-
-    def _follow_no_more(self) -> None:
-        """Take in that an older server has taken the place of one that has Follow."""
-        self.follows = False
-
-    def end_follower(self, timeout: float) -> None:
-        """End the stream of watches, if there is one."""
-        with self._lock:
-            follower, self._follower = self._follower, None
-        if follower is not None:
-            follower.close(timeout)
 
     @property
     def _stubs(self) -> Stubs:

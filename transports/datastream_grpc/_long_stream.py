@@ -151,7 +151,7 @@ class LongStream:
         self._raise_if_refused()
         releases = self._releases
         stream = Stream(
-            self._calls.subscribe,
+            self._calls.watches.begin,
             wanted,
             since,
             told=self._told,

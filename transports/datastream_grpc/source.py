@@ -187,7 +187,7 @@ class GrpcSource(Source):
         self._async_calls.close()
         self._calls.end_pushes(JOIN)
         self._stream.close()
-        self._calls.end_follower(JOIN)
+        self._calls.watches.close(JOIN)
 
     def _answered(self, answer: T) -> T:
         """`answer`; that there is one is all that is known of the backend while no stream runs."""
@@ -200,7 +200,7 @@ class GrpcSource(Source):
 
     def _described(self, described: pb.DescribeResponse | None) -> None:
         self._calls.pushes = described is not None
-        self._calls.follows = described is not None and described.follows
+        self._calls.watches.follows = described is not None and described.follows
         self._calls.snapshots = described is not None and described.snapshots
         self._take(OLDER_SERVER if described is None else from_description(described, self._where))
 
