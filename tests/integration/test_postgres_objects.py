@@ -76,6 +76,51 @@ def test_a_row_is_one_object_and_a_write_is_merged_into_it(db, opened):
     ]
 
 
+@pytest.fixture
+def asked(monkeypatch):
+    """The statements that stores ask for."""
+    asked = []
+    execute = psycopg.RawCursor.execute
+
+    def noted(cursor, query, *more, **options):
+        asked.append(query)
+        return execute(cursor, query, *more, **options)
+
+    monkeypatch.setattr(psycopg.RawCursor, "execute", noted)
+    return asked
+
+
+def test_many_rows_take_few_statements(db, opened, asked):
+    store = opened(value="*")
+    store.put_many({f"acme/{n}": {"title": "old"} for n in range(3)})
+    values = {
+        # What is there as it is, changes, is new, and is new with other members.
+        "acme/0": {"title": "old"}, "acme/1": {"title": "new"}, "acme/2": {"done": True},
+        "acme/3": {"done": False, "title": "é"}, "acme/4": {"title": "x", "done": None},
+        **{f"acme/{n}": {"title": "x", "tags": [n]} for n in range(5, 50)},
+    }  # fmt: skip
+    asked.clear()
+    stored = store.put_many(values)
+    assert len(asked) < 20
+    assert [entry.key for entry in stored] == list(values)
+    assert {entry.key: entry for entry in stored} == store.snapshot()
+    assert all(value.items() <= store[key].items() for key, value in values.items())
+    assert store["acme/2"]["title"] == "old"
+    with pytest.raises(InvalidValue):
+        store.put_many({"acme/5": {"tags": []}, "acme/6": {"tags": []}, "acme/99": {"tags": []}})
+    assert store["acme/5"]["tags"] == [5]
+
+
+def test_many_that_are_there_as_they_are_take_few_statements(db, opened, asked):
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value numeric(9, 2))")
+    store = opened(table="data", key="key")
+    values = {str(number): number + 0.5 for number in range(50)}
+    stored = store.put_many(values)
+    asked.clear()
+    assert store.put_many(values) == stored
+    assert len(asked) < 8
+
+
 def test_some_columns_are_the_value(opened):
     store = opened(value="title,priority")
     store["acme/7"] = {"title": "paint"}

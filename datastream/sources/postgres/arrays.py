@@ -38,6 +38,12 @@ class PackedDumper(Dumper):
         return bytes(obj)
 
 
+def arrays(kinds: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[Packed]:
+    """An array for each column of `rows`, whose elements are of `kinds`."""
+    columns = zip(*rows, strict=True)
+    return [packed(kind, column) for kind, column in zip(kinds, columns, strict=True)]
+
+
 def packed(kind: str, values: Sequence[Any]) -> Packed:
     """An array of `values`, of which None is NULL.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from datastream.entry import Entry, deleted
 from datastream.source import Write
 from datastream.sources._common.row_objects import check_columns, object_of
+from datastream.sources.postgres.arrays import arrays
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.keys import parts_of
 from datastream.sources.postgres.layout import Column, Layout
@@ -24,6 +25,10 @@ class _Statements(NamedTuple):
     update: str
     insert: str
     holds: str
+    # Of many, an array for each parameter.
+    update_many: str
+    insert_many: str
+    held_many: str
 
 
 class ObjectWriter(Writing):
@@ -42,11 +47,22 @@ class ObjectWriter(Writing):
         check_columns(write.key, members, self._columns)
         return [write.key, write.value.decode(), write.updated_at]
 
-    def apply_plain(
-        self, db: Connection, writes: Sequence[Write], given: dict[str, Given]
-    ) -> dict[str, Entry]:
-        # Rows that are there keep columns which a new one would need: each is looked at.
-        return {}
+    def alike(self, given: Sequence[Given]) -> Iterable[Sequence[Given]]:
+        groups: dict[tuple[str, ...], list[Given]] = {}
+        for row in given:
+            groups.setdefault(_names(row), []).append(row)
+        return groups.values()
+
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        statements = self._statements(given[0])
+        changed = self._run_many(db, statements.update_many, given) if statements.update else []
+        return changed + self._run_many(db, statements.insert_many, given)
+
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        return self._run_many(db, self._statements(given[0]).held_many, given)
+
+    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
+        return entries(rows(db, statement, arrays(_KINDS, given)), self.table.shape.kind)
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         if write.value is None:
@@ -66,7 +82,7 @@ class ObjectWriter(Writing):
         return bool(rows(db, self._statements(row).holds, row))
 
     def _statements(self, row: Given) -> _Statements:
-        names = tuple(sorted(json.loads(row[1])))
+        names = _names(row)
         made = self._made.get(names)
         if made is None:
             made = self._made[names] = self._make([self._columns[name] for name in names])
@@ -74,26 +90,58 @@ class ObjectWriter(Writing):
 
     def _make(self, members: Sequence[Column]) -> _Statements:
         layout, one, fields = self.layout, self.table.one, self.table.shape.fields
-        # Of every type as PostgreSQL's own JSON spells it.
-        source = f"pg_catalog.jsonb_populate_record(NULL::{layout.name}, $2::text::jsonb) AS n"
-        values = {column.quoted: f"n.{column.quoted}" for column in members}
-        stamp = written_time(layout)
+        source, many = self._source("$2"), f"{_MANY} CROSS JOIN LATERAL {self._source('g.value')}"
         # Named in each statement, or the server would not know its type.
-        values |= {stamp.quoted: time_of(stamp, "$3")} if stamp else {}
         time = "($3::timestamptz IS NULL OR true)"
         news = differs_in(members, "t", "n") if members else "false"
-        sets = ", ".join(f"{name} = {value}" for name, value in values.items())
         expected = f"($4::text IS NULL OR {self.table.shape.revision} = $4::text)"
-        update = (
-            f"UPDATE {layout.name} t SET {sets} FROM {source} WHERE {one} AND ({news}) AND {time} "
-            f"AND {expected} RETURNING {fields}"
-        )
+        values, of_many = self._values(members, "$3"), self._values(members, "g.time")
         names = ", ".join([*(column.quoted for column in layout.keys), *values])
-        found = ", ".join([*parts_of(layout, "$1::text"), *values.values()])
         keys = ", ".join(column.quoted for column in layout.keys)
-        insert = (
-            f"INSERT INTO {layout.name} AS t ({names}) SELECT {found} FROM {source} WHERE {time} "
-            f"ON CONFLICT ({keys}) DO NOTHING RETURNING {fields}"
+        same = self.table.is_key("g.key")
+
+        def update(values: dict[str, str], source: str, condition: str) -> str:
+            sets = ", ".join(f"{name} = {value}" for name, value in values.items())
+            return (
+                f"UPDATE {layout.name} t SET {sets} FROM {source} WHERE {condition} AND ({news}) "
+                f"RETURNING {fields}"
+            )
+
+        def insert(key: str, values: dict[str, str], source: str, condition: str) -> str:
+            found = ", ".join([*parts_of(layout, key), *values.values()])
+            return (
+                f"INSERT INTO {layout.name} AS t ({names}) SELECT {found} FROM {source} "
+                f"WHERE {condition} ON CONFLICT ({keys}) DO NOTHING RETURNING {fields}"
+            )
+
+        return _Statements(
+            update(values, source, f"{one} AND {time} AND {expected}") if members else "",
+            insert("$1::text", values, source, time),
+            f"SELECT FROM {layout.name} t, {source} WHERE {one} AND NOT ({news}) AND {time}",
+            update(of_many, many, same) if members else "",
+            # A row that is there keeps columns which a new one would need.
+            insert(
+                "g.key", of_many, many, f"NOT EXISTS (SELECT FROM {layout.name} t WHERE {same})"
+            ),
+            f"SELECT {fields} FROM {many} JOIN {layout.name} t ON {same} WHERE NOT ({news})",
         )
-        holds = f"SELECT FROM {layout.name} t, {source} WHERE {one} AND NOT ({news}) AND {time}"
-        return _Statements(update if members else "", insert, holds)
+
+    def _source(self, text: str) -> str:
+        # Of every type as PostgreSQL's own JSON spells it.
+        record = f"NULL::{self.layout.name}, {text}::text::jsonb"
+        return f"pg_catalog.jsonb_populate_record({record}) AS n"
+
+    def _values(self, members: Sequence[Column], time: str) -> dict[str, str]:
+        """What the columns are set to, by their names."""
+        values = {column.quoted: f"n.{column.quoted}" for column in members}
+        stamp = written_time(self.layout)
+        return values | ({stamp.quoted: time_of(stamp, time)} if stamp else {})
+
+
+def _names(row: Given) -> tuple[str, ...]:
+    """The members of what is put."""
+    return tuple(sorted(json.loads(row[1])))
+
+
+_KINDS = ("text", "text", "timestamptz")
+_MANY = "unnest($1::text[], $2::text[], $3::timestamptz[]) AS g (key, value, time)"

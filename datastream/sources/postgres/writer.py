@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write, check_expected
-from datastream.sources.postgres.arrays import packed
+from datastream.sources.postgres.arrays import arrays
 from datastream.sources.postgres.connection import ATTEMPTS, Connection
 from datastream.sources.postgres.keys import fits, parts_of
 from datastream.sources.postgres.layout import Column, Layout
@@ -46,7 +46,8 @@ class Writing(ABC):
         # In one order: two writers of the same keys then wait for each other, and never deadlock.
         ordered = sorted(writes, key=lambda write: write.key)
         with db.transaction():
-            stored = self.apply_plain(db, [w for w in ordered if _is_plain(w)], given)
+            plain = [write for write in ordered if _is_plain(write)]
+            stored = self._apply_plain(db, plain, given) if len(plain) > 1 else {}
             for write in ordered:
                 if write.key not in stored:
                     stored[write.key] = self._apply(db, write, given[write.key])
@@ -61,10 +62,16 @@ class Writing(ABC):
         """
 
     @abstractmethod
-    def apply_plain(
-        self, db: Connection, writes: Sequence[Write], given: dict[str, Given]
-    ) -> dict[str, Entry]:
-        """All unconditional puts in one statement; those that change nothing are left out."""
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        """Unconditional puts together; those that change nothing are left out."""
+
+    @abstractmethod
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        """Rows of which the table says that putting what is given would change nothing."""
+
+    def alike(self, given: Sequence[Given]) -> Iterable[Sequence[Given]]:
+        """Puts in groups that take one statement each."""
+        return [given]
 
     @abstractmethod
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
@@ -98,6 +105,18 @@ class Writing(ABC):
         """Delete its row, if that has the revision it expects; whether it was there."""
         revision = None if write.expect in (None, "", "*") else write.expect
         return bool(rows(db, self._delete, (write.key, revision)))
+
+    def _apply_plain(
+        self, db: Connection, writes: Sequence[Write], given: dict[str, Given]
+    ) -> dict[str, Entry]:
+        """Unconditional puts, in few statements; what somebody interferes with is left out."""
+        stored: dict[str, Entry] = {}
+        for group in self.alike([given[write.key] for write in writes]):
+            stored |= {entry.key: entry for entry in self.put_alike(db, group)}
+            rest = [row for row in group if row[0] not in stored]
+            if rest:
+                stored |= {entry.key: entry for entry in self.held_alike(db, rest)}
+        return stored
 
     def _apply(self, db: Connection, write: Write, row: Given) -> Entry:
         for _ in range(ATTEMPTS):
@@ -135,10 +154,16 @@ class RowWriter(Writing):
             f"RETURNING {fields}"
         )
         self._upsert = head + values + upsert
-        self._upsert_many = head + self._from_arrays() + upsert
+        many = self._from_arrays()
+        self._upsert_many = f"{head}SELECT {', '.join(self._many)} {many} {upsert}"
         self._insert = f"{head}{values}{conflict} DO NOTHING RETURNING {fields}"
         assigned = ", ".join(f"{name} = {value}" for name, value in plain.items())
         self._news = self._differs_from(plain)
+        news = self._differs_from(dict(zip(plain, self._many[len(layout.keys) :], strict=True)))
+        self._held_many = (
+            f"SELECT {fields} {many} JOIN {layout.name} t ON {table.is_key('g.key')} "
+            f"WHERE NOT {news}"
+        )
         expected = f"${2 + len(columns)}::text"
         self._update = (
             f"UPDATE {layout.name} t SET {assigned} WHERE {one} AND {self._news} "
@@ -156,11 +181,9 @@ class RowWriter(Writing):
         self._kinds = ["text", *(self._kind(column) for column in self._written)]
         names = [f"c{number}" for number in range(len(self._written))]
         given = [f"${number}::{kind}[]" for number, kind in enumerate(self._kinds, 1)]
-        values = assignments(self.layout, [f"new.{name}" for name in names]).values()
-        return (
-            f"SELECT {', '.join([*self._key_of('new.key'), *values])} "
-            f"FROM unnest({', '.join(given)}) AS new (key, {', '.join(names)}) "
-        )
+        values = assignments(self.layout, [f"g.{name}" for name in names]).values()
+        self._many = [*self._key_of("g.key"), *values]
+        return f"FROM unnest({', '.join(given)}) AS g (key, {', '.join(names)})"
 
     def _kind(self, column: Column) -> str:
         """Of what is given for a column: what is given as text is cast one by one."""
@@ -176,15 +199,14 @@ class RowWriter(Writing):
             f"EXISTS (SELECT FROM (SELECT {new}) AS new WHERE {differs(self.layout, 't', 'new')})"
         )
 
-    def apply_plain(
-        self, db: Connection, writes: Sequence[Write], given: dict[str, Given]
-    ) -> dict[str, Entry]:
-        if len(writes) < 2:
-            return {}
-        columns = zip(*(given[write.key] for write in writes), strict=True)
-        arrays = [packed(kind, column) for kind, column in zip(self._kinds, columns, strict=True)]
-        found = entries(rows(db, self._upsert_many, arrays), self.table.shape.kind)
-        return {entry.key: entry for entry in found}
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        return self._run_many(db, self._upsert_many, given)
+
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        return self._run_many(db, self._held_many, given)
+
+    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
+        return entries(rows(db, statement, arrays(self._kinds, given)), self.table.shape.kind)
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         revision = None if write.expect in (None, "", "*") else write.expect
