@@ -5,6 +5,8 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, InvalidKey, InvalidValue, KeyNotFound, RevisionConflict
+from datastream.entry import Operation
+from datastream.source import Write
 from datastream.testing._tools import Recorder
 
 TABLE = """
@@ -111,7 +113,7 @@ def test_many_rows_take_few_statements(db, opened, asked):
     assert store["acme/5"]["tags"] == [5]
 
 
-def test_many_that_are_there_as_they_are_take_few_statements(db, opened, asked):
+def test_many_that_are_there_and_many_deletes_take_few_statements(db, opened, asked):
     db.execute("CREATE TABLE data (key text PRIMARY KEY, value numeric(9, 2))")
     store = opened(table="data", key="key")
     values = {str(number): number + 0.5 for number in range(50)}
@@ -119,6 +121,11 @@ def test_many_that_are_there_as_they_are_take_few_statements(db, opened, asked):
     asked.clear()
     assert store.put_many(values) == stored
     assert len(asked) < 8
+    asked.clear()
+    gone = store.write(*(Write(key, None) for key in ["7777", *values]))
+    assert {entry.operation for entry in gone} == {Operation.DELETE}
+    assert len(asked) < 8
+    assert store.snapshot() == {}
 
 
 def test_some_columns_are_the_value(opened):

@@ -38,6 +38,11 @@ class Writing(ABC):
             f"AND ($2::text IS NULL OR {table.shape.revision} = $2::text) RETURNING 1"
         )
 
+        self._delete_many = (
+            f"DELETE FROM {layout.name} t USING pg_catalog.unnest($1::text[]) AS g (key) "
+            f"WHERE {table.is_key('g.key')} RETURNING g.key"
+        )
+
     def write(self, db: Connection, writes: Sequence[Write]) -> list[Entry]:
         """Store all of `writes` or nothing, as `Source.write` says."""
         given = {write.key: self.parameters(write) for write in writes}
@@ -46,8 +51,11 @@ class Writing(ABC):
         # In one order: two writers of the same keys then wait for each other, and never deadlock.
         ordered = sorted(writes, key=lambda write: write.key)
         with db.transaction():
-            plain = [write for write in ordered if _is_plain(write)]
-            stored = self._apply_plain(db, plain, given) if len(plain) > 1 else {}
+            plain = [write for write in ordered if write.expect is None]
+            puts = [write for write in plain if write.value is not None]
+            deletes = [write for write in plain if write.value is None]
+            stored = self._apply_plain(db, puts, given) if len(puts) > 1 else {}
+            stored |= self._delete_plain(db, deletes) if len(deletes) > 1 else {}
             for write in ordered:
                 if write.key not in stored:
                     stored[write.key] = self._apply(db, write, given[write.key])
@@ -117,6 +125,12 @@ class Writing(ABC):
             if rest:
                 stored |= {entry.key: entry for entry in self.held_alike(db, rest)}
         return stored
+
+    def _delete_plain(self, db: Connection, writes: Sequence[Write]) -> dict[str, Entry]:
+        """Unconditional deletes, in one statement; what was not there is left out."""
+        keys = [[write.key] for write in writes]
+        gone = {row[0] for row in rows(db, self._delete_many, arrays(["text"], keys))}
+        return {w.key: deleted(w.key, w.updated_at) for w in writes if w.key in gone}
 
     def _apply(self, db: Connection, write: Write, row: Given) -> Entry:
         for _ in range(ATTEMPTS):
@@ -236,7 +250,3 @@ class RowWriter(Writing):
         if self._has_time:
             row.append(write.updated_at)
         return row
-
-
-def _is_plain(write: Write) -> bool:
-    return write.value is not None and write.expect is None
