@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import threading
@@ -39,6 +40,7 @@ EMPTY = Tree()
 ATTEMPTS = 10
 """How often a folder for an object is made that git gc removes."""
 _KINDS = {kind.type_name: kind.type_num for kind in (Commit, Tree, Blob, Tag)}
+_NAMES = {number: name for name, number in _KINDS.items()}
 READ_ONLY = 0o444
 """Mode of a file that holds an object."""
 
@@ -255,17 +257,22 @@ class Objects:
 
     def _raw(self, name: ObjectID) -> tuple[int, bytes]:
         with suppress(Exception):
-            return self._store.get_raw(name)
+            found = self._store.get_raw(name)
+            if _is_whole(name, *found):
+                return found
         with self._errors(name.decode()):
             return self._raw_again(name)
 
     def _raw_again(self, name: ObjectID) -> tuple[int, bytes]:
         # A gc that runs just now moves objects into packs; then the second look finds it.
         try:
-            return self._store.get_raw(name)
+            found = self._store.get_raw(name)
         except FileFormatException:
             # dulwich has parsed it, too, which is done more kindly here.
-            return self._loose(name)
+            found = self._loose(name)
+        if not _is_whole(ObjectID(name.lower()), *found):
+            raise ValueError("it is cut, or its content is another one")
+        return found
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
@@ -325,6 +332,13 @@ class Objects:
                 # git gc removes folders that it has emptied, between our two steps, too.
                 if attempt == ATTEMPTS - 1:
                     raise
+
+
+def _is_whole(name: ObjectID, kind: int, raw: bytes) -> bool:
+    """Whether an object is what its name says: dulwich reads a file that was cut, too."""
+    found = hashlib.sha1(b"%s %d\0" % (_NAMES[kind], len(raw)), usedforsecurity=False)
+    found.update(raw)
+    return found.hexdigest().encode() == name
 
 
 def _release(error: BaseException) -> None:
