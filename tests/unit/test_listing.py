@@ -129,6 +129,17 @@ def test_a_coarse_signature_is_no_older_than_the_listing_that_shows_it(shelf, mo
         position = news.position
 
 
+@pytest.mark.parametrize("has_revisions", [False, True])
+def test_contents_that_were_swapped_are_another_position(shelf, has_revisions):
+    shelf.has_revisions = has_revisions
+    for number in range(50):
+        one, other = (f"{number}", b"one %d" % number), (f"{number}'", b"other %d" % number)
+        shelf.files = {"a": one, "b": other}
+        position = shelf.read(ALL, None).position
+        shelf.files = {"a": other, "b": one}
+        assert shelf.read(ALL, position).position != position
+
+
 def test_what_goes_while_it_is_read_is_not_there(shelf):
     reading = shelf.read(ALL, None)
     shelf.read(ALL, reading.position)

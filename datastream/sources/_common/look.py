@@ -143,8 +143,12 @@ def look(
 
 
 def hash_of(key: str, revision: Hashable) -> int:
-    """What one key adds to `Look.total`."""
-    return hash((key, revision))
+    """What one key adds to `Look.total`.
+
+    A tuple's hash is all but linear in those of its parts: of two keys that have swapped their
+    contents the sum would often stay the same. That of bytes is not.
+    """
+    return hash(hash((key, revision)).to_bytes(8, "little", signed=True))
 
 
 def digest_of(total: int) -> str:

@@ -204,6 +204,21 @@ def test_what_was_acknowledged_elsewhere_is_in_every_resume(root, source):
     other.close()
 
 
+def test_files_that_swapped_their_contents_differ(root, source):
+    for number in range(20):
+        one, other = root / f"{number}", root / f"{number}'"
+        one.write_text(f"one {number}")
+        other.write_text(f"other {number}")
+        before = source.read(ALL, None)
+        one.rename(root / ".aside")
+        other.rename(one)
+        (root / ".aside").rename(other)
+        news = source.read(ALL, before.position)
+        assert news.position != before.position, number
+        one.unlink()
+        other.unlink()
+
+
 def test_a_resume_from_the_last_look_is_told_what_differs(root, source):
     (root / "a").write_text("1")
     (root / "b").write_text("1")
