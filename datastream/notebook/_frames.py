@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from datastream import codecs
@@ -21,10 +23,10 @@ log = logging.getLogger("datastream")
 
 def of_entries(entries: Sequence[Entry]) -> Columns:
     """Key, decoded value, type, time and revision of each entry; a DELETE has None as value."""
-    if not entries:
-        names = ("key", "value", "value_type", "updated_at", "revision")
-        return {name: [] for name in names}
-    keys, values, types, times, revisions, _ = zip(*entries, strict=True)
+    # Field by field: zip would make as many iterators as there are entries.
+    keys, values, types, times, revisions = (
+        list(map(itemgetter(place), entries)) for place in range(5)
+    )
     return {
         "key": keys,
         "value": _decoded(entries, values, types),
@@ -93,9 +95,16 @@ def _series(name: str, column: Sequence[Any]) -> pl.Series:
     if name == "updated_at":
         return pl.Series(name, column, dtype=pl.Datetime("us", "UTC"))
     try:
-        return pl.Series(name, column)
+        if {int, float} <= set(map(type, column)) <= {int, float, NoneType}:
+            # Polars would take the first type for all, and turn what does not fit into null.
+            column = [value if value is None else float(value) for value in column]
+        series = pl.Series(name, column)
+        # A struct has the fields of the first one, and loses those of the others.
+        if not series.dtype.is_nested() or series.to_list() == list(column):
+            return series
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError):
-        return pl.Series(name, column, dtype=pl.Object)
+        pass
+    return pl.Series(name, column, dtype=pl.Object)
 
 
 def _missing(library: str, error: ModuleNotFoundError) -> ImportError:
@@ -105,11 +114,9 @@ def _missing(library: str, error: ModuleNotFoundError) -> ImportError:
     return ImportError(f'this needs {library}: pip install "datastream-kv[{library}]"')
 
 
-def _decoded(
-    entries: Sequence[Entry], values: Sequence[bytes], types: Sequence[str]
-) -> Sequence[Any]:
+def _decoded(entries: Sequence[Entry], values: list[bytes], types: list[str]) -> Sequence[Any]:
     if len(set(types)) == 1:
-        decoded = codecs.decode_all(list(values), types[0])
+        decoded = codecs.decode_all(values, types[0])
         if decoded is not None:
             return decoded
     return list(map(value_of, entries))

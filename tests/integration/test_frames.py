@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from dulwich.repo import Repo
@@ -71,6 +71,28 @@ def test_values_of_several_kinds_and_none_that_decode_are_all_there(store: Store
     assert store.to_pandas()["value"].to_dict() == expected
     frame = store.to_polars()
     assert dict(zip(frame["key"], frame["value"], strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1, 2.5, None],
+        [10**400, 2.5],
+        [10**400, 1],
+        [{"a": 1}, {"b": 2}],
+        [{}, {"a": [1]}],
+        [[1], ["x"]],
+        [True, 1],
+        [{"a": {"b": 1}}, 3],
+    ],
+    ids=lambda values: repr(values)[:20],
+)
+def test_polars_loses_no_value(values: list[Any]) -> None:
+    with datastream.open("memory:") as store:
+        store.put_many({str(number): value for number, value in enumerate(values)})
+        column = store.to_polars()["value"]
+    assert column.to_list() == values
+    assert (str(column.dtype) == "Float64") == (values == [1, 2.5, None])
 
 
 def test_what_selects_nothing_is_an_empty_frame_with_the_same_columns(store: Store) -> None:
