@@ -267,9 +267,11 @@ def test_a_binding_is_followed_until_the_kernel_is_restarted(
         gone.wait_for()
         front.keep_cells("restarted", 1)
         outside["app/limits/rps"] = 11
-        front.run_all()
-        front.wait_for_text(front.cell("limits.rps", "value"), "11")
-        assert gone.count() == 0
+        # Twice: what a cell displayed before is taken away without an error on the page.
+        for _ in range(2):
+            front.run_all()
+            front.wait_for_text(front.cell("limits.rps", "value"), "11")
+            assert gone.count() == 0
 
 
 def _restart(front: Browser) -> None:
