@@ -72,9 +72,7 @@ class Scrubbed(Subscriptions):
     def picture(self, ask: dict[str, Any]) -> dict[str, Any]:
         told: dict[str, Any] = {}
         if self._outdated or ask.get("fresh"):
-            # Before the read: what comes meanwhile is read again.
-            self._outdated = False
-            self._revisions = revisions_of(self._store, self._key)
+            self._read()
             told["revisions"] = list(map(_about, self._revisions))
         ids = list(map(_id, self._revisions))
         at = ids.index(ask["id"]) if ask.get("id") in ids else len(ids) - 1
@@ -85,6 +83,16 @@ class Scrubbed(Subscriptions):
             "diff": difference(self._revisions, at),
             "remark": self._key,
         }
+
+    def _read(self) -> None:
+        # Before the read: what comes meanwhile is read again.
+        self._outdated = False
+        try:
+            self._revisions = revisions_of(self._store, self._key)
+        except Exception:
+            # The next look, such as when the status changes, may do better.
+            self._outdated = True
+            raise
 
 
 def _picture(store: Store, key: str, name: str) -> str:

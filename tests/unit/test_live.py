@@ -19,7 +19,7 @@ from pydantic import BaseModel, SecretStr
 from reactivex.subject import Subject
 
 import datastream
-from datastream import Entry, Store, StoreClosed, Unsupported
+from datastream import Entry, SourceUnavailable, Store, StoreClosed, Unsupported
 from datastream.entry import Change, ChangeBatch, Revision, deleted
 from datastream.notebook import _live, _widget
 from datastream.notebook._live import Display, Live
@@ -27,7 +27,7 @@ from datastream.notebook._plot import MOST_LINES
 from datastream.notebook._rows import MOST, PAGE, Page, TableRows
 from datastream.notebook._table import TabledView
 from datastream.notebook._timeline import MOST_LINES as MOST_DIFF_LINES
-from datastream.notebook._timeline import difference
+from datastream.notebook._timeline import Scrubbed, difference
 from datastream.notebook._values import STARS
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
@@ -554,6 +554,27 @@ def test_a_timeline_goes_through_the_revisions(
         assert last["revisions"][2]["revision"] == "removed"
         assert "Ada" in live.html()
         assert "raise b" in live.html()
+
+
+def test_a_timeline_that_could_not_be_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Repo.init(str(tmp_path)).close()
+    with datastream.open(f"git:{tmp_path}") as store:
+        store.put("c.yaml", b"a: 1\n", message="begin")
+        scrubbed = Scrubbed(store, "c.yaml")
+        scrubbed.start(lambda: None, lambda: None)
+        with monkeypatch.context() as away:
+            away.setattr(store, "history", _refused)
+            with pytest.raises(SourceUnavailable):
+                scrubbed.picture({})
+        assert len(scrubbed.picture({})["revisions"]) == 1
+        assert "revisions" not in scrubbed.picture({})
+        scrubbed.stop()
+
+
+def _refused(key: str) -> Iterator[Revision]:
+    raise SourceUnavailable("away")
 
 
 def test_a_timeline_of_a_store_without_a_past_is_refused(store: Store) -> None:
