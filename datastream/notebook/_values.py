@@ -22,6 +22,12 @@ _FIELD = re.compile(
     r"""(["']?)(?<![\w.-])([\w.-]++)\1(\s*[:=]\s*)("(?:[^"\\]|\\.)*(?:"|$)|'[^']*(?:'|$)|[^\s,;{}\[\]]+)"""
 )
 
+# A header of HTTP, as such or as a field, and a key in PEM, whose end may be cut off.
+_AUTHORIZATION = re.compile(
+    r"""(?i)(\bauthorization["']?\s{0,9}[:=]\s{0,9}["']?)(?:(?:basic|bearer|token)\s+)?[^\s"',;]+"""
+)
+_PRIVATE_KEY = re.compile(r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----).*?(-----END|\Z)", re.DOTALL)
+
 
 class Shown(NamedTuple):
     """What is to be seen of a value."""
@@ -68,8 +74,13 @@ def key_holds_secret(key: str) -> bool:
 
 
 def masked(value: str) -> str:
-    """A text with stars for its secrets: passwords in URLs, and fields that are called so."""
-    return _FIELD.sub(_without_secret, hide(value))
+    """A text with stars for its secrets.
+
+    Passwords in URLs, fields that are called so, headers that authorize, private keys in PEM.
+    """
+    found = _FIELD.sub(_without_secret, hide(value))
+    found = _AUTHORIZATION.sub(rf"\1{STARS}", found)
+    return _PRIVATE_KEY.sub(rf"\1 {STARS} \2", found)
 
 
 def size(data: bytes) -> str:

@@ -434,6 +434,22 @@ def test_a_long_text_without_a_secret_is_looked_through_once(text: str) -> None:
     assert masked(text) == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer cretpw",
+        '{"headers": {"authorization": "Basic cretpw"}}',
+        "authorization=cretpw, and more",
+        "-----BEGIN EC PRIVATE KEY-----\ncretpw\n-----END EC PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY-----\nMIIcretpw",
+    ],
+)
+def test_what_authorizes_is_hidden(text: str) -> None:
+    assert "cretpw" not in masked(text)
+    assert masked("authorization is needed; basic usage") == "authorization is needed; basic usage"
+    assert "MII" in masked("-----BEGIN CERTIFICATE-----\nMII")
+
+
 def test_a_large_value_is_made_as_far_as_it_is_shown() -> None:
     class Made:
         count = 0
