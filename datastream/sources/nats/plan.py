@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, shown
-from datastream.source import Write
+from datastream.source import Write, check_expected
 from datastream.sources.nats.bucket import Bucket
 from datastream.sources.nats.keys import to_subject
 from datastream.sources.nats.messages import (
@@ -61,8 +61,21 @@ class Plan(NamedTuple):
         """Headers by which it is refused if the key has changed."""
         return self.headers | {EXPECTED: str(self.sequence)}
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether this very write is what was done to the key last, by an earlier attempt."""
+        current = self.current
+        return current is not None and current.headers.get(MESSAGE_ID) == self.headers[MESSAGE_ID]
+
+    def check(self, epoch: str) -> None:
+        """Refuse it if what it expects does not hold, as in `check_expected`."""
+        if not self.is_stored:
+            check_expected(self.write, self.revision(epoch))
+
     def is_done(self) -> bool:
         """Whether the key holds just that already."""
+        if self.is_stored:
+            return True
         now = self.holds
         if now is None or self.write.value is None:
             is_known = self.current is not None or self.sequence == 0

@@ -16,7 +16,7 @@ from datastream.sources.nats.errors import (
     is_passing,
     unsure,
 )
-from datastream.sources.nats.messages import BATCH, COMMIT, MESSAGE_ID, NUMBER, SIZE
+from datastream.sources.nats.messages import BATCH, COMMIT, NUMBER, SIZE
 from datastream.sources.nats.plan import Plan
 from datastream.sources.nats.reader import PAUSE
 
@@ -61,7 +61,7 @@ class Together:
                 is_sent = True
                 return await self._acknowledged(waiting) - len(plans) + 1
             except (Unanswered, ApiError) as error:
-                if may_be_stored and _says_changed(error):
+                if _says_stored(error) or (may_be_stored and _says_changed(error)):
                     return await self._found(plans, error)
                 if not is_passing(error):
                     raise
@@ -119,7 +119,7 @@ class Together:
         """
         for at, now in enumerate(await self._look(plans)):
             current = now.current
-            if current is not None and current.headers.get(MESSAGE_ID) == now.headers[MESSAGE_ID]:
+            if current is not None and now.is_stored:
                 return current.sequence - at
         raise unsure(self._place(plans), error, is_sent=True) from error
 
@@ -128,4 +128,8 @@ class Together:
 
 
 def _says_changed(error: Exception) -> bool:
-    return isinstance(error, ApiError) and error.number in (*WRONG_SEQUENCE, DUPLICATE)
+    return isinstance(error, ApiError) and error.number in WRONG_SEQUENCE
+
+
+def _says_stored(error: Exception) -> bool:
+    return isinstance(error, ApiError) and error.number == DUPLICATE

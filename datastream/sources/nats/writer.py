@@ -7,11 +7,12 @@ import secrets
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import blake2b
 from typing import Any
 
 from datastream.entry import Entry
 from datastream.errors import RevisionConflict, shown
-from datastream.source import ANY_REVISION, Write, check_expected
+from datastream.source import ANY_REVISION, Write
 from datastream.sources.nats.bucket import Info
 from datastream.sources.nats.errors import (
     WRONG_SEQUENCE,
@@ -21,7 +22,6 @@ from datastream.sources.nats.errors import (
     is_passing,
     unsure,
 )
-from datastream.sources.nats.messages import MESSAGE_ID
 from datastream.sources.nats.plan import Plan, plan_of
 from datastream.sources.nats.reader import PAUSE, Reader
 from datastream.sources.nats.together import MOST, Look, Together
@@ -56,7 +56,7 @@ class Writer:
 
     async def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Do all of `writes`: as batches of the server, where it takes such."""
-        now, name = datetime.now(UTC), secrets.token_hex(12)
+        now, name = datetime.now(UTC), _name_of(writes)
         plans = [
             plan_of(write, self._bucket, now, f"{name}-{number}")
             for number, write in enumerate(writes)
@@ -70,7 +70,7 @@ class Writer:
         for plan in plans:
             plan.check_size(self._bucket.connection.max_payload, info.largest, is_alone=is_alone)
         for plan in sure:
-            check_expected(plan.write, plan.revision(epoch))
+            plan.check(epoch)
         done: dict[str, Entry] = {}
         look = self._look_at_any if info.is_direct else self._look
         do = self._do_apart if is_alone else self._do_together
@@ -132,7 +132,7 @@ class Writer:
                     raise unsure(place, error, is_sent=False) from error
             sure = await self._look_patiently(sure)
             for plan in sure:
-                check_expected(plan.write, plan.revision(epoch))
+                plan.check(epoch)
             if rest:
                 rest = await self._reader.patiently(partial(look, rest))
         done |= {plan.write.key: plan.kept(epoch) for plan in plans if plan.is_done()}
@@ -261,7 +261,7 @@ class Writer:
                 if error.number not in WRONG_SEQUENCE:
                     raise
             (plan,) = await self._look_patiently([plan])
-            check_expected(plan.write, plan.revision(epoch))
+            plan.check(epoch)
             if plan.write.expect not in (None, ANY_REVISION, ""):
                 # Another write is on its way, which the leader knows of and does not show yet.
                 raise RevisionConflict(
@@ -302,9 +302,15 @@ class Writer:
         """
         (now,) = await self._look_patiently([plan])
         current = now.current
-        if current is None or current.headers.get(MESSAGE_ID) != plan.headers[MESSAGE_ID]:
+        if current is None or not now.is_stored:
             raise unsure(self._place(plan), error, is_sent=True) from error
         return current.sequence
 
     def _place(self, plan: Plan) -> str:
         return f"{self._where}, key {shown(plan.write.key)}"
+
+
+def _name_of(writes: Sequence[Write]) -> str:
+    """What servers know them by; the same where they come again, as after a lost answer."""
+    given = next((write.id for write in writes if write.id), "")
+    return blake2b(given.encode(), digest_size=12).hexdigest() if given else secrets.token_hex(12)

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
+from contextlib import ExitStack, suppress
 
+import datastream_grpc
 import pytest
 
 import datastream
-from datastream import Feature, RevisionConflict
+from datastream import Feature, RevisionConflict, SourceUnavailable
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
@@ -201,3 +203,23 @@ def test_an_acknowledgement_that_is_lost(running, bucket):
             stored = store.put_many({"a": 2, "b": 2})
             assert {entry.key: entry for entry in stored} == store.snapshot()
             assert [r.entry.value for r in store.history("a")] == [b"2", b"1"]
+
+
+@pytest.mark.parametrize("keys", ["a", "ab"])
+def test_a_write_that_comes_again_by_another_server_is_done_once(url, store, keys):
+    """As a client sends it whose first answer was lost with its server."""
+    writes = [datastream.Write(key, b"1", "int", expect="", id="once") for key in keys]
+    with datastream.open(url) as other, ExitStack() as stack:
+        clients = []
+        for one in (store, other):
+            server = stack.enter_context(datastream_grpc.serve(one, "127.0.0.1:0"))
+            clients.append(stack.enter_context(datastream.open(f"grpc://{server.address}")))
+        first, second = (client.write(*writes) for client in clients)
+        assert first == second
+        with pytest.raises(RevisionConflict):
+            clients[1].write(*(write._replace(id="another") for write in writes))
+        store["a"] = 2
+        anew = [write._replace(expect=None) for write in writes]
+        with suppress(SourceUnavailable):
+            other.write(*anew)
+        assert dict(store) == dict.fromkeys(keys, 1) | {"a": 2}, "what followed stays"
