@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datastream.errors import DatastreamError, shown
@@ -124,12 +124,28 @@ class Bucket:
         Raises:
             ApiError: the bucket, or its server, does not answer so.
         """
-        wanted: dict[str, object] = {"multi_last": [self.prefix + subject for subject in subjects]}
-        wanted["batch"] = len(subjects)
-        found = await self.connection.stream(f"DIRECT.GET.{self.stream}", wanted)
+        found: dict[str, Message] = {}
         start = len(self.prefix)
-        messages = [direct(message, start) for message in found]
-        return {to_subject(message.key): message for message in messages}
+        for part in self._requests(subjects):
+            wanted = {"multi_last": part, "batch": len(part)}
+            for message in await self.connection.stream(f"DIRECT.GET.{self.stream}", wanted):
+                last = direct(message, start)
+                found[to_subject(last.key)] = last
+        return found
+
+    def _requests(self, subjects: Sequence[str]) -> Iterator[list[str]]:
+        """Whole subjects, as many together as a message holds."""
+        part: list[str] = []
+        size = 0
+        for subject in subjects:
+            name = self.prefix + subject
+            if part and size + len(name) > self.connection.max_payload // 2:
+                yield part
+                part, size = [], 0
+            part.append(name)
+            size += len(name)
+        if part:
+            yield part
 
     async def next(self, subject: str, sequence: int) -> Message | None:
         """The first message of some subjects from a sequence number on."""

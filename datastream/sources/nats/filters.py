@@ -8,7 +8,7 @@ from functools import lru_cache
 from datastream.selection import Selects
 from datastream.sources.nats.keys import prefix_to_subject, to_subject
 
-MOST = 32
+MOST, MOST_BYTES = 32, 16_384
 """Filters of one consumer; beyond, everything is sent, and the store drops what nobody selects."""
 ALL = (">",)
 
@@ -32,6 +32,8 @@ def _filters(keys: frozenset[str], prefixes: frozenset[str], patterns: frozenset
         *map(prefix_to_subject, prefixes),
         *map(pattern_to_subject, patterns),
     ]
+    if sum(map(len, subjects)) > MOST_BYTES:
+        return ALL
     return tuple(sorted(".".join(tokens) for tokens in _apart(s.split(".") for s in subjects)))
 
 

@@ -12,7 +12,7 @@ from datastream import Feature, RevisionConflict, SourceUnavailable
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
-from tests.servers.nats import make_bucket, with_client
+from tests.servers.nats import make_bucket, server, with_client
 
 
 def last(running, bucket):
@@ -144,6 +144,17 @@ def test_more_than_servers_take_at_once(store):
     assert {entry.key: entry for entry in stored} == store.snapshot()
 
 
+def test_many_long_keys(bucket):
+    """What their names take together is more than one request holds."""
+    values = {f"{'k' * 3_300}{number}": number for number in range(400)}
+    with (
+        server("max_payload: 1MB") as small,
+        datastream.open(f"{small.url}/{bucket}", create=True) as store,
+    ):
+        store.put_many(values)
+        assert dict(store) == values
+
+
 def test_what_was_stored_together_is_one_point(url):
     with datastream.open(url, create=True, history=5) as store:
         store.put_many({"a": 1, "b": 1})
@@ -212,8 +223,8 @@ def test_a_write_that_comes_again_by_another_server_is_done_once(url, store, key
     with datastream.open(url) as other, ExitStack() as stack:
         clients = []
         for one in (store, other):
-            server = stack.enter_context(datastream_grpc.serve(one, "127.0.0.1:0"))
-            clients.append(stack.enter_context(datastream.open(f"grpc://{server.address}")))
+            serving = stack.enter_context(datastream_grpc.serve(one, "127.0.0.1:0"))
+            clients.append(stack.enter_context(datastream.open(f"grpc://{serving.address}")))
         first, second = (client.write(*writes) for client in clients)
         assert first == second
         with pytest.raises(RevisionConflict):
