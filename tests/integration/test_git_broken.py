@@ -459,7 +459,7 @@ def test_an_object_that_was_cut_is_no_content(repository, kind):
     for length in range(len(whole)):
         place.write_bytes(whole[:length])
         source = GitSource(repository.path)
-        found = trouble(source, lambda: source.get("a"))
+        found = trouble(source, lambda source=source: source.get("a"))
         # All of it may be there, and but a checksum cut off.
         assert isinstance(found, SourceUnavailable) or found.value == b"1", (length, found)
         source.close()
