@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -19,6 +20,9 @@ KEPT_ENTRIES, KEPT_BYTES = 64, 16 << 10
 """Serialised entries kept for other selections, and what one of them may take."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
+PARTS = 4
+"""Messages of a state that are made at once: a switch of threads for each would take as long as it
+does, and a client that does not read holds them."""
 JOIN_ALONE = 5.0
 """Seconds for which a stream that reads its state keeps others from reading the same."""
 
@@ -102,8 +106,9 @@ class Outgoing:
             parts = _convert.to_messages(batch, deletes=deletes)
             if columns and deletes:
                 parts = _convert.to_columned(batch)
-            while (message := await self._run(next, parts, None)) is not None:
-                await write(context, message)
+            while some := await self._run(list, islice(parts, PARTS)):
+                for message in some:
+                    await write(context, message)
             return
         messages = self.ready(batch, deletes)
         if isinstance(messages, asyncio.Task):
