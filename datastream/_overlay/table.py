@@ -125,7 +125,8 @@ class Table:
         """Know what a layer cannot read by now."""
         with self._lock:
             before, self._unread[layer] = self._unread[layer], unread
-            self._look_below(before | unread)
+            if before != unread:
+                self._look_below(before | unread)
 
     def _replace(self, layer: int, batch: Batch) -> Iterable[str]:
         held, unread = self._held[layer], batch.unread
@@ -146,6 +147,8 @@ class Table:
     def _look_below(self, places: frozenset[str]) -> None:
         self._sequence += 1
         self._position = spell(self.epoch, self._sequence, self._cursors)
+        # Nobody made this change.
+        self._last = Batch()
         for key in self._below(places):
             self._look_at(key)
 

@@ -95,6 +95,8 @@ def test_one_batch_is_applied_as_a_whole_with_what_is_known_of_it(table):
     reading = table.changes(*since)
     assert [e.key for e in reading.entries] == ["x", "y"]
     assert (reading.author, reading.message) == ("Ann", "why")
+    table.set_unread(0, frozenset())
+    assert table.changes(*since).author == "Ann", "a look that finds nothing new changes nothing"
     table.apply(0, changes(entry("z", "1"), author="Bob"))
     assert table.changes(*since).author == "", "two batches have no one author"
 
