@@ -58,7 +58,9 @@ class Watcher:
         self._lost = False
         self._folders = 0
         self._failed_at = self._rests_until = float("-inf")
+        # When to look at everything: after the first look that was notified, and after the last.
         self._again_at: float | None = None
+        self._last_at = float("-inf")
 
     # Looks.
 
@@ -103,7 +105,8 @@ class Watcher:
         """After a look at the whole, which took so long: are the new directories watched too?"""
         notifications = self._notifications
         if notified:
-            self._again_at = self._again_at or monotonic() + max(LOOK_AGAIN, 20 * seconds)
+            self._last_at = monotonic() + max(LOOK_AGAIN, 20 * seconds)
+            self._again_at = self._again_at or self._last_at
         if notifications is None or notifications.failure:
             return
         if self._tree.opened:
@@ -155,8 +158,10 @@ class Watcher:
             old.close()
 
     def _is_due(self) -> bool:
-        if self._again_at is not None and monotonic() > self._again_at:
-            self._again_at = None
+        now = monotonic()
+        if self._again_at is not None and now > self._again_at:
+            # Directories that were new since that time was set may have no watch yet.
+            self._again_at = self._last_at if self._last_at > now else None
             return True
         return self._place is None or not self._tree.is_at(self._place)
 
