@@ -109,7 +109,9 @@ class Refs:
                 if not raw.endswith(b"\n") and not self._exists(common, own, target):
                     raise self._broken(name, "is cut")
                 name = Ref(target)
-        raise DatastreamError(f"{self.where}: {self._name!r} leads in a circle; repair it")
+        raise DatastreamError(
+            f"{self.where}: {self._name.decode(errors='replace')} leads in a circle; repair it"
+        )
 
     def file(self, name: Ref) -> tuple[Path, Path]:
         """The file of a loose ref, and the repository's folder that it lies in."""

@@ -94,7 +94,9 @@ def explain(
     if code == "NoSuchBucket" and opening:
         return DatastreamError(f"{where}: no such bucket; check the name and endpoint_url")
     if opening and _is_misnamed(error, code):
-        return DatastreamError(f"{text}; check the bucket's name, endpoint_url and region")
+        return DatastreamError(
+            f"{text}; check the bucket's name, endpoint_url, region and what is for botocore"
+        )
     kind, advice = _KINDS.get(code, (SourceUnavailable, ""))
     return kind(f"{text}{advice}")
 
@@ -107,10 +109,13 @@ def _is_denial(error: BaseException, code: str) -> bool:
 
 
 def _is_misnamed(error: BaseException, code: str) -> bool:
-    """No bucket has that name, no server that address, or it is in another region."""
-    names = ("ParamValidationError", "InvalidRegionError", "InvalidEndpointConfigurationError")
+    """No bucket has that name, no server that address, or an option is not one of botocore's."""
+    names = (
+        *("ParamValidationError", "InvalidRegionError", "InvalidEndpointConfigurationError"),
+        "EndpointResolutionError",
+    )
     return (
-        isinstance(error, ValueError)
+        isinstance(error, ValueError | TypeError)
         or type(error).__name__ in names
         or code in ("InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed")
     )

@@ -397,9 +397,12 @@ def test_what_is_wrong_is_told_at_open(make, proxy, how, kind, text):
         ("no-such-bucket", {}),
         ("Bad Name!", {}),
         ("fine", {"endpoint_url": "no url"}),
+        ("fine", {"endpoint_url": "ftp://127.0.0.1"}),
+        ("fine", {"config_kwargs": {"no_such": 1}}),
+        ("fine", {"client_kwargs": {"no_such": 1}}),
     ],
 )
-def test_names_and_addresses_that_cannot_be(proxy, name, options):
+def test_names_addresses_and_options_that_cannot_be(proxy, name, options):
     with pytest.raises(DatastreamError) as caught:
         S3Source(name, **{"endpoint_url": proxy.url, **CREDENTIALS, **options})
     assert type(caught.value) is DatastreamError
