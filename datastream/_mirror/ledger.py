@@ -42,6 +42,9 @@ class Ledger:
         self.is_saved = True
         self.suspects: set[str] = set()
         """Keys of the target that others may have written."""
+        self.judged: set[str] = set()
+        """Keys of which that was decided. What the source held then may be ahead of its watch,
+        which does not tell of a key that came and went since: they are looked at once more."""
         self.theirs: set[str] = set()
         """Keys that were left to others."""
         self.conflicts = 0
@@ -83,7 +86,7 @@ class Ledger:
             target: what the target holds.
         """
         self.take_in(plan)
-        for known in (self._target.left, self._written, self.suspects):
+        for known in (self._target.left, self._written, self.suspects, self.judged):
             known.clear()
         self._before = {key: entry.revision for key, entry in target.items()}
         self.progress = self.progress._replace(cursor="", target_cursor="", suspects=(), written=())
@@ -148,6 +151,14 @@ class Ledger:
         self._written.difference_update(keys)
         self._unsure = self._unsure.difference(keys)
         self.is_saved = False
+
+    def doubt(self) -> bool:
+        """The watches have shown all: suspect what was decided before; False if there is none."""
+        doubted, self.judged = self.judged - self.theirs - self._target.refused.keys(), set()
+        self._unsure |= doubted
+        self.suspects |= doubted
+        self.is_saved &= not doubted
+        return bool(doubted)
 
     def take_in(self, plan: Plan) -> None:
         """Take in who keeps which keys."""
@@ -240,7 +251,7 @@ class Ledger:
         is_short = len(self._written) <= MOST_WRITTEN
         return progress._replace(
             target_cursor=progress.target_cursor if is_short else "",
-            written=tuple(sorted(self._written)) if is_short else (),
+            written=tuple(sorted(self._written | self.judged)) if is_short else (),
             theirs=tuple(sorted(self.theirs)),
-            suspects=tuple(sorted(self.suspects)),
+            suspects=tuple(sorted(self.suspects | self.judged)),
         )

@@ -174,7 +174,7 @@ class Worker:
                 self._show(None)
                 self.notify()
             self._follow_target()
-        elif self._ledger.suspects:
+        elif self._ledger.suspects and not self._dry_run:
             self._look_at_suspects()
         elif self._feeds.target:
             # Before anything is written: others may have been there.
@@ -208,6 +208,8 @@ class Worker:
     def _rest(self) -> None:
         """Nothing to do: say so, keep the place, and wait."""
         self._feeds.check()
+        if self._ledger.doubt():
+            return
         self._ledger.confirm()
         self._behind_since = None
         self._show(None)
@@ -308,19 +310,28 @@ class Worker:
 
     def _look_at_suspects(self) -> None:
         """Read suspected keys of both stores anew: were they written by others?"""
-        keys = self._ledger.some_suspects()
+        ledger = self._ledger
+        keys, offered = ledger.some_suspects(), self._taken_of_source()
         left, found = self._read(self._target.store, keys), self._read(self._source, keys)
         check_readable(keys, left.unread, self._target.store.name)
         there, wanted = present(left.entries), present(found.entries)
         judged = [key for key in keys if not is_below(key, found.unread)]
-        plan = self._ledger.judge(judged, wanted, there)
+        plan = ledger.judge(judged, wanted, there)
         check_conflicts(plan.conflicts, self._target.store.name)
         self._check_deletes(plan.deletes)
-        self._ledger.clear(keys, there, plan)
+        ledger.clear(keys, there, plan)
         queued = {write.key for work in self._work for write in work.writes}
         writes = [write for write in plan.writes if write.key not in queued]
+        self._source._core.catch_up()
+        is_ahead = offered is None or offered != self._taken_of_source()
+        ledger.judged.update(keys if is_ahead else (write.key for write in writes))
         if writes:
             self._work.appendleft(Work(writes, None, monotonic(), is_judged=True))
+
+    def _taken_of_source(self) -> int | None:
+        """How often the watch of the source told something; None while that was not all taken."""
+        inbox = self._feeds.source
+        return None if inbox is None or inbox else inbox.offered
 
     @staticmethod
     def _read(store: Store, keys: Collection[str]) -> Batch:

@@ -1,0 +1,98 @@
+"""What was decided about a key is not lost, and not outlived by what the source held then."""
+
+import secrets
+
+import pytest
+
+import datastream
+from datastream import Feature, SourceUnavailable, State, Store, mirror
+from datastream._mirror.worker import Worker
+from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import eventually
+
+LONG = 30
+
+
+class Plain(MemorySource):
+    """Memory without transactions, whose writes may fail."""
+
+    features = MemorySource.features - {Feature.ATOMIC}
+    failure = None
+
+    def write(self, writes):
+        if self.failure is not None:
+            raise self.failure
+        return super().write(writes)
+
+
+@pytest.fixture
+def source(stack):
+    return stack.enter_context(datastream.open("memory:"))
+
+
+@pytest.fixture
+def table():
+    return secrets.token_hex(8)
+
+
+@pytest.fixture
+def target(stack, table):
+    return stack.enter_context(Store(Plain(table), name="target"))
+
+
+@pytest.fixture
+def other(stack, table):
+    """Somebody else's store over the same table."""
+    return stack.enter_context(Store(MemorySource(table), name="other"))
+
+
+def values(store):
+    return {k: v for k, v in store.items() if not k.startswith("_datastream/")}
+
+
+def test_a_key_that_came_and_went_while_it_was_judged(source, target, other, monkeypatch):
+    read = Worker._read
+
+    def meanwhile(store, keys):
+        if store is source and "a" not in source:
+            source["a"] = "brief"
+            found = read(store, keys)
+            del source["a"]
+            return found
+        return read(store, keys)
+
+    with mirror(source, target, on_conflict="source") as running:
+        assert running.flush(LONG)
+        monkeypatch.setattr(Worker, "_read", staticmethod(meanwhile))
+        other["a"] = "theirs"
+        eventually(lambda: running.counts.puts, "what the source held is written")
+        monkeypatch.undo()
+        assert running.flush(LONG)
+    assert values(target) == {}
+
+
+def test_what_was_decided_and_not_written_is_decided_again(source, target, other):
+    source["a"] = 1
+    running = mirror(source, target, on_conflict="source")
+    assert running.flush(LONG)
+    target._source.failure = SourceUnavailable("the disk is full")
+    other["a"] = 2
+    eventually(lambda: running.status.current.state is State.STALE, "it cannot be written")
+    running.close()
+    target._source.failure = None
+    with mirror(source, target, on_conflict="source") as running:
+        assert running.flush(LONG)
+    assert values(target) == {"a": 1}
+
+
+def test_a_dry_run_decides_nothing_of_what_others_wrote_before(source, target, other):
+    source["a"] = 1
+    with mirror(source, target) as running:
+        assert running.flush(LONG)
+        other["a"] = 2
+        eventually(lambda: running.status.current.state is State.FAILED, "it is refused")
+    with mirror(source, target, on_conflict="source", dry_run=True) as running:
+        assert running.ready(LONG)
+        assert [(write.key, write.value) for write in running.planned] == [("a", b"1")]
+        running.flush(LONG)
+        assert values(target) == {"a": 2}
