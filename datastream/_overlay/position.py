@@ -24,8 +24,13 @@ class Place(NamedTuple):
 
 
 def spell(epoch: str, sequence: int, cursors: Sequence[str]) -> str:
-    """A position as text: each cursor has its length before it, so that it may hold anything."""
-    return f"{epoch}:{sequence}:" + "".join([f"{len(cursor)}:{cursor}" for cursor in cursors])
+    """A position as text."""
+    return f"{epoch}:{sequence}:{''.join(map(spell_cursor, cursors))}"
+
+
+def spell_cursor(cursor: str) -> str:
+    """A cursor in a position: its length is before it, so that it may hold anything."""
+    return f"{len(cursor)}:{cursor}"
 
 
 def parse(position: str, layers: int) -> Place | None:

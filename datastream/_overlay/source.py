@@ -291,6 +291,19 @@ class OverlaySource(Source):
         following = self._following
         table = following.table if following is not None else None
         since, sequence = table.mark() if table is not None else ("", 0)
+        if written == 0 and not any(map(needs_all, writes)):
+            # What most writes are: nothing hides them, and they depend on nothing.
+            entries = self._write(self.layers[written], upstream, writes)
+        else:
+            entries = self._write_planned(written, upstream, writes)
+        known = None if table is None else table.written(since, sequence, entries)
+        if known is None:
+            self._wake.set()
+        return known or entries
+
+    def _write_planned(
+        self, written: int, upstream: Upstream, writes: Sequence[Write]
+    ) -> Sequence[Entry]:
         around = [self._around(written, write) for write in writes]
         planned = list(map(plan, writes, around))
         wanted = [write for write in planned if write is not None]
@@ -300,11 +313,7 @@ class OverlaySource(Source):
         if len(wanted) < len(planned):
             answers = iter(stored)
             stored = [next(answers) if write is not None else None for write in planned]
-        entries = list(map(as_seen, writes, stored, around))
-        known = None if table is None else table.written(since, sequence, entries)
-        if known is None:
-            self._wake.set()
-        return known or entries
+        return list(map(as_seen, writes, stored, around))
 
     def _write(self, layer: Layer, upstream: Upstream, writes: Sequence[Write]) -> Sequence[Entry]:
         thread = get_ident()

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from datastream._overlay.position import Place, spell
+from datastream._overlay.position import Place, spell, spell_cursor
 from datastream._overlay.tombstone import visible
 from datastream.entry import Batch, Entry, Operation, deleted
 from datastream.selection import NOTHING, Selection, Selects, selected
@@ -54,6 +54,8 @@ class Table:
         # Keys of which an unread one of an upper layer hides what lower ones hold.
         self._concealed: set[str] = set()
         self._cursors = [""] * layers
+        # The same, as a position has them.
+        self._spelled = list(map(spell_cursor, self._cursors))
         self._sequence = 0
         self._position = spell(self.epoch, 0, self._cursors)
         self._log: deque[_Changed] = deque()
@@ -99,8 +101,8 @@ class Table:
                     self._unread[layer] -= {entry.key for entry in batch.entries}
             self._joined[layer] = True
             self._cursors[layer] = batch.cursor
-            self._sequence += 1
-            self._position = spell(self.epoch, self._sequence, self._cursors)
+            self._spelled[layer] = spell_cursor(batch.cursor)
+            self._count()
             self._last = batch
             for key in keys:
                 self._look_at(key)
@@ -116,8 +118,7 @@ class Table:
     def forget(self) -> None:
         """Answer all who stand at an earlier position with the whole state."""
         with self._lock:
-            self._sequence += 1
-            self._position = spell(self.epoch, self._sequence, self._cursors)
+            self._count()
             self._log.clear()
             self._floor = self._sequence
 
@@ -145,12 +146,16 @@ class Table:
         return {key: None for held in self._held for key in held if is_below(key, places)}
 
     def _look_below(self, places: frozenset[str]) -> None:
-        self._sequence += 1
-        self._position = spell(self.epoch, self._sequence, self._cursors)
+        self._count()
         # Nobody made this change.
         self._last = Batch()
         for key in self._below(places):
             self._look_at(key)
+
+    def _count(self) -> None:
+        """Stand at the next position."""
+        self._sequence += 1
+        self._position = f"{self.epoch}:{self._sequence}:{''.join(self._spelled)}"
 
     def _look_at(self, key: str) -> None:
         before, now = self._visible.get(key), self._top(key)
