@@ -438,8 +438,10 @@ class SqliteSource(Source):
         writings, self._writings = self._writings, attached.file.writings
         is_own = writings != self._writings or writings % 2
         is_looked_up = known[0] is not attached
+        self._suspicion.saw_commit()
         if is_looked_up or not (is_own and attached.layout.tells_all):
-            self._suspicion.arise(is_bare=not is_looked_up)
+            is_bare = not is_looked_up and self._suspicion.is_line_owed
+            self._suspicion.arise(is_bare=is_bare)
 
     def _was_overwritten(self, attached: Attached, stat: os.stat_result) -> bool:
         """Whether the file was changed, but not by a commit."""

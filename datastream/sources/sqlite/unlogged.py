@@ -23,8 +23,21 @@ class Suspicion:
         self.is_pending = False
         # No line has come since it arose.
         self._is_bare = False
+        # Readers and the poller look beside each other: a line may be read before the commit that
+        # wrote it is seen, or after that.
+        self._is_line_early = False
+        self._is_line_owed = False
         self._due = 0.0
         self._newest: Line | None = None
+
+    def saw_commit(self) -> None:
+        """The file was written; what wrote it may have left a line, which may have been read."""
+        self._is_line_owed, self._is_line_early = not self._is_line_early, False
+
+    @property
+    def is_line_owed(self) -> bool:
+        """Whether no line was read yet that the last commit seen may have written."""
+        return self._is_line_owed
 
     def arise(self, *, is_bare: bool = True) -> None:
         """Something was committed, or the file was overwritten.
@@ -38,6 +51,7 @@ class Suspicion:
         """What the newest line is; one that is new may explain what was committed."""
         if newest != self._newest:
             self._newest, self._is_bare = newest, False
+            self._is_line_early, self._is_line_owed = not self._is_line_owed, False
             self.is_pending = self.is_pending and not explains
 
     def is_left(self, newest: Line) -> bool:

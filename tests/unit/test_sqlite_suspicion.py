@@ -1,0 +1,55 @@
+"""When a commit is suspected to have left no line in the log of SQLite."""
+
+import pytest
+
+from datastream.sources.sqlite.unlogged import Suspicion
+
+OLD, NEW, NEWER = "old", "new", "newer"
+
+
+@pytest.fixture
+def suspicion():
+    """Of a file whose log was read once."""
+    suspicion = Suspicion()
+    suspicion.saw_commit()
+    suspicion.weigh(OLD, explains=True)
+    return suspicion
+
+
+def see_commit(suspicion):
+    suspicion.saw_commit()
+    suspicion.arise(is_bare=suspicion.is_line_owed)
+
+
+def test_a_commit_without_a_line_is_left(suspicion):
+    see_commit(suspicion)
+    suspicion.weigh(OLD, explains=True)
+    assert suspicion.is_left(OLD)
+
+
+def test_a_line_explains_the_commit_seen_before(suspicion):
+    see_commit(suspicion)
+    suspicion.weigh(NEW, explains=True)
+    assert not suspicion.is_left(NEW)
+    assert not suspicion.is_pending
+
+
+def test_a_line_explains_the_commit_seen_after_it(suspicion):
+    """A reader was there before the poller."""
+    suspicion.weigh(NEW, explains=True)
+    see_commit(suspicion)
+    assert not suspicion.is_left(NEW)
+    assert suspicion.is_pending, "it is compared all the same"
+
+
+@pytest.mark.parametrize("is_seen_first", [True, False])
+def test_a_line_explains_one_commit(suspicion, is_seen_first):
+    if is_seen_first:
+        see_commit(suspicion)
+        suspicion.weigh(NEW, explains=True)
+    else:
+        suspicion.weigh(NEW, explains=True)
+        see_commit(suspicion)
+    see_commit(suspicion)
+    assert suspicion.is_left(NEW)
+    assert not suspicion.is_left(NEWER)
