@@ -395,9 +395,9 @@ def test_watching_again_after_a_pause_and_resuming(root, store):
 # --- opening ---
 
 
-def test_urls(root, tmp_path, monkeypatch):
+def test_urls(root, monkeypatch):
     make(root, {"a": "1"})
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(root.parent)
     for url in ("file:conf", f"file:{root}", f"file://{root}", "file:./conf/"):
         with datastream.open(url) as store:
             assert dict(store) == {"a": 1}
@@ -408,7 +408,7 @@ def test_urls(root, tmp_path, monkeypatch):
         datastream.open("file:missing")
     with datastream.open("file:missing/deep?create=true") as store:
         store["a"] = 1
-    assert (tmp_path / "missing/deep/a").read_text() == "1"
+    assert (root.parent / "missing/deep/a").read_text() == "1"
     with pytest.raises(DatastreamError, match="directory"):
         datastream.open("file:conf/a")
     with datastream.open("file:conf?readonly=true") as store, pytest.raises(ReadOnly):
