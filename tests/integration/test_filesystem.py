@@ -335,8 +335,14 @@ def test_an_archive_is_read_while_it_is_replaced(tmp_path):
     source = FilesystemSource(f"zip:{path}")
     opened = []
     real = source._open
-    source._open = lambda: opened.append(real()) or opened[-1]
     everything = Selection()
+
+    def counted():
+        one = real()
+        opened.append(one)
+        return one
+
+    source._open = counted
 
     def replace():
         write_zip(path, {f"k{n}": secrets.token_hex(4) for n in range(5)})

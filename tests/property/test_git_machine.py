@@ -57,7 +57,7 @@ class RemoteMachine(GitMachine):
 
     def source(self):
         return RemoteGitSource(
-            f"file://{self.repository.path}", cache=self.directory / "cache", interval=0.0
+            f"file://{self.repository.path}", cache=self.directory / "cache", interval=0.001
         )
 
     def raw(self, key, value):

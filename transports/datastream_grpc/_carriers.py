@@ -39,6 +39,10 @@ class Running(Protocol):
         """End it; its sink is told so."""
         ...
 
+    def give_up(self) -> None:
+        """End it, as it has not begun in time; and the call too, if that is as silent."""
+        ...
+
     def join(self, timeout: float) -> None:
         """Wait until its sink is called no more, for a watch that was cancelled."""
         ...
@@ -65,6 +69,9 @@ class Subscribed:
     def cancel(self) -> None:
         self._call.cancel()
 
+    def give_up(self) -> None:
+        self._call.cancel()
+
     def join(self, timeout: float) -> None:
         self._thread.join(timeout)
 
@@ -88,15 +95,21 @@ class Followed:
         follower: of the call.
         number: of the watch.
         sink: takes what it brings.
+        received: how many messages the call had brought before.
     """
 
-    def __init__(self, follower: Follower, number: int, sink: Sink) -> None:
+    def __init__(self, follower: Follower, number: int, sink: Sink, received: int) -> None:
         self._follower = follower
         self.number = number
         self.sink = sink
+        self._received = received
 
     def cancel(self) -> None:
         self._follower.remove(self)
+
+    def give_up(self) -> None:
+        self._follower.remove(self)
+        self._follower.give_up(self._received)
 
     def join(self, timeout: float) -> None:
         # The thread that calls sinks belongs to all.
@@ -126,6 +139,7 @@ class Follower:
         self._where = where
         self._numbers = count(1)
         self._watches: dict[int, Followed] = {}
+        self._received = 0
         self._requests: deque[pb.FollowRequest] = deque()
         # For memory work only.
         self._lock = threading.Lock()
@@ -143,7 +157,7 @@ class Follower:
         with self._lock:
             if self.ended:
                 return None
-            followed = Followed(self, next(self._numbers), sink)
+            followed = Followed(self, next(self._numbers), sink, self._received)
             self._watches[followed.number] = followed
             self._send(pb.FollowRequest(watch=followed.number, add=request))
         return followed
@@ -157,6 +171,16 @@ class Follower:
                 self._send(pb.FollowRequest(watch=followed.number, remove=True))
         # At once: whoever waits for its beginning waits no longer.
         followed.sink.end(SourceUnavailable(f"{self._where}: the watch was ended here"))
+
+    def give_up(self, received: int) -> None:
+        """End the call, unless it has brought more than so many messages.
+
+        gRPC may never end one that was made just as its server went.
+        """
+        if received == self._received:
+            silent = SourceUnavailable(f"{self._where}: the stream is silent; it is begun anew")
+            self._call.cancel()
+            self._end(silent)
 
     def close(self, timeout: float) -> None:
         """End the call and all watches."""
@@ -192,6 +216,7 @@ class Follower:
         error: Exception = EOFError(ENDED)
         try:
             for response in self._call:
+                self._received += 1
                 self._heard()
                 self._take(response)
         except grpc.RpcError as broken:
@@ -202,6 +227,9 @@ class Follower:
             # Of a sink that makes nothing of what the server sent.
             error = broken
             self._call.cancel()
+        self._end(error)
+
+    def _end(self, error: Exception) -> None:
         with self._lock:
             self.ended = True
             self._filled.notify()

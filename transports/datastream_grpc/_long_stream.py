@@ -168,7 +168,10 @@ class LongStream:
         self._opening = stream
         try:
             if not stream.begin(self._calls.timeout) and not self._may_wait(stream):
-                raise stream.error or stream.trouble or self._calls.silence()
+                error = stream.error or stream.trouble
+                if error is None:
+                    stream.give_up()
+                raise error or self._calls.silence()
         except BaseException:
             stream.cancel()
             raise

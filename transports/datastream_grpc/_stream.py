@@ -189,6 +189,10 @@ class Stream:
         """End the watch."""
         self._running.cancel()
 
+    def give_up(self) -> None:
+        """End the watch that has not begun, and the call that should have brought it."""
+        self._running.give_up()
+
     def join(self, timeout: float) -> None:
         """Wait for the thread of a watch that was cancelled, if it has one."""
         self._running.join(timeout)

@@ -50,6 +50,7 @@ class Watches:
         running = self.begin(request, first)
         try:
             if not first.wait(self._timeout):
+                running.give_up()
                 raise self._silence()
         finally:
             running.cancel()
