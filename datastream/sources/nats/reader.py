@@ -130,7 +130,8 @@ class Reader:
             return False
         if position.sequence == now.sequence:
             return position.at == now.at
-        if 0 < info.forgets < info.now - position.at:
+        if position.sequence and 0 < info.forgets < info.now - position.at:
+            # Where nothing was known, nothing that is forgotten is missed.
             return False
         # In a bucket that was restored, other messages have the numbers of those that are lost.
         first = await self.bucket.first_after(position.at)

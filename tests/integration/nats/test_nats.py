@@ -332,6 +332,13 @@ def test_who_and_why_are_kept(store):
     )
 
 
+def test_who_resumes_from_an_empty_bucket_is_told_what_came(store):
+    """Nothing is missed of what is forgotten by one who knew nothing."""
+    cursor = store.snapshot_batch().cursor
+    store["a"] = 1
+    assert not Recorder(store, since=cursor).batches[0].reset
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
