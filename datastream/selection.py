@@ -199,7 +199,10 @@ def starts(selection: Selects) -> set[str]:
 def _check_selected(key: str) -> None:
     check_text(key)
     if key == "/":
-        raise InvalidKey('"/" selects nothing: no key starts with it; give no key for all keys')
+        raise InvalidKey(
+            '"/" is no prefix of all keys: give no key for those, or match="/**" for keys that '
+            "begin with a slash"
+        )
     if "*" in key:
         pattern = f"{key}**" if key.endswith("/") else key
         literal = escape(key) + pattern[len(key) :]

@@ -223,6 +223,14 @@ def test_a_bare_glob_given_as_a_key(key, meant, literal):
     assert literal in str(caught.value)
 
 
+def test_a_slash_alone_is_taken_for_no_prefix_and_the_text_says_what_is():
+    """Keys may begin with a slash; who writes one alone mostly means all keys."""
+    with pytest.raises(InvalidKey, match=r'match="/\*\*"'):
+        Selection.of("/")
+    below = Selection.of(match="/**")
+    assert [key for key in ("a", "/a", "/a/b") if below.matches(key)] == ["/a", "/a/b"]
+
+
 def test_a_key_that_holds_wildcards_can_be_selected():
     for key in ("a*b", "a?b", "a[b]", "{a,b}", "**", "[*]"):
         selection = Selection.of(match=escape(key))
