@@ -1,6 +1,7 @@
 """A local repository: what is read, what may be written, and that nothing else changes."""
 
 import gc
+import os
 import stat
 import subprocess
 import threading
@@ -352,6 +353,17 @@ def test_a_lock_left_behind_is_named(bare, monkeypatch):
             store["a"] = 2
         lock.unlink()
         store["a"] = 3
+
+
+def test_a_lock_that_is_old_holds_up_no_write_anew(bare, monkeypatch):
+    monkeypatch.setattr("datastream.sources.git.branch_source.LOCK_PATIENCE", 3600)
+    with opened(bare) as store:
+        store["a"] = 1
+        lock = bare.path / "refs/heads/main.lock"
+        lock.touch()
+        os.utime(lock, (0, 0))
+        with pytest.raises(SourceUnavailable, match=r"main\.lock.*remove that file"):
+            store["a"] = 2
 
 
 def test_a_lock_that_goes_away_is_waited_for(bare):

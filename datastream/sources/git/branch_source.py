@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import tenacity
@@ -44,6 +47,8 @@ PATIENCE = 60.0
 """Seconds for which a write is done anew because somebody else was quicker."""
 LOCK_PATIENCE = 20.0
 """Seconds that a lock is waited for: one that a killed process left must not hold up a store."""
+OLD_LOCK_PATIENCE = 0.5
+"""Seconds for one that was there so long before: the first write that met it has waited."""
 SLOWEST_RETRY = 0.25
 """Seconds, at most, between two attempts."""
 LOOKS = 4
@@ -285,8 +290,19 @@ class BranchSource(Source):
 
 
 def _is_enough(state: tenacity.RetryCallState) -> bool:
-    is_locked = state.outcome is not None and isinstance(state.outcome.exception(), FileLocked)
-    return tenacity.stop_after_delay(LOCK_PATIENCE if is_locked else PATIENCE)(state)
+    error = state.outcome.exception() if state.outcome is not None else None
+    waited = state.seconds_since_start or 0.0
+    patience = _patience(error, waited) if isinstance(error, FileLocked) else PATIENCE
+    return waited >= patience
+
+
+def _patience(locked: FileLocked, waited: float) -> float:
+    try:
+        age = time.time() - Path(os.fsdecode(locked.lockfilename)).stat().st_mtime
+    except OSError:
+        # It went away just now.
+        return LOCK_PATIENCE
+    return max(OLD_LOCK_PATIENCE, LOCK_PATIENCE - max(0.0, age - waited))
 
 
 def _change(files: Files, item: _Planned, state: State) -> Change:
