@@ -29,6 +29,7 @@ from datastream.selection import Selection
 from datastream.source import Write
 from datastream.sources._common import look as _look
 from datastream.sources.filesystem import FilesystemSource
+from datastream.sources.filesystem.place import PIECE
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
 from tests.integration._programs.tools import Statuses
@@ -404,3 +405,27 @@ def test_every_filesystem_opens_or_says_why_not(scheme):
 def test_the_package_to_install_is_named():
     with pytest.raises(ImportError, match="pip install gcsfs"):
         datastream.open("gs://bucket/x")
+
+
+def test_pieces_of_a_file_in_memory_are_one_readers_alone():
+    """fsspec gives all who open it the same object."""
+    content = secrets.token_bytes(2 * PIECE + 1)
+    with datastream.open(f"memory://{secrets.token_hex(4)}", create=True) as store:
+        store["a"] = content
+        one, other = store._source.pieces("a"), store._source.pieces("a")
+        begun = [next(one), next(other)]
+        assert [b"".join([begun[0], *one]), b"".join([begun[1], *other])] == [content, content]
+
+
+def test_a_reader_does_not_move_who_writes_pieces_in_memory():
+    content = secrets.token_bytes(3 * PIECE)
+    with datastream.open(f"memory://{secrets.token_hex(4)}", create=True) as store:
+        store["a"] = content
+
+        def pieces():
+            yield content[: 2 * PIECE]
+            next(store._source.pieces("a"))
+            yield content[2 * PIECE :]
+
+        store._source.put_pieces("a", pieces())
+        assert store.entry("a").value == content

@@ -68,6 +68,8 @@ class Opened:
         self.can_write = _can_remove(system) and not self.is_archive
         self.thread_safe = bool(system.async_impl or self._protocols & _THREAD_SAFE)
         """Whether calls may overlap. Most clients that use one connection do not document it."""
+        # All who open a file in memory have one object, and one place in it.
+        self._is_memory = "memory" in self._protocols
         self.has_times = not self._quoted
         """Whether `info` may have the time at which a file was written."""
         self.users, self.retired = 0, False
@@ -115,6 +117,9 @@ class Opened:
     def pieces(self, key: str) -> Iterator[bytes]:
         """One content in pieces."""
         try:
+            if self._is_memory:
+                yield self._system.cat_file(self._path(key))
+                return
             file = self._system.open(self._path(key), "rb")
         except FileNotFoundError as error:
             raise KeyNotFound(f"{self._root} holds nothing at {shown(key)} any more") from error
@@ -126,6 +131,9 @@ class Opened:
         """Put a content in its place, directories included, as the pieces come."""
         path = self._path(key)
         self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        if self._is_memory:
+            self._system.pipe_file(path, b"".join(pieces))
+            return
         with self._system.open(path, "wb") as file:
             for piece in pieces:
                 file.write(piece)
