@@ -26,9 +26,11 @@ def dict_memory(path: str) -> list[int]:
 
 def view_memory(path: str) -> list[int]:
     """The same for a view, with all that its store keeps for it."""
-    store = datastream.open(f"sqlite:{path}")
-    store.view("none/")
-    return _added(store.view)
+    # A view that is dropped lives on for a moment, and another one of its store would share it.
+    stores = [datastream.open(f"sqlite:{path}") for _ in range(2)]
+    for store in stores:
+        store.view("none/")
+    return _added(lambda: stores.pop().view())
 
 
 def _decoded(connection: sqlite3.Connection) -> dict[str, float]:
