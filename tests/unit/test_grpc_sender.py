@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
+from datastream_grpc._follow import Line
 from datastream_grpc._outgoing import ClientLeft
 from datastream_grpc._sender import Ready, Sender
 
@@ -224,3 +225,29 @@ def test_threads_offer_while_messages_are_written(running):
         task.cancel()
 
     running(use)
+
+
+def test_a_watch_that_is_removed_while_it_waits_for_its_turn_writes_nothing():
+    """The cancelling of a write that has just begun would break the next one of its call."""
+
+    written = []
+
+    class Call:
+        async def write(self, message):
+            written.append(message)
+
+    async def main():
+        writing = asyncio.Lock()
+        line = Line(1, Call(), writing, describes=False)
+        await writing.acquire()
+        write = asyncio.ensure_future(line.write(b"late"))
+        await asyncio.sleep(0)
+        line.remove()
+        writing.release()
+        with pytest.raises(asyncio.CancelledError):
+            await write
+        assert written == []
+        await line.end("", "")
+        assert len(written) == 1
+
+    asyncio.run(main())
