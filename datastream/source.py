@@ -337,16 +337,6 @@ class HasAsyncCalls(Protocol):
         ...
 
 
-@runtime_checkable
-class HasRevisions(Protocol):
-    """A Source over a network, which has the revisions of all keys for less than their values."""
-
-    def read_revisions(self, selection: Selects) -> Reading:
-        """The complete state, as `Source.read` gives it, of revisions only where `Reading.load` is
-        set. Read for those who resume, since they have most of the values."""
-        ...
-
-
 class Summary(NamedTuple):
     """What a listing tells of one key without its value."""
 

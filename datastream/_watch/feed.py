@@ -12,7 +12,7 @@ from datastream._watch.steps import Outcome, Ticket
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects
-from datastream.source import HasRevisions, Reading, Source
+from datastream.source import Reading, Source
 
 SETTLE = 0.2
 """Seconds an eventually consistent source has to show what is known to be there."""
@@ -38,13 +38,6 @@ class Feed:
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._selected(selection, self._calls(None, self._source.read, selection, since))
-
-    def read_for_resuming(self, selection: Selection) -> Reading:
-        """The state for one who has most of it: perhaps without values, see `Reading.load`."""
-        source = self._source
-        if not isinstance(source, HasRevisions):
-            return self.read(selection, None)
-        return self._selected(selection, self._calls(None, source.read_revisions, selection))
 
     @staticmethod
     def _selected(selection: Selects, reading: Reading) -> Reading:

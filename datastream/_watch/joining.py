@@ -89,10 +89,7 @@ class Joiner:
         return join
 
     def _begin(self, subscription: Subscription, join: Join) -> None:
-        if subscription.since is None:
-            reading = self._feed.read(subscription.selection, None)
-        else:
-            reading = self._feed.read_for_resuming(subscription.selection)
+        reading = self._feed.read(subscription.selection, None)
         self._feed.begin_anew()
         join.begin(reading)
 

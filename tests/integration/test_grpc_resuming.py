@@ -8,11 +8,9 @@ import threading
 
 import datastream_grpc
 import pytest
-from datastream_grpc import _outgoing
 
 import datastream
 from datastream import DatastreamError, Operation, State
-from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, Child, Follower, Statuses, eventually
 from tests.repositories import Repository
 
@@ -73,49 +71,6 @@ def test_another_history_is_told_as_differences_only(stack):
     stack.enter_context(datastream_grpc.serve(second, server.address))
     follower.wait(lambda state: state == {"kept": b"1", "new": b"1"})
     assert ("deleted", True) in changes(follower, 2)
-
-
-def counted(monkeypatch):
-    """Counts the bytes of the streams of servers in this process."""
-    sent = []
-    send = _outgoing.write
-
-    async def write(context, message):
-        sent.append(len(message))
-        await send(context, message)
-
-    monkeypatch.setattr(_outgoing, "write", write)
-    return sent
-
-
-@pytest.mark.parametrize("by", ["cursor", "revisions"])
-def test_a_program_that_resumes_is_sent_what_differs(stack, monkeypatch, by):
-    sent = counted(monkeypatch)
-    store = stack.enter_context(datastream.open("memory:"))
-    store.put_many({f"k/{number:03}": b"x" * 4000 for number in range(1000)})
-    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-    with datastream.open(f"grpc://{server.address}") as remote:
-        before = Recorder(remote, "k/")
-        before.wait_ready()
-    whole = sum(sent)
-    assert whole > 4_000_000
-    store.put_many({f"k/{number:03}": b"y" * 4000 for number in range(0, 1000, 100)})
-    del store["k/999"]
-    store["k/new"] = b"1"
-    sent.clear()
-    since = before.cursor
-    if by == "revisions":
-        since = {entry.key: entry.revision for entry in before.entries}
-    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
-    after = Recorder(remote, "k/", since=since, had=before.state)
-    after.wait_state({entry.key: entry.value for entry in store.snapshot("k/").values()})
-    assert len(after.entries) == 12
-    assert sum(sent) < whole / 50
-    # What it was not sent is known all the same.
-    del store["k/001"]
-    store["k/002"] = b"2"
-    after.wait(lambda r: r.state["k/002"] == b"2", "the change")
-    assert {e.key for e in after.live if e.operation is Operation.DELETE} == {"k/001"}
 
 
 @pytest.mark.chaos

@@ -12,9 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
-from datastream.entry import deleted
-from datastream.selection import NOTHING
-from datastream.source import Reading, Write, is_below
+from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._carriers import ENDED
 from datastream_grpc._client_metrics import ClientMetrics
@@ -89,17 +87,13 @@ class Calls:
                 raise
         return _convert.to_entry(response.data[key]) if key in response.data else None
 
-    def state(self, wanted: Wanted, at: str = "", *, bare: bool = False) -> Reading:
-        """The complete state, now or at a point in the past.
-
-        Args:
-            bare: without values, where the server has that; see `Reading.load`.
-        """
+    def state(self, wanted: Wanted, at: str = "") -> Reading:
+        """The complete state, now or at a point in the past."""
         if self._has_no_cursors and not self.pushes:
             return self._older_state(wanted)
         if self.snapshots:
             try:
-                return self._snapshot(wanted, at, bare=bare)
+                return self._snapshot(wanted, at)
             except grpc.RpcError as error:
                 if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                     # An older server has taken the place of the one that has it.
@@ -120,9 +114,9 @@ class Calls:
         unread = frozenset(response.unread)
         return Reading(_convert.entries_of(response), position, complete=True, unread=unread)
 
-    def _snapshot(self, wanted: Wanted, at: str, *, bare: bool) -> Reading:
+    def _snapshot(self, wanted: Wanted, at: str) -> Reading:
         """The state in parts, each decoded while the server makes the next."""
-        request = wanted.request(at=at, partial=True, columns=True, bare=bare)
+        request = wanted.request(at=at, partial=True, columns=True)
         entries: list[Entry] = []
         last = pb.DataResponse(partial=True)
         with self.metrics.call("Snapshot") as metadata:
@@ -138,21 +132,8 @@ class Calls:
                 call.cancel()
         if last.partial:
             raise EOFError(ENDED)
-        load = self._loaded if bare else None
         unread = frozenset(last.unread)
-        return Reading(entries, last.cursor, complete=True, load=load, unread=unread)
-
-    def _loaded(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Entries of a bare state with their values."""
-        found: dict[str, Entry] = {}
-        unread: set[str] = set()
-        for start in range(0, len(entries), KEYS):
-            keys = frozenset(entry.key for entry in entries[start : start + KEYS])
-            reading = self._snapshot(Wanted(keys, NOTHING, NOTHING), "", bare=False)
-            found.update((entry.key, entry) for entry in reading.entries)
-            unread |= reading.unread
-        wanted = (entry.key for entry in entries if not is_below(entry.key, unread))
-        return [found.get(key) or deleted(key) for key in wanted]
+        return Reading(entries, last.cursor, complete=True, unread=unread)
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a watch that ends with its first batch."""

@@ -46,16 +46,13 @@ class LongStream:
         stream = self._stream
         return stream is not None and stream.error is None
 
-    def state(self, wanted: Wanted, *, bare: bool = False) -> Reading:
+    def state(self, wanted: Wanted) -> Reading:
         """The complete state; beside a stream, at a position through which the stream passes.
 
         What came and went between two messages of the stream would be shown otherwise, and its
         end never told.
-
-        Args:
-            bare: see `Calls.state`.
         """
-        reading = self._calls.state(wanted, bare=bare)
+        reading = self._calls.state(wanted)
         if reading.unread:
             self._lacking |= reading.unread
         has_stream = self.is_running or self._opening is not None
@@ -69,7 +66,7 @@ class LongStream:
                 Message(reading.entries, reading.position, reset=True, unread=reading.unread),
                 Message(changes.entries, changes.position, unread=changes.unread),
             ]
-        )._replace(load=reading.load)
+        )
 
     def after(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, from the stream, which is opened if it has to be."""

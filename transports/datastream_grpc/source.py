@@ -129,10 +129,6 @@ class GrpcSource(Source):
             return self._calls.once(wanted, since)
         return self._stream.after(wanted, since)
 
-    def read_revisions(self, selection: Selects) -> Reading:
-        """As in `HasRevisions`."""
-        return self._answered(self._stream.state(Wanted.of(selection, self._limits), bare=True))
-
     def get(self, key: str) -> Entry | None:
         return self._answered(self._calls.entry(key))
 
