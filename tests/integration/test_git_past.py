@@ -302,6 +302,7 @@ def real(tmp_path):
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 def test_every_commit_of_a_real_repository(real):
     line = real.git("rev-list", "--first-parent", "--reverse", "HEAD").splitlines()
     with opened(real) as store:

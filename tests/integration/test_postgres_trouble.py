@@ -215,11 +215,17 @@ def test_passwords(server, tmp_path, monkeypatch):
     assert "hunter2" not in repr(store)
     statuses = Statuses(store)
     follower = Follower(store)
-    execute(
-        server.url,
-        "ALTER ROLE app PASSWORD 'other'",
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'",
-    )
+    execute(server.url, "ALTER ROLE app PASSWORD 'other'")
+
+    def is_refused():
+        # Again and again: a session may have been connecting when the password was changed.
+        execute(
+            server.url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'",
+        )
+        return State.FAILED in {status.state for status in statuses.seen}
+
+    eventually(is_refused, "the password is refused")
     error = statuses.wait(State.FAILED).error
     assert isinstance(error, Denied)
     assert "hunter2" not in str(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
+
+from nats.js.errors import NotFoundError
 
 from tests.bench.nats import Bare
 from tests.property.history.backends import Backend
@@ -45,7 +48,9 @@ class Nats(Backend):
         async def remove() -> None:
             manager: Any = self.plain.client.jsm()
             for info in await manager.consumers_info(f"KV_{self.bucket}"):
-                await manager.delete_consumer(f"KV_{self.bucket}", info.name)
+                # Its own store may have been quicker.
+                with suppress(NotFoundError):
+                    await manager.delete_consumer(f"KV_{self.bucket}", info.name)
 
         self.plain.run(remove())
 
