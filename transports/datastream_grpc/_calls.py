@@ -27,8 +27,6 @@ from datastream_grpc._watches import Watches
 LEGACY = "legacy:"
 """Marks positions in the streams of servers that have no cursors."""
 
-KEYS = 1000
-"""Whose values are loaded at once: any server allows as many in a request."""
 ATTEMPTS = 3
 """How often a write is sent whose connection broke."""
 RETRY_PAUSE = 0.02

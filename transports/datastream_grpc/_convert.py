@@ -98,12 +98,6 @@ def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
     return pb.WriteRequest(writes=items, message=message, author=author, id=id)
 
 
-def bare(batch: Batch) -> Batch:
-    """A state with keys and revisions only."""
-    entries = tuple(Entry(entry.key, revision=entry.revision) for entry in batch.entries)
-    return replace(batch, entries=entries)
-
-
 def to_columned(batch: Batch) -> Iterator[bytes]:
     """The messages of a batch, serialised, what its keys hold in columns."""
     gone = [entry for entry in batch.entries if entry.operation is Operation.DELETE]

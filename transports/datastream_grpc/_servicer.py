@@ -148,13 +148,9 @@ class Servicer:
 
         def state(store: Store) -> Batch:
             scope = self._access.scope(principal, *selected(request))
-            batch = scope.snapshot(store, partial=request.partial)
-            return _convert.bare(batch) if request.bare else batch
+            return scope.snapshot(store, partial=request.partial)
 
         asked = frozenset(request.keys), frozenset(request.match)
-        if request.bare:
-            # Keys that follow each other and revisions of one backend are much alike.
-            context.set_compression(grpc.Compression.Gzip)
         with self.streams.opened(principal):
             if is_small(request):
                 batch = await self._call(state, self._store)
