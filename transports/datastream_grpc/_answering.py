@@ -89,15 +89,28 @@ class Answering:
         return answer
 
     async def _abort(self, name: str, error: Exception, request: Any, context: Context) -> None:
-        known, text = to_answer(error)
-        if not known:
-            log.error("%s failed", name, exc_info=error)
-        public = self._texts.of(error, text, partial(bytes_of, request))
-        if public != text:
-            log.info("%s %s: %s", name, context.peer(), text)
+        known, public = told(name, error, context, self._texts, partial(bytes_of, request))
         code = code_of(error)
         named = ((NAME, known),) if known else ()
         await context.abort(code, public, (*named, *details_of(code, known, public)))
+
+
+def told(
+    name: str, error: Exception, context: Context, texts: Texts, sent: Callable[[], bytes]
+) -> tuple[str, str]:
+    """The name and text of an error for the client of a call; what it is not told is logged.
+
+    Args:
+        name: of the method.
+        sent: gives what the client has sent, which may stand.
+    """
+    known, text = to_answer(error)
+    if not known:
+        log.error("%s failed", name, exc_info=error)
+    public = texts.of(error, text, sent)
+    if public != text:
+        log.info("%s %s: %s", name, context.peer(), text)
+    return known, public
 
 
 def has_time(context: Context) -> bool:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from datastream import InvalidValue
 from datastream_grpc import _convert
+from datastream_grpc._answering import told
 from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._status import to_answer
 from datastream_grpc._texts import Texts
+from datastream_grpc._turns import in_turn
 
 log = logging.getLogger("datastream.grpc")
 
@@ -172,28 +172,13 @@ class Follow:
         except ClientLeft:
             raise
         except Exception as error:  # noqa: BLE001
-            return self._told(error, request)
+            return told("Follow", error, self._context, self._texts, request.SerializeToString)
         return "", ""
 
     async def _send_in_turn(self, line: Line, request: pb.DataRequest) -> None:
-        await self._room.acquire()
-        with ExitStack() as beginning:
-            beginning.callback(self._room.release)
-            line.has_sent = beginning.close
-            late = asyncio.get_running_loop().call_later(BEGIN_ALONE, beginning.close)
-            try:
-                await self._send(request, line)
-            finally:
-                late.cancel()
-
-    def _told(self, error: Exception, request: pb.DataRequest) -> tuple[str, str]:
-        known, text = to_answer(error)
-        if not known:
-            log.error("Follow failed", exc_info=error)
-        public = self._texts.of(error, text, request.SerializeToString)
-        if public != text:
-            log.info("Follow %s: %s", self._context.peer(), text)
-        return known, public
+        async with in_turn(self._room, BEGIN_ALONE) as end_turn:
+            line.has_sent = end_turn
+            await self._send(request, line)
 
 
 def _nothing() -> None:

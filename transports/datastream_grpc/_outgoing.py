@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ from weakref import WeakValueDictionary
 from datastream import Batch, Entry
 from datastream.aio import AsyncWatch
 from datastream_grpc import _convert
+from datastream_grpc._turns import in_turn
 
 KEPT_BATCHES = 16
 """Serialised batches kept for other streams of the same selection."""
@@ -71,14 +71,8 @@ class Outgoing:
         `JOIN_ALONE` seconds.
         """
         lock = self._joins.setdefault(asked, asyncio.Lock())
-        await lock.acquire()
-        with ExitStack() as alone:
-            alone.callback(lock.release)
-            late = asyncio.get_running_loop().call_later(JOIN_ALONE, alone.close)
-            try:
-                return await self._first(watch, asked)
-            finally:
-                late.cancel()
+        async with in_turn(lock, JOIN_ALONE):
+            return await self._first(watch, asked)
 
     async def _first(self, watch: AsyncWatch[Batch], asked: Asked) -> Batch | None:
         inbox = await watch.inbox()
