@@ -158,6 +158,10 @@ class Health(NamedTuple):
     since: datetime | None = None
     """Since when, where another process tells; None is now."""
 
+    def says_what(self, other: Health) -> bool:
+        """Whether it says what `other` says: an error made anew is the same trouble."""
+        return (str(self.error), self.degraded) == (str(other.error), other.degraded)
+
 
 WELL = Health()
 

@@ -262,9 +262,9 @@ class OverlaySource(Source):
     def _say(self) -> None:
         error = next((e for layer in self.layers if (e := layer.trouble) is not None), None)
         degraded = "; ".join(d for layer in self.layers if (d := layer.degraded))
-        health = self.health
-        if (str(health.error), health.degraded) != (str(error), degraded):
-            self.health = Health(error, degraded) if error or degraded else WELL
+        health = Health(error, degraded) if error or degraded else WELL
+        if not health.says_what(self.health):
+            self.health = health
 
     # The past.
 

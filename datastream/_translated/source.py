@@ -150,7 +150,7 @@ class TranslatedSource(Source):
         for key, reason in list(self._foreign.items())[:1]:
             texts.append(f"{shown(key)} holds what was not translated: {reason}")
         health = Health(status.error, "; ".join(filter(None, texts)))
-        if (str(health.error), health.degraded) != (str(self.health.error), self.health.degraded):
+        if not health.says_what(self.health):
             self.health = health
 
     # Writing.

@@ -212,7 +212,7 @@ class GrpcSource(Source):
             self.features = description.features
         self._limits = description.limits
         health = description.health
-        if (str(health.error), health.degraded) != (str(self.health.error), self.health.degraded):
+        if not health.says_what(self.health):
             self.health = health
             self._stream.news.set()
 
