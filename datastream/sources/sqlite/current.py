@@ -103,11 +103,7 @@ class CurrentTable:
         """Remove the log, and go on without."""
         # First, or the next call would install it anew.
         self.asked = self.asked._replace(triggers=False)
-        attached = self.get()
-        if attached.log is not None:
-            with attached.file.writer() as connection:
-                attached.log.uninstall(connection)
-        self._replace(attached)
+        self._replace(self.call(_without_log))
 
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is not."""
@@ -119,16 +115,12 @@ class CurrentTable:
     def begin_epoch(self) -> None:
         """Have no position honoured that was given out until now."""
         attached = self.attached
-        if attached.log is None:
-            return
-        if self.asked.readonly:
+        if not self.asked.readonly:
+            self._replace(self.call(_in_new_epoch))
+        elif attached.log is not None:
             with self._lock:
                 if self.attached is attached:
                     self.attached = attached.of_epoch(secrets.token_hex(4))
-            return
-        with attached.file.writer() as connection:
-            attached.log.begin_epoch(connection)
-        self._replace(attached)
 
     def _replace(self, outdated: Attached) -> Attached:
         if self._closed:
@@ -206,6 +198,22 @@ class CurrentTable:
             self.asked = self.asked._replace(readonly=True)
             return False
         return True
+
+
+def _without_log(attached: Attached) -> Attached:
+    """Remove the log of a table, if it has one."""
+    if attached.log is not None:
+        with attached.file.writer() as connection:
+            attached.log.uninstall(connection)
+    return attached
+
+
+def _in_new_epoch(attached: Attached) -> Attached:
+    """Begin an epoch of the log of a table, if it has one."""
+    if attached.log is not None:
+        with attached.file.writer() as connection:
+            attached.log.begin_epoch(connection)
+    return attached
 
 
 def make_missing(asked: Asked, *, wanted: bool) -> None:
