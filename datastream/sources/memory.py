@@ -84,7 +84,9 @@ class MemorySource(Source):
                     current = table.entries.get(write.key)
                     check_expected(write, current.revision if current else None)
             since = table.position
-            stored = list(map(table.apply, writes))
+            # One time for all that is written together.
+            now = datetime.now(UTC)
+            stored = [table.apply(write, now) for write in writes]
             position = table.position
         # This source's own store knows from the answer.
         if self._is_shared and position is not since:
@@ -152,24 +154,22 @@ class _Table:
         before = bisect_right(lives, at)
         return bool(before % 2) or (before == 0 and len(lives) >= LIVES)
 
-    def apply(self, write: Write) -> Entry:
+    def apply(self, write: Write, now: datetime) -> Entry:
         key, value = write.key, write.value
         current = self.entries.get(key)
         if value is None:
-            return self._delete(write, current)
+            return self._delete(write, current, now)
         if current is None:
             self._tombstones.pop(key, None)
             self._lives.setdefault(key, []).append(self.sequence + 1)
         elif current[1] == value and current[2] == write.value_type:
             return current
         self._touch(key)
-        entry = Entry(
-            key, value, write.value_type, write.updated_at or datetime.now(UTC), self.position
-        )
+        entry = Entry(key, value, write.value_type, write.updated_at or now, self.position)
         self.entries[key] = entry
         return entry
 
-    def _delete(self, write: Write, current: Entry | None) -> Entry:
+    def _delete(self, write: Write, current: Entry | None, now: datetime) -> Entry:
         key = write.key
         if current is not None:
             del self.entries[key]
@@ -179,7 +179,7 @@ class _Table:
             # In pairs: the oldest that is left is a creation.
             del lives[:-LIVES]
             self._forget()
-        return deleted(key, write.updated_at or datetime.now(UTC))
+        return deleted(key, write.updated_at or now)
 
     def _touch(self, key: str) -> int:
         self.sequence = sequence = self.sequence + 1
