@@ -973,7 +973,8 @@ def test_a_reconnection_that_fails_half_way_is_tried_again(make, path, tmp_path,
 def test_a_file_truncated_while_open_and_then_mended(make, path, size, journal):
     db, store, follower = make(f"PRAGMA journal_mode={journal}", f"CREATE TABLE data ({TYPED})")
     statuses = Statuses(store)
-    store.put_many({f"k/{number}": "x" * 100 for number in range(1_000)})
+    # More than a connection keeps in memory.
+    store.put_many({f"k/{number}": "x" * 4_000 for number in range(1_000)})
     assert store.flush(TIMEOUT)
     db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     db.close()
