@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datastream._aliases import check_size
@@ -67,7 +67,7 @@ def decoder(value_type: str) -> Callable[[bytes], Any]:
     return _DECODERS.get(value_type) or _DECODERS[_family(value_type)]
 
 
-def decode_all(values: list[bytes], value_type: str) -> list[Any] | None:
+def decode_all(values: Sequence[bytes], value_type: str) -> list[Any] | None:
     """What `decode` gives for each value; None if one does not decode, or might not.
 
     Several times quicker than one by one for numbers and text.

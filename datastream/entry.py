@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -68,8 +68,8 @@ class Batch:
     Its length is the number of its entries; iterating it gives them.
     """
 
-    entries: tuple[Entry, ...] = ()
-    """The changed entries, each key at most once."""
+    entries: Sequence[Entry] = ()
+    """The changed entries, each key at most once. Nobody changes the sequence."""
     cursor: str = ""
     """Place of the watch after this batch; give it back as ``since`` to resume."""
     initial: bool = False

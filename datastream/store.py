@@ -17,6 +17,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._closing import Closing
+from datastream._columns import by_key
 from datastream._consumers import StoreConsumers
 from datastream._entries import Entries
 from datastream._exploring import StoreExploring
@@ -136,7 +137,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             exclude: globs of what to leave out.
         """
         batch = self.snapshot_batch(*keys, match=match, exclude=exclude)
-        return {entry.key: entry for entry in batch.entries}
+        return by_key(batch.entries)
 
     def snapshot_batch(
         self,

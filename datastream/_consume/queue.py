@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from time import monotonic
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Task(NamedTuple):
 
     key: Hashable
     item: Entry | Batch
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     step: Step
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from datastream import codecs
+from datastream._columns import EntryColumns
 from datastream._view.cache import Columns, RawRow
 from datastream._view.changes import Listener, Listeners
 from datastream._watch.values import reason_of
@@ -140,8 +141,7 @@ class ViewState:
     def restore(self, chunks: Iterable[Columns], cursor: str) -> None:
         """Begin with what a cache held, before anything follows a backend."""
         for columns in chunks:
-            alike = len(set(columns.types)) == 1
-            decoded = self._decode_all(columns.values, columns.types[0]) if alike else None
+            decoded = self._decode_all(columns.values, columns.types)
             if decoded is None:
                 some = zip(columns.keys, columns.rows(), strict=True)
                 entries = [Entry(key, row[0], row[1], None, row[2]) for key, row in some]
@@ -151,18 +151,6 @@ class ViewState:
             self.rows.update(zip(columns.keys, columns.rows(), strict=True))
         self.cursor = cursor
         self.exists = True
-
-    def _decoded(self, columns: Columns) -> list[Any] | None:
-        """The values of a column of one type; None where that is not so easy."""
-        if len(set(columns.types)) > 1:
-            return None
-        decoded = codecs.decode_all(columns.values, columns.types[0])
-        if decoded is None or self._convert is None:
-            return decoded
-        try:
-            return list(map(self._convert, decoded))
-        except Exception:  # noqa: BLE001
-            return None
 
     # Preparing.
 
@@ -204,18 +192,17 @@ class ViewState:
 
     def _prepare_alike(self, entries: Sequence[Entry]) -> _Prepared | None:
         """Very many values of one type, decoded together; None if that cannot be."""
-        kinds = {(entry.value_type, entry.operation) for entry in entries}
-        value_type, operation = kinds.pop()
-        if kinds or operation is Operation.DELETE:
+        columns = EntryColumns.of(entries)
+        decoded = columns and self._decode_all(columns.values, columns.types)
+        if columns is None or decoded is None:
             return None
-        decoded = self._decode_all([entry.value for entry in entries], value_type)
-        if decoded is None:
-            return None
-        puts = dict(zip([entry.key for entry in entries], decoded, strict=True))
-        return _Prepared(puts, {}, {}, entries)
+        return _Prepared(dict(zip(columns.keys, decoded, strict=True)), {}, {}, columns)
 
-    def _decode_all(self, values: list[bytes], value_type: str) -> list[Any] | None:
-        decoded = codecs.decode_all(values, value_type)
+    def _decode_all(self, values: Sequence[bytes], types: Sequence[str]) -> list[Any] | None:
+        """The values of one type; None where that is not so easy."""
+        if len(set(types)) != 1:
+            return None
+        decoded = codecs.decode_all(values, types[0])
         if decoded is None or self._convert is None:
             return decoded
         try:

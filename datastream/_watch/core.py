@@ -14,6 +14,7 @@ from functools import partial
 from time import monotonic
 from typing import ParamSpec, TypeVar, cast
 
+from datastream._columns import held
 from datastream._watch import reaper
 from datastream._watch.awaited import Awaited
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
@@ -483,7 +484,7 @@ class Core:
 
 def _state_of(reading: Reading, selection: Selection) -> Batch:
     unread = concerning(reading.unread, selection)
-    return Batch(tuple(reading.entries), reading.position, initial=True, unread=unread)
+    return Batch(held(reading.entries), reading.position, initial=True, unread=unread)
 
 
 def _close(source: Source, failed: list[Exception]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from datastream._columns import matching
 from datastream._watch.calls import Calls
 from datastream._watch.confirm_empty import CONFIRM_AFTER, Vanished
 from datastream._watch.publisher import Publisher
@@ -43,8 +44,7 @@ class Feed:
     def _selected(selection: Selects, reading: Reading) -> Reading:
         """`reading`, less what a source has read beyond what one subscriber selects."""
         if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
-            matches = selection.matches
-            entries = [entry for entry in reading.entries if matches(entry.key)]
+            entries = matching(reading.entries, selection.matches)
             if len(entries) < len(reading.entries):
                 return reading._replace(entries=entries)
         return reading

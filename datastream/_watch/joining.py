@@ -84,7 +84,7 @@ class Joiner:
             self._begin(subscription, join)
         if join.cursor is not None:
             self._resume(subscription, join, join.cursor)
-        if not join.state and (join.reset or had_of(selection, since)):
+        if join.is_empty and (join.reset or had_of(selection, since)):
             self._confirm_gone(subscription, join)
         return join
 

@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from datastream._columns import differing, keys_of, matching
 from datastream._watch.apart import Apart, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
 from datastream._watch.delivery import Delivery
-from datastream._watch.diff import has_moved_on, is_news, without_value
+from datastream._watch.diff import has_moved_on, without_value
 from datastream._watch.known import Known
 from datastream._watch.members import Members
 from datastream._watch.steps import Outcome, Step, Ticket
@@ -162,11 +163,11 @@ class Publisher:
     def _news(self, told: Told) -> list[Entry]:
         known, entries, skipped = self._known.revisions, told.entries, told.skipped
         if not told.complete:
-            return [entry for entry in entries if is_news(known, entry)]
+            return list(differing(entries, known))
         self._confirm_empty.check(known, is_empty=not (entries or all(map(told.is_unread, known))))
-        present = {entry.key for entry in entries}
+        present = set(keys_of(entries))
         gone = [deleted(key) for key in known if key not in present and told.tells_of(key)]
-        changed = [e for e in entries if is_news(known, e) and e.key not in skipped]
+        changed = [e for e in differing(entries, known) if e.key not in skipped]
         return gone + self._members.watched(changed)
 
     # Writes.
@@ -358,8 +359,7 @@ class _Part(NamedTuple):
         """`reading` without the keys that it was not asked for."""
         if self.covers is None:
             return reading
-        covered = [entry for entry in reading.entries if self.covers(entry.key)]
-        return reading._replace(entries=covered)
+        return reading._replace(entries=matching(reading.entries, self.covers))
 
 
 def _covers(union: Selects) -> Callable[[str], bool]:

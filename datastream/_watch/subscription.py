@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from datastream._columns import EntryColumns, by_key, held, keys_of
 from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import Batch, Entry, Operation, deleted
@@ -107,9 +108,10 @@ class Join:
         self.cursor = since if isinstance(since, str) else None
         self.reset = False
         self.position = ""
-        self.state: dict[str, Entry] = {}
-        """Every selected key; not maintained where the publisher knows them already."""
         self.has_state = False
+        # The state as it was read, until something changes it: then `state` has it by key.
+        self._read: EntryColumns | None = None
+        self._state: dict[str, Entry] = {}
         # The last DELETE of each key; what loads the values that are not there yet.
         self._gone: dict[str, Entry] = {}
         self._stubs: dict[str, Load] = {}
@@ -126,12 +128,26 @@ class Join:
         self._unread = reading.unread
         if self.has_state or self.state or self._gone:
             self._apply(Published(reading, {}))
+        elif isinstance(reading.entries, EntryColumns):
+            self._read = reading.entries
         else:
             # Read for this very selection: most of the time of a join with many keys is this.
-            self.state = {entry.key: entry for entry in reading.entries}
+            self._state = {entry.key: entry for entry in reading.entries}
             if reading.load is not None:
-                self._stubs = dict.fromkeys(self.state, reading.load)
+                self._stubs = dict.fromkeys(self._state, reading.load)
         self.has_state = True
+
+    @property
+    def state(self) -> dict[str, Entry]:
+        """Every selected key; not maintained where the publisher knows them already."""
+        if self._read is not None:
+            self._state, self._read = by_key(self._read), None
+        return self._state
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no selected key holds anything."""
+        return not (self._read or self._state)
 
     def advance(self, reading: Reading) -> None:
         """Take in what changed since the state was read."""
@@ -223,18 +239,22 @@ class Join:
 
     def batch(self, cursor: str) -> Batch:
         """The first batch."""
-        news = tuple(self._news())
+        news = held(self._news())
         created: frozenset[str] = frozenset()
         if self.cursor is not None:
-            created = self._created.intersection(entry.key for entry in news)
+            created = self._created.intersection(keys_of(news))
         unread = concerning(self._unread, self._selection)
         return Batch(news, cursor, initial=True, reset=self.reset, created=created, unread=unread)
 
     def revisions(self) -> dict[str, str]:
         """The revision of every selected key, at the position reached."""
-        return {key: entry.revision for key, entry in self.state.items()}
+        if self._read is not None:
+            return dict(zip(self._read.keys, self._read.revisions, strict=True))
+        return {key: entry.revision for key, entry in self._state.items()}
 
-    def _news(self) -> list[Entry]:
+    def _news(self) -> Sequence[Entry]:
+        if self._read is not None and self._had is None and self.cursor is None:
+            return self._read
         if self._had is not None:
             news = diff.difference(self._had, list(self.state.values()))
             if not self._unread:

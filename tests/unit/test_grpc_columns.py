@@ -7,6 +7,7 @@ from datastream_grpc import _carriers, _columns, _convert
 from datastream_grpc._pb import service_pb2 as pb
 
 from datastream import Batch, DatastreamError, Entry, Operation
+from datastream._columns import EntryColumns
 
 TIME = datetime(2026, 11, 26, 18, 30, 5, 123456, tzinfo=UTC)
 TIMES = [
@@ -104,7 +105,7 @@ def test_a_time_that_python_does_not_know_is_none(number):
 @pytest.mark.parametrize("field", ["values", "value_types", "times", "revisions"])
 def test_columns_that_do_not_fit_together_are_refused(field):
     sent = entries(TIME, TIME, TIME)
-    columns = _columns.to_columns([sent[0]._replace(value_type="str"), *sent])
+    columns = _columns.to_columns(EntryColumns.of([sent[0]._replace(value_type="str"), *sent]))
     del getattr(columns, field)[-1]
     with pytest.raises(DatastreamError, match="lengths"):
         list(_columns.from_columns(columns))

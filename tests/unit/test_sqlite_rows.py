@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from datastream.sources.sqlite.rows import entries, entry
+from datastream.sources.sqlite.rows import entry, entry_columns
 
 KEYS = ["a", 5]
 VALUES = ["1.5", "é", "\udcff", "", b"x", 5, 1.5, None]
@@ -12,4 +12,5 @@ TIMES = ["2026-01-01 10:00:00.000001+00:00", "2026-01-01", "never", "\udcff", 1e
 
 def test_many_rows_are_read_as_each_of_them_would_be():
     rows = list(product(KEYS, VALUES, TYPES, TIMES))
-    assert entries(rows) == [entry(row) for row in rows]
+    one_by_one = {found.key: found for found in map(entry, rows)}
+    assert entry_columns(rows) == list(one_by_one.values())

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
+from datastream._columns import joined
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._carriers import ENDED
@@ -115,14 +116,14 @@ class Calls:
     def _snapshot(self, wanted: Wanted, at: str) -> Reading:
         """The state in parts, each decoded while the server makes the next."""
         request = wanted.request(at=at, partial=True, columns=True)
-        entries: list[Entry] = []
+        parts: list[Sequence[Entry]] = []
         last = pb.DataResponse(partial=True)
         with self.metrics.call("Snapshot") as metadata:
             call = self._stubs.snapshot(request, timeout=self.timeout, metadata=metadata)
             try:
                 for last in call:
                     self.connection.heard()
-                    entries += _convert.entries_of(last)
+                    parts.append(_convert.entries_of(last))
             except grpc.RpcError as error:
                 self._ask_if_late(error)
                 raise
@@ -131,7 +132,7 @@ class Calls:
         if last.partial:
             raise EOFError(ENDED)
         unread = frozenset(last.unread)
-        return Reading(entries, last.cursor, complete=True, unread=unread)
+        return Reading(joined(parts), last.cursor, complete=True, unread=unread)
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a watch that ends with its first batch."""

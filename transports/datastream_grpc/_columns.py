@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from itertools import repeat
-from operator import itemgetter
 from typing import TypeVar
 
-from datastream import DatastreamError, Entry, Operation
+from datastream import DatastreamError, Entry
+from datastream._columns import EntryColumns
 from datastream_grpc._pb import service_pb2 as pb
 
 ENTRIES = 2048
@@ -18,39 +16,39 @@ UNKNOWN = -(1 << 63)
 """Stands for a time that is not known."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KEY, _VALUE = itemgetter(0), itemgetter(1)
+_UNIT = timedelta(microseconds=1)
 T = TypeVar("T")
 
-# What `Entry(*fields)` does, less a call of Python.
-_entry_of = partial(tuple.__new__, Entry)
 
-
-def pieces_of(entries: Sequence[Entry], most: int) -> Iterator[Sequence[Entry]]:
-    """Entries in pieces of about `most` bytes; a single one may have more."""
+def pieces_of(entries: Sequence[Entry], most: int) -> Iterator[EntryColumns]:
+    """Entries, none of which is a DELETE, in pieces of about `most` bytes; one may have more."""
     for start in range(0, len(entries), ENTRIES):
-        yield from _halved(entries[start : start + ENTRIES], most)
+        piece = EntryColumns.of(entries[start : start + ENTRIES])
+        if piece is None:
+            raise ValueError("a DELETE has no place in columns")
+        yield from _halved(piece, most)
 
 
-def _halved(entries: Sequence[Entry], most: int) -> Iterator[Sequence[Entry]]:
+def _halved(entries: EntryColumns, most: int) -> Iterator[EntryColumns]:
     half = len(entries) // 2
-    if half and sum(map(len, map(_KEY, entries))) + sum(map(len, map(_VALUE, entries))) > most:
+    if half and sum(map(len, entries.keys)) + sum(map(len, entries.values)) > most:
         yield from _halved(entries[:half], most)
         yield from _halved(entries[half:], most)
     else:
         yield entries
 
 
-def to_columns(entries: Iterable[Entry]) -> pb.Columns:
-    """Entries that hold something."""
-    keys, values, types, times, revisions, _ = zip(*entries, strict=True)
+def to_columns(entries: EntryColumns) -> pb.Columns:
+    """Some entries."""
+    types, times = entries.types, entries.times
     if len(set(types)) == 1:
         types = types[:1]
     columns = pb.Columns(
-        values=values if any(values) else None,
-        times=_to_numbers(times) if any(times) else None,
-        revisions=revisions,
+        values=entries.values if any(entries.values) else None,
+        times=_to_numbers(list(times)) if any(times) else None,
+        revisions=entries.revisions,
     )
-    for texts, column in ((keys, columns.keys), (types, columns.value_types)):
+    for texts, column in ((entries.keys, columns.keys), (types, columns.value_types)):
         try:
             column.extend(texts)
         except UnicodeEncodeError:
@@ -60,64 +58,65 @@ def to_columns(entries: Iterable[Entry]) -> pb.Columns:
     return columns
 
 
-def from_columns(columns: pb.Columns) -> Iterator[Entry]:
+def from_columns(columns: pb.Columns) -> EntryColumns:
     """The entries of columns.
 
     Raises:
         DatastreamError: they are not of one length. What is missing would pass for deleted.
     """
     number = len(columns.keys)
-    values = _filled(columns.values, number, b"")
-    revisions = _filled(columns.revisions, number, "")
-    times = _from_numbers(_filled(columns.times, number, UNKNOWN))
-    fields = zip(
-        columns.keys, values, _types(columns, number), times, revisions, repeat(Operation.PUT)
+    return EntryColumns(
+        list(columns.keys),
+        _filled(columns.values, number, b""),
+        _types(columns, number),
+        _from_numbers(_filled(columns.times, number, UNKNOWN)),
+        _filled(columns.revisions, number, ""),
     )
-    return map(_entry_of, fields)
 
 
-def _filled(column: Sequence[T], number: int, empty: T) -> Iterable[T]:
+def _filled(column: Sequence[T], number: int, empty: T) -> list[T]:
     """A column of `number` items, which may have been left out."""
     if not column:
-        return repeat(empty)
+        return [empty] * number
     if len(column) != number:
         raise DatastreamError("the server sent columns of different lengths")
-    return column
+    return list(column)
 
 
-def _types(columns: pb.Columns, number: int) -> Iterable[str]:
+def _types(columns: pb.Columns, number: int) -> list[str]:
     types = columns.value_types
     if len(types) == 1:
-        return repeat(types[0])
+        return [types[0]] * number
     # Few types, held once each.
     known: dict[str, str] = {}
-    return (known.setdefault(one, one) for one in _filled(types, number, ""))
+    return [known.setdefault(one, one) for one in _filled(types, number, "")]
 
 
-# Entries that were written together share their time: nothing is done for one that comes again.
+# Often all have one time; mostly all are known and have a zone. Else each is looked at.
 
 
-def _to_numbers(times: Iterable[datetime | None]) -> Iterator[int]:
-    before, number = None, UNKNOWN
-    for time in times:
-        if time is not before:
-            before, number = time, _to_number(time)
-        yield number
+def _to_numbers(times: list[datetime | None]) -> list[int]:
+    if times[:1] * len(times) == times:
+        return list(map(_to_number, times[:1])) * len(times)
+    try:
+        return [(time - _EPOCH) // _UNIT for time in times]  # type: ignore[operator]
+    except TypeError:
+        return list(map(_to_number, times))
 
 
 def _to_number(time: datetime | None) -> int:
     if time is None:
         return UNKNOWN
-    since = (time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // _UNIT
 
 
-def _from_numbers(numbers: Iterable[int]) -> Iterator[datetime | None]:
-    before, time = UNKNOWN, None
-    for number in numbers:
-        if number != before:
-            before, time = number, _from_number(number)
-        yield time
+def _from_numbers(numbers: list[int]) -> Sequence[datetime | None]:
+    if numbers[:1] * len(numbers) == numbers:
+        return list(map(_from_number, numbers[:1])) * len(numbers)
+    try:
+        return [_EPOCH + timedelta(0, 0, number) for number in numbers]
+    except OverflowError:
+        return list(map(_from_number, numbers))
 
 
 def _from_number(number: int) -> datetime | None:

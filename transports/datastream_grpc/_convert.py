@@ -10,6 +10,7 @@ from hashlib import blake2b
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from datastream import Batch, Entry, InvalidValue, Operation, Revision
+from datastream._columns import EntryColumns
 from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._columns import from_columns, pieces_of, to_columns
@@ -214,12 +215,12 @@ def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataRespon
             yield whole
 
 
-def entries_of(message: pb.DataResponse) -> list[Entry]:
+def entries_of(message: pb.DataResponse) -> Sequence[Entry]:
     """The entries of a message."""
-    entries = [to_entry(data) for data in message.data.values()]
-    for columns in message.columns:
-        entries.extend(from_columns(columns))
-    return entries
+    columns = EntryColumns.joined([from_columns(some) for some in message.columns])
+    if columns and not message.data:
+        return columns
+    return [*map(to_entry, message.data.values()), *columns]
 
 
 def to_history(revisions: Iterable[Revision]) -> pb.HistoryResponse:

@@ -117,7 +117,7 @@ class ChangedRows:
     def _changed(self, touched: list[Any]) -> list[Entry]:
         present = self._table.entries(row for _, _, *row in touched)
         gone = [deleted(key) for key, _, *row in touched if row[0] is None]
-        return gone + present
+        return [*gone, *present]
 
     def _position(self, head: str | None) -> str:
         marks, _, content = (head or "").partition(" ")

@@ -62,7 +62,8 @@ class ObjectWriter(Writing):
         return self._run_many(db, self._statements(given[0]).held_many, given)
 
     def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
-        return entries(rows(db, statement, arrays(_KINDS, given)), self.table.shape.kind)
+        found = rows(db, statement, arrays(_KINDS, given))
+        return list(entries(found, self.table.shape.kind))
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         if write.value is None:

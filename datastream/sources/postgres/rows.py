@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+from datastream._columns import EntryColumns
 from datastream.codecs import check_type
-from datastream.entry import Entry, Operation
 from datastream.errors import InvalidValue
 from datastream.sources._common.columns import parse_iso
 from datastream.sources.postgres.arrays import START
@@ -97,14 +97,14 @@ def _is_stamp(column: Column | None) -> bool:
     return column is not None and column.kind in _TIMES
 
 
-def entries(rows: Iterable[Row], kind: str) -> list[Entry]:
+def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
     """The entries that the rows are; those without a key are none."""
     # Whole tables go through here. What rows have in common is worked out once: their types,
     # and the times of what was written together.
     types: dict[str | None, tuple[str, bytes]] = {}
     times: dict[bytes | str | None, tuple[datetime | None, bytes]] = {}
-    found = []
-    make, put = tuple.__new__, Operation.PUT
+    keys, found, names = list[str](), list[bytes](), list[str]()
+    moments, revisions = list[datetime | None](), list[str]()
     for key, value, name, time in rows:
         if key is None:
             continue
@@ -116,10 +116,12 @@ def entries(rows: Iterable[Row], kind: str) -> list[Entry]:
         else:
             data = value if value.__class__ is bytes else value.encode()
             seed += stamp + b"\1" + data
-        revision = sha256(seed).hexdigest()[:_DIGITS]
-        # Past the named tuple's own constructor, which takes as long again.
-        found.append(make(Entry, (key, data, value_type, moment, revision, put)))
-    return found
+        keys.append(key)
+        found.append(data)
+        names.append(value_type)
+        moments.append(moment)
+        revisions.append(sha256(seed).hexdigest()[:_DIGITS])
+    return EntryColumns(keys, found, names, moments, revisions)
 
 
 def _typed(name: str | None, kind: str) -> tuple[str, bytes]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from datastream.entry import Entry
+from datastream._columns import EntryColumns
 from datastream.selection import Selects
 from datastream.source import Reading
 from datastream.sources.postgres.connection import Connection
@@ -63,7 +63,7 @@ class ComparedRows:
         row = db.execute(head.encode(), parameters).fetchone()
         return head, parameters, self._check(row and row[0])
 
-    def _summed_up(self, db: Connection, selection: Selects) -> tuple[list[Entry], object]:
+    def _summed_up(self, db: Connection, selection: Selects) -> tuple[EntryColumns, object]:
         """The rows, and their summary."""
         # In one statement, not in a transaction of two: that would have a snapshot older than its
         # locks, to which a table that was rewritten meanwhile looks empty.
@@ -88,9 +88,9 @@ class ComparedRows:
         return summary
 
 
-def _position(entries: list[Entry]) -> str:
+def _position(entries: EntryColumns) -> str:
     """The same for the same state, in every process."""
     digest = blake2b(digest_size=12)
-    for entry in sorted(entries):
-        digest.update(f"{entry.key}\0{entry.revision}\0".encode("utf-8", "surrogatepass"))
+    for key, revision in sorted(zip(entries.keys, entries.revisions, strict=True)):
+        digest.update(f"{key}\0{revision}\0".encode("utf-8", "surrogatepass"))
     return f"state:{digest.hexdigest()}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from psycopg import DataError
 
+from datastream._columns import EntryColumns
 from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey
 from datastream.selection import Selects, check_text, starts
@@ -113,15 +114,13 @@ class RowTable:
             parameters,
         )
 
-    def entries(self, found_rows: Iterable[Row]) -> list[Entry]:
+    def entries(self, found_rows: Iterable[Row]) -> EntryColumns:
         """The entries of the rows, without those that no store can name, each key once."""
         found = entries(found_rows, self.shape.kind)
-        if not _are_plain([entry[0] for entry in found]):
-            found = [entry for entry in found if self._is_legal(entry.key)]
-        if self._layout.can_write:
-            return found
+        if not _are_plain(found.keys):
+            found = found.matching(self._is_legal)
         # A view may show a key twice: the same one has to win each time.
-        return list({e.key: e for e in sorted(found, key=lambda e: e.revision)}.values())
+        return found if self._layout.can_write else found.by_revision().unique()
 
     def condition(self, selection: Selects, first: int) -> Condition:
         """What is true for at least the selected keys, parameters numbered from `first`."""
@@ -157,6 +156,6 @@ def beside(found: Sequence[Row]) -> str | None:
     return next((row[2] for row in found if row[0] is None), None)
 
 
-def _are_plain(keys: list[str]) -> bool:
+def _are_plain(keys: Sequence[str]) -> bool:
     """Whether all are such that no look at each is needed: of a whole table that takes long."""
     return "".join(keys).isascii() and "" not in keys and max(map(len, keys), default=0) < 1000

@@ -220,7 +220,8 @@ class RowWriter(Writing):
         return self._run_many(db, self._held_many, given)
 
     def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
-        return entries(rows(db, statement, arrays(self._kinds, given)), self.table.shape.kind)
+        found = rows(db, statement, arrays(self._kinds, given))
+        return list(entries(found, self.table.shape.kind))
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         revision = None if write.expect in (None, "", "*") else write.expect

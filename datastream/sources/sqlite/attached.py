@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from datastream._columns import EntryColumns
 from datastream.entry import Entry
 from datastream.selection import Selects
 from datastream.source import Write, Written
@@ -88,14 +89,14 @@ class Attached:
         finally:
             readers.give(connection)
 
-    def state(self, selection: Selects, connection: Connection) -> list[Entry]:
+    def state(self, selection: Selects, connection: Connection) -> EntryColumns:
         """The selected rows, within a transaction.
 
         Raises:
             Outdated: the schema is another one by now.
         """
         self._check(connection)
-        return self.rows.entries(connection, selection)
+        return self.rows.state(connection, selection)
 
     def write(
         self, connection: Connection, writes: Sequence[Write], *, with_position: bool

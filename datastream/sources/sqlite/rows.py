@@ -9,8 +9,9 @@ from hashlib import blake2b
 from types import NoneType
 from typing import Any
 
+from datastream._columns import EntryColumns
 from datastream.codecs import check_type
-from datastream.entry import Capability, Entry, Operation
+from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 
 Row = tuple[Any, ...]
@@ -20,7 +21,8 @@ Parameter = str | bytes | int | float
 _TYPES: dict[type, str] = {int: "int", float: "float", str: "str", bytes: "bytes", NoneType: "json"}
 _TYPE_NAMES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "null": "json"}
 _TEXTUAL = frozenset(("int", "float", "bool", "str", "json"))
-_KNOWN = _TEXTUAL | {"bytes"}
+# One text of each type for all rows: SQLite gives each row its own.
+_KNOWN = {name: name for name in (*_TEXTUAL, "bytes")}
 _MILLISECONDS = 1e11
 """Larger numbers in a time column count milliseconds: as seconds they would be after year 5000."""
 REVISION_BYTES = 12
@@ -34,21 +36,33 @@ def entry(row: Row) -> Entry:
     return entry_of(str(row[0]), row[1], row[2], row[3])
 
 
-def entries(rows: Iterable[Row]) -> list[Entry]:
+def entry_columns(rows: Iterable[Row]) -> EntryColumns:
     """`entry` of each: the usual kind of row without a call for each of its parts."""
-    make, known, put, hashed, times = tuple.__new__, _KNOWN, Operation.PUT, blake2b, _Times()
-    found: list[Entry] = []
-    add = found.append
+    keys, data, types = list[str](), list[bytes](), list[str]()
+    dates, revisions = list[datetime | None](), list[str]()
+    known, hashed, times = _KNOWN, blake2b, _Times()
+    is_plain = True
     for row in rows:
         key, value, name, updated_at = row
-        if type(key) is str and type(value) is str and name in known:
+        kind = known.get(name)
+        if kind and type(key) is str and type(value) is str:
             text = f"{name}\0{updated_at}\0{value}".encode("utf-8", "surrogateescape")
-            data = value.encode("utf-8", "surrogateescape")
-            mark = hashed(text, digest_size=REVISION_BYTES).hexdigest()
-            add(make(Entry, (key, data, name, times[updated_at], mark, put)))
+            keys.append(key)
+            data.append(value.encode("utf-8", "surrogateescape"))
+            types.append(kind)
+            dates.append(times[updated_at])
+            revisions.append(hashed(text, digest_size=REVISION_BYTES).hexdigest())
         else:
-            add(entry(row))
-    return found
+            found = entry(row)
+            is_plain = is_plain and found.key is key
+            keys.append(found.key)
+            data.append(found.value)
+            types.append(found.value_type)
+            dates.append(found.updated_at)
+            revisions.append(found.revision)
+    whole = EntryColumns(keys, data, types, dates, revisions)
+    # A column without a type may hold 5 beside "5", which are one key.
+    return whole if is_plain else whole.unique()
 
 
 class _Times(dict[Any, datetime | None]):

@@ -20,6 +20,7 @@ from itertools import chain, islice
 from pathlib import Path
 from time import monotonic
 
+from datastream._columns import keys_of, matching
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
 from datastream.selection import MAX_KEY_BYTES, Selects, check_text
@@ -299,7 +300,7 @@ class SqliteSource(Source):
                 return reading
         with attached.moment() as connection:
             newest = changes.newest(connection)
-            entries = attached.rows.entries(connection, selection)
+            entries = attached.rows.state(connection, selection)
         self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         return Reading(self._legal(entries), position(attached.epoch, *newest), complete=True)
 
@@ -323,7 +324,7 @@ class SqliteSource(Source):
             if self._is_released and self._suspicion.is_left(newest):
                 raise Unlogged("the log may lack a change; retry")
             if is_due and newest == after:
-                entries = attached.rows.entries(connection, selection)
+                entries = attached.rows.state(connection, selection)
                 if entries:
                     # Else a second look has to confirm it, and costs nothing.
                     self._suspicion.compared(began, monotonic())
@@ -333,12 +334,12 @@ class SqliteSource(Source):
         self._reads += len(found)
         if self._reads >= PRUNE_EVERY:
             self._prune()
-        entries = [
+        news = [
             deleted(str(touched.key)) if touched.row[0] is None else entry(touched.row)
             for touched in found
         ]
         return Reading(
-            self._legal(entries),
+            self._legal(news),
             position(epoch, *newest),
             complete=False,
             created=_created(found),
@@ -354,7 +355,7 @@ class SqliteSource(Source):
                 # Pages of a file that was overwritten may seem to be up to date.
                 file.renew()
             with attached.moment() as connection:
-                entries = attached.rows.entries(connection, selection)
+                entries = attached.rows.state(connection, selection)
             if version == file.version():
                 break
         else:
@@ -362,11 +363,11 @@ class SqliteSource(Source):
             version, entries = file.read_with_version(partial(attached.state, selection))
         return Reading(self._legal(entries), f"{file.epoch}:{version}", True)
 
-    def _legal(self, entries: list[Entry]) -> list[Entry]:
+    def _legal(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         """Without the rows whose key no store can name."""
-        if _are_plain([entry.key for entry in entries]):
+        if _are_plain(keys_of(entries)):
             return entries
-        return [entry for entry in entries if _is_legal(entry.key, self._where)]
+        return matching(entries, partial(_is_legal, where=self._where))
 
     def _write(self, writes: Sequence[Write], attached: Attached) -> Written:
         file = attached.file
@@ -493,7 +494,7 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _are_plain(keys: list[str]) -> bool:
+def _are_plain(keys: Sequence[str]) -> bool:
     """Whether all are legal for certain; what most keys are is found out at once."""
     together = "".join(keys)
     is_plain = together.isascii() and "\0" not in together and all(keys)

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
+from datastream._columns import EntryColumns
 from datastream.entry import Capability, Entry, deleted
 from datastream.selection import Selects, starts
 from datastream.source import Write, check_expected
@@ -18,8 +19,8 @@ from datastream.sources.sqlite.rows import (
     Row,
     capability,
     check_integer,
-    entries,
     entry,
+    entry_columns,
     entry_of,
     native_parameter,
     revision,
@@ -99,30 +100,31 @@ class RowTable:
     def capabilities(self, db: sqlite3.Connection) -> list[Capability]:
         return [capability(row) for row in db.execute(self._list)]
 
-    def entries(self, db: sqlite3.Connection, selection: Selects) -> list[Entry]:
+    def state(self, db: sqlite3.Connection, selection: Selects) -> EntryColumns:
+        """All rows of `selection`."""
         condition, parameters = self._condition(selection)
         sql = f"{self._select}{condition}"
         given = db.text_factory
         try:
             # Takes half the time, but fails where text is not UTF-8.
             db.text_factory = str
-            return self._entries_of(db.execute(sql, parameters))
+            return self._columns_of(db.execute(sql, parameters))
         except sqlite3.OperationalError as error:
             if not is_about_sql(error):
                 raise
         finally:
             db.text_factory = given
-        return self._entries_of(db.execute(sql, parameters))
+        return self._columns_of(db.execute(sql, parameters))
 
     def walk(self, db: sqlite3.Connection, selection: Selects) -> Iterator[Entry]:
-        """`entries`, sorted, one after the other."""
+        """`state`, sorted, one after the other."""
         condition, parameters = self._condition(selection)
         sql = f"{self._select}{condition} ORDER BY {self._layout.key()}"
         for row in db.execute(sql, parameters):
             yield entry(self._layout.shaped(row) if self._is_object else row)
 
-    def _entries_of(self, rows: Iterable[Row]) -> list[Entry]:
-        return entries(map(self._layout.shaped, rows) if self._is_object else rows)
+    def _columns_of(self, rows: Iterable[Row]) -> EntryColumns:
+        return entry_columns(map(self._layout.shaped, rows) if self._is_object else rows)
 
     def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
         row = self.row(db, key)

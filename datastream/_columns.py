@@ -1,0 +1,149 @@
+"""`EntryColumns`: very many entries, field by field, until somebody asks for one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import chain, compress, repeat
+from typing import Any, overload
+
+from datastream.entry import Entry, Operation
+
+# What `Entry(*fields)` does, less a call of Python.
+_entry = partial(tuple.__new__, Entry)
+
+
+class EntryColumns(Sequence[Entry]):
+    """Entries that hold something: a list of each field, all of one length, never changed.
+
+    An `Entry` of each would take as long to make as a database takes to send its row, and the
+    garbage collector would look at every one of them for good.
+    """
+
+    __slots__ = ("keys", "revisions", "times", "types", "values")
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        values: Sequence[bytes],
+        types: Sequence[str],
+        times: Sequence[datetime | None],
+        revisions: Sequence[str],
+    ) -> None:
+        self.keys = keys
+        self.values = values
+        self.types = types
+        self.times = times
+        self.revisions = revisions
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> EntryColumns | None:
+        """The columns of entries; None if one of them is a DELETE."""
+        if isinstance(entries, EntryColumns):
+            return entries
+        if not entries:
+            return _NONE
+        *columns, operations = zip(*entries, strict=True)
+        return None if Operation.DELETE in operations else cls(*columns)
+
+    @classmethod
+    def joined(cls, parts: Sequence[EntryColumns]) -> EntryColumns:
+        """Those of all parts."""
+        if len(parts) < 2:
+            return parts[0] if parts else _NONE
+        fields = zip(*(part._fields() for part in parts), strict=True)
+        return cls(*(list(chain.from_iterable(columns)) for columns in fields))
+
+    def unique(self) -> EntryColumns:
+        """The last entry of each key."""
+        last = {key: number for number, key in enumerate(self.keys)}
+        return EntryColumns(*([column[at] for at in last.values()] for column in self._fields()))
+
+    def by_revision(self) -> EntryColumns:
+        """Sorted by their revisions."""
+        order = sorted(range(len(self)), key=self.revisions.__getitem__)
+        return EntryColumns(*([column[at] for at in order] for column in self._fields()))
+
+    def matching(self, matches: Callable[[str], bool]) -> EntryColumns:
+        """Those whose key matches."""
+        wanted = list(map(matches, self.keys))
+        return self if all(wanted) else self._only(wanted)
+
+    def differing(self, known: Mapping[str, str]) -> EntryColumns:
+        """Those whose revision is another one than `known` has."""
+        had = map(known.get, self.keys, repeat(""))
+        return self._only([now != was for now, was in zip(self.revisions, had, strict=True)])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(_entry, zip(*self._fields(), repeat(Operation.PUT)))
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> EntryColumns: ...
+    def __getitem__(self, index: int | slice) -> Entry | EntryColumns:
+        if isinstance(index, slice):
+            return EntryColumns(*(column[index] for column in self._fields()))
+        return _entry((*(column[index] for column in self._fields()), Operation.PUT))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, EntryColumns | tuple | list):
+            return NotImplemented
+        return tuple(self) == tuple(other)
+
+    def __hash__(self) -> int:
+        # As of the tuple that it is equal to.
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def _fields(self) -> tuple[Sequence[Any], ...]:
+        return self.keys, self.values, self.types, self.times, self.revisions
+
+    def _only(self, wanted: Sequence[bool]) -> EntryColumns:
+        return EntryColumns(*(list(compress(column, wanted)) for column in self._fields()))
+
+
+_NONE = EntryColumns((), (), (), (), ())
+
+
+def keys_of(entries: Sequence[Entry]) -> Sequence[str]:
+    """The keys of entries."""
+    return entries.keys if isinstance(entries, EntryColumns) else [entry.key for entry in entries]
+
+
+def held(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """The same entries in a sequence that nobody changes."""
+    return entries if isinstance(entries, EntryColumns) else tuple(entries)
+
+
+def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
+    """The entries of all parts, in columns if all but empty ones are."""
+    columns = [part for part in parts if isinstance(part, EntryColumns)]
+    if all(isinstance(part, EntryColumns) for part in parts if part):
+        return EntryColumns.joined(columns)
+    return [entry for part in parts for entry in part]
+
+
+def by_key(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """Entries by their key."""
+    return dict(zip(keys_of(entries), entries, strict=True))
+
+
+def matching(entries: Sequence[Entry], matches: Callable[[str], bool]) -> Sequence[Entry]:
+    """The entries whose key matches."""
+    if isinstance(entries, EntryColumns):
+        return entries.matching(matches)
+    return [entry for entry in entries if matches(entry.key)]
+
+
+def differing(entries: Sequence[Entry], known: Mapping[str, str]) -> Sequence[Entry]:
+    """The entries that `known`, the revision of each key, does not have; a DELETE has ""."""
+    if isinstance(entries, EntryColumns):
+        return entries.differing(known)
+    return [entry for entry in entries if known.get(entry.key, "") != entry.revision]

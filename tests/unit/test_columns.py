@@ -1,0 +1,92 @@
+"""`EntryColumns` is the sequence of entries that its columns stand for."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from datastream import Batch, Entry, Operation
+from datastream._columns import (
+    EntryColumns,
+    by_key,
+    differing,
+    held,
+    joined,
+    keys_of,
+    matching,
+)
+from datastream.entry import deleted
+
+TIME = datetime(2026, 11, 26, tzinfo=UTC)
+ENTRIES = [
+    Entry("b", b"2", "int", TIME, "r2"),
+    Entry("a", b"", "str", None, "r1"),
+    Entry("c/d", b"x" * 200, "bytes", TIME, "r3"),
+]
+
+
+@pytest.fixture
+def columns():
+    return EntryColumns.of(ENTRIES)
+
+
+def test_it_is_a_sequence_of_its_entries(columns):
+    assert list(columns) == ENTRIES
+    assert {type(entry) for entry in columns} == {type(columns[0])} == {Entry}
+    assert [columns[n] for n in range(3)] == ENTRIES
+    assert columns[-1].operation is Operation.PUT
+    assert columns[1:] == ENTRIES[1:]
+    assert isinstance(columns[1:], EntryColumns)
+    assert len(columns) == 3
+    assert ENTRIES[1] in columns
+    with pytest.raises(IndexError):
+        columns[3]
+
+
+def test_it_is_equal_to_a_tuple_of_the_same_and_looks_like_it(columns):
+    same = tuple(ENTRIES)
+    assert columns == same
+    assert same == columns
+    assert columns == list(same)
+    assert columns != same[:2]
+    assert columns != "abc"
+    assert hash(columns) == hash(same)
+    assert repr(columns) == repr(same)
+    assert Batch(columns, "c") == Batch(same, "c")
+
+
+def test_none_is_made_of_a_delete():
+    assert EntryColumns.of([*ENTRIES, deleted("z")]) is None
+
+
+def test_there_may_be_none_at_all():
+    empty = EntryColumns.of(())
+    assert not empty
+    assert list(empty) == []
+    assert empty == () == empty.unique().by_revision().matching(str.isupper)
+    assert joined([]) == joined([empty, empty]) == ()
+
+
+def test_of_a_key_that_comes_twice_the_last_is_kept(columns):
+    later = ENTRIES[0]._replace(value=b"3", revision="r0")
+    twice = joined([columns, EntryColumns.of([later])])
+    assert isinstance(twice, EntryColumns)
+    assert twice == [*ENTRIES, later]
+    assert twice.unique() == [later, *ENTRIES[1:]]
+    assert twice.by_revision() == [later, ENTRIES[1], ENTRIES[0], ENTRIES[2]]
+    assert twice.by_revision().unique() == [ENTRIES[0], ENTRIES[1], ENTRIES[2]]
+
+
+@pytest.mark.parametrize("made", [list, EntryColumns.of])
+def test_entries_and_columns_of_them_are_asked_alike(made):
+    some = made(ENTRIES)
+    assert list(keys_of(some)) == ["b", "a", "c/d"]
+    assert by_key(some) == {entry.key: entry for entry in ENTRIES}
+    assert list(matching(some, str.isalpha)) == ENTRIES[:2]
+    assert list(matching(some, bool)) == ENTRIES
+    assert list(differing(some, {"a": "r1", "b": "other"})) == [ENTRIES[0], ENTRIES[2]]
+    assert held(some) == tuple(ENTRIES)
+
+
+def test_parts_are_joined_in_columns_only_if_all_are(columns):
+    assert type(joined([columns, (), columns])) is EntryColumns
+    assert joined([columns, [deleted("z")]]) == [*ENTRIES, deleted("z")]
