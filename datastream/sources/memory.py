@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -34,8 +34,9 @@ TOMBSTONES = 10_000
 MOST_DIGITS = 20
 """Longest sequence number that a position can hold."""
 
-LIVES = 32
-"""Creations and deletions of one key that a table remembers; even."""
+LIVES = 50_000
+"""Deletions of which a table remembers when the key had been created; a reader that missed more may
+be told of deletes that are none to it."""
 
 
 class MemorySource(Source):
@@ -118,6 +119,9 @@ class _Table:
         self._log: dict[str, int] = {}
         # When each key was created, deleted, created again, and so on.
         self._lives: dict[str, list[int]] = {}
+        # The deletions among them, the oldest first, and the last one that was forgotten.
+        self._deletions: deque[tuple[int, str]] = deque()
+        self._lives_forgotten = 0
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._forgotten = 0
 
@@ -150,9 +154,8 @@ class _Table:
 
     def existed(self, key: str, at: int) -> bool:
         """Whether `key` held a value at a sequence number; True where that was forgotten."""
-        lives = self._lives.get(key, ())
-        before = bisect_right(lives, at)
-        return bool(before % 2) or (before == 0 and len(lives) >= LIVES)
+        before = bisect_right(self._lives.get(key, ()), at)
+        return bool(before % 2) or at < self._lives_forgotten
 
     def apply(self, write: Write, now: datetime) -> Entry:
         key, value = write.key, write.value
@@ -174,10 +177,8 @@ class _Table:
         if current is not None:
             del self.entries[key]
             self._tombstones[key] = self._touch(key)
-            lives = self._lives[key]
-            lives.append(self.sequence)
-            # In pairs: the oldest that is left is a creation.
-            del lives[:-LIVES]
+            self._lives[key].append(self.sequence)
+            self._deletions.append((self.sequence, key))
             self._forget()
         return deleted(key, write.updated_at or now)
 
@@ -193,6 +194,12 @@ class _Table:
         if len(self._tombstones) > TOMBSTONES:
             key, self._forgotten = self._tombstones.popitem(last=False)
             del self._log[key], self._lives[key]
+        if len(self._deletions) > LIVES:
+            sequence, key = self._deletions.popleft()
+            lives = self._lives.get(key, [])
+            # In pairs: the oldest that is left is a creation.
+            del lives[: bisect_right(lives, sequence)]
+            self._lives_forgotten = sequence
 
 
 _tables: WeakValueDictionary[str, _Table] = WeakValueDictionary()
