@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from datastream import codecs
 
@@ -21,6 +21,11 @@ class Operation(StrEnum):
     """The key holds this value now."""
     DELETE = "DELETE"
     """The key holds nothing any more."""
+
+
+PUT: Final = Operation.PUT
+DELETE: Final = Operation.DELETE
+"""For what looks at every entry: to find a member in its class takes longer than all the rest."""
 
 
 class Entry(NamedTuple):
@@ -179,4 +184,4 @@ class Capability(NamedTuple):
 
 def deleted(key: str, updated_at: datetime | None = None) -> Entry:
     """The entry that says that `key` is gone."""
-    return Entry(key, b"", "", updated_at, "", Operation.DELETE)
+    return Entry(key, b"", "", updated_at, "", DELETE)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from datastream._overlay.position import Place, spell, spell_cursor
 from datastream._overlay.tombstone import visible
-from datastream.entry import Batch, Entry, Operation, deleted
+from datastream.entry import DELETE, Batch, Entry, deleted
 from datastream.selection import NOTHING, Selection, Selects, selected
 from datastream.source import Reading, Written, is_below
 
@@ -330,7 +330,7 @@ def covers(mine: Selection, selection: Selects) -> bool:
 
 def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:
     for entry in batch.entries:
-        if entry.operation is Operation.DELETE:
+        if entry.operation is DELETE:
             held.pop(entry.key, None)
         else:
             held[entry.key] = entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from datastream.entry import Entry, Operation, deleted
+from datastream.entry import DELETE, PUT, Entry, deleted
 from datastream.source import Reading
 
 
@@ -23,12 +23,12 @@ def is_news(known: Mapping[str, str], entry: Entry) -> bool:
 
 def revision_of(entry: Entry) -> str | None:
     """What its key is at; None where it holds nothing."""
-    return None if entry.operation is Operation.DELETE else entry.revision
+    return None if entry.operation is DELETE else entry.revision
 
 
 def without_value(news: Iterable[Sequence[Entry]], values: Mapping[str, Entry]) -> list[Entry]:
     """The entries, each key once, whose value has to be loaded."""
-    puts = {e.key: e for entries in news for e in entries if e.operation is Operation.PUT}
+    puts = {e.key: e for entries in news for e in entries if e.operation is PUT}
     return [entry for key, entry in puts.items() if key not in values]
 
 

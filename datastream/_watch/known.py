@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from datastream.entry import Entry, Operation
+from datastream.entry import DELETE, Entry
 
 REMEMBERED = 10_000
 """Keys, beyond the watched ones, of which it is remembered when they were last published."""
@@ -27,7 +27,7 @@ class Known:
         """Know `entry`, which is published as part of `version`."""
         key = entry.key
         self._touched[key] = self.version
-        if entry.operation is Operation.DELETE:
+        if entry.operation is DELETE:
             self.revisions.pop(key, None)
             # Only deletes can make more keys touched than there are.
             self._trim()

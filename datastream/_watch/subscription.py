@@ -8,7 +8,7 @@ from typing import Protocol
 from datastream._columns import EntryColumns, by_key, held, keys_of
 from datastream._watch import diff
 from datastream._watch.routing import Route
-from datastream.entry import Batch, Entry, Operation, deleted
+from datastream.entry import DELETE, PUT, Batch, Entry, deleted
 from datastream.selection import Selection
 from datastream.source import Reading, Written, is_below
 
@@ -194,7 +194,7 @@ class Join:
             return False
         known = self._resumed.keys() | self._created | self.state.keys() | reading.created
         return any(
-            entry.operation is Operation.DELETE
+            entry.operation is DELETE
             and entry.key not in known
             and self._selection.matches(entry.key)
             for entry in reading.entries
@@ -293,7 +293,7 @@ class Join:
 
     def _take(self, entry: Entry, reading: Reading, values: Mapping[str, Entry]) -> None:
         key = entry.key
-        is_put = entry.operation is Operation.PUT
+        is_put = entry.operation is PUT
         is_stub = is_put and reading.load is not None and key not in values
         current = self.state.get(key)
         if is_stub and current is not None and current.revision == entry.revision:
@@ -305,7 +305,7 @@ class Join:
 
     def _put(self, entry: Entry) -> None:
         self._stubs.pop(entry.key, None)
-        if entry.operation is Operation.DELETE:
+        if entry.operation is DELETE:
             self.state.pop(entry.key, None)
             self._gone[entry.key] = entry
         else:

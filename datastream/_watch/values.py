@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from datastream._secrets import without
-from datastream.entry import Batch, Change, Entry, Operation
+from datastream.entry import DELETE, Batch, Change, Entry
 from datastream.errors import DatastreamError
 
 log = logging.getLogger("datastream")
@@ -43,7 +43,7 @@ class ValueChanges:
     def _change(self, entry: Entry) -> Iterator[Change]:
         key = entry.key
         old = self._values.get(key)
-        if entry.operation is Operation.DELETE:
+        if entry.operation is DELETE:
             if key in self._values:
                 del self._values[key]
                 yield Change(key, old, None, entry)
@@ -66,7 +66,7 @@ class ValueChanges:
 
 
 def _removed(key: str) -> Entry:
-    return Entry(key, b"", "", None, "", Operation.DELETE)
+    return Entry(key, b"", "", None, "", DELETE)
 
 
 def reason_of(error: Exception, entry: Entry) -> str:
