@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar, get_args
 
 from reactivex import Observable
@@ -73,7 +74,7 @@ class StoreWatches:
             InvalidKey, InvalidValue: at once, not at ``subscribe``.
         """
         selection = Selection.of(*keys, match=match, exclude=exclude)
-        unpack = partial(_entries, initial=initial)
+        unpack = _entries if initial else _later_entries
         return self._observable(selection, None, unpack, Pace.of(conflate, every))
 
     def watch_batches(
@@ -136,7 +137,7 @@ class StoreWatches:
     ) -> AsyncWatch[Entry]:
         """`watch` for ``async for``; other tasks run every few milliseconds meanwhile."""
         selection = Selection.of(*keys, match=match, exclude=exclude)
-        unpack = partial(_entries, initial=initial)
+        unpack = _entries if initial else _later_entries
         return self._async_watch(selection, None, unpack, Pace.of(conflate, every))
 
     def awatch_batches(
@@ -336,8 +337,11 @@ def described(selection: Selection, call: str = "watch") -> str:
     return f"{call}({', '.join([*names[:FEW], *more])})"
 
 
-def _entries(batch: Batch, *, initial: bool) -> Iterable[Entry]:
-    return batch.entries if initial or not batch.initial else ()
+_entries: Unpack = attrgetter("entries")
+
+
+def _later_entries(batch: Batch) -> Iterable[Entry]:
+    return () if batch.initial else batch.entries
 
 
 def _whole(batch: Batch, *, initial: bool) -> Iterable[Batch]:

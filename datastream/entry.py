@@ -94,18 +94,6 @@ class Batch:
     """Keys that hold what cannot be read, so that a state or a first batch is without them; one
     that ends in "/" stands for all keys below it. Who has them keeps them."""
 
-    @classmethod
-    def of_changes(
-        cls, entries: tuple[Entry, ...], cursor: str, created: frozenset[str] = frozenset()
-    ) -> Batch:
-        """A batch of changes: one is made for every write, and `__init__` would cost most of it."""
-        batch = object.__new__(cls)
-        fields = batch.__dict__
-        fields["entries"] = entries
-        fields["cursor"] = cursor
-        fields["created"] = created
-        return batch
-
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -115,6 +103,16 @@ class Batch:
     def __bool__(self) -> bool:
         # An empty initial batch is news too: the watch has begun.
         return True
+
+
+def batch_of(entries: tuple[Entry, ...], cursor: str, created: frozenset[str]) -> Batch:
+    """A batch of changes: one is made for every write, and `__init__` would cost most of it."""
+    batch = object.__new__(Batch)
+    fields = batch.__dict__
+    fields["entries"] = entries
+    fields["cursor"] = cursor
+    fields["created"] = created
+    return batch
 
 
 class Change(NamedTuple):

@@ -211,7 +211,9 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
                 or keeps neither message nor author.
         """
         data, name = codecs.encode(value, value_type, key=key)
-        write = Write(key, data, name, expect, updated_at, message, author, ttl=ttl)
+        # Without `Write.__new__`, which would cost as much again.
+        fields = (key, data, name, expect, updated_at, message, author, "", ttl)
+        write = tuple.__new__(Write, fields)
         self._check(write)
         if wait:
             check_seconds(wait, "wait")

@@ -61,8 +61,8 @@ class ConflatingBuffer:
 
     def _put_behind(self, batch: Batch, before: Before) -> Exception | None:
         """Keep a batch while others wait."""
-        if self._newest is None and self._fits(batch):
-            self._append(batch, before)
+        if self._queue and self._newest is None and self._fits(batch):
+            self._queue.append((batch, before))
         else:
             self._conflate(batch, before)
         return None

@@ -72,6 +72,7 @@ class Core:
         self._source = source
         self._status = status
         self._calls = Calls(source, name)
+        self.check_open = self._calls.check_open
         self._instant = source.instant and source.thread_safe
         features = source.features
         self._publisher = Publisher(
@@ -104,9 +105,6 @@ class Core:
     @property
     def closed(self) -> bool:
         return bool(self._calls.closed)
-
-    def check_open(self) -> None:
-        self._calls.check_open()
 
     # Reading.
 

@@ -12,7 +12,7 @@ from datastream._watch.known import Known
 from datastream._watch.members import Members
 from datastream._watch.remembered import Remembered
 from datastream._watch.subscription import Subscription, as_batch
-from datastream.entry import Entry
+from datastream.entry import Batch, Entry
 from datastream.selection import NOTHING
 from datastream.source import Reading, Written
 
@@ -55,19 +55,21 @@ class Delivery:
         self._known.version += 1
         for subscription, (entries, created) in apart.items():
             if entries:
-                batch = as_batch(entries, position, about, created)
+                batch = as_batch(tuple(entries), position, about, created)
                 # Without the revisions before: that it may drop what changes nothing costs more.
                 subscription.sink.offer(batch, None)
         if len(news) == 1 and not self._apart.given:
-            self._deliver_one(news[0], position, about)
+            self._deliver_one(news[0], self._known.revisions.get(news[0].key), position, about)
         elif news:
             self._deliver_parts(news, position, about)
 
     def deliver_written(self, entry: Entry, position: str, about: Written) -> None:
         """The same of a single write, with nobody apart: what most writes are."""
-        self._known.version += 1
-        if is_news(self._known.revisions, entry):
-            self._deliver_one(entry, position, about)
+        known = self._known
+        known.version += 1
+        before = known.revisions.get(entry.key)
+        if (before or "") != entry.revision:
+            self._deliver_one(entry, before, position, about)
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -92,16 +94,19 @@ class Delivery:
     def _is_shown(self, entry: Entry) -> bool:
         return entry in self._remembered or not is_news(self._known.revisions, entry)
 
-    def _deliver_one(self, entry: Entry, position: str, about: Reading | Written) -> None:
+    def _deliver_one(
+        self, entry: Entry, before: str | None, position: str, about: Reading | Written
+    ) -> None:
         """Offer one entry to all that select it: by far most often, so nothing else is done."""
         key = entry.key
-        before = self._known.revisions.get(key)
-        joined = [s for route in self._routes.of(key) for s in route.subscriptions]
-        if joined:
-            created = NOTHING if before is not None else frozenset((key,))
-            batch = as_batch((entry,), position, about, created)
-            for subscription in joined:
+        batch: Batch | None = None
+        for route in self._routes.of(key):
+            for subscription in route.subscriptions:
+                if batch is None:
+                    created = NOTHING if before is not None else frozenset((key,))
+                    batch = as_batch((entry,), position, about, created)
                 subscription.sink.offer(batch, (before,))
+        if batch is not None:
             self._known.learn(entry)
         if self._remembered.waiting:
             self._remember((entry,))
@@ -133,7 +138,7 @@ class Delivery:
         known, apart = self._known.revisions, self._apart.given
         before = [known.get(entry.key) for entry in entries]
         created = created_among(entries, before) if None in before else NOTHING
-        batch = as_batch(entries, position, about, created)
+        batch = as_batch(tuple(entries), position, about, created)
         for subscription in subscriptions:
             if not (apart and subscription in apart):
                 subscription.sink.offer(batch, before)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 SLICE = 0.005
 """Seconds for which one subscriber is called before others get their turn."""
+TOGETHER = 32
+"""Items taken from a buffer under one lock. They are few, since what was taken is not conflated."""
 
 log = logging.getLogger("datastream")
 
@@ -54,7 +56,7 @@ class Subscriber(Generic[T]):
 
     __slots__ = (
         "_buffer", "_busy", "_closed", "_context", "_dispatcher", "_ended", "_error", "_every",
-        "_keep", "_lock", "_next_at", "_observer", "_unpack", "_what", "on_close",
+        "_keep", "_lock", "_next_at", "_observer", "_taken", "_unpack", "_what", "on_close",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,8 @@ class Subscriber(Generic[T]):
         # Output printed by the subscriber belongs to the notebook cell that subscribed.
         self._context = copy_context()
         self._closed = self._ended = False
+        # What was taken from the buffer and is delivered next, the first item last.
+        self._taken: list[T] | None = None
         self._error: Exception | None = None
         # Born busy: the subscribing thread itself delivers what is there at once (`start`).
         self._busy = True
@@ -116,6 +120,7 @@ class Subscriber(Generic[T]):
                 return
             self._closed = True
             self._buffer.clear()
+            self._taken = None
         self._left()
 
     def start(self) -> None:
@@ -132,8 +137,8 @@ class Subscriber(Generic[T]):
         until = monotonic() + SLICE
         item: Any = None
         try:
-            while (taken := self._next()) is not None:
-                for item in self._unpack(taken):
+            while taken := self._taken or self._take():
+                for item in self._unpack(taken.pop()):
                     self._observer.on_next(item)
                 if self._every:
                     self._next_at = monotonic() + self._every
@@ -162,21 +167,30 @@ class Subscriber(Generic[T]):
         self._dispatcher.submit(self, self._every)
         return False
 
-    def _next(self) -> T | None:
+    def _take(self) -> list[T] | None:
+        """Take what comes next, the first item last; None if there is nothing just now."""
+        take, most = self._buffer.take, 1 if self._every else TOGETHER
         with self._lock:
-            item = None if self._closed else self._buffer.take()
-            if item is not None:
-                return item
+            taken: list[T] = []
+            while len(taken) < most and (item := take()) is not None:
+                taken.append(item)
+            taken.reverse()
+            self._taken = taken or None
+            if taken:
+                return taken
             self._busy = False
             ending = self._ended and not self._closed
             self._closed = self._closed or ending
         if ending:
-            self._left()
-            if self._error is not None:
-                self._observer.on_error(self._error)
-            else:
-                self._observer.on_completed()
+            self._finish()
         return None
+
+    def _finish(self) -> None:
+        self._left()
+        if self._error is not None:
+            self._observer.on_error(self._error)
+        else:
+            self._observer.on_completed()
 
     def _left(self) -> None:
         self._keep = None

@@ -8,7 +8,7 @@ from typing import Protocol
 from datastream._columns import EntryColumns, by_key, held, keys_of
 from datastream._watch import diff
 from datastream._watch.routing import Route
-from datastream.entry import DELETE, PUT, Batch, Entry, deleted
+from datastream.entry import DELETE, PUT, Batch, Entry, batch_of, deleted
 from datastream.selection import Selection
 from datastream.source import Reading, Written, is_below
 
@@ -328,7 +328,7 @@ def concerning(unread: frozenset[str], selection: Selection) -> frozenset[str]:
 
 
 def as_batch(
-    entries: Sequence[Entry],
+    entries: tuple[Entry, ...],
     cursor: str,
     about: Reading | Written,
     created: frozenset[str] = frozenset(),
@@ -336,11 +336,11 @@ def as_batch(
     """A batch of `entries`, with what `about` tells of the one commit it stands for."""
     if about.author or about.message or about.point:
         return Batch(
-            tuple(entries),
+            entries,
             cursor,
             author=about.author,
             message=about.message,
             point=about.point,
             created=created,
         )
-    return Batch.of_changes(tuple(entries), cursor, created)
+    return batch_of(entries, cursor, created)
