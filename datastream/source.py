@@ -341,6 +341,22 @@ class HasAsyncCalls(Protocol):
         ...
 
 
+@runtime_checkable
+class HasChanges(Protocol):
+    """A Source that has each change in memory when it happens, such as one over other stores.
+
+    Such a change needs neither `wait` nor `read` to reach the watchers, and so no thread for it.
+    """
+
+    def publish_to(self, publish: Callable[[Written], bool]) -> None:
+        """Give each change to `publish` from now on, on the thread that brings it.
+
+        `publish` does memory work only. It takes a change that begins where the watchers are;
+        where it answers False, or is not called, `wait` has to return and `read` to tell.
+        """
+        ...
+
+
 class Summary(NamedTuple):
     """What a listing tells of one key without its value."""
 

@@ -104,7 +104,7 @@ PREFIXES = {
 }
 WITHOUT_METHODS = (datastream.testing.Spy, datastream.testing.Conformance)
 SOURCE = ("Source", "Reading", "Written", "Health", "HasHistory", "HasAt", "HasReplay", "HasWalk")
-SOURCE += ("Summary", "HasSummaries", "HasStreams")
+SOURCE += ("HasChanges", "Summary", "HasSummaries", "HasStreams")
 
 
 def page() -> str:

@@ -12,6 +12,7 @@ from datastream._overlay.table import Table
 from datastream.entry import Batch
 from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selection, Selects
+from datastream.source import Written
 
 MOST_GROWTHS = 8
 """After so many selections that added something, the layers are followed as a whole."""
@@ -24,7 +25,8 @@ class Following:
         layers: what is followed.
         selection: which keys.
         growths: how often the selection has grown.
-        changed: called when the table has changed, or a layer's status.
+        changed: called when the table has changed, with the change if it is one to publish; and
+            when a layer's status has.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Following:
         layers: Sequence[Layer],
         selection: Selection,
         growths: int,
-        changed: Callable[[], None],
+        changed: Callable[[Written | None], None],
     ) -> None:
         self.table = Table(len(layers), selection)
         self.growths = growths
@@ -97,7 +99,7 @@ class Following:
             is_first, self._known = index not in self._known, self._known | {index}
         if is_first:
             # Also if it cannot be followed: it may be away, or be closed just now.
-            self._until_stopped(upstream.follow_status(lambda _: self._changed()))
+            self._until_stopped(upstream.follow_status(lambda _: self._changed(None)))
         last = self.table.last_of(index)
         # With what it had: that all of it is gone is then believed after a second look only.
         had = None if last is None else {entry.key: entry.revision for entry in last.entries}
@@ -118,9 +120,9 @@ class Following:
 
     def take(self, index: int, batch: Batch) -> None:
         """Take in what a layer gives; memory only, under the lock of its publisher."""
-        self.table.apply(index, batch)
+        change = self.table.apply(index, batch)
         self._layers[index].seen = True
-        self._changed()
+        self._changed(change)
 
     def left(self, index: int) -> None:
         """A layer gives nothing any more."""

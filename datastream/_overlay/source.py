@@ -7,7 +7,7 @@ subscription, which keeps a table of what it holds; what it held last stands whi
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from threading import get_ident
@@ -62,6 +62,7 @@ class OverlaySource(Source):
         if len(there) == len(self.layers):
             self.features |= OF_ALL.intersection(*(upstream.features for upstream in there))
         self._wake = WakeEvent()
+        self._publish: Callable[[Written], bool] = lambda _: False
         self._recent = Recent()
         self._lock = threading.Lock()
         self._following: Following | None = None
@@ -246,9 +247,18 @@ class OverlaySource(Source):
     def wake(self) -> None:
         self._wake.set()
 
-    def _changed(self) -> None:
-        """The table has changed: a poll is due, unless a write of this thread brings it along."""
-        if get_ident() not in self._writing:
+    def publish_to(self, publish: Callable[[Written], bool]) -> None:
+        """See `HasChanges`."""
+        self._publish = publish
+
+    def _changed(self, change: Written | None) -> None:
+        """Publish what has changed, unless a write of this thread brings it along, or have it read.
+
+        Memory only, and under the lock of a layer's publisher: locks are taken upwards.
+        """
+        if get_ident() in self._writing:
+            return
+        if change is None or not self._publish(change):
             self._wake.set()
 
     def _look_at_layers(self) -> None:

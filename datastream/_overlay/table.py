@@ -89,11 +89,17 @@ class Table:
 
     # What the layers give.
 
-    def apply(self, layer: int, batch: Batch) -> None:
-        """Take in a batch of a layer, the first one as its whole state."""
+    def apply(self, layer: int, batch: Batch) -> Written | None:
+        """Take in a batch of a layer, the first one as its whole state.
+
+        Returns:
+            What looks different by it; None for a whole state, which polls compare.
+        """
         with self._lock:
             held = self._held[layer]
-            if batch.initial or batch.reset:
+            since = self._position
+            is_state = batch.initial or batch.reset
+            if is_state:
                 keys: Iterable[str] = self._replace(layer, batch)
             else:
                 keys = _update(held, batch)
@@ -104,10 +110,12 @@ class Table:
             self._spelled[layer] = spell_cursor(batch.cursor)
             self._count()
             self._last = batch
-            for key in keys:
-                self._look_at(key)
+            news = [entry for key in keys if (entry := self._look_at(key)) is not None]
             while len(self._log) > REMEMBERED:
                 self._floor = self._log.popleft().sequence
+            if is_state:
+                return None
+            return Written(news, self._position, since, batch.author, batch.message)
 
     def begin(self) -> None:
         """All layers have joined: what came until now is the state, and no change."""
@@ -157,24 +165,26 @@ class Table:
         self._sequence += 1
         self._position = f"{self.epoch}:{self._sequence}:{''.join(self._spelled)}"
 
-    def _look_at(self, key: str) -> None:
+    def _look_at(self, key: str) -> Entry | None:
+        """Find out what of `key` is visible; that, if it looks different."""
         before, now = self._visible.get(key), self._top(key)
         was_concealed = key in self._concealed
         if now is CONCEALED:
             # Readers who have something keep it; nobody is told that it is gone.
             self._visible.pop(key, None)
             self._concealed.add(key)
-            return
+            return None
         self._concealed.discard(key)
         if now is None:
             if before is None and not was_concealed:
-                return
+                return None
             self._visible.pop(key, None)
         else:
             self._visible[key] = now
             if before is not None and before.revision == now.revision:
-                return
+                return None
         self._log.append(_Changed(self._sequence, key, was_concealed or before is not None))
+        return now or deleted(key)
 
     def _top(self, key: str) -> Entry | None:
         for layer, held in enumerate(self._held):

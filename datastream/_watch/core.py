@@ -41,7 +41,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.selection import Selection
-from datastream.source import Feature, Reading, Source, Write, Written
+from datastream.source import Feature, HasChanges, Reading, Source, Write, Written
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -78,6 +78,8 @@ class Core:
         self._publisher = Publisher(
             atomic=Feature.ATOMIC in features, consistent=not source.eventually_consistent
         )
+        if isinstance(source, HasChanges):
+            source.publish_to(self._publisher.publish_change)
         self._stopped = threading.Event()
         self._feed = Feed(source, self._calls, self._publisher, self._stopped)
         self._joiner = Joiner(source, self._calls, self._publisher, self._feed)

@@ -181,29 +181,46 @@ class Publisher:
         Returns:
             False if something else may have happened meanwhile: the caller reads.
         """
-        entries, since, position = written.entries, written.since, written.position
+        since = written.since
         with self._lock:
             if self.position is None:
                 return True
             if since is None:
-                if self._known.is_touched(entries, version):
+                if self._known.is_touched(written.entries, version):
                     return False
                 self._at_position = False
             elif since != self.position:
                 return False
-            if self._members.joining:
-                self._buffer_written(written)
-            self.position = position
-            if self._apart.given:
-                told = Told(entries)
-                apart = self._apart.news(self._known.revisions, told)
-                self._delivery.deliver(self._news(told), position, written, apart)
-                self._apart.published(told)
-            elif len(entries) == 1:
-                self._delivery.deliver_written(entries[0], position, written)
-            else:
-                self._delivery.deliver(self._news(Told(entries)), position, written)
+            self._publish_written(written)
             return True
+
+    def publish_change(self, written: Written) -> bool:
+        """Offer everybody a change that the source brings of its own accord.
+
+        Returns:
+            False if it does not begin at the publisher's position: a poll has to find it.
+        """
+        with self._lock:
+            # Who joins just now may have read its state before this change.
+            if self.position is None or written.since != self.position:
+                return False
+            self._publish_written(written)
+            return True
+
+    def _publish_written(self, written: Written) -> None:
+        entries, position = written.entries, written.position
+        if self._members.joining:
+            self._buffer_written(written)
+        self.position = position
+        if self._apart.given:
+            told = Told(entries)
+            apart = self._apart.news(self._known.revisions, told)
+            self._delivery.deliver(self._news(told), position, written, apart)
+            self._apart.published(told)
+        elif len(entries) == 1:
+            self._delivery.deliver_written(entries[0], position, written)
+        else:
+            self._delivery.deliver(self._news(Told(entries)), position, written)
 
     def _buffer_written(self, written: Written) -> None:
         """Keep a write for those that join."""

@@ -542,6 +542,36 @@ def test_a_hanging_layer_holds_up_no_change_of_the_others(layers):
         hanging.set()
 
 
+def test_a_change_of_a_layer_needs_no_poll(layers, monkeypatch):
+    """The thread that brings it to the layer's watchers brings it to those of the overlay."""
+    layers["bottom"].put_many({"k": 1, "m": 1})
+    laid = layers.overlay()
+    outer = overlay(laid)
+    layers.opened.append(outer)
+    recorder, above = Recorder(laid), Recorder(outer)
+    for overlaid in (laid, outer):
+        await_first_poll(overlaid)
+        monkeypatch.setattr(overlaid._source, "read", None)
+    layers["bottom"].put_many({"k": 2, "m": 2})
+    layers["top"].put("k", "above")
+    layers["bottom"].delete("k")
+    layers["top"].delete("k")
+    for one in (recorder, above):
+        one.wait_state({"m": b"2"})
+        assert [len(batch.entries) for batch in one.batches[1:]] == [2, 1, 1]
+
+
+def await_first_poll(laid):
+    """Until the layers are followed, and the watchers are where the table is."""
+    source = laid._source
+
+    def is_done():
+        following = source._following
+        return following and laid._core._publisher.position == following.table.mark()[0]
+
+    eventually(is_done, "the first poll is over")
+
+
 def test_who_changed_what_comes_along(tmp_path):
     Repo.init(tmp_path / "repository", mkdir=True).close()
     with (

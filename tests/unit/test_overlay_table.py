@@ -71,6 +71,26 @@ def test_what_is_hidden_is_no_news(table):
     assert news(table, *since) == [("b", "b9")]
 
 
+def test_what_a_batch_changes_is_told_from_position_to_position(table):
+    since, _ = table.mark()
+    change = table.apply(1, changes(entry("b", "b9"), deleted("a"), entry("n", "n1"), author="Ada"))
+    assert [(e.key, e.revision) for e in change.entries] == [("b", "b9"), ("n", "n1")]
+    assert (change.since, change.position, change.author) == (since, table.mark()[0], "Ada")
+    change = table.apply(0, changes(deleted("a"), deleted("b")))
+    assert [(e.key, e.operation) for e in change.entries] == [("a", Operation.DELETE)]
+
+
+def test_a_hidden_change_moves_the_position_only(table):
+    since, _ = table.mark()
+    change = table.apply(2, changes(entry("b", "b9")))
+    assert (change.entries, change.since, change.position) == ([], since, table.mark()[0])
+
+
+def test_a_whole_state_is_no_change_to_publish(table):
+    assert table.apply(0, state(entry("a", "a9"))) is None
+    assert table.apply(0, Batch((), "c", reset=True)) is None
+
+
 def test_a_tombstone_hides_all_below(table):
     since = table.mark()
     table.apply(1, changes(entry("c", "t", TOMBSTONE)))

@@ -139,6 +139,52 @@ def test_a_write_from_another_position_has_to_be_read(publisher):
     assert one.sink.news[1:] == []
 
 
+def test_a_change_that_the_source_brings_is_published_without_a_read(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.publish_change(Written([deleted("a"), put("b", "2")], "p2", "p1", "Ada"))
+    assert (publisher.position, one.sink.news[1:]) == ("p2", [[("a", None), ("b", "2")]])
+    assert one.sink.batches[-1].author == "Ada"
+
+
+def test_a_change_of_what_nobody_sees_moves_the_position(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert publisher.publish_change(Written([], "p2", "p1"))
+    assert (publisher.position, one.sink.news[1:]) == ("p2", [])
+
+
+def test_a_change_that_begins_elsewhere_has_to_be_read(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    assert not publisher.publish_change(Written([put("a", "3")], "p3", "p2"))
+    assert (publisher.position, one.sink.news[1:]) == ("p1", [])
+
+
+def test_a_change_before_anybody_has_joined_has_to_be_read(publisher):
+    """Who joins next may have read its state before."""
+    two = register(publisher)
+    assert not publisher.publish_change(Written([put("a", "2")], "p2", "p1"))
+    assert publisher.join(two, begin(two, state("p1", a="1")), 0) is Step.DONE
+
+
+def test_a_change_reaches_who_joins_just_now(publisher):
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher)
+    join = begin(two, state("p1", a="1"))
+    assert publisher.publish_change(Written([put("a", "2")], "p2", "p1"))
+    assert publisher.join(two, join, 0) is Step.CATCH_UP
+    ticket = publisher.ticket()
+    assert publisher.publish(ticket, changes("p2")) is Outcome.PUBLISHED
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("a", "2")]]
+
+
+def test_a_change_outruns_a_read_that_began_before(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    slow = publisher.ticket()
+    assert publisher.publish_change(Written([put("a", "3")], "p3", "p1"))
+    assert publisher.publish(slow, changes("p2", a="2")) is Outcome.OUTRUN
+    assert one.sink.news[1:] == [[("a", "3")]]
+
+
 def test_a_write_from_any_position_must_not_go_back(listed):
     one = joined(listed, state("p1", a="1"))
     version = listed.version
