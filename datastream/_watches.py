@@ -170,6 +170,14 @@ class StoreWatches:
             selection, since, unpack, pace, transient=transient, lacking=lacking, charge=charge
         )
 
+    def reached(self) -> str | None:
+        """For relays: the cursor to go on from for who has taken all that its watch was offered.
+
+        Newer than that of its last batch, once the backend has changed in what it does not select.
+        None if nothing is watched, or nothing can be told for all watches just now.
+        """
+        return self._core.reached()
+
     def awatch_values(
         self,
         *keys: str,

@@ -340,6 +340,10 @@ class Core:
             sink.end()
         return subscription
 
+    def reached(self) -> str | None:
+        """The cursor up to which all that have joined were offered everything, if there is one."""
+        return self._publisher.reached()
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription: memory work only."""
         if self.is_forked:

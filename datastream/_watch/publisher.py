@@ -84,6 +84,14 @@ class Publisher:
         with self._lock:
             return self._covered > number or self.position is None
 
+    def reached(self) -> str | None:
+        """The position up to which all that have joined were offered everything.
+
+        None if nobody has, or some stand apart: a later position does not tell what they have.
+        """
+        with self._lock:
+            return None if self._apart.given else self.position
+
     def publish(
         self, ticket: Ticket, reading: Reading, values: Mapping[str, Entry] = NO_VALUES
     ) -> Outcome | list[Entry]:

@@ -95,7 +95,7 @@ class Connection:
     ) -> None:
         self._open_channel = open_channel
         self._where = where
-        self._heartbeat = heartbeat
+        self.heartbeat = heartbeat
         self._described = described
         self._died = died
         self._lock = threading.Lock()
@@ -122,8 +122,8 @@ class Connection:
     def due(self) -> float:
         """Seconds until the server has to be asked."""
         if self._asked:
-            return self._heartbeat
-        return max(0.0, self._heard + self._heartbeat - monotonic())
+            return self.heartbeat
+        return max(0.0, self._heard + self.heartbeat - monotonic())
 
     def ask_if_due(self) -> None:
         """Ask the server, if it has been silent for long enough."""
@@ -138,7 +138,7 @@ class Connection:
             self._asked = True
         stubs = self.stubs
         try:
-            answer = stubs.describe.future(pb.DescribeRequest(), timeout=self._heartbeat)
+            answer = stubs.describe.future(pb.DescribeRequest(), timeout=self.heartbeat)
         except ValueError:
             # It was replaced, or closed, just now.
             self._asked = False
@@ -149,7 +149,7 @@ class Connection:
         """Have the server look at its backend; does not wait for the answer."""
         # Closed, or replaced just now: then nobody waits for news of it.
         with suppress(ValueError):
-            self.stubs.refresh.future(pb.RefreshRequest(), timeout=self._heartbeat)
+            self.stubs.refresh.future(pb.RefreshRequest(), timeout=self.heartbeat)
 
     def describe(self, timeout: float) -> pb.DescribeResponse | None:
         """Ask the server, and wait: its answer, None from a server of the older protocol."""
@@ -191,7 +191,7 @@ class Connection:
     def silence(self) -> SourceUnavailable:
         """Why a connection is dead."""
         return SourceUnavailable(
-            f"{self._where}: no sign of life for {2 * self._heartbeat:g} s; connecting anew"
+            f"{self._where}: no sign of life for {2 * self.heartbeat:g} s; connecting anew"
         )
 
     def _watch(self, done: threading.Event) -> None:

@@ -156,6 +156,7 @@ class LongStream:
             position=self._calls.position,
             news=self.news,
             lacking=sorted(self._lacking)[:MAX_KEYS],
+            heartbeat=self._calls.connection.heartbeat,
         )
         self._begin(stream, releases)
         return stream.kept()

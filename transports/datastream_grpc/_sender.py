@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from time import monotonic
@@ -124,6 +124,17 @@ class Sender:
         finally:
             self._waiter = None
             self._interrupted = False
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was offered is sent, and `run` waits for more."""
+        waits = self._waiter is not None and not self._waiter.done()
+        return waits and self._awaited is None and not self._has_news
+
+    def send(self, messages: Iterable[bytes]) -> None:
+        """Send messages in between, while it is idle."""
+        self._messages = iter(messages)
+        self._step()
 
     def interrupt(self) -> None:
         """Have `run` return before it takes another batch; by any thread."""

@@ -106,6 +106,7 @@ class Stream:
         position: gives the position of a message by its cursor.
         news: set whenever a message arrived or the call ended.
         lacking: what could not be read of the state at `since`.
+        heartbeat: seconds after which the server tells how far its store is; 0 for never.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Stream:
         position: Callable[[str], str],
         news: threading.Event,
         lacking: Collection[str] = (),
+        heartbeat: float = 0.0,
     ) -> None:
         self.wanted = wanted
         self.opened = time.monotonic()
@@ -144,7 +146,14 @@ class Stream:
         self._parts = _convert.Parts()
         # The last, as its messages come on another thread at once.
         self._running = subscribe(
-            wanted.request(deletes=True, since=since, describe=True, lacking=lacking, columns=True),
+            wanted.request(
+                deletes=True,
+                since=since,
+                describe=True,
+                lacking=lacking,
+                columns=True,
+                heartbeat=heartbeat,
+            ),
             self,
         )
 
@@ -214,7 +223,7 @@ class Stream:
         if not self._has_begun:
             self._has_begun = True
             self._stirred.set()
-        else:
+        elif message.entries:
             self._changed(message.entries)
         self._news.set()
 

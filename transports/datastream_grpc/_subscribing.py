@@ -12,6 +12,7 @@ from datastream.aio import Inbox, Overflow
 from datastream_grpc._access import Access
 from datastream_grpc._answering import SHUTTING_DOWN
 from datastream_grpc._descriptions import Descriptions
+from datastream_grpc._heartbeats import Heartbeats, heartbeat_of
 from datastream_grpc._limits import Charged, Meter, check_selected
 from datastream_grpc._open_streams import OpenStreams, listed
 from datastream_grpc._opening import Opening, Place
@@ -87,6 +88,7 @@ class Stream:
         self._context = context
         self._place = Place(request)
         self._asked = frozenset(request.keys), frozenset(request.match)
+        self._heartbeat = heartbeat_of(request)
         # The description that the client was sent; b"" if it did not ask for any.
         self._told = b""
 
@@ -125,6 +127,7 @@ class Stream:
         with (
             shared.descriptions.following(sender.interrupt if request.describe else None),
             shared.access.following(scope, sender.interrupt),
+            self._heartbeats(scope, sender) as heartbeats,
         ):
             while scope.is_current and not sender.is_over:
                 await self._describe(scope)
@@ -136,6 +139,7 @@ class Stream:
                         await sending
                         if request.once:
                             return True
+                    heartbeats.begin()
                 found = await sender.run()
         return False
 
@@ -158,6 +162,13 @@ class Stream:
         return shared.outgoing.send(
             batch, self._asked, self._context, deletes=request.deletes, columns=request.columns
         )
+
+    def _heartbeats(self, scope: Scope, sender: Sender) -> Heartbeats:
+        def reached() -> str | None:
+            cursor = self._shared.store.reached()
+            return cursor and scope.shown(Batch(cursor=cursor)).cursor
+
+        return Heartbeats(self._heartbeat, reached, self._place, sender)
 
     def _sender(self, opening: Opening, inbox: Inbox) -> Sender:
         shared, scope, place = self._shared, opening.scope, self._place

@@ -50,7 +50,8 @@ class GrpcSource(Source):
         timeout: seconds for one call, and for a stream to begin.
         max_message_size: bytes the server may answer at once.
         heartbeat: seconds of silence after which the server is asked whether it is there; it has as
-            long to answer.
+            long to answer. Also the least time between two heartbeats of a watch: cursors that it
+            sends while the store changes in what is not watched.
         tls: as ``grpcs://``: the server proves itself to an authority of the system, or of `roots`.
         roots: file of the authorities to trust, in PEM.
         certificate, key: files of what the client proves itself with, in PEM.

@@ -81,7 +81,7 @@ class Capability(_message.Message):
     def __init__(self, key: _Optional[str] = ..., value_type: _Optional[str] = ...) -> None: ...
 
 class DataRequest(_message.Message):
-    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at", "partial", "lacking", "columns")
+    __slots__ = ("keys", "match", "since", "revisions", "deletes", "once", "describe", "at", "partial", "lacking", "columns", "heartbeat")
     class RevisionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -100,6 +100,7 @@ class DataRequest(_message.Message):
     PARTIAL_FIELD_NUMBER: _ClassVar[int]
     LACKING_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     keys: _containers.RepeatedScalarFieldContainer[str]
     match: _containers.RepeatedScalarFieldContainer[str]
     since: str
@@ -111,7 +112,8 @@ class DataRequest(_message.Message):
     partial: bool
     lacking: _containers.RepeatedScalarFieldContainer[str]
     columns: bool
-    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ..., columns: _Optional[bool] = ...) -> None: ...
+    heartbeat: float
+    def __init__(self, keys: _Optional[_Iterable[str]] = ..., match: _Optional[_Iterable[str]] = ..., since: _Optional[str] = ..., revisions: _Optional[_Mapping[str, str]] = ..., deletes: _Optional[bool] = ..., once: _Optional[bool] = ..., describe: _Optional[bool] = ..., at: _Optional[str] = ..., partial: _Optional[bool] = ..., lacking: _Optional[_Iterable[str]] = ..., columns: _Optional[bool] = ..., heartbeat: _Optional[float] = ...) -> None: ...
 
 class FollowRequest(_message.Message):
     __slots__ = ("watch", "add", "remove")
