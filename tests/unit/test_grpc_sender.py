@@ -227,27 +227,36 @@ def test_threads_offer_while_messages_are_written(running):
     running(use)
 
 
-def test_a_watch_that_is_removed_while_it_waits_for_its_turn_writes_nothing():
+@pytest.mark.parametrize("is_sender", [True, False])
+@pytest.mark.parametrize("is_its_turn", [True, False])
+def test_a_watch_that_is_removed_while_it_waits_for_its_turn_writes_nothing(
+    running, is_sender, is_its_turn
+):
     """The cancelling of a write that has just begun would break the next one of its call."""
 
-    written = []
+    async def use(it):
+        written = []
 
-    class Call:
-        async def write(self, message):
+        async def write(message):
             written.append(message)
 
-    async def main():
         writing = asyncio.Lock()
-        line = Line(1, Call(), writing, describes=False)
+        line = Line(1, SimpleNamespace(write=write), writing, describes=False)
         await writing.acquire()
-        write = asyncio.ensure_future(line.write(b"late"))
+        it.sender._context = line
+        it.offer("late")
+        line.task = asyncio.ensure_future(it.sender.run() if is_sender else line.write(b"late"))
+        line.has_begun = True
         await asyncio.sleep(0)
+        if is_its_turn:
+            writing.release()
         line.remove()
-        writing.release()
         with pytest.raises(asyncio.CancelledError):
-            await write
+            await line.task
         assert written == []
+        if not is_its_turn:
+            writing.release()
         await line.end("", "")
         assert len(written) == 1
 
-    asyncio.run(main())
+    running(use)

@@ -71,7 +71,7 @@ class Line:
     async def end(self, error: str, text: str) -> None:
         """Tell the client that the watch has ended, and why."""
         told = pb.FollowResponse(watch=self.number, ended=True, error=error, text=text)
-        await self._write(told.SerializeToString(), is_end=True)
+        await self._write(told.SerializeToString())
 
     def remove(self) -> None:
         """End it; a message that is being written is written, as all others wait for that."""
@@ -79,12 +79,10 @@ class Line:
         if self.task is not None and self.has_begun and not self._is_writing:
             self.task.cancel()
 
-    async def _write(self, message: bytes, *, is_end: bool = False) -> None:
+    async def _write(self, message: bytes) -> None:
         async with self._writing:
-            if self.is_removed and not is_end:
-                # Its cancelling is under way, and must not meet a write: gRPC would refuse the
-                # next one, of another watch.
-                raise asyncio.CancelledError
+            # From here on its task is not cancelled: that must not meet a write, or gRPC would
+            # refuse the next one, of another watch.
             self._is_writing = True
             try:
                 await self._context.write(message)

@@ -118,7 +118,7 @@ class Sender:
             return await self._waiter
         except asyncio.CancelledError:
             if self._awaited is not None:
-                # As a task does that is cancelled: `_written` then passes it on to the write.
+                # As a task does that is cancelled: `_written` then cancels the write.
                 self._awaited.cancel()
             raise
         finally:
@@ -156,9 +156,10 @@ class Sender:
         if waiter is not None and not waiter.done():
             self._advance(waiter, writing)
             return
-        # The task was cancelled meanwhile.
+        # The task was cancelled meanwhile, and its write is, as that of a task would be: also one
+        # whose turn has come just now, which would else begin.
         with suppress(ClientLeft, asyncio.CancelledError):
-            self._is_under_way(writing)
+            self._is_under_way(writing, is_cancelled=True)
 
     def _advance(self, waiter: asyncio.Future[Batch | None], writing: Write | None = None) -> None:
         """Go on until a write is under way, or there is none to begin."""
@@ -200,10 +201,13 @@ class Sender:
             self._has_news = True
         return batch
 
-    def _is_under_way(self, writing: Write) -> bool:
+    def _is_under_way(self, writing: Write, *, is_cancelled: bool = False) -> bool:
         """Advance a write; False if that is its end."""
         try:
-            awaited = writing.send(None)
+            if is_cancelled:
+                awaited = writing.throw(asyncio.CancelledError())
+            else:
+                awaited = writing.send(None)
         except StopIteration:
             self._metrics.deliveries += 1
             return False
