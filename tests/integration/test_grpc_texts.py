@@ -1,7 +1,12 @@
 """What clients are told of a backend in trouble: not where it is."""
 
+from contextlib import closing
+
 import datastream_grpc
+import grpc
 import pytest
+from datastream_grpc._connection import Stubs
+from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
 from datastream import ReadOnly, SourceUnavailable, State, Store
@@ -44,6 +49,18 @@ def test_no_path_of_the_server_is_told(stack, caplog):
     assert all("can" in text or "unable to open" in text for text in told)
     # Who runs the server is told.
     assert PLACE in caplog.text
+
+
+def test_what_a_push_hides_is_logged(stack, caplog):
+    caplog.set_level("INFO", "datastream.grpc")
+    store = stack.enter_context(Store(Away(), name=f"sqlite:{PLACE}"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    channel = stack.enter_context(closing(grpc.insecure_channel(server.address)))
+    write = pb.WriteRequest(id="1", writes=[pb.WriteItem(data=pb.Data(key="k"))])
+    (response,) = Stubs(channel).push(iter([pb.PushRequest(writes=[write])]))
+    (answer,) = response.answers
+    assert (answer.error, "confidential" in answer.text) == ("ReadOnly", False)
+    assert any("Push" in told.message and PLACE in told.message for told in caplog.records)
 
 
 def test_no_host_of_a_relay_is_told(stack, tmp_path):

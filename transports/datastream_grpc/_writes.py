@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from datastream import DatastreamError, Store
 from datastream_grpc import _convert, _shared_ids
 from datastream_grpc._access import Access
+from datastream_grpc._answering import told
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import Principal
 from datastream_grpc._shared_ids import Known, answer_again
-from datastream_grpc._status import to_answer
 from datastream_grpc._texts import Texts
 
 REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
@@ -23,8 +22,6 @@ IN_FLIGHT = 64
 """Writes of one stream that are done at the same time."""
 FEW_WRITES = 64
 """A request with more is done in a thread, also where a store does no I/O."""
-
-log = logging.getLogger("datastream.grpc")
 
 
 class Writes:
@@ -179,7 +176,7 @@ class Pushes:
             outcome: bytes | Exception = await self._writes.answer(request, self._principal)
         except Exception as error:  # noqa: BLE001
             outcome = error
-        self._answers.append(_answer(request, outcome, self._writes.texts))
+        self._answers.append(self._answer(request, outcome))
         if not self._instant:
             await self._send()
 
@@ -198,13 +195,10 @@ class Pushes:
         finally:
             self._is_sending = False
 
-
-def _answer(request: pb.WriteRequest, outcome: bytes | Exception, texts: Texts) -> pb.PushAnswer:
-    if isinstance(outcome, bytes):
-        response = pb.WriteResponse.FromString(outcome)
-        return pb.PushAnswer(id=request.id, response=response)
-    known, text = to_answer(outcome)
-    if not known:
-        log.error("Push failed", exc_info=outcome)
-    text = texts.of(outcome, text, request.SerializeToString)
-    return pb.PushAnswer(id=request.id, error=known or DatastreamError.__name__, text=text)
+    def _answer(self, request: pb.WriteRequest, outcome: bytes | Exception) -> pb.PushAnswer:
+        if isinstance(outcome, bytes):
+            response = pb.WriteResponse.FromString(outcome)
+            return pb.PushAnswer(id=request.id, response=response)
+        texts, sent = self._writes.texts, request.SerializeToString
+        known, text = told("Push", outcome, self._context, texts, sent)
+        return pb.PushAnswer(id=request.id, error=known or DatastreamError.__name__, text=text)
