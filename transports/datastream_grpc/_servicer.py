@@ -138,9 +138,7 @@ class Servicer:
             scope = self._access.scope(principal, *selected(request))
             return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
-        if is_small(request):
-            return await self._call(state, self._store)
-        return await self._read(state, request.at)
+        return await self._selected(request, state)
 
     async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
         check_selected(request, self._meter.limits)
@@ -152,16 +150,19 @@ class Servicer:
 
         asked = frozenset(request.keys), frozenset(request.match)
         with self.streams.opened(principal):
-            if is_small(request):
-                batch = await self._call(state, self._store)
-            else:
-                batch = await self._read(state, request.at)
+            batch = await self._selected(request, state)
             await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
 
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
         send = partial(self.subscribing.watch, principal=principal_of(context))
         with self.streams.carrying():
             await Follow(send, context, self._texts).take(requests)
+
+    async def _selected(self, request: pb.DataRequest, use: Callable[[Store], T]) -> T:
+        """What `use` finds of what is selected; a few keys wait for no long read."""
+        if is_small(request):
+            return await self._call(use, self._store)
+        return await self._read(use, request.at)
 
     async def _read(self, use: Callable[[Store], T], at: str = "") -> T:
         """What `use` finds in the store, or in the store as it was: a read that may take long."""
