@@ -3,8 +3,10 @@
 import signal
 from contextlib import ExitStack
 
+import datastream_grpc
 import pytest
 
+import datastream
 from tests.integration.command_line import Program
 
 
@@ -13,6 +15,18 @@ def stack():
     """Closes what a test has opened."""
     with ExitStack() as stack:
         yield stack
+
+
+@pytest.fixture
+def store(stack):
+    """An empty one in memory, for tests that do not need another."""
+    return stack.enter_context(datastream.open("memory:"))
+
+
+@pytest.fixture
+def server(stack, store):
+    """A server of `store`, on this machine."""
+    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
 
 
 @pytest.fixture

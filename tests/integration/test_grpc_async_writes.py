@@ -35,11 +35,6 @@ def store(stack, source):
 
 
 @pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
-@pytest.fixture
 def proxy(stack, server):
     return stack.enter_context(Proxy(int(server.address.rpartition(":")[2])))
 

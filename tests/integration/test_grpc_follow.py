@@ -73,16 +73,6 @@ class Client:
 
 
 @pytest.fixture
-def store(stack):
-    return stack.enter_context(datastream.open("memory:"))
-
-
-@pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
-@pytest.fixture
 def client(stack, server):
     return stack.enter_context(Client(server.address))
 

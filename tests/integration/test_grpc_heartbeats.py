@@ -31,11 +31,6 @@ def store(stack, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
-@pytest.fixture
 def stubs(stack, server):
     channel = stack.enter_context(closing(grpc.insecure_channel(server.address)))
     return Stubs(channel)

@@ -11,7 +11,6 @@ import threading
 from pathlib import Path
 from time import perf_counter
 
-import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc._pb import service_pb2 as pb
@@ -57,11 +56,6 @@ def store(stack):
     store = stack.enter_context(datastream.open("memory:"))
     store.put_many({"a": 1, "fx/USD": 2, "a" * 10_000: 3})
     return store
-
-
-@pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
 
 
 @pytest.fixture

@@ -23,16 +23,6 @@ SERVICE = "/datastream.DataService"
 
 
 @pytest.fixture
-def store(stack):
-    return stack.enter_context(datastream.open("memory:"))
-
-
-@pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
-@pytest.fixture
 def channel(stack, server):
     options = [("grpc.use_local_subchannel_pool", 1)]
     return stack.enter_context(grpc.insecure_channel(server.address, options))

@@ -27,11 +27,6 @@ def store(stack):
     return store
 
 
-@pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
 def test_a_state_may_be_larger_than_what_a_client_takes_at_once(stack, store, server):
     url = f"grpc://{server.address}"
     remote = stack.enter_context(datastream.open(url, max_message_size=600_000))

@@ -62,11 +62,6 @@ def store(stack, source):
 
 
 @pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
-
-
-@pytest.fixture
 def remote(stack, server):
     return stack.enter_context(datastream.open(f"grpc://{server.address}"))
 

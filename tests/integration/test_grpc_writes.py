@@ -6,7 +6,6 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc._pb import service_pb2 as pb
@@ -43,11 +42,6 @@ def source():
 @pytest.fixture
 def store(stack, source):
     return stack.enter_context(Store(source, name="served"))
-
-
-@pytest.fixture
-def server(stack, store):
-    return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
 
 
 @pytest.fixture
