@@ -119,11 +119,19 @@ class Follow:
                 self._take(request)
             while self._tasks:
                 await asyncio.wait(self._tasks)
+        except InvalidValue:
+            # Not within a write: gRPC refuses to send the status of a call whose first message is
+            # under way.
+            async with self._writing:
+                self._cancel()
+            raise
         finally:
-            tasks = list(self._tasks)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            self._cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
 
     def _take(self, request: Any) -> None:
         if isinstance(request, DecodeError):
