@@ -72,8 +72,13 @@ def _moments(values: Iterable[Any]) -> Iterable[bytes | None]:
     known: dict[datetime | None, bytes | None] = {None: None}
     for value in values:
         if value not in known:
-            known[value] = _MOMENT((value - START) // _MICROSECOND)
+            known[value] = stamp(value)
         yield known[value]
+
+
+def stamp(moment: datetime) -> bytes:
+    """The bytes in which PostgreSQL keeps a time."""
+    return _MOMENT((moment - START) // _MICROSECOND)
 
 
 _ENCODED: dict[str, Callable[[Iterable[Any]], Iterable[bytes | None]]] = {

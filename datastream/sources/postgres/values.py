@@ -91,6 +91,19 @@ def _is_uuid(key: str) -> bool:
         return False
 
 
+def takes_all(layout: Layout) -> bool:
+    """Whether the columns take any key, value, type and time."""
+    key = layout.key
+    return (
+        len(layout.keys) == 1
+        and key.kind in ("text", "varchar")
+        and key.length is None
+        and layout.value.kind == "bytea"
+        and layout.value_type is not None
+        and written_time(layout) is not None
+    )
+
+
 def parameter(write: Write, layout: Layout) -> bytes | str:
     """The value as its column takes it.
 

@@ -11,6 +11,7 @@ from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write, check_expected
 from datastream.sources.postgres.arrays import arrays
 from datastream.sources.postgres.connection import ATTEMPTS, Connection
+from datastream.sources.postgres.copying import Copying
 from datastream.sources.postgres.keys import fits, parts_of
 from datastream.sources.postgres.layout import Column, Layout
 from datastream.sources.postgres.rows import entries
@@ -19,10 +20,11 @@ from datastream.sources.postgres.values import (
     assignments,
     differs,
     parameter,
+    takes_all,
     written,
 )
 
-Given = list[Any]
+Given = Sequence[Any]
 """The parameters of a write: its key, then what is put."""
 
 
@@ -152,10 +154,12 @@ class RowWriter(Writing):
 
     def __init__(self, layout: Layout, table: RowTable, where: str) -> None:
         super().__init__(layout, table, where)
+        self._copying = Copying(layout)
         shape, one = table.shape, table.one
         fields = shape.fields
         self._written = columns = written(layout)
         self._has_time = layout.updated_at in columns
+        self._takes_all = takes_all(layout)
         plain = assignments(layout, [f"${number}" for number in range(2, 2 + len(columns))])
         keys = ", ".join(column.quoted for column in layout.keys)
         names = ", ".join([keys, *plain])
@@ -214,6 +218,9 @@ class RowWriter(Writing):
         )
 
     def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+        copied = self._copying.put(db, given)
+        if copied is not None:
+            return entries(copied, self.table.shape.kind)
         return self._run_many(db, self._upsert_many, given)
 
     def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
@@ -241,10 +248,12 @@ class RowWriter(Writing):
         return bool(rows(db, statement, row[: 3 if self.layout.value_type else 2]))
 
     def parameters(self, write: Write) -> Given:
+        if self._takes_all and write.value is not None:
+            return (write.key, write.value, write.value_type, write.updated_at)
         self.check_key(write.key)
         if write.value is None:
             return [write.key]
-        row: Given = [write.key, parameter(write, self.layout)]
+        row: list[Any] = [write.key, parameter(write, self.layout)]
         # In the order of `written`.
         if self.layout.value_type:
             row.append(write.value_type)

@@ -1,0 +1,146 @@
+"""Many new rows at once: by COPY where that stores what was sent, else as before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+import datastream
+from datastream import InvalidValue
+from datastream.source import Write
+from datastream.sources.postgres import copying
+from tests.integration._programs.tools import Follower
+
+MANY = 250
+START = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
+SHAPE = "key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz"
+
+
+@pytest.fixture
+def db(postgres):
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """Whether each attempt to copy was of use."""
+    outcomes, put = [], copying.Copying.put
+
+    def spy(self, db, given):
+        rows = put(self, db, given)
+        outcomes.append(rows is not None)
+        return rows
+
+    monkeypatch.setattr(copying.Copying, "put", spy)
+    return outcomes
+
+
+@pytest.fixture
+def role(db):
+    schema = db.execute("SELECT current_schema").fetchone()[0]
+    db.execute(f"CREATE ROLE r_{schema} LOGIN; GRANT USAGE ON SCHEMA {schema} TO r_{schema}")
+    yield f"r_{schema}"
+    db.execute(f"DROP OWNED BY r_{schema}; DROP ROLE r_{schema}")
+
+
+def writes(**changes):
+    return [Write(f"k/{n:03}", b"%d" % n, "int")._replace(**changes) for n in range(MANY)]
+
+
+def held(stored):
+    return {entry.key: entry for entry in stored}
+
+
+def test_what_is_copied_is_returned_and_watched_as_it_is_read(postgres, copied):
+    odd = [
+        Write("\t\\N é\n'", b"\0\\.\n\t\xff", "bytes", None, START),
+        Write("empty", b"", "", None, START - timedelta(days=700_000)),
+        Write("far", b"1", "application/json; x=1", None, datetime.max.replace(tzinfo=UTC)),
+    ]
+    with datastream.open(postgres, create=True) as store:
+        follower = Follower(store)
+        stored = held(store.write(*writes(), *odd))
+        assert copied == [True]
+        assert stored == store.snapshot()
+        assert stored["k/001"].updated_at is not None
+        follower.wait_state({key: entry.value for key, entry in stored.items()})
+
+
+@pytest.mark.parametrize(
+    ("columns", "value_type", "is_copied"),
+    [
+        ("key varchar(40) PRIMARY KEY, value text", "str", True),
+        ("n serial, key text UNIQUE, value text, updated_at timestamptz", "str", True),
+        ("value bytea, n int GENERATED ALWAYS AS (octet_length(value)) STORED, "
+         "value_type varchar, key text PRIMARY KEY", "int", True),
+        # Stored otherwise than they were sent.
+        ("key text PRIMARY KEY, value jsonb", "json", False),
+        ("key text PRIMARY KEY, value char(9), value_type varchar(9)", "int", False),
+        ("key text PRIMARY KEY, value bytea, value_type text, updated_at date", "int", False),
+    ],
+)  # fmt: skip
+def test_tables_of_other_shapes(postgres, db, copied, columns, value_type, is_copied):
+    db.execute(f"CREATE TABLE data ({columns})")
+    with datastream.open(postgres) as store:
+        stored = held(store.write(*writes(value_type=value_type)))
+        assert copied == [is_copied]
+        assert len(stored) == MANY
+        assert stored == store.snapshot()
+
+
+@pytest.mark.parametrize("key", ["k/000", "k/007"], ids=["among those looked for", "unforeseen"])
+def test_a_key_that_is_there_is_updated(postgres, copied, key):
+    with datastream.open(postgres, create=True) as store:
+        store[key] = b"old"
+        assert held(store.write(*writes())) == store.snapshot()
+        assert (copied, store[key]) == ([False], int(key[2:]))
+
+
+@pytest.mark.parametrize(
+    ("statement", "seven"),
+    [
+        ("CREATE TRIGGER o BEFORE INSERT ON data FOR EACH ROW EXECUTE FUNCTION shout()", b"70"),
+        ("CREATE RULE others AS ON DELETE TO data DO ALSO NOTIFY others", b"7"),
+        ("ALTER TABLE data ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON data USING (true)", b"7"),
+    ],
+    ids=["trigger", "rule", "policy"],
+)
+def test_what_may_alter_rows_or_refuse_copies_is_honoured(
+    postgres, db, role, copied, statement, seven
+):
+    db.execute(
+        f"CREATE TABLE data ({SHAPE}); CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN NEW.value := NEW.value || '0'; RETURN NEW; END $$; "
+        f"GRANT ALL ON data TO {role}"
+    )
+    with datastream.open(f"{postgres}&user={role}", mode="poll") as store:
+        # After the table was looked up.
+        db.execute(statement)
+        stored = held(store.write(*writes()))
+        assert copied == [False]
+        assert stored == store.snapshot()
+        assert stored["k/007"].value == seven
+
+
+def test_what_the_table_refuses_is_named_and_nothing_is_stored(postgres, db, copied):
+    db.execute(f"CREATE TABLE data ({SHAPE}, CHECK (value <> '200'))")
+    with datastream.open(postgres) as store:
+        with pytest.raises(InvalidValue, match="refuses"):
+            store.write(*writes())
+        assert (copied, len(store)) == ([False], 0)
+
+
+def test_columns_beside_get_their_defaults_and_triggers_of_others_fire(postgres, db, copied):
+    db.execute(
+        f"CREATE TABLE data ({SHAPE}, n int DEFAULT 7); CREATE TABLE audit (n int); "
+        "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO audit VALUES (NEW.n); RETURN NULL; END $$; "
+        "CREATE TRIGGER audit AFTER INSERT ON data FOR EACH ROW EXECUTE FUNCTION audit()"
+    )
+    with datastream.open(postgres) as store:
+        store.write(*writes())
+    assert copied == [True]
+    assert db.execute("SELECT n, count(*) FROM audit GROUP BY n").fetchall() == [(7, MANY)]
