@@ -61,6 +61,9 @@ class Plan:
     """What has to be written, and what was found that speaks against it."""
 
     writes: list[Write] = field(default_factory=list)
+    missing: list[Entry] = field(default_factory=list)
+    """What the target lacks, to be put as it is: the most of a first mirror, of which each becomes
+    a `Write` when its turn comes."""
     conflicts: list[Conflict] = field(default_factory=list)
     """Those that nobody has decided."""
     theirs: set[str] = field(default_factory=set)
@@ -92,8 +95,7 @@ def reconcile(
     for key, entry in source.items():
         there = target.get(key)
         if there is None and key not in theirs:
-            # The most of a first mirror: nobody has anything against it.
-            plan.writes.append(put_of(entry))
+            plan.missing.append(entry)
         elif not same(entry, there, types=rules.types):
             # What is only missing was written by nobody.
             mine = (is_ours or there is None) and key not in theirs
@@ -144,6 +146,11 @@ def decide(conflict: Conflict, on_conflict: OnConflict) -> Winner | Entry | None
 def put_of(entry: Entry, key: str = "") -> Write:
     """The write that stores what an entry holds."""
     return Write(key or entry.key, entry.value, entry.value_type, None, entry.updated_at)
+
+
+def as_writes(planned: Iterable[Write | Entry]) -> list[Write]:
+    """Writes, and entries to be put as they are."""
+    return [put_of(item) if isinstance(item, Entry) else item for item in planned]
 
 
 def write_of(entry: Entry) -> Write:
@@ -208,9 +215,11 @@ def check_deletes(
         )
 
 
-def in_chunks(writes: Iterable[Write], most: int, most_bytes: int) -> Iterable[list[Write]]:
+def in_chunks(
+    writes: Iterable[Write | Entry], most: int, most_bytes: int
+) -> Iterable[list[Write | Entry]]:
     """The same in pieces of a bounded size, one write at least."""
-    chunk: list[Write] = []
+    chunk: list[Write | Entry] = []
     size = 0
     for write in writes:
         length = len(write.value or b"")

@@ -17,6 +17,7 @@ from datastream._mirror.plan import (
     Refused,
     Rules,
     TooMany,
+    as_writes,
     check_conflicts,
     check_deletes,
     check_readable,
@@ -46,7 +47,8 @@ SAVE_AFTER = 1.0
 class Work(NamedTuple):
     """One batch to be written."""
 
-    writes: Sequence[Write]
+    writes: Sequence[Write | Entry]
+    """Entries are to be put as they are."""
     cursor: str | None
     """Of the source, after it; None if more of the same belongs to it."""
     since: float
@@ -263,12 +265,13 @@ class Worker:
         limit = self._rules.delete_limit
         check_deletes(plan.deletes, lambda: len(target), limit, name, is_empty=not source)
         if self._dry_run:
-            self.planned = tuple(plan.writes)
+            self.planned = (*plan.writes, *as_writes(plan.missing))
             self._feeds.leave()
             return
         ledger.begin(plan, target)
         since = monotonic()
-        *chunks, last = list(in_chunks(plan.writes, CHUNK, CHUNK_BYTES)) or [[]]
+        planned: list[Write | Entry] = [*plan.writes, *plan.missing]
+        *chunks, last = list(in_chunks(planned, CHUNK, CHUNK_BYTES)) or [[]]
         self._work.extend(Work(chunk, None, since, is_first=True) for chunk in chunks)
         self._work.append(Work(last, first.source.cursor, since, is_first=True))
 
@@ -341,9 +344,8 @@ class Worker:
 
     def _apply(self, work: Work) -> None:
         ledger = self._ledger
-        writes: Sequence[Write] | None = work.writes
-        if not work.is_judged:
-            writes = ledger.allowed(work.writes)
+        planned = as_writes(work.writes)
+        writes: Sequence[Write] | None = planned if work.is_judged else ledger.allowed(planned)
         if writes and not work.is_first and self._expects:
             writes = ledger.expecting(writes, self._read_target, self._is_outrun)
         if writes is None:

@@ -7,6 +7,7 @@ from datastream._mirror.plan import (
     Plan,
     Rules,
     TooMany,
+    as_writes,
     check_conflicts,
     check_deletes,
     decide,
@@ -21,7 +22,8 @@ def held(**values):
 
 
 def written(plan):
-    return {write.key: write.value and write.value.decode() for write in plan.writes}
+    writes = as_writes([*plan.writes, *plan.missing])
+    return {write.key: write.value and write.value.decode() for write in writes}
 
 
 SOURCE, TARGET = held(a="1", b="2", c="3"), held(b="2", c="other", d="4")
