@@ -134,6 +134,39 @@ def test_triggers_that_are_switched_off(postgres, db, how):
         assert resumed[0].reset
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        # Of a migration that was made from another state of the database.
+        "CREATE OR REPLACE FUNCTION {} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+        "AS 'BEGIN RETURN NULL; END'",
+        "ALTER FUNCTION {} SECURITY INVOKER",
+    ],
+)
+def test_a_trigger_function_that_was_replaced(postgres, db, reader, how):
+    with (
+        datastream.open(postgres) as owner,
+        datastream.open(reader, interval=0.05) as store,
+    ):
+        followers, statuses = [Follower(owner), Follower(store)], Statuses(store)
+        before = owner.snapshot_batch().cursor
+        (name,) = db.execute(
+            "SELECT tgfoid::regprocedure::text FROM pg_trigger WHERE tgrelid = 'data'::regclass"
+        ).fetchone()
+        db.execute(how.format(name))
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        store.refresh()
+        eventually(lambda: "was replaced" in statuses.seen[-1].degraded, "the reader polls")
+        owner.refresh()
+        eventually(lambda: statuses.seen[-1].degraded == "", "the owner has made them anew")
+        db.execute("INSERT INTO data VALUES ('b', '1')")
+        for follower in followers:
+            follower.wait_state({"a": b"1", "b": b"1"})
+        resumed = []
+        owner.watch_batches(since=before).subscribe(resumed.append)
+        assert resumed[0].reset
+
+
 def test_a_table_that_is_being_written_gets_its_triggers_later(postgres, db, monkeypatch):
     monkeypatch.setattr(_log, "LOCK_TIMEOUT", 50)
     monkeypatch.setattr(_catalogue, "INSTALL_AGAIN", 0.1)

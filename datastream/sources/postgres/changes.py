@@ -17,7 +17,7 @@ from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.log import EVENTS, Names, made_for
+from datastream.sources.postgres.log import EVENTS, Names, body_of, made_for
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -178,11 +178,11 @@ def look_up(connection: Connection, layout: Layout) -> Found:
     names = Names.of(layout)
     row = connection.execute(
         "SELECT count(*), count(*) FILTER (WHERE tgenabled IN ('D', 'R')), "
-        "count(*) FILTER (WHERE tgenabled = 'A'), "
+        "count(*) FILTER (WHERE tgenabled = 'A' AND tgfoid = to_regprocedure($5)), "
         "coalesce(pg_catalog.has_table_privilege(to_regclass($1), 'SELECT') "
         "AND pg_catalog.has_table_privilege(to_regclass($2), 'SELECT'), false) "
         "FROM pg_trigger WHERE tgrelid = $3::oid AND pg_catalog.starts_with(tgname, $4)",
-        (names.log, names.state, layout.oid, f"{names.channel}_"),
+        (names.log, names.state, layout.oid, f"{names.channel}_", names.record),
     ).fetchone()
     number, off, always, readable = row or (0, 0, 0, False)
     if not number:
@@ -203,7 +203,8 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         "AND (SELECT relpersistence = 'u' FROM pg_class WHERE oid = to_regclass($2)) = $3::bool, "
         # Of a cluster with more transactions than this one has had.
         "greatest(st.cut, (SELECT xid FROM "
-        f"{names.log} ORDER BY xid DESC LIMIT 1)) <= pg_snapshot_xmax(pg_current_snapshot()) "
+        f"{names.log} ORDER BY xid DESC LIMIT 1)) <= pg_snapshot_xmax(pg_current_snapshot()), "
+        f"pg_catalog.to_jsonb(st) ->> 'body' = {body_of(names)} "
         f"FROM {names.state} st".encode(),
         (json.dumps(made_for(layout)), names.log, layout.is_unlogged),
     ).fetchone()
@@ -211,4 +212,6 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         return Found(None, "its change log was emptied, or is hidden from this role")
     if not (row[3] and row[4]):
         return Found(None, "its change log is one of another table, server or version")
+    if not row[5]:
+        return Found(None, "what its triggers run was replaced")
     return Found(Installed(str(row[0]), str(row[1]), str(row[2])))

@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "3"
+FORM = "4"
 """Of what is installed; another one is replaced."""
 _TABLE = "\0"
 """Stands for the table in a statement whose text is put together when it runs."""
@@ -87,7 +87,7 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         # Every position names a line, so that none outlives a log that somebody empties.
         f"INSERT INTO {names.log} (size, keys) VALUES (0, '{{}}')",
         f"{create} {names.state} (form text, relation int8, alone bool, epoch text, "
-        "cut xid8, history text)",
+        "cut xid8, history text, body text)",
         f"INSERT INTO {names.state} SELECT {literal(FORM)}, {layout.oid}, "
         f"{layout.key.spells_alone}, gen_random_uuid()::text, "
         "pg_snapshot_xmin(pg_current_snapshot()), "
@@ -102,10 +102,20 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
             # What needs no settings is not made to set them: that takes as long as to log a key.
             {} if layout.key.spells_alone and not history else {"row_security": "on", **SPELLING},
         ),
+        f"UPDATE {names.state} SET body = {body_of(names)}",
         *(statement for event in EVENTS for statement in _trigger(layout, names, event)),
         *(statement for table in tables for statement in _readers(layout, table)),
         _grants(layout, tables),
     ]
+
+
+def body_of(names: Names) -> str:
+    """An expression: what stands for all that the triggers do. Others may replace it."""
+    parts = "prosrc, proconfig, prosecdef, prolang, proowner"
+    return (
+        f"(SELECT pg_catalog.hashtextextended(pg_catalog.concat_ws(' ', {parts}), 0)::text "
+        f"FROM pg_proc WHERE oid = to_regprocedure({literal(names.record)}))"
+    )
 
 
 def _remark(layout: Layout) -> str:

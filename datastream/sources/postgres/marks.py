@@ -91,8 +91,8 @@ class Marked(NamedTuple):
         name = Literal(f"{mark}_").as_string()
         return (
             # A sum needs no sorting, which takes longer than all the rest.
-            f"(SELECT sum({_hash('oid', 'xmin', 'tgenabled')}) "
-            f"FROM pg_trigger WHERE tgrelid = c.oid AND pg_catalog.starts_with(tgname, {name}))"
+            f"(SELECT sum({_hash('t.oid', 't.xmin', 'tgenabled', _FUNCTION)}) "
+            f"FROM pg_trigger t WHERE tgrelid = c.oid AND pg_catalog.starts_with(tgname, {name}))"
         )
 
 
@@ -112,6 +112,8 @@ def _columns(of_each: str, which: str = "NOT attisdropped") -> str:
     )
 
 
+_FUNCTION = "(SELECT p.xmin FROM pg_proc p WHERE p.oid = tgfoid)"
+"""Of a trigger: written anew by each ``CREATE OR REPLACE`` and ``ALTER`` of its function."""
 _IS_PARENT = "EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)"
 _IS_REPLICATED = "EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid)"
 _STORED = ("c.oid", "c.reltoastrelid", "c.relpersistence")
