@@ -44,6 +44,12 @@ class Unread:
     def __bool__(self) -> bool:
         return bool(self._failures)
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All of them."""
+        with self._lock:
+            return tuple(self._failures)
+
     def add(self, key: str, reason: str) -> None:
         """Note that `key` cannot be read; one that ends in "/" stands for all keys below."""
         with self._lock:

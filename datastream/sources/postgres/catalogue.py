@@ -14,6 +14,7 @@ from typing import NamedTuple
 import psycopg
 
 from datastream.sources._common.columns import Columns
+from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.changes import ChangedRows, Found, Installed, look_up
 from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.errors import Altered
@@ -99,10 +100,14 @@ class Inspector:
 
     Args:
         connect: makes further connections, to find out whether a pooler passes notifications.
+        unread: takes the keys of rows that cannot be read.
     """
 
-    def __init__(self, wishes: Wishes, where: str, connect: Callable[[], Session]) -> None:
+    def __init__(
+        self, wishes: Wishes, where: str, connect: Callable[[], Session], unread: Unread
+    ) -> None:
         self._wishes = wishes
+        self._unread = unread
         self._where = where
         self._connect = connect
 
@@ -122,7 +127,7 @@ class Inspector:
         """
         db, wishes = session.db, self._wishes
         layout = find_layout(db, wishes.schema, wishes.table, wishes.columns, self._where)
-        table = RowTable(layout, self._where)
+        table = RowTable(layout, self._where, self._unread)
         log = self._find_log(session, layout, trusted, install=install)
         rows = (
             ComparedRows(db, layout, table)

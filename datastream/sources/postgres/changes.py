@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from psycopg import DataError
+import psycopg
 
 from datastream.entry import Entry, deleted
 from datastream.selection import Selects
@@ -15,7 +15,7 @@ from datastream.source import Reading
 from datastream.sources.postgres import position as positions
 from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection
-from datastream.sources.postgres.errors import Altered
+from datastream.sources.postgres.errors import Altered, is_of_a_row
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.log import EVENTS, Names, body_of, made_for
 from datastream.sources.postgres.table import RowTable, beside
@@ -68,7 +68,8 @@ class ChangedRows:
 
     def _read_state(self, db: Connection, selection: Selects) -> Reading:
         rows = self._table.rows_beside(db, self._head, selection)
-        return Reading(self._table.entries(rows), self._position(beside(rows)), complete=True)
+        found, position = self._table.entries(rows), self._position(beside(rows))
+        return Reading(found, position, complete=True, unread=self._table.unread)
 
     def _read_changes(self, db: Connection, since: str) -> Reading | None:
         """None if the log does not reach back to `since`, or is of another epoch."""
@@ -78,8 +79,10 @@ class ChangedRows:
         try:
             with db.cursor(binary=True) as cursor:
                 rows = cursor.execute(self._changes, place).fetchall()
-        except DataError:
-            # A key from when its column had another type.
+        except psycopg.Error as error:
+            # A key from when its column had another type, or a row that cannot be read.
+            if not is_of_a_row(error):
+                raise
             return None
         return self.answer(rows, since)
 
@@ -116,6 +119,7 @@ class ChangedRows:
 
     def _changed(self, touched: list[Any]) -> list[Entry]:
         present = self._table.entries(row for _, _, *row in touched)
+        self._table.was_read(key for key, *_ in touched)
         gone = [deleted(key) for key, _, *row in touched if row[0] is None]
         return [*gone, *present]
 

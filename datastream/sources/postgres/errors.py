@@ -14,6 +14,7 @@ from datastream.errors import (
     InvalidValue,
     ReadOnly,
     SourceUnavailable,
+    Unreadable,
     shown,
 )
 
@@ -61,15 +62,28 @@ def explain(
     state = error.sqlstate or ""
     kind, advice = _MEANINGS.get(state) or _MEANINGS.get(state[:2]) or _UNKNOWN
     concerns_value = kind in (InvalidKey, InvalidValue)
-    if concerns_value and not writes:
+    if not writes and (concerns_value or is_of_a_row(error)):
         kind, advice = _UNREADABLE
+        kind = kind if key is None else Unreadable
     if not state and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         kind, advice = SourceUnavailable, "the connection is lost; it is made again when needed"
     place = f"{where}, key {shown(key)}" if key is not None else where
-    # Neither details nor what was malformed: values may be secrets.
+    return kind(f"{place}: {reason_of(error, short=concerns_value)}; {advice}")
+
+
+def is_of_a_row(error: psycopg.Error) -> bool:
+    """Whether a read failed because of what is in a row, or is made of it."""
+    return (error.sqlstate or "")[:2] in _OF_ROWS
+
+
+def reason_of(error: psycopg.Error, *, short: bool = True) -> str:
+    """What the server says, without details.
+
+    Args:
+        short: without what was malformed either: values may be secrets.
+    """
     text = error.diag.message_primary or str(error).partition("\n")[0]
-    text = text.partition(': "')[0] if concerns_value else text
-    return kind(f"{place}: {text}; {advice}")
+    return text.partition(': "')[0] if short else text
 
 
 def unknown_outcome(error: psycopg.Error, where: str) -> SourceUnavailable:
@@ -83,6 +97,8 @@ def unknown_outcome(error: psycopg.Error, where: str) -> SourceUnavailable:
 
 _UNKNOWN: tuple[type[DatastreamError], str] = (DatastreamError, "see PostgreSQL's message")
 _UNREADABLE = (DatastreamError, "a row, or what a view or policy makes of it, cannot be read")
+_OF_ROWS = frozenset(("21", "22", "23", "2F", "38", "39", "P0", "XX"))
+"""Classes of errors: data, checks of domains, functions that refuse, storage that is broken."""
 _MALFORMED = (
     *("connection is bad: invalid", "could not match", "could not parse network address"),
     *(

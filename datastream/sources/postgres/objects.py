@@ -53,17 +53,16 @@ class ObjectWriter(Writing):
             groups.setdefault(_names(row), []).append(row)
         return groups.values()
 
-    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         statements = self._statements(given[0])
         changed = self._run_many(db, statements.update_many, given) if statements.update else []
-        return changed + self._run_many(db, statements.insert_many, given)
+        return [*changed, *self._run_many(db, statements.insert_many, given)]
 
-    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         return self._run_many(db, self._statements(given[0]).held_many, given)
 
-    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
-        found = rows(db, statement, arrays(_KINDS, given))
-        return list(entries(found, self.table.shape.kind))
+    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> Sequence[Entry]:
+        return entries(rows(db, statement, arrays(_KINDS, given)), self.table.shape.kind)
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         if write.value is None:

@@ -24,6 +24,7 @@ from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, Stor
 from datastream.selection import Selects
 from datastream.source import WRITING, Feature, Health, Reading, Source, Write
 from datastream.sources._common.columns import Columns
+from datastream.sources._common.unread import Unread
 from datastream.sources._common.wake import jittered
 from datastream.sources.postgres.access import Access
 from datastream.sources.postgres.ahead import Question
@@ -124,9 +125,12 @@ class PostgresSource(Source):
         self._create = create
         self._interval = interval
         connector = Connector(given, self._where)
+        self._unread = Unread(self._where)
+        self._polling = ""
+        """Why it polls; "" if it need not."""
         self._pool = Pool(connector, self._where)
         self._listener = Listener(connector.connect)
-        self._inspector = Inspector(self._wishes, self._where, connector.connect)
+        self._inspector = Inspector(self._wishes, self._where, connector.connect, self._unread)
         self._access = Access(self._pool, self._look_up, self._publish, self._lend)
         self._trusted: tuple[int, str] | None = None
         self._changes = 0
@@ -143,7 +147,10 @@ class PostgresSource(Source):
             raise
 
     def capabilities(self) -> Sequence[Capability]:
-        return self._access.call(Use.READ, lambda db, catalogue: catalogue.table.capabilities(db))
+        try:
+            return self._access.call(Use.READ, lambda db, of: of.table.capabilities(db))
+        finally:
+            self._show()
 
     def get(self, key: str) -> Entry | None:
         return self._access.call(Use.READ, lambda db, catalogue: catalogue.table.get(db, key))
@@ -155,6 +162,7 @@ class PostgresSource(Source):
             self._access.install_if_due()
         reading = self._read_ahead(since) if polls and since is not None else None
         reading = reading or self._read(selection, since, Use.POLL if polls else Use.READ)
+        self._show()
         if polls:
             self._position = reading.position
         if not reading.complete:
@@ -306,15 +314,21 @@ class PostgresSource(Source):
                 f"{self._where} cannot notify: {obstacle}; without mode=notify it is polled"
             )
         degraded = f"polling every {self._interval:g} s: {obstacle}" if obstacle else ""
-        if degraded and degraded != self.health.degraded:
+        if degraded and degraded != self._polling:
             expected = self._wishes.mode == POLL or catalogue.is_install_due
             log.log(logging.INFO if expected else logging.WARNING, "%s: %s", self._where, degraded)
         if catalogue.log.installed is not None:
             self._trusted = (catalogue.layout.oid, catalogue.layout.mark)
-        self.health = Health(degraded=degraded)
+        self._polling = degraded
+        self._show()
         if self._access.catalogue is not None:
             # The listener looks anew, so that watchers learn of it, with statements for this table.
             self._listener.renew()
+
+    def _show(self) -> None:
+        degraded = "; ".join(filter(None, (self._polling, self._unread.degraded)))
+        if degraded != self.health.degraded:
+            self.health = Health(degraded=degraded)
 
     @contextmanager
     def _lend(self, use: Use) -> Iterator[Session]:

@@ -6,6 +6,7 @@ it sends no rows.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from datastream._columns import EntryColumns
@@ -14,7 +15,8 @@ from datastream.source import Reading
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.table import Condition, RowTable, beside
+from datastream.sources.postgres.readable import Condition
+from datastream.sources.postgres.table import RowTable, beside
 
 
 class ComparedRows:
@@ -39,17 +41,20 @@ class ComparedRows:
         if since is None:
             rows = self._table.rows_beside(db, f"SELECT {self._marks} AS head", selection)
             self._check(beside(rows))
-            found = self._table.entries(rows)
-            return Reading(found, _position(found), complete=True)
+            return self._reading(self._table.entries(rows))
         seen = self._seen
         if seen and seen[0] == since and seen[1] == self._summary(db, selection):
             return Reading((), since, complete=False)
         found, summary = self._summed_up(db, selection)
-        position = _position(found)
-        self._seen = (position, summary)
-        if position == since:
+        reading = self._reading(found)
+        self._seen = (reading.position, summary)
+        if reading.position == since:
             return Reading((), since, complete=False)
-        return Reading(found, position, complete=True)
+        return reading
+
+    def _reading(self, found: EntryColumns) -> Reading:
+        unread = self._table.unread
+        return Reading(found, _position(found, unread), complete=True, unread=unread)
 
     def question(self, since: str) -> None:
         """Nothing to ask before it is wanted."""
@@ -58,27 +63,33 @@ class ComparedRows:
         """Nothing is asked ahead."""
 
     def _summary(self, db: Connection, selection: Selects) -> object:
-        """Short for all rows of `selection`: the sum of a hash of each."""
-        head, parameters = self._head(selection)
-        row = db.execute(head.encode(), parameters).fetchone()
-        return head, parameters, self._check(row and row[0])
+        """Short for all rows of `selection`: the sum of a hash of each, and which those were."""
+
+        def summary(condition: Condition) -> object:
+            statement = self._head(condition).encode()
+            row = db.execute(statement, condition.parameters).fetchone()
+            return condition, self._check(row and row[0])
+
+        return self._table.ask(db, selection, summary)
 
     def _summed_up(self, db: Connection, selection: Selects) -> tuple[EntryColumns, object]:
         """The rows, and their summary."""
+
         # In one statement, not in a transaction of two: that would have a snapshot older than its
         # locks, to which a table that was rewritten meanwhile looks empty.
-        head, parameters = self._head(selection)
-        rows = self._table.rows_beside(db, head, selection)
-        return self._table.entries(rows), (head, parameters, self._check(beside(rows)))
+        def rows(condition: Condition) -> tuple[EntryColumns, object]:
+            found = self._table.rows_where(db, self._head(condition), condition)
+            return self._table.entries(found), (condition, self._check(beside(found)))
 
-    def _head(self, selection: Selects) -> Condition:
-        """A query of marks and summary, and its parameters."""
-        condition, parameters = self._table.condition(selection, 1)
+        return self._table.ask(db, selection, rows)
+
+    def _head(self, condition: Condition) -> str:
+        """A query of marks and summary."""
         return (
             f"SELECT pg_catalog.concat({self._marks}, '/', count(*), '/', "
             "sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0))) AS head "
-            f"FROM ({self._table.select} WHERE {condition}) r"
-        ), parameters
+            f"FROM ({self._table.select} WHERE {condition.text}) r"
+        )
 
     def _check(self, head: object) -> str:
         """The summary behind the marks, if those are what they were."""
@@ -88,9 +99,11 @@ class ComparedRows:
         return summary
 
 
-def _position(entries: EntryColumns) -> str:
+def _position(entries: EntryColumns, unread: Iterable[str]) -> str:
     """The same for the same state, in every process."""
     digest = blake2b(digest_size=12)
     for key, revision in sorted(zip(entries.keys, entries.revisions, strict=True)):
         digest.update(f"{key}\0{revision}\0".encode("utf-8", "surrogatepass"))
+    for key in sorted(unread):
+        digest.update(f"{key}\0\0".encode("utf-8", "surrogatepass"))
     return f"state:{digest.hexdigest()}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 from psycopg import DataError
 
@@ -12,25 +12,25 @@ from datastream._columns import EntryColumns
 from datastream.entry import Capability, Entry
 from datastream.errors import InvalidKey
 from datastream.selection import Selects, check_text, starts
+from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of
 from datastream.sources.postgres.layout import Layout
+from datastream.sources.postgres.readable import Condition, Readable
 from datastream.sources.postgres.rows import Row, Shape, entries, shape
 
 MOST_CONDITIONS = 1000
 """Selections with more keys and prefixes than this are filtered after reading everything."""
 
 log = logging.getLogger("datastream")
-
-Condition = tuple[str, list[list[str]]]
-"""SQL over a row called ``t``, and its parameters, numbered from the first free one."""
+T = TypeVar("T")
 
 
 class RowTable:
     """The rows of `layout` as entries; holds no connection."""
 
-    def __init__(self, layout: Layout, where: str) -> None:
+    def __init__(self, layout: Layout, where: str, unread: Unread) -> None:
         self._layout = layout
         self._where = where
         self.shape: Shape = shape(layout)
@@ -40,6 +40,8 @@ class RowTable:
         """True for the row of one key."""
         self.select = f"SELECT {self.shape.fields} FROM {layout.name} t"
         """All rows; a WHERE may follow."""
+        keys = f'SELECT DISTINCT {self._key}::text COLLATE "C" FROM {layout.name} t'
+        self.readable = Readable(self.select, keys, self._key, unread)
         self._get = f"{self.select} WHERE {self.one}"
         mark = layout.marked.relation
         checked = f"SELECT {mark}, r.* FROM (SELECT) AS o LEFT JOIN LATERAL ({{}}) r ON true"
@@ -53,7 +55,7 @@ class RowTable:
             missing = f"CASE WHEN t.{layout.value.quoted} IS NOT NULL THEN ''::bytea END"
         self._capabilities = (
             f"SELECT NULL::text, NULL::bytea, {mark}, NULL::text UNION ALL "
-            f"SELECT {self._key}::text, {missing}, {name}, NULL::text FROM {layout.name} t"
+            f"SELECT {self._key}::text, {missing}, {name}, NULL::text FROM {layout.name} t WHERE "
         )
 
     def capabilities(self, db: Connection) -> list[Capability]:
@@ -62,7 +64,12 @@ class RowTable:
         Raises:
             Altered: look the table up again.
         """
-        found = rows(db, self._capabilities)
+        everything = Condition(self._present)
+        found = self.readable.ask(
+            db,
+            everything,
+            lambda given: rows(db, self._capabilities + given.text, given.parameters),
+        )
         self._check(beside(found))
         return [Capability(e.key, e.value_type) for e in self.entries(found)]
 
@@ -105,14 +112,32 @@ class RowTable:
         Args:
             head: a query of one column called ``head``; `beside` finds its answer.
         """
-        condition, parameters = self.condition(selection, 1)
+        return self.ask(db, selection, lambda given: self.rows_where(db, head, given))
+
+    def ask(self, db: Connection, selection: Selects, question: Callable[[Condition], T]) -> T:
+        """The answer to a question about all rows of `selection` that can be read."""
+        return self.readable.ask(db, self.condition(selection, 1), question)
+
+    def rows_where(self, db: Connection, head: str, condition: Condition) -> Sequence[Row]:
+        """The rows of which `condition` is true, beside what `head` selects."""
         # A row of its own, because a column of its own would cost every row something.
         return rows(
             db,
             f"SELECT NULL::text, {self.shape.nothing}, h.head, {self.shape.never} FROM ({head}) h "
-            f"UNION ALL {self.select} WHERE {condition}",
-            parameters,
+            f"UNION ALL {self.select} WHERE {condition.text}",
+            condition.parameters,
         )
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """Keys whose rows cannot be read."""
+        return frozenset(self.readable.unread.keys)
+
+    def was_read(self, keys: Iterable[str]) -> None:
+        """Rows were read, or have gone."""
+        if self.readable.unread:
+            for key in keys:
+                self.readable.unread.discard(key)
 
     def entries(self, found_rows: Iterable[Row]) -> EntryColumns:
         """The entries of the rows, without those that no store can name, each key once."""
@@ -127,13 +152,14 @@ class RowTable:
         begins = starts(selection)
         everything = not (selection.keys or begins) or "" in begins
         if everything or len(selection.keys) + len(begins) > MOST_CONDITIONS:
-            return self._present, []
+            return Condition(self._present)
         layout = self._layout
         keys = sorted(key for key in selection.keys if fits(layout, key))
         listed = is_among(layout, first)
         if not begins:
-            return listed, [keys]
-        return f"({listed} OR {begins_among(layout, first + 1)})", [keys, sorted(begins)]
+            return Condition(listed, (keys,))
+        both = f"({listed} OR {begins_among(layout, first + 1)})"
+        return Condition(both, (keys, sorted(begins)))
 
     def _is_legal(self, key: str) -> bool:
         try:

@@ -72,11 +72,11 @@ class Writing(ABC):
         """
 
     @abstractmethod
-    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         """Unconditional puts together; those that change nothing are left out."""
 
     @abstractmethod
-    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         """Rows of which the table says that putting what is given would change nothing."""
 
     def alike(self, given: Sequence[Given]) -> Iterable[Sequence[Given]]:
@@ -217,18 +217,17 @@ class RowWriter(Writing):
             f"EXISTS (SELECT FROM (SELECT {new}) AS new WHERE {differs(self.layout, 't', 'new')})"
         )
 
-    def put_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def put_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         copied = self._copying.put(db, given)
         if copied is not None:
             return entries(copied, self.table.shape.kind)
         return self._run_many(db, self._upsert_many, given)
 
-    def held_alike(self, db: Connection, given: Sequence[Given]) -> list[Entry]:
+    def held_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         return self._run_many(db, self._held_many, given)
 
-    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> list[Entry]:
-        found = rows(db, statement, arrays(self._kinds, given))
-        return list(entries(found, self.table.shape.kind))
+    def _run_many(self, db: Connection, statement: str, given: Sequence[Given]) -> Sequence[Entry]:
+        return entries(rows(db, statement, arrays(self._kinds, given)), self.table.shape.kind)
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
         revision = None if write.expect in (None, "", "*") else write.expect

@@ -1,0 +1,128 @@
+"""Rows that can be read, where one of a relation cannot: a view divides by zero, a value is broken.
+
+PostgreSQL fails the whole statement and does not name the row. So the keys are read alone, and the
+rows in halves, until those are found for which it fails; all others are then read in one statement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from random import sample
+from time import monotonic
+from typing import Any, NamedTuple, TypeVar
+
+import psycopg
+
+from datastream.sources._common.unread import Unread
+from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.errors import is_of_a_row, reason_of
+
+MOST = 100
+"""Rows that are left out; with more, all is called unreadable."""
+PATIENCE = 5.0
+"""Seconds to look for them."""
+LOOKS = 5
+"""Rows that are tried again by each read, and found to be unreadable still."""
+ATTEMPTS = 3
+"""Reads that may meet rows which were written meanwhile, and cannot be read either."""
+T = TypeVar("T")
+
+
+class Condition(NamedTuple):
+    """SQL over a row called ``t``, and its parameters, numbered from the first free one."""
+
+    text: str
+    parameters: Sequence[Any] = ()
+
+
+class Readable:
+    """Asks for what can be read of one relation; holds no connection.
+
+    Args:
+        select: all its rows, called ``t``; a WHERE may follow.
+        keys: the same, but of their keys only.
+        key: the expression of a row's key.
+        unread: takes those that cannot be read.
+    """
+
+    def __init__(self, select: str, keys: str, key: str, unread: Unread) -> None:
+        self._select = select
+        self._keys = keys
+        self._key = f'{key}::text COLLATE "C"'
+        self.unread = unread
+
+    def ask(self, db: Connection, condition: Condition, question: Callable[[Condition], T]) -> T:
+        """What `question` answers to a condition that is false for rows which cannot be read.
+
+        Raises:
+            psycopg.Error: it fails whatever is left out.
+        """
+        self._try_again(db)
+        for _ in range(ATTEMPTS):
+            try:
+                return question(self._without_unread(condition))
+            except psycopg.Error as error:
+                if not (is_of_a_row(error) and self._find(db, condition)):
+                    raise
+        return question(self._without_unread(condition))
+
+    def _without_unread(self, condition: Condition) -> Condition:
+        left_out = sorted(self.unread.keys)
+        if not left_out:
+            return condition
+        number = len(condition.parameters) + 1
+        text = f"{condition.text} AND {self._key} <> ALL(${number}::text[])"
+        return Condition(text, (*condition.parameters, left_out))
+
+    def _try_again(self, db: Connection) -> None:
+        """Look whether rows that could not be read can be by now, or have gone."""
+        known, failed = self.unread.keys, 0
+        for key in sample(known, len(known)):
+            if self._trouble(db, key, key) is None:
+                self.unread.discard(key)
+            elif (failed := failed + 1) == LOOKS:
+                return
+
+    def _find(self, db: Connection, condition: Condition) -> bool:
+        """Find the rows that cannot be read; whether that succeeded."""
+        # Of no row: where that fails, it is no matter of rows.
+        if self._trouble(db, "", "") is not None:
+            return False
+        text, parameters = self._without_unread(condition)
+        statement = f"{self._keys} WHERE {text} ORDER BY 1"
+        keys = [str(key) for (key,) in db.execute(statement.encode(), parameters).fetchall()]
+        found: dict[str, str] = {}
+        until = monotonic() + PATIENCE
+        for key, reason in self._unreadable(db, keys):
+            found[key] = reason
+            if len(found) > MOST or monotonic() > until:
+                return False
+        for key, reason in found.items():
+            self.unread.add(key, reason)
+        return bool(found)
+
+    def _unreadable(self, db: Connection, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+        """Those among sorted `keys`, and why."""
+        ranges = [(0, len(keys))] if keys else []
+        while ranges:
+            begin, end = ranges.pop()
+            reason = self._trouble(db, keys[begin], keys[end - 1])
+            if reason is not None and end - begin == 1:
+                yield keys[begin], reason
+            elif reason is not None:
+                middle = (begin + end) // 2
+                ranges += [(middle, end), (begin, middle)]
+
+    def _trouble(self, db: Connection, first: str, last: str) -> str | None:
+        """Why the rows from one key to another cannot be read; None if they can."""
+        statement = (
+            "SELECT sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0)) FROM "
+            f"({self._select} WHERE {self._key} BETWEEN $1 AND $2) r"
+        )
+        try:
+            db.execute(statement.encode(), (first, last))
+        except psycopg.Error as error:
+            if not is_of_a_row(error):
+                raise
+            return reason_of(error)
+        return None
