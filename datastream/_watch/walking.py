@@ -23,8 +23,9 @@ def walk(core: Core, selection: Selection, unread: set[str]) -> Iterator[Entry]:
         unread: takes what cannot be read.
     """
     source = core._source
+    left_out: set[str] = set()
     if isinstance(source, HasWalk):
-        found: Iterable[Entry] = core.iterate(None, lambda: source.walk(selection))
+        found: Iterable[Entry] = core.iterate(None, lambda: source.walk(selection, left_out))
     elif isinstance(source, HasSummaries):
         summaries = core.call(None, lambda: list(source.summaries(selection)))
         found = _listed(core, summaries, selection, unread)
@@ -33,6 +34,7 @@ def walk(core: Core, selection: Selection, unread: set[str]) -> Iterator[Entry]:
         unread |= concerning(state.unread, selection)
         found = sorted(state, key=attrgetter("key"))
     yield from (entry for entry in found if selection.matches(entry.key))
+    unread |= concerning(frozenset(left_out), selection)
 
 
 def _listed(

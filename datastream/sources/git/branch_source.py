@@ -37,10 +37,12 @@ from datastream.sources.git.errors import translated
 from datastream.sources.git.files import Files, path_below
 from datastream.sources.git.handles import Handles
 from datastream.sources.git.keys import MAX_DEPTH, check_path, path_of
+from datastream.sources.git.looks import Looks
 from datastream.sources.git.moving import Moved
-from datastream.sources.git.objects import EMPTY, UNBORN, Objects, State
+from datastream.sources.git.objects import EMPTY, UNBORN, Broken, Objects, State
 from datastream.sources.git.reading import ReadCommit
 from datastream.sources.git.tree import Change, rewritten
+from datastream.sources.git.unread import Faults, parse, position
 from datastream.sources.git.walking import walk
 
 PATIENCE = 60.0
@@ -106,31 +108,47 @@ class BranchSource(Source):
         self._where = where
         self._prefix = prefix
         self._signing = signing
+        self._looks = Looks(handles, where, self._state, self._accept, self._tell_health)
         self._writing = threading.Lock()
         self._wake = WakeEvent()
         # The commit up to which watchers know everything; "" before the first read with `since`.
         self._seen: ObjectID | None = ObjectID(b"")
 
     def capabilities(self) -> Sequence[Capability]:
-        with self._handles.lend() as files:
-            return files.capabilities(self._state(files))
+        return self._looks.capabilities()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        with self._handles.lend() as files:
-            state = self._state(files)
-            before = None if since is None else self._earlier(files, since)
-            if before is not None and before.commit is not None and state.commit is None:
-                self._branch.check_unborn()
-            if since is not None:
-                self._seen = state.commit
-            if before is None:
-                return Reading(files.entries(selection, state), state.position, True)
-            changed = files.changed(selection, before, state)
-            return past.explained(changed, files.objects, before, state)
+        if since is None:
+            return self._looks.state(selection)
+        name, mark = parse(since)
+        reading, faults = self._looks(partial(self._read_since, selection, name))
+        if reading is None:
+            return self._looks.state(selection)
+        now = position(reading.position, faults.keys)
+        if mark not in ("", parse(now)[1]):
+            # Of what could not be read and can be now, nobody has seen how it differs.
+            return self._looks.state(selection)
+        return reading._replace(position=now, unread=faults.keys)
+
+    def _read_since(
+        self, selection: Selects, since: str, files: Files, state: State, faults: Faults
+    ) -> Reading | None:
+        """What changed, None if only the complete state can tell."""
+        before = self._earlier(files, since)
+        if before is not None and before.commit is not None and state.commit is None:
+            self._branch.check_unborn()
+        self._seen = state.commit
+        if before is None:
+            return None
+        try:
+            changed = files.changed(selection, before, state, faults)
+        except Broken:
+            return None
+        faults.settled.update(entry.key for entry in changed.entries)
+        return past.explained(changed, files.objects, before, state)
 
     def get(self, key: str) -> Entry | None:
-        with self._handles.lend() as files:
-            return files.get(self._state(files), key)
+        return self._looks.get(key)
 
     def wake(self) -> None:
         self._wake.set()
@@ -149,7 +167,17 @@ class BranchSource(Source):
         )
         with self._writing:
             self._branch.give_way()
-            return retrying(self._attempt, planned, signature)
+            unread = frozenset(self._looks.unread.faults)
+            written = retrying(self._attempt, planned, signature)
+        return self._marked(written, unread) if unread else written
+
+    def _marked(self, written: Written, unread: frozenset[str]) -> Written:
+        """`written` between positions of which these keys could not be read."""
+        left = unread.difference(entry.key for entry in written.entries)
+        self._looks.unread.forget(unread - left)
+        self._tell_health()
+        since, now = written.since or "", written.position
+        return written._replace(since=position(since, unread), position=position(now, left))
 
     def history(self, key: str) -> Iterator[Revision]:
         return past.history(partial(self._past, None), key)
@@ -171,17 +199,14 @@ class BranchSource(Source):
     # Comparing with other stores.
 
     def summaries(self, selection: Selects) -> Sequence[Summary]:
-        with self._handles.lend() as files:
-            return files.summaries(selection, self._state(files))
+        return self._looks.summaries(selection)
 
-    def walk(self, selection: Selects) -> Iterator[Entry]:
+    def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
         """As in `HasWalk`."""
-        return walk(self._handles, selection, self._state)
+        return walk(self._handles, self._looks, selection, unread)
 
     def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
-        with self._handles.lend() as files:
-            state = self._state(files)
-            return [entry for key in keys if (entry := files.get(state, key)) is not None]
+        return self._looks.contents(keys)
 
     def digest(self, key: str, algorithm: str) -> str:
         return ""
@@ -191,7 +216,10 @@ class BranchSource(Source):
             return None
         with self._handles.lend() as mine, other._handles.lend() as theirs:
             found = mine.differing(self._state(mine), theirs, other._state(theirs))
-            return [key for key in found if selection.matches(key)]
+            try:
+                return [key for key in found if selection.matches(key)]
+            except Broken:
+                return None
 
     # Objects of a repository are compressed whole: one value at a time is in memory.
 
@@ -206,6 +234,19 @@ class BranchSource(Source):
 
     # For the kinds of repositories.
 
+    def _accept(self, faults: Faults, generation: int) -> bool:
+        """Whether objects count as broken from now on; False to look once more."""
+        return True
+
+    @property
+    def _degraded(self) -> str:
+        """What works less well than it could; "" if nothing does."""
+        return self._looks.unread.degraded
+
+    def _tell_health(self) -> None:
+        if self.health.degraded != (degraded := self._degraded):
+            self.health = self.health._replace(degraded=degraded)
+
     def _past(self, point: str | datetime | None) -> past.Past:
         """The branch as it is now, in a repository which should know `point`."""
         raise NotImplementedError
@@ -215,11 +256,11 @@ class BranchSource(Source):
     def _state(self, files: Files) -> State:
         return files.objects.state(self._branch.tip())
 
-    def _earlier(self, files: Files, position: str) -> State | None:
-        """The state at a position, None if this repository does not have it (any more)."""
-        if position == UNBORN.position:
+    def _earlier(self, files: Files, commit: str) -> State | None:
+        """The state at a commit, None if this repository does not have it (any more)."""
+        if commit == UNBORN.position:
             return UNBORN
-        name = ObjectID(position.encode()) if _COMMIT.fullmatch(position) else None
+        name = ObjectID(commit.encode()) if _COMMIT.fullmatch(commit) else None
         if name is None or not self._has_commit(files.objects, name):
             return None
         return files.objects.state(name)

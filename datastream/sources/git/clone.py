@@ -66,10 +66,11 @@ def open_clone(folder: Path, fill: Fill, *, broken: int = 0) -> Repo:
                     fill(repo)
             if _is_sound(folder):
                 return open_repo(folder)
-        _remove(folder)
         new = folder.with_name(f"{folder.name}.new-{secrets.token_hex(6)}")
         try:
             _make(new, fill)
+            # Only now: while the remote is away, some of a broken one can be read.
+            _remove(folder)
             new.rename(folder)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)

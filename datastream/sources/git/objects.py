@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -41,11 +42,22 @@ ATTEMPTS = 10
 """How often a folder for an object is made that git gc removes."""
 _KINDS = {kind.type_name: kind.type_num for kind in (Commit, Tree, Blob, Tag)}
 _NAMES = {number: name for name, number in _KINDS.items()}
+OF_FILE = frozenset({errno.EACCES, errno.EPERM, errno.EIO, errno.EISDIR, errno.ELOOP})
+"""Errors of the system that concern one file, such as that of an object, and not all."""
 READ_ONLY = 0o444
 """Mode of a file that holds an object."""
 
 
-class Absent(Damaged):
+class Broken(Damaged):
+    """One object is missing or broken."""
+
+    def __init__(self, where: str, name: ObjectID, how: str) -> None:
+        self.object = name
+        self.reason = f"object {name.decode()} {how}; see what git fsck says"
+        super().__init__(f"{where}: {self.reason}")
+
+
+class Absent(Broken):
     """The repository lacks an object."""
 
 
@@ -199,10 +211,10 @@ class Objects:
         """The commit, through an annotated tag if need be."""
         kind, raw = self._raw(name)
         while kind == Tag.type_num:
-            with self._errors(name.decode()):
+            with self._errors(name):
                 name = tagged(raw)
             kind, raw = self._raw(name)
-        with self._errors(name.decode()):
+        with self._errors(name):
             _check_kind(kind, Commit)
             return read_commit(name, raw)
 
@@ -219,8 +231,9 @@ class Objects:
 
     def beginning(self, part: str) -> list[ObjectID]:
         """The objects whose ids begin so."""
-        with self._errors(part):
-            return list(self._store.iter_prefix(part.encode()))
+        name = ObjectID(part.encode())
+        with self._errors(name):
+            return list(self._store.iter_prefix(name))
 
     def items(self, tree: ObjectID | None) -> Items:
         """What a tree holds."""
@@ -242,6 +255,27 @@ class Objects:
             return []
         return list(self.commit(commit).parents)
 
+    def confirm(self, state: State) -> None:
+        """Read a commit and its tree from the disk, whatever is known of them.
+
+        Raises:
+            SourceUnavailable: they cannot be read, or a store of objects is away.
+        """
+        lenders: Iterable[Any] = self._store.alternates
+        for lender in lenders:
+            if not Path(lender.path).is_dir():
+                raise Damaged(
+                    f"{self.repo.path}: it borrows objects from {lender.path}, which is away"
+                )
+        for name in (state.commit, state.tree):
+            if name is not None and name != EMPTY.id:
+                self._raw(name)
+
+    def signature(self, name: ObjectID) -> Hashable:
+        """Changes when git stores anything where the object might be."""
+        folders = (Path(self._store.path, part) for part in (name[:2].decode(), "pack"))
+        return (name, *map(_changed_at, folders))
+
     def add(self, objects: Iterable[ShaFile]) -> None:
         """Store objects, each wholly or not at all."""
         for item in objects:
@@ -260,7 +294,7 @@ class Objects:
             found = self._store.get_raw(name)
             if _is_whole(name, *found):
                 return found
-        with self._errors(name.decode()):
+        with self._errors(name):
             return self._raw_again(name)
 
     def _raw_again(self, name: ObjectID) -> tuple[int, bytes]:
@@ -275,21 +309,31 @@ class Objects:
         return found
 
     @contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
+    def _errors(self, name: ObjectID) -> Iterator[None]:
         """Whatever is raised of an object that cannot be read becomes ours, and names it."""
         where = self.repo.path
         try:
             yield
         except KeyError as error:
-            raise Absent(f"{where}: object {name} is missing; see what git fsck says") from error
-        except (OSError, MemoryError):
-            # Of the system, not of the object.
+            how = (
+                "was never fetched: this is a partial clone" if self._is_partial() else "is missing"
+            )
+            raise Absent(where, name, how) from error
+        except MemoryError:
             raise
+        except OSError as error:
+            if error.errno not in OF_FILE:
+                # Of the system, not of the object.
+                raise
+            raise Broken(where, name, f"cannot be read ({error.strerror})") from error
         except Exception as error:
             _release(error)
-            raise Damaged(
-                f"{where}: object {name} is broken ({error}); see what git fsck says"
-            ) from error
+            raise Broken(where, name, f"is broken ({error})") from error
+
+    def _is_partial(self) -> bool:
+        """Whether git fetches objects only when it needs them."""
+        config = self.repo.get_config()
+        return any(config.get_boolean(name, b"promisor", False) for name in config.sections())
 
     def _loose(self, name: ObjectID) -> tuple[int, bytes]:
         """An object in a file of its own, as it is."""
@@ -305,7 +349,7 @@ class Objects:
 
     def _parsed(self, tree: ObjectID) -> Items:
         kind, raw = self._raw(tree)
-        with self._errors(tree.decode()):
+        with self._errors(tree):
             _check_kind(kind, Tree)
             return read_tree(raw)
 
@@ -339,6 +383,13 @@ def _is_whole(name: ObjectID, kind: int, raw: bytes) -> bool:
     found = hashlib.sha1(b"%s %d\0" % (_NAMES[kind], len(raw)), usedforsecurity=False)
     found.update(raw)
     return found.hexdigest().encode() == name
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _release(error: BaseException) -> None:

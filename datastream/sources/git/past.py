@@ -18,17 +18,21 @@ from dulwich.objects import ObjectID
 from datastream.entry import Capability, Entry, Revision, deleted
 from datastream.errors import DatastreamError, shown
 from datastream.selection import Selects
-from datastream.source import Feature, Reading
+from datastream.source import Feature, Health, Reading
 from datastream.sources._common.past import ReadOnlyPast
 from datastream.sources._common.points import parse_time
 from datastream.sources.git.errors import Damaged, translated
 from datastream.sources.git.handles import Handles, is_answer
+from datastream.sources.git.looks import Looks
 from datastream.sources.git.naming import base_of, find_commit
-from datastream.sources.git.objects import UNBORN, Objects, State
+from datastream.sources.git.objects import UNBORN, Broken, Objects, State
 from datastream.sources.git.reading import ReadCommit
+from datastream.sources.git.unread import Faults, UnreadObjects, position
 from datastream.sources.git.walking import walk
 
 log = logging.getLogger("datastream")
+
+LEFT_OUT = "%s: history leaves a commit out: %s"
 
 
 class Past:
@@ -148,13 +152,18 @@ def history(opened: OpenPast, key: str) -> Iterator[Revision]:
             value, parents = past.value(commit, key), past.objects.parents(commit)
             values = [past.value(parent, key) for parent in parents]
             if isinstance(value, Damaged):
-                log.warning("%s: history leaves a commit out: %s", past.where, value)
+                log.warning(LEFT_OUT, past.where, value)
                 commit = next(iter(parents), None)
             elif value in values:
                 commit = parents[values.index(value)]
             else:
                 if value is not None or values:
-                    yield _revision(past, key, commit, value)
+                    try:
+                        revision = _revision(past, key, commit, value)
+                    except Broken as error:
+                        log.warning(LEFT_OUT, past.where, error)
+                    else:
+                        yield revision
                 commit = next(iter(parents), None)
 
 
@@ -187,19 +196,26 @@ def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -
     with opened() as past:
         base = None if since in (None, UNBORN.position) else past.find(since)
         state = past.objects.state(base)
-        yield Reading(_Later(partial(past.files.entries, selection, state)), state.position, True)
+        unread = UnreadObjects(past.where)
+        faults = Faults(unread, past.objects.signature)
+        entries = _Later(partial(past.files.entries, selection, state, faults))
+        yield Reading(entries, state.position, True)
         line = past.line_after(base)
         for commit in line:
             new = past.objects.state(commit)
             try:
-                reading = past.files.changed(selection, state, new)
+                reading = past.files.changed(selection, state, new, faults)
             except Damaged as error:
                 if commit == line[-1]:
                     raise
                 log.warning("%s: a replay leaves a commit out: %s", past.where, error)
                 continue
+            unread.note(faults)
             if reading.entries or commit == line[-1]:
-                yield explained(reading, past.objects, state, new)
+                yield explained(reading, past.objects, state, new)._replace(
+                    # Where anything was left out, the live watch begins with all there is.
+                    position=position(reading.position, faults.keys)
+                )
             state = new
 
 
@@ -241,25 +257,25 @@ class PastSource(ReadOnlyPast):
         self._handles = handles
         with past:
             self._state: State = past.objects.state(past.find(point))
+        self._looks = Looks(handles, past.where, lambda _: self._state, tell=self._tell_health)
 
     def capabilities(self) -> Sequence[Capability]:
-        with self._handles.lend() as files:
-            return files.capabilities(self._state)
+        return self._looks.capabilities()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        position = self._state.position
-        if since == position:
-            return Reading((), position, False)
-        with self._handles.lend() as files:
-            return Reading(files.entries(selection, self._state), position, True)
+        if since == self._state.position:
+            return Reading((), since, False)
+        return self._looks.state(selection)
 
-    def walk(self, selection: Selects) -> Iterator[Entry]:
+    def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
         """As in `HasWalk`."""
-        return walk(self._handles, selection, lambda _: self._state)
+        return walk(self._handles, self._looks, selection, unread)
 
     def get(self, key: str) -> Entry | None:
-        with self._handles.lend() as files:
-            return files.get(self._state, key)
+        return self._looks.get(key)
+
+    def _tell_health(self) -> None:
+        self.health = Health(degraded=self._looks.unread.degraded)
 
     def history(self, key: str) -> Iterator[Revision]:
         return history(lambda: Past(self._handles, self._state.commit, self._where), key)

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from dulwich.objects import ObjectID
 from dulwich.repo import Repo
 
 from datastream.entry import Capability, Entry
 from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import Selects
-from datastream.source import WELL, Health, Reading, Write, Written
+from datastream.source import Health, Reading, Write, Written
 from datastream.sources.git.address import Address
 from datastream.sources.git.branch_source import BranchSource, folder_of
 from datastream.sources.git.commit import Signing
@@ -31,6 +32,7 @@ from datastream.sources.git.remote import Progress, Remote
 from datastream.sources.git.repository import user_config
 from datastream.sources.git.schedule import Schedule
 from datastream.sources.git.tracking import RemoteBranch
+from datastream.sources.git.unread import Faults
 from datastream.url import Program, Seconds, checks_options
 
 log = logging.getLogger("datastream")
@@ -87,6 +89,10 @@ class RemoteGitSource(BranchSource):
         self._watched = False
         self._schedule = Schedule(interval)
         self._asking, self._renewing = threading.Lock(), threading.Lock()
+        self._accepting = threading.Lock()
+        # Objects that a new clone lacks, too, or that none could be made for.
+        self._hopeless: frozenset[ObjectID] = frozenset()
+        self._renewal_due = False
         known = Known()
 
         def files(repo: Repo) -> Files:
@@ -127,7 +133,7 @@ class RemoteGitSource(BranchSource):
     def write(self, writes: Sequence[Write]) -> Written:
         written = self._repaired(partial(super().write, writes))
         # Every write talks to the remote, so it is there.
-        self.health = WELL
+        self.health = self._well()
         return written
 
     def wait(self, timeout: float | None) -> None:
@@ -170,11 +176,12 @@ class RemoteGitSource(BranchSource):
             if not isinstance(ours, DatastreamError):
                 raise
             if str(self.health.error) != str(ours):
-                self.health = Health(error=ours)
+                self.health = Health(error=ours, degraded=self._degraded)
             self._schedule.failed(requests, pause)
         else:
-            self.health = WELL
+            self.health = self._well()
             self._schedule.succeeded(requests)
+            self._renew_if_due()
 
     def _look_at_first(self) -> None:
         self._look()
@@ -207,6 +214,32 @@ class RemoteGitSource(BranchSource):
                 raise
             self._renew(generation, ours)
             return action()
+
+    def _well(self) -> Health:
+        return Health(degraded=self._degraded)
+
+    def _accept(self, faults: Faults, generation: int) -> bool:
+        """First have the clone made anew: it holds nothing that could not be had again."""
+        with self._accepting:
+            if self._handles.generation != generation:
+                return False
+            new = faults.objects - self._hopeless
+            if not new:
+                return True
+            self._hopeless |= new
+            self._renewal_due = True
+            self._renew_if_due()
+            return False
+
+    def _renew_if_due(self) -> None:
+        """Make a clone anew that lacks objects; while the remote is away, all else is read."""
+        if self._renewal_due:
+            try:
+                self._renew(self._handles.generation, Damaged("the clone lacks objects"))
+            except DatastreamError as error:
+                log.warning("the clone lacks objects and cannot be made anew: %s", error)
+            else:
+                self._renewal_due = False
 
     def _is_moved_away(self, error: Exception) -> bool:
         """Whether the clone itself is not where it was: somebody makes it anew."""

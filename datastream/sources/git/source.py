@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from datastream.source import Health, Write, Written
+from datastream.source import Write, Written
 from datastream.sources._common.paths import local_path
 from datastream.sources._common.wake import jittered
 from datastream.sources.git.branch import LocalBranch
@@ -80,11 +80,11 @@ class GitSource(BranchSource):
         interval = jittered(self._interval)
         seconds = interval if timeout is None else min(interval, timeout)
         self._local.watch.wait(self._seen, self._wake, seconds)
-        self._report()
+        self._tell_health()
 
     def write(self, writes: Sequence[Write]) -> Written:
         written = super().write(writes)
-        self._report()
+        self._tell_health()
         return written
 
     def release(self) -> None:
@@ -104,9 +104,9 @@ class GitSource(BranchSource):
             ]
         self.write(writes)
 
-    def _report(self) -> None:
-        if self.health.degraded != (degraded := self._local.degraded):
-            self.health = Health(degraded=degraded)
+    @property
+    def _degraded(self) -> str:
+        return "; ".join(filter(None, (self._local.degraded, super()._degraded)))
 
     def _past(self, point: str | datetime | None) -> Past:
         return Past(self._handles, self._local.tip(), self._where)

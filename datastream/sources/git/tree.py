@@ -18,6 +18,8 @@ Item = tuple[int, ObjectID]
 """Mode and id."""
 Items = Mapping[bytes, Item]
 """What a tree holds, by name."""
+ReadBelow = Callable[[bytes, ObjectID | None], Items | None]
+"""The items of the tree at a path; None if it cannot be read, and all below it is left out."""
 ReadTree = Callable[[ObjectID | None], Items]
 """The items of a tree; of None, of the empty one."""
 
@@ -54,8 +56,17 @@ def subtree(read: ReadTree, root: ObjectID | None, path: bytes) -> ObjectID | No
     return found[1] if found is not None and stat.S_ISDIR(found[0]) else None
 
 
-def walk(read: ReadTree, root: ObjectID | None, above: bytes = b"") -> Iterator[tuple[bytes, Item]]:
-    """Every file below a tree, with its path."""
+def walk(
+    read: ReadTree,
+    root: ObjectID | None,
+    above: bytes = b"",
+    read_below: ReadBelow | None = None,
+) -> Iterator[tuple[bytes, Item]]:
+    """Every file below a tree, with its path.
+
+    Args:
+        read_below: reads the trees below the root.
+    """
     # Not by recursion: a tree may be deeper than Python's stack.
     pending = [(iter(read(root).items()), above)]
     while pending:
@@ -63,7 +74,9 @@ def walk(read: ReadTree, root: ObjectID | None, above: bytes = b"") -> Iterator[
         for name, item in items:
             mode = item[0]
             if stat.S_ISDIR(mode):
-                pending.append((iter(read(item[1]).items()), above + name + b"/"))
+                path = above + name + b"/"
+                below = read_below(path, item[1]) if read_below else read(item[1])
+                pending.append((iter((below or {}).items()), path))
                 break
             if is_file(mode):
                 yield above + name, item
@@ -76,19 +89,28 @@ def changes(
     old: ObjectID | None,
     new: ObjectID | None,
     above: bytes = b"",
+    *,
     read_new: ReadTree | None = None,
+    read_below: ReadBelow | None = None,
 ) -> Iterator[Change]:
     """Where the files of two trees differ in content, deletes included.
 
     Args:
         read_new: reads the new tree, if it is in another repository.
+        read_below: reads the trees below the new one.
     """
     pending = [(old, new, above)]
+    start = above
     while pending:
         old, new, above = pending.pop()
         if old == new:
             continue
-        before, after = read(old), (read_new or read)(new)
+        after: Items | None
+        if read_below is None or above == start:
+            after = (read_new or read)(new)
+        elif (after := read_below(above, new)) is None:
+            continue
+        before = read(old)
         gone = [(name, before[name], None) for name in before.keys() - after.keys()]
         there = [
             (name, before.get(name), item)

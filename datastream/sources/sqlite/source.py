@@ -134,7 +134,7 @@ class SqliteSource(Source):
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._current.call(partial(self._read, selection, since))
 
-    def walk(self, selection: Selects) -> Iterator[Entry]:
+    def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
         """As in `HasWalk`."""
         first, rest = self._current.call(partial(self._walk_from, selection))
         yield from chain(first, rest)
