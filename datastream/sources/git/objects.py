@@ -261,7 +261,7 @@ class Objects:
         Raises:
             SourceUnavailable: they cannot be read, or a store of objects is away.
         """
-        lenders: Iterable[Any] = self._store.alternates
+        lenders: Any = self._store.alternates
         for lender in lenders:
             if not Path(lender.path).is_dir():
                 raise Damaged(

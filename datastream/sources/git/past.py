@@ -27,7 +27,8 @@ from datastream.sources.git.looks import Looks
 from datastream.sources.git.naming import base_of, find_commit
 from datastream.sources.git.objects import UNBORN, Broken, Objects, State
 from datastream.sources.git.reading import ReadCommit
-from datastream.sources.git.unread import Faults, UnreadObjects, position
+from datastream.sources.git.unread import Faults, UnreadObjects
+from datastream.sources.git.unread import position as marked
 from datastream.sources.git.walking import walk
 
 log = logging.getLogger("datastream")
@@ -214,7 +215,7 @@ def replay(opened: OpenPast, selection: Selects, since: str | datetime | None) -
             if reading.entries or commit == line[-1]:
                 yield explained(reading, past.objects, state, new)._replace(
                     # Where anything was left out, the live watch begins with all there is.
-                    position=position(reading.position, faults.keys)
+                    position=marked(reading.position, faults.keys)
                 )
             state = new
 
@@ -263,8 +264,9 @@ class PastSource(ReadOnlyPast):
         return self._looks.capabilities()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        if since == self._state.position:
-            return Reading((), since, False)
+        position = self._state.position
+        if since == position:
+            return Reading((), position, False)
         return self._looks.state(selection)
 
     def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
