@@ -24,6 +24,8 @@ LASTING = (
     "Dummy",
 )
 GRACE = 10.0
+SLOW = 300
+"""Seconds of time limit from which a test is begun early."""
 
 
 def pytest_configure(config):
@@ -35,6 +37,33 @@ def pytest_configure(config):
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         os.environ["PYTHONPYCACHEPREFIX"] = tempfile.mkdtemp()
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop("PYTHONPYCACHEPREFIX")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    """Have each worker begin with some of the long runs: the last to end would else be alone."""
+    workers = getattr(config, "workerinput", {}).get("workercount", 0)
+    if workers:
+        items[:] = slow_ones_first(items, _time_limit, workers)
+
+
+def slow_ones_first(items, limit, workers):
+    """The same, those that may take `SLOW` seconds at the heads of the parts that workers get."""
+    slow = sorted((item for item in items if limit(item) >= SLOW), key=limit, reverse=True)
+    rest, ordered = [item for item in items if limit(item) < SLOW], []
+    for worker in range(workers):
+        # As xdist's worksteal deals them out.
+        size = (len(items) - len(ordered)) // (workers - worker)
+        mine = slow[worker::workers]
+        few = max(0, size - len(mine))
+        ordered += mine + rest[:few]
+        del rest[:few]
+    return ordered
+
+
+def _time_limit(item):
+    marker = item.get_closest_marker("timeout")
+    return marker.args[0] if marker and marker.args else 0
 
 
 def _threads():

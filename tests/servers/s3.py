@@ -78,10 +78,13 @@ def new_bucket(url):
 
 
 def fill(bucket, objects):
-    """Put many objects past HTTP, on the server of this process."""
+    """Put many objects past HTTP, on the server of this process; None removes one."""
     backend = _backend()
     for key, value in objects.items():
-        backend.put_object(bucket, key, value)
+        if value is None:
+            backend.delete_object(bucket, key)
+        else:
+            backend.put_object(bucket, key, value)
 
 
 def spread(bucket):
