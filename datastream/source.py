@@ -377,7 +377,9 @@ class HasWalk(Protocol):
     """A Source that reads a state entry by entry, so that few are in memory."""
 
     def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
-        """What there is, all of one moment; other keys may be among it. Closed, if left early.
+        """What there is, sorted by key and all of one moment; other keys may be among it.
+
+        Closed, if left early.
 
         Args:
             unread: takes what cannot be read, as in `Reading.unread`.

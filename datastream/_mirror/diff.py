@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from typing import Literal, NamedTuple, Self
 
 from datastream import _registry
 from datastream._closing import Closing
 from datastream._mirror.compare import (
+    Both,
     Side,
     differing_keys,
     is_told,
+    joined,
     tell,
 )
 from datastream._mirror.entries import same
-from datastream._watch.walking import LOADED, fetch, in_pieces
+from datastream._watch.walking import LOADED, LOADED_BYTES, fetch, in_pieces
 from datastream.entry import Entry
 from datastream.errors import DatastreamError, InvalidValue
 from datastream.selection import Selection
@@ -175,7 +177,6 @@ class _Comparing:
         keys = differing_keys(*self._stores, self._selection)
         if keys is None:
             a, b = (Side(store, self._selection) for store in self._stores)
-            self._unreadable(a.unread | b.unread)
             yield from self._compared(a, b, values=values)
             self._unreadable(a.unread | b.unread)
             return
@@ -186,26 +187,32 @@ class _Comparing:
             yield from self._of(piece, one, other, unread)
 
     def _compared(self, a: Side, b: Side, *, values: bool) -> Iterator[Difference]:
-        waiting: list[str] = []
-        for key in sorted(a.items.keys() | b.items.keys()):
-            if not is_told(key, a, b):
-                continue
-            both = key in a.items and key in b.items
-            same = tell(key, a, b, types=self._types, times=self._times) if both else False
-            if same is False and not values:
-                yield from self._loaded(waiting, a, b)
-                waiting = []
-                yield from self._bare(key, a, b)
-            elif not same:
-                waiting.append(key)
-            if len(waiting) >= LOADED:
-                yield from self._loaded(waiting, a, b)
-                waiting = []
+        waiting: list[Both] = []
+        held = 0
+        with closing(a.items()) as mine, closing(b.items()) as theirs:
+            for found in joined(mine, theirs):
+                if not is_told(found.key, a, b):
+                    continue
+                same = tell(found, a, b, types=self._types, times=self._times)
+                is_bare = same is False and not values
+                if not (same or is_bare):
+                    waiting.append(found)
+                    held += found.held
+                if is_bare or len(waiting) >= LOADED or held >= LOADED_BYTES:
+                    yield from self._loaded(waiting, a, b)
+                    waiting, held = [], 0
+                if is_bare:
+                    yield self._bare(found)
         yield from self._loaded(waiting, a, b)
 
-    def _loaded(self, keys: list[str], a: Side, b: Side) -> Iterator[Difference]:
-        for piece in in_pieces(keys, lambda key: a.size(key) + b.size(key)):
-            yield from self._of(piece, a.load(piece), b.load(piece), a.unread | b.unread)
+    def _loaded(self, waiting: list[Both], a: Side, b: Side) -> Iterator[Difference]:
+        there = {found.key: found for found in waiting}
+        for piece in in_pieces(list(there), lambda key: there[key].missing):
+            one, other = (
+                a.load(there[key].a for key in piece),
+                b.load(there[key].b for key in piece),
+            )
+            yield from self._of(piece, one, other, a.unread | b.unread)
 
     def _of(
         self, keys: list[str], a: Mapping[str, Entry], b: Mapping[str, Entry], unread: set[str]
@@ -215,10 +222,10 @@ class _Comparing:
             if found is not None and key not in unread:
                 yield found
 
-    def _bare(self, key: str, a: Side, b: Side) -> Iterator[Difference]:
-        one, other = a.bare(key), b.bare(key)
-        kind: Kind = "changed" if one and other else "only_a" if one else "only_b"
-        yield Difference(key, kind, one, other)
+    @staticmethod
+    def _bare(found: Both) -> Difference:
+        one, other = (item and item.bare for item in (found.a, found.b))
+        return Difference(found.key, _kind(one, other), one, other)
 
     def _unreadable(self, keys: set[str]) -> None:
         self._into.unread |= keys
@@ -226,8 +233,10 @@ class _Comparing:
 
 def differing(key: str, a: Entry | None, b: Entry | None, *, types: bool) -> Difference | None:
     """How two stores differ at a key; None if they do not."""
-    if same(a, b, types=types):
-        return None
+    return None if same(a, b, types=types) else Difference(key, _kind(a, b), a, b)
+
+
+def _kind(a: Entry | None, b: Entry | None) -> Kind:
     if a is None:
-        return Difference(key, "only_b", a, b)
-    return Difference(key, "only_a" if b is None else "changed", a, b)
+        return "only_b"
+    return "only_a" if b is None else "changed"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
+from operator import attrgetter
 from pathlib import Path
 from time import monotonic
 
@@ -143,9 +144,10 @@ class SqliteSource(Source):
         self, selection: Selects, attached: Attached
     ) -> tuple[Sequence[Entry], Iterator[Entry]]:
         """The first entry, with which it is known that the schema is this one, and the others."""
-        if not attached.is_wal:
-            # There, whoever reads for long holds up all who write.
-            return self._read(selection, None, attached).entries, iter(())
+        if not (attached.is_wal and _sorts_as_python(attached)):
+            # With a rollback journal, whoever reads for long holds up all who write.
+            found = self._read(selection, None, attached).entries
+            return sorted(found, key=attrgetter("key")), iter(())
         entries = self._walk(selection, attached)
         return list(islice(entries, 1)), entries
 
@@ -467,6 +469,12 @@ def _created(found: Sequence[Touched]) -> frozenset[str]:
     # A column without type may hold 5 beside "5", which are one key.
     existed = {str(touched.key) for touched in found if not touched.created}
     return frozenset(str(touched.key) for touched in found if touched.created) - existed
+
+
+def _sorts_as_python(attached: Attached) -> bool:
+    """Whether text is compared as UTF-8, which sorts by code points; UTF-16 does not."""
+    with attached.moment() as connection:
+        return bool(connection.execute("PRAGMA encoding").fetchone()[0] == "UTF-8")
 
 
 def _row(key: str, attached: Attached) -> Row | None:

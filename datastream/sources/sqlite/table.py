@@ -117,9 +117,12 @@ class RowTable:
         return self._columns_of(db.execute(sql, parameters))
 
     def walk(self, db: sqlite3.Connection, selection: Selects) -> Iterator[Entry]:
-        """`state`, sorted, one after the other."""
+        """`state`, sorted, one after the other; where text is UTF-8."""
         condition, parameters = self._condition(selection)
-        sql = f"{self._select}{condition} ORDER BY {self._layout.key()}"
+        key = self._layout.key()
+        # As Python sorts: not by the column's collation, nor numbers by their size.
+        text = key if self._verbatim else f"CAST({key} AS TEXT)"
+        sql = f"{self._select}{condition} ORDER BY {text} COLLATE BINARY"
         for row in db.execute(sql, parameters):
             yield entry(self._layout.shaped(row) if self._is_object else row)
 

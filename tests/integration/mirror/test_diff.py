@@ -1,7 +1,9 @@
 """How stores of all kinds differ, and what it costs to find out."""
 
 import os
+import sqlite3
 import time
+import tracemalloc
 
 import pytest
 
@@ -132,3 +134,57 @@ def test_a_notebook_shows_it_and_it_can_still_be_read(kinds):
     assert "<script>" not in page
     assert [one.key for one in found] == ["both", "only/a"]
     assert "no difference" in diff(a, a)._repr_html_()
+
+
+@pytest.mark.parametrize(
+    "same", [pytest.param(True, id="equal"), pytest.param(False, id="different", marks=CHAOS)]
+)
+def test_of_tables_of_any_size_some_mib_are_in_memory(kinds, same):
+    a, b = kinds.open("sqlite"), kinds.open("sqlite")
+    count = 150 if same else 600
+    values = {f"{n:03}": bytes([n % 256]) * 100_000 for n in range(count)}
+    a.put_many(values)
+    b.put_many(values if same else {key: value[1:] for key, value in values.items()})
+    del values
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in diff(a, b)) == (0 if same else count)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < (3 << 20 if same else 30 << 20)
+
+
+TABLES = {
+    "numbers": "CREATE TABLE data (key INTEGER PRIMARY KEY, value)",
+    "any type": "CREATE TABLE data (key PRIMARY KEY NOT NULL, value)",
+    "ignoring case": "CREATE TABLE data (key TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, value)",
+    "two columns": "CREATE TABLE data (key, value, more TEXT NOT NULL, PRIMARY KEY (key, more))",
+}
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "UTF-16"])
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_that_sort_in_another_way_are_compared(tmp_path, stack, table, encoding):
+    numbers = [0, 2, 10, 100, 3]
+    keys = (
+        numbers if table == "numbers" else [*numbers, "B", "a", "c", "\uff00", "\U0001f600", "a/b"]
+    )
+    column = "key,more" if table == "two columns" else "key"
+    if column != "key":
+        keys.remove("a/b")
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute(f"PRAGMA encoding='{encoding}'")
+        database.execute("PRAGMA journal_mode=wal")
+        database.execute(TABLES[table])
+        more, marks = (", more", ", 'x'") if column != "key" else ("", "")
+        rows = [(key, "v") for key in keys]
+        database.executemany(f"INSERT INTO data (key, value{more}) VALUES (?, ?{marks})", rows)
+    database.close()
+    a = stack.enter_context(datastream.open(f"sqlite:{tmp_path}/a.db?key={column}"))
+    b = stack.enter_context(datastream.open("memory:"))
+    state = a.snapshot()
+    assert len(state) == len(keys)
+    assert [entry.key for entry in a.entries()] == sorted(state)
+    b.write(*(datastream.Write(key, e.value, e.value_type) for key, e in state.items()))
+    assert list(diff(a, b)) == list(diff(b, a)) == []
