@@ -57,6 +57,10 @@ class Outrun(Exception):
     """A server that is behind what was acknowledged."""
 
 
+class Changed(Exception):
+    """Others have changed what was looked at; it is looked at again."""
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the same call may succeed soon, such as once a cluster has a leader again."""
     if isinstance(error, ApiError):

@@ -17,6 +17,7 @@ from datastream.sources.nats.bucket import Info
 from datastream.sources.nats.errors import (
     WRONG_SEQUENCE,
     ApiError,
+    Changed,
     Unanswered,
     explain,
     is_passing,
@@ -122,10 +123,12 @@ class Writer:
             plans = [*sure, *rest]
             wanted = [plan for plan in plans if not plan.is_done()]
             try:
+                if wanted:
+                    await self._check_kept([plan for plan in plans if plan.is_done()])
                 first = await self._together.store(wanted) if wanted else 0
                 break
-            except ApiError as error:
-                if error.number not in WRONG_SEQUENCE:
+            except (ApiError, Changed) as error:
+                if isinstance(error, ApiError) and error.number not in WRONG_SEQUENCE:
                     raise
                 if loop.time() > until:
                     place = f"{self._where}, {len(wanted)} keys together"
@@ -138,6 +141,19 @@ class Writer:
         done |= {plan.write.key: plan.kept(epoch) for plan in plans if plan.is_done()}
         for sequence, plan in enumerate(wanted, first):
             self._did(plan, epoch, done, sequence)
+
+    async def _check_kept(self, plans: Sequence[Plan]) -> None:
+        """Look again at keys that hold already what they shall, beside others that do not.
+
+        Each was looked at alone. What holds at both looks held between them, when the server had
+        not yet changed the others either: else `store` is refused. So all is of one moment.
+
+        Raises:
+            Changed: one of them has changed.
+        """
+        again = await self._look_patiently(plans)
+        if [plan.sequence for plan in again] != [plan.sequence for plan in plans]:
+            raise Changed("others change these keys")
 
     async def _do_apart(
         self,

@@ -8,7 +8,7 @@ import datastream_grpc
 import pytest
 
 import datastream
-from datastream import Feature, RevisionConflict, SourceUnavailable
+from datastream import Feature, RevisionConflict, SourceUnavailable, Write
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
@@ -75,6 +75,33 @@ def test_no_reader_sees_a_part(url, store, keys):
         recorder.wait_state(final)
         for state in recorder.states:
             assert state.get("a") == state.get("z"), "a batch was torn"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["there", "missing"])
+def test_keys_that_hold_already_what_they_shall_are_looked_at_once_more(url, store, there):
+    """Another batch comes between the looks at two keys: one of them alone would be changed."""
+    with datastream.open(url) as other:
+        if there:
+            store.put_many({"a": 0, "b": 0})
+        bucket = store._source._writer._bucket
+        last, is_between = bucket.last, asyncio.Event()
+
+        async def looked(subject):
+            if subject == "b":
+                await is_between.wait()
+                return await last(subject)
+            found = await last(subject)
+            if not is_between.is_set():
+                change = other.snapshot() and [Write("a", None), Write("b", None)]
+                change = change or [Write("a", b"1", "int"), Write("b", b"1", "int")]
+                await asyncio.to_thread(other.write, *change)
+                is_between.set()
+            return found
+
+        bucket.last = looked
+        value = b"0" if there else None
+        store.write(Write("a", value, "int"), Write("b", value, "int"))
+        assert len(store.snapshot()) in (0, 2)
 
 
 def test_one_that_does_not_hold_holds_up_all(store):
