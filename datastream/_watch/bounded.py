@@ -41,10 +41,11 @@ class BoundedBuffer(ConflatingBuffer):
         self._charge = charge
         self._is_charged = False
 
-    def _put_behind(self, batch: Batch, before: Before) -> Exception | None:
+    def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
+        is_behind = bool(self)
+        super().put(batch, before)
         # Who keeps up has nothing waiting, and is not counted.
-        super()._put_behind(batch, before)
-        if batch.initial:
+        if batch.initial or not is_behind:
             return None
         self._is_charged = True
         if self._charge.take(_cost(batch.entries)):

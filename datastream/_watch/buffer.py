@@ -53,24 +53,14 @@ class ConflatingBuffer:
         Args:
             before: the revision of each of its keys before it, None for a missing one.
         """
-        if self._queue or self._newest is not None:
-            return self._put_behind(batch, before)
         # What comes first is not counted: to conflate it alone would save nothing.
-        self._append(batch, before)
-        return None
-
-    def _put_behind(self, batch: Batch, before: Before) -> Exception | None:
-        """Keep a batch while others wait."""
-        if self._queue and self._newest is None and self._fits(batch):
-            self._queue.append((batch, before))
-        else:
+        if self._newest is not None or (self._queue and not self._fits(batch)):
             self._conflate(batch, before)
-        return None
-
-    def _append(self, batch: Batch, before: Before) -> None:
+            return None
         if self._queue is None:
             self._queue = deque()
         self._queue.append((batch, before))
+        return None
 
     def take(self) -> Batch | None:
         """The oldest batch not yet taken, None if there is none."""

@@ -52,24 +52,36 @@ class Delivery:
             position: that is reached with it: the cursor of the batches.
             about: the reading or write, which tells of the commit.
         """
+        if len(news) == 1 and not self._apart.given:
+            self.deliver_one(news[0], position, about)
+            return
         self._known.version += 1
         for subscription, (entries, created) in apart.items():
             if entries:
                 batch = as_batch(tuple(entries), position, about, created)
                 # Without the revisions before: that it may drop what changes nothing costs more.
                 subscription.sink.offer(batch, None)
-        if len(news) == 1 and not self._apart.given:
-            self._deliver_one(news[0], self._known.revisions.get(news[0].key), position, about)
-        elif news:
+        if news:
             self._deliver_parts(news, position, about)
 
-    def deliver_written(self, entry: Entry, position: str, about: Written) -> None:
-        """The same of a single write, with nobody apart: what most writes are."""
-        known = self._known
+    def deliver_one(self, entry: Entry, position: str, about: Reading | Written) -> None:
+        """The same of one entry, if it is news, with nobody apart: what most changes are."""
+        known, key = self._known, entry.key
         known.version += 1
-        before = known.revisions.get(entry.key)
-        if (before or "") != entry.revision:
-            self._deliver_one(entry, before, position, about)
+        before = known.revisions.get(key)
+        if (before or "") == entry.revision:
+            return
+        batch: Batch | None = None
+        for route in self._routes.of(key):
+            for subscription in route.subscriptions:
+                if batch is None:
+                    created = NOTHING if before is not None else frozenset((key,))
+                    batch = as_batch((entry,), position, about, created)
+                subscription.sink.offer(batch, (before,))
+        if batch is not None:
+            known.learn(entry)
+        if self._remembered.waiting:
+            self._remember((entry,))
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -93,23 +105,6 @@ class Delivery:
 
     def _is_shown(self, entry: Entry) -> bool:
         return entry in self._remembered or not is_news(self._known.revisions, entry)
-
-    def _deliver_one(
-        self, entry: Entry, before: str | None, position: str, about: Reading | Written
-    ) -> None:
-        """Offer one entry to all that select it: by far most often, so nothing else is done."""
-        key = entry.key
-        batch: Batch | None = None
-        for route in self._routes.of(key):
-            for subscription in route.subscriptions:
-                if batch is None:
-                    created = NOTHING if before is not None else frozenset((key,))
-                    batch = as_batch((entry,), position, about, created)
-                subscription.sink.offer(batch, (before,))
-        if batch is not None:
-            self._known.learn(entry)
-        if self._remembered.waiting:
-            self._remember((entry,))
 
     def _deliver_parts(self, news: list[Entry], position: str, about: Reading | Written) -> None:
         """Offer everybody the part of `news` that they select."""

@@ -226,7 +226,7 @@ class Publisher:
             self._delivery.deliver(self._news(told), position, written, apart)
             self._apart.published(told)
         elif len(entries) == 1:
-            self._delivery.deliver_written(entries[0], position, written)
+            self._delivery.deliver_one(entries[0], position, written)
         else:
             self._delivery.deliver(self._news(Told(entries)), position, written)
 
