@@ -53,13 +53,19 @@ class Inbox:
             if overflow is not None:
                 self._buffer.clear()
                 self.ended, self._error = True, overflow
-            self._wake()
+            if self._notify is not None:
+                self._notify()
+            else:
+                self._wake()
 
     def end(self, error: Exception | None = None) -> None:
         with self._lock:
             if not self.ended:
                 self.ended, self._error = True, error
-            self._wake()
+            if self._notify is not None:
+                self._notify()
+            else:
+                self._wake()
 
     def follow(self, notify: Callable[[], None]) -> None:
         """Call `notify`, on any thread, whenever there may be something to take.
@@ -89,9 +95,6 @@ class Inbox:
             return self._waiter
 
     def _wake(self) -> None:
-        if self._notify is not None:
-            self._notify()
-            return
         waiter, self._waiter = self._waiter, None
         if waiter is None:
             return

@@ -11,6 +11,8 @@ from datastream.entry import Batch, Entry
 
 ENTRY_BYTES = 200
 """What an entry costs beside its value."""
+FREE_ENTRIES, FREE_BYTES = 16, 4 << 10
+"""What may wait uncharged: mostly it is sent at once, and to count it takes as long as that."""
 
 
 class Charge(Protocol):
@@ -45,15 +47,20 @@ class BoundedBuffer(ConflatingBuffer):
         is_behind = bool(self)
         super().put(batch, before)
         # Who keeps up has nothing waiting, and is not counted.
-        if batch.initial or not is_behind:
+        if batch.initial or not is_behind or self._is_free():
             return None
+        cost = _cost(batch.entries) if self._is_charged else self._cost()
         self._is_charged = True
-        if self._charge.take(_cost(batch.entries)):
+        if self._charge.take(cost):
             return None
         # Of what was counted, conflation may have left little.
         if self._charge.set(2 * self._cost()):
             return None
         return Overflow("the subscriber is too far behind")
+
+    def _is_free(self) -> bool:
+        few = self._entries <= FREE_ENTRIES and self._bytes <= FREE_BYTES
+        return few and self._newest is None and not self._is_charged
 
     def _caught_up(self) -> None:
         super()._caught_up()

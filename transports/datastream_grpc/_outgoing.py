@@ -58,6 +58,8 @@ class Outgoing:
         # By identity: the batches of one selection are one object for all its subscribers. Kept
         # with the batch, whose id is not given to another one as long.
         self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
+        # What was asked for last: mostly that is asked for next, by another stream.
+        self._last: tuple[Batch, bool, Sequence[bytes] | asyncio.Task[Any]] = (Batch(), True, ())
         # Likewise, each with its entry.
         self._parts: dict[int, tuple[Entry, bytes]] = {}
         self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
@@ -118,6 +120,9 @@ class Outgoing:
 
     def ready(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         """The messages of a batch, or what becomes them."""
+        last = self._last
+        if last[0] is batch and last[1] is deletes:
+            return last[2]
         if batch.initial:
             return list(_convert.to_messages(batch, deletes=deletes))
         key = (id(batch), deletes)
@@ -127,6 +132,7 @@ class Outgoing:
             kept = self._kept[key] = batch, self._serialise(batch, deletes)
             if len(self._kept) > KEPT_BATCHES:
                 del self._kept[next(iter(self._kept))]
+        self._last = batch, deletes, kept[1]
         return kept[1]
 
     def _serialise(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:

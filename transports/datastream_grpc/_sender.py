@@ -6,9 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from time import monotonic
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from datastream import Batch
 from datastream.aio import Inbox
@@ -77,7 +76,7 @@ class Sender:
 
     __slots__ = (
         "_awaited", "_context", "_has_news", "_inbox", "_interrupted", "_messages", "_messages_of",
-        "_metrics", "_ready", "_waiter", "is_over",
+        "_metrics", "_ready", "_waiter", "_writing", "is_over",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +97,8 @@ class Sender:
         self._has_news = True
         self._interrupted = False
         self._messages: Iterator[bytes] = iter(())
-        # What the write under way awaits, and the task that waits for something else to do.
+        # The write under way, what it awaits, and the task that waits for something else to do.
+        self._writing: Write | None = None
         self._awaited: asyncio.Future[Any] | None = None
         self._waiter: asyncio.Future[Batch | None] | None = None
         inbox.follow(self._notify)
@@ -149,71 +149,69 @@ class Sender:
 
     def _step(self) -> None:
         if self._awaited is None and self._waiter is not None and not self._waiter.done():
-            self._advance(self._waiter)
+            self._advance(self._waiter, None)
 
-    def _written(self, writing: Write, _: object) -> None:
+    def _written(self, _: object) -> None:
         waiter, self._awaited = self._waiter, None
         if waiter is not None and not waiter.done():
-            self._advance(waiter, writing)
-            return
-        # The task was cancelled meanwhile, and its write is, as that of a task would be: also one
-        # whose turn has come just now, which would else begin.
-        with suppress(ClientLeft, asyncio.CancelledError):
-            self._is_under_way(writing, is_cancelled=True)
+            self._advance(waiter, self._writing)
+        elif self._writing is not None:
+            self._cancel(self._writing)
 
-    def _advance(self, waiter: asyncio.Future[Batch | None], writing: Write | None = None) -> None:
+    def _cancel(self, writing: Write) -> None:
+        """Cancel a write with its task, as one within that: it may await what is there already."""
+        with suppress(Exception, asyncio.CancelledError):
+            self._awaited = writing.throw(asyncio.CancelledError())
+            self._awaited.add_done_callback(self._written)
+
+    def _advance(self, waiter: asyncio.Future[Batch | None], writing: Write | None) -> None:
         """Go on until a write is under way, or there is none to begin."""
         try:
             while writing is None or not self._is_under_way(writing):
-                writing = self._next_write(waiter)
-                if writing is None:
+                message = next(self._messages, None)
+                if message is not None:
+                    writing = self._context.write(message)
+                elif self._has_news and self._has_next(waiter):
+                    writing = None
+                else:
                     return
         except asyncio.CancelledError:
             waiter.cancel()
         except Exception as error:  # noqa: BLE001
             waiter.set_exception(error)
 
-    def _next_write(self, waiter: asyncio.Future[Batch | None]) -> Write | None:
-        """The write of the next message; None if there is none now, or the task has to go on."""
-        while True:
-            for message in self._messages:
-                return cast(Write, self._context.write(message))
-            if not self._has_news:
-                return None
-            if self._interrupted:
-                waiter.set_result(None)
-                return None
-            batch = self._take()
-            messages = None if batch is None else self._messages_of(batch)
-            if messages is None:
-                if batch is not None or self.is_over:
-                    waiter.set_result(batch)
-                return None
-            self._messages = iter(messages)
-
-    def _take(self) -> Batch | None:
-        # Both before it looks: what is offered last may come while nothing is found.
-        self._has_news, is_over = False, self._inbox.ended
-        batch, has_more = self._inbox.take()
-        if batch is None:
-            self.is_over = is_over
-        elif has_more or is_over:
-            self._has_news = True
-        return batch
-
-    def _is_under_way(self, writing: Write, *, is_cancelled: bool = False) -> bool:
+    def _is_under_way(self, writing: Write) -> bool:
         """Advance a write; False if that is its end."""
         try:
-            if is_cancelled:
-                awaited = writing.throw(asyncio.CancelledError())
-            else:
-                awaited = writing.send(None)
+            awaited = writing.send(None)
         except StopIteration:
             self._metrics.deliveries += 1
             return False
         except Exception as error:
             # gRPC has no error of its own for a client that is gone.
             raise ClientLeft from error
-        self._awaited = awaited
-        awaited.add_done_callback(partial(self._written, writing))
+        self._writing, self._awaited = writing, awaited
+        awaited.add_done_callback(self._written)
+        return True
+
+    def _has_next(self, waiter: asyncio.Future[Batch | None]) -> bool:
+        """Take the messages of the next batch; False if there is none, or the task has to go on."""
+        if self._interrupted:
+            waiter.set_result(None)
+            return False
+        # Both before it looks: what is offered last may come while nothing is found.
+        self._has_news, is_over = False, self._inbox.ended
+        batch, has_more = self._inbox.take()
+        if batch is None:
+            self.is_over = is_over
+            if is_over:
+                waiter.set_result(None)
+            return False
+        if has_more or is_over:
+            self._has_news = True
+        messages = self._messages_of(batch)
+        if messages is None:
+            waiter.set_result(batch)
+            return False
+        self._messages = iter(messages)
         return True
