@@ -75,6 +75,11 @@ class Served:
             due = begin + self._count / per_second
             self._stop.wait(max(0.0, due - time.perf_counter()))
 
+    def busy(self) -> dict[str, float]:
+        """Seconds of CPU that each of its workers has used."""
+        used = ((child.pid, child.cpu_times()) for child in psutil.Process().children())
+        return {str(pid): times.user + times.system for pid, times in used}
+
     def cost(self) -> dict[str, float]:
         """Resident bytes and seconds of CPU of this process, and of its workers."""
         processes = [psutil.Process(), *psutil.Process().children()]
@@ -103,6 +108,7 @@ def main(url: str = "memory:", workers: str = "0", tls: str = "") -> None:
                 "snapshot": served.snapshot,
                 "begin_changes": served.begin_changes,
                 "end_changes": served.end_changes,
+                "busy": served.busy,
                 "cost": served.cost,
             }
         )
