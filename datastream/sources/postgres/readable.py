@@ -16,6 +16,8 @@ import psycopg
 from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import is_of_a_row, reason_of
+from datastream.sources.postgres.keys import is_among, key_of
+from datastream.sources.postgres.layout import Layout
 
 MOST = 100
 """Rows that are left out; with more, all is called unreadable."""
@@ -39,16 +41,16 @@ class Readable:
     """Asks for what can be read of one relation; holds no connection.
 
     Args:
+        layout: of the relation.
         select: all its rows, called ``t``; a WHERE may follow.
-        keys: the same, but of their keys only.
-        key: the expression of a row's key.
         unread: takes those that cannot be read.
     """
 
-    def __init__(self, select: str, keys: str, key: str, unread: Unread) -> None:
-        self._select = select
-        self._keys = keys
-        self._key = f'{key}::text COLLATE "C"'
+    def __init__(self, layout: Layout, select: str, unread: Unread) -> None:
+        self._key = f'{key_of(layout, "t")}::text COLLATE "C"'
+        self._keys = f"SELECT DISTINCT {self._key} FROM {layout.name} t"
+        some = f"{select} WHERE {is_among(layout, 1)}"
+        self._try = f"SELECT sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0)) FROM ({some}) r"
         self.unread = unread
 
     def ask(self, db: Connection, condition: Condition, question: Callable[[Condition], T]) -> T:
@@ -78,7 +80,7 @@ class Readable:
         """Look whether rows that could not be read can be by now, or have gone."""
         known, failed = self.unread.keys, 0
         for key in sample(known, len(known)):
-            if self._trouble(db, key, key) is None:
+            if self._trouble(db, [key]) is None:
                 self.unread.discard(key)
             elif (failed := failed + 1) == LOOKS:
                 return
@@ -86,11 +88,11 @@ class Readable:
     def _find(self, db: Connection, condition: Condition) -> bool:
         """Find the rows that cannot be read; whether that succeeded."""
         # Of no row: where that fails, it is no matter of rows.
-        if self._trouble(db, "", "") is not None:
+        if self._trouble(db, []) is not None:
             return False
         text, parameters = self._without_unread(condition)
-        statement = f"{self._keys} WHERE {text} ORDER BY 1"
-        keys = [str(key) for (key,) in db.execute(statement.encode(), parameters).fetchall()]
+        rows = db.execute(f"{self._keys} WHERE {text}".encode(), parameters).fetchall()
+        keys = [str(key) for (key,) in rows]
         found: dict[str, str] = {}
         until = monotonic() + PATIENCE
         for key, reason in self._unreadable(db, keys):
@@ -102,25 +104,21 @@ class Readable:
         return bool(found)
 
     def _unreadable(self, db: Connection, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
-        """Those among sorted `keys`, and why."""
-        ranges = [(0, len(keys))] if keys else []
-        while ranges:
-            begin, end = ranges.pop()
-            reason = self._trouble(db, keys[begin], keys[end - 1])
-            if reason is not None and end - begin == 1:
-                yield keys[begin], reason
+        """Those among `keys`, and why."""
+        parts = [keys]
+        while parts:
+            some = parts.pop()
+            reason = self._trouble(db, some)
+            if reason is not None and len(some) == 1:
+                yield some[0], reason
             elif reason is not None:
-                middle = (begin + end) // 2
-                ranges += [(middle, end), (begin, middle)]
+                middle = len(some) // 2
+                parts += [some[middle:], some[:middle]]
 
-    def _trouble(self, db: Connection, first: str, last: str) -> str | None:
-        """Why the rows from one key to another cannot be read; None if they can."""
-        statement = (
-            "SELECT sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0)) FROM "
-            f"({self._select} WHERE {self._key} BETWEEN $1 AND $2) r"
-        )
+    def _trouble(self, db: Connection, keys: Sequence[str]) -> str | None:
+        """Why the rows of these keys cannot be read; None if they can."""
         try:
-            db.execute(statement.encode(), (first, last))
+            db.execute(self._try.encode(), (list(keys),))
         except psycopg.Error as error:
             if not is_of_a_row(error):
                 raise

@@ -40,8 +40,7 @@ class RowTable:
         """True for the row of one key."""
         self.select = f"SELECT {self.shape.fields} FROM {layout.name} t"
         """All rows; a WHERE may follow."""
-        keys = f'SELECT DISTINCT {self._key}::text COLLATE "C" FROM {layout.name} t'
-        self.readable = Readable(self.select, keys, self._key, unread)
+        self.readable = Readable(layout, self.select, unread)
         self._get = f"{self.select} WHERE {self.one}"
         mark = layout.marked.relation
         checked = f"SELECT {mark}, r.* FROM (SELECT) AS o LEFT JOIN LATERAL ({{}}) r ON true"
