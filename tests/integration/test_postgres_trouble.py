@@ -344,20 +344,6 @@ def test_a_statement_that_takes_too_long(postgres, db):
         assert store["a"] == "3"
 
 
-def test_a_view_with_a_row_that_cannot_be_read(postgres, db):
-    db.execute("CREATE VIEW halves AS SELECT key, 1 / (length(value) - 2) AS value FROM data")
-    with datastream.open(postgres, table="halves", interval=0.05) as store:
-        statuses, recorder = Statuses(store), Recorder(store)
-        recorder.wait_ready()
-        db.execute("INSERT INTO data VALUES ('a', '12')")
-        error = str(statuses.wait(State.FAILED).error)
-        assert "division by zero" in error
-        assert "cannot be read" in error
-        assert "written" not in error
-        db.execute("UPDATE data SET value = '123'")
-        recorder.wait_state({"a": b"1"})
-
-
 @pytest.mark.parametrize(
     ("state", "kind"),
     [
