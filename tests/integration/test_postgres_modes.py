@@ -167,6 +167,29 @@ def test_a_trigger_function_that_was_replaced(postgres, db, reader, how):
         assert resumed[0].reset
 
 
+def wait_idly(db, url):
+    """Until the server has ended a session that does nothing."""
+    with psycopg.connect(url) as idle:
+        lives = "SELECT FROM pg_stat_activity WHERE pid = %s"
+        pid = (idle.info.backend_pid,)
+        eventually(lambda: db.execute(lives, pid).fetchone() is None, "it is ended")
+
+
+def test_a_limit_on_idle_sessions_does_not_end_the_one_that_waits(postgres, db, reader):
+    role = reader.rpartition("=")[2]
+    db.execute(f"ALTER ROLE {role} SET idle_session_timeout = '200ms'")
+    with datastream.open(postgres), datastream.open(reader) as store:
+        statuses, follower = Statuses(store), Follower(store)
+        statuses.wait(State.READY)
+        for _ in range(2):
+            wait_idly(db, reader)
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        follower.wait_state({"a": b"1"})
+        store["a"] = "2"
+        follower.wait_state({"a": b"2"})
+        assert set(statuses.states) <= {State.CONNECTING, State.READY}
+
+
 def test_a_table_that_is_being_written_gets_its_triggers_later(postgres, db, monkeypatch):
     monkeypatch.setattr(_log, "LOCK_TIMEOUT", 50)
     monkeypatch.setattr(_catalogue, "INSTALL_AGAIN", 0.1)

@@ -83,6 +83,11 @@ class Session:
         return {"host": info.host, "port": str(info.port), **address}
 
     @property
+    def knows_idle_timeout(self) -> bool:
+        """Whether its server can end sessions that are idle for long."""
+        return self.db.info.server_version >= 140000
+
+    @property
     def is_idle(self) -> bool:
         """Whether it is alive, as far as this side knows, and in no transaction."""
         return self.db.pgconn.transaction_status == psycopg.pq.TransactionStatus.IDLE

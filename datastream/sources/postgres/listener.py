@@ -259,7 +259,9 @@ def hears(connect: Callable[[], Session], channel: str, sender: Connection, time
 
 
 def _listen(session: Session, channel: str) -> None:
-    session.db.execute(f"LISTEN {quoted(channel)}".encode())
+    # A limit on idle sessions is not meant for one whose purpose is to wait.
+    patience = "SET idle_session_timeout = 0; " if session.knows_idle_timeout else ""
+    session.db.execute(f"{patience}LISTEN {quoted(channel)}".encode())
 
 
 def _took_notifications(db: Connection) -> bool:
