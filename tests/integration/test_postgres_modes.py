@@ -144,27 +144,31 @@ def test_triggers_that_are_switched_off(postgres, db, how):
     ],
 )
 def test_a_trigger_function_that_was_replaced(postgres, db, reader, how):
-    with (
-        datastream.open(postgres) as owner,
-        datastream.open(reader, interval=0.05) as store,
-    ):
-        followers, statuses = [Follower(owner), Follower(store)], Statuses(store)
+    with datastream.open(postgres) as owner:
         before = owner.snapshot_batch().cursor
-        (name,) = db.execute(
-            "SELECT tgfoid::regprocedure::text FROM pg_trigger WHERE tgrelid = 'data'::regclass"
-        ).fetchone()
+    function = "SELECT tgfoid::regprocedure FROM pg_trigger WHERE tgrelid = 'data'::regclass"
+    (name,) = db.execute(f"SELECT f::text FROM ({function} LIMIT 1) AS t (f)").fetchone()
+    with datastream.open(reader, interval=0.05) as store:
+        follower, statuses = Follower(store), Statuses(store)
         db.execute(how.format(name))
         db.execute("INSERT INTO data VALUES ('a', '1')")
         store.refresh()
-        eventually(lambda: "was replaced" in statuses.seen[-1].degraded, "the reader polls")
-        owner.refresh()
-        eventually(lambda: statuses.seen[-1].degraded == "", "the owner has made them anew")
-        db.execute("INSERT INTO data VALUES ('b', '1')")
-        for follower in followers:
-            follower.wait_state({"a": b"1", "b": b"1"})
-        resumed = []
-        owner.watch_batches(since=before).subscribe(resumed.append)
-        assert resumed[0].reset
+        eventually(lambda: "was replaced" in statuses.seen[-1].degraded, "it polls, and says why")
+        follower.wait_state({"a": b"1"})
+        with datastream.open(postgres) as owner:
+            followers = [follower, Follower(owner)]
+            eventually(lambda: statuses.seen[-1].degraded == "", "the owner makes them anew")
+            # While both watch.
+            db.execute(how.format(name))
+            db.execute("INSERT INTO data VALUES ('b', '1')")
+            owner.refresh()
+            followers[1].wait_state({"a": b"1", "b": b"1"})
+            db.execute("INSERT INTO data VALUES ('c', '1')")
+            for each in followers:
+                each.wait_state({"a": b"1", "b": b"1", "c": b"1"})
+            resumed = []
+            owner.watch_batches(since=before).subscribe(resumed.append)
+            assert resumed[0].reset
 
 
 def wait_idly(db, url):
