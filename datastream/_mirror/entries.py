@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
 
+from datastream._columns import EntryColumns, by_key, matching
 from datastream.entry import Entry, Operation
 from datastream.selection import RESERVED
 from datastream.source import is_below
 
 
-def present(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Those that hold something and are nobody's own, by key."""
-    return {
-        entry.key: entry
-        for entry in entries
-        if entry.operation is Operation.PUT and not entry.key.startswith(RESERVED)
-    }
+def visible(entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Those that hold something and are nobody's own."""
+    if not isinstance(entries, EntryColumns):
+        entries = [entry for entry in entries if entry.operation is Operation.PUT]
+    return matching(entries, lambda key: not key.startswith(RESERVED))
 
 
-def readable(entries: Mapping[str, Entry], unread: frozenset[str]) -> Mapping[str, Entry]:
+def present(entries: Sequence[Entry]) -> dict[str, Entry]:
+    """The same by key."""
+    return by_key(visible(entries))
+
+
+def readable(entries: Sequence[Entry], unread: frozenset[str]) -> Sequence[Entry]:
     """Without what one of the stores cannot read, see `Batch.unread`."""
-    if not unread:
-        return entries
-    return {key: entry for key, entry in entries.items() if not is_below(key, unread)}
+    return matching(entries, lambda key: not is_below(key, unread)) if unread else entries
+
+
+def revisions_of(entries: Sequence[Entry]) -> dict[str, str]:
+    """The revision of each key."""
+    if isinstance(entries, EntryColumns):
+        return dict(zip(entries.keys, entries.revisions, strict=True))
+    return {entry.key: entry.revision for entry in entries}
 
 
 def same(one: Entry | None, other: Entry | None, *, types: bool) -> bool:

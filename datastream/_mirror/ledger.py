@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from datastream._mirror.entries import same
+from datastream._mirror.entries import revisions_of, same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
@@ -79,7 +79,7 @@ class Ledger:
             self._unsure = frozenset(kept.written)
         self._loaded = True
 
-    def begin(self, plan: Plan, target: Mapping[str, Entry]) -> None:
+    def begin(self, plan: Plan, target: Sequence[Entry]) -> None:
         """Both stores were compared: what was known before is of no use.
 
         Args:
@@ -88,7 +88,7 @@ class Ledger:
         self.take_in(plan)
         for known in (self._target.left, self._written, self.suspects, self.judged):
             known.clear()
-        self._before = {key: entry.revision for key, entry in target.items()}
+        self._before = revisions_of(target)
         self.progress = self.progress._replace(cursor="", target_cursor="", suspects=(), written=())
         if not self.is_ours:
             # From here on, what the target holds is what the mirror has put there.
@@ -113,18 +113,14 @@ class Ledger:
 
     def check(self, batch: Batch) -> None:
         """Find what others wrote between the comparison and now, from all that there is."""
-        left, before, target = self._target.left, self._before, self._target
+        left, before = self._target.left, self._before
         expected = {key for key in before if key not in left}
         expected.update(key for key, revision in left.items() if revision)
-        for entry in batch.entries:
-            key = entry.key
-            is_known = target.is_as_left(key, entry) or (
-                key not in left and before.get(key) == entry.revision
-            )
-            if not (is_known or is_reserved(key)):
+        found = revisions_of(batch.entries)
+        for key, revision in found.items():
+            if left.get(key, before.get(key)) != revision and not is_reserved(key):
                 self.suspects.add(key)
-            expected.discard(key)
-        self.suspects |= expected
+        self.suspects |= expected - found.keys()
         self._before = {}
         self.progress = self.progress._replace(target_cursor=batch.cursor)
         self.is_saved = False
@@ -183,6 +179,8 @@ class Ledger:
 
     def allowed(self, writes: Sequence[Write]) -> list[Write]:
         """Those that do not concern what belongs to others, or may."""
+        if not (self.theirs or self.suspects):
+            return list(writes)
         theirs = [write.key for write in writes if write.key in self.theirs]
         if theirs and callable(self._rules.on_conflict):
             # It is asked again whenever the source changes.

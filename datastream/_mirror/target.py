@@ -77,8 +77,10 @@ class Target:
     def _wrote(self, write: Write, entry: Entry) -> None:
         key = write.key
         self.take(key, entry)
-        self.refused.pop(key, None)
-        self.altered.pop(key, None)
+        # Of very many, few if any are there.
+        if self.refused or self.altered:
+            self.refused.pop(key, None)
+            self.altered.pop(key, None)
         if entry.operation is Operation.DELETE:
             self.deletes += 1
             return
@@ -118,7 +120,8 @@ class Target:
     def take(self, key: str, entry: Entry | None) -> None:
         """Take what the target holds at a key for what was left there."""
         # The newest last: the oldest are forgotten first.
-        self.left.pop(key, None)
+        if key in self.left:
+            del self.left[key]
         self.left[key] = "" if entry is None else entry.revision
 
     def forget(self, unconfirmed: Collection[str]) -> None:

@@ -9,7 +9,8 @@ from random import uniform
 from time import monotonic
 from typing import NamedTuple
 
-from datastream._mirror.entries import present, readable
+from datastream._columns import by_key
+from datastream._mirror.entries import present, readable, visible
 from datastream._mirror.events import Events, Inbox
 from datastream._mirror.feeds import Feeds, First
 from datastream._mirror.ledger import Ledger
@@ -47,7 +48,7 @@ SAVE_AFTER = 1.0
 class Work(NamedTuple):
     """One batch to be written."""
 
-    writes: Sequence[Write | Entry]
+    writes: Sequence[Write] | Sequence[Entry]
     """Entries are to be put as they are."""
     cursor: str | None
     """Of the source, after it; None if more of the same belongs to it."""
@@ -254,12 +255,12 @@ class Worker:
         self._plan_batch(first.source, monotonic())
 
     def _compare(self, first: First) -> None:
-        source, target = present(first.source.entries), present(first.target.entries)
+        source, target = visible(first.source.entries), visible(first.target.entries)
         ledger, name = self._ledger, self._target.store.name
         not_ours = ledger.theirs | ledger.suspects
         # What cannot be read is neither missing here nor free there.
         unread = first.source.unread | first.target.unread
-        known, there = (readable(entries, unread) for entries in (source, target))
+        known, there = readable(source, unread), by_key(readable(target, unread))
         plan = reconcile(known, there, self._rules, is_ours=ledger.is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)
         limit = self._rules.delete_limit
@@ -270,8 +271,10 @@ class Worker:
             return
         ledger.begin(plan, target)
         since = monotonic()
-        planned: list[Write | Entry] = [*plan.writes, *plan.missing]
-        *chunks, last = list(in_chunks(planned, CHUNK, CHUNK_BYTES)) or [[]]
+        chunks: list[Sequence[Write] | Sequence[Entry]] = []
+        chunks += in_chunks(plan.writes, CHUNK, CHUNK_BYTES)
+        chunks += in_chunks(plan.missing, CHUNK, CHUNK_BYTES)
+        *chunks, last = chunks or [()]
         self._work.extend(Work(chunk, None, since, is_first=True) for chunk in chunks)
         self._work.append(Work(last, first.source.cursor, since, is_first=True))
 

@@ -30,36 +30,38 @@ SOURCE, TARGET = held(a="1", b="2", c="3"), held(b="2", c="other", d="4")
 
 
 def test_what_this_mirror_left_is_brought_up_to_date():
-    plan = reconcile(SOURCE, TARGET, Rules(), is_ours=True)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(), is_ours=True)
     assert written(plan) == {"d": None, "a": "1", "c": "3"}
     assert plan.writes[0].key == "d", "deletes make room"
     assert (plan.conflicts, plan.deletes) == ([], 1)
 
 
 def test_what_is_somebody_elses_is_a_conflict_except_where_it_is_only_missing():
-    plan = reconcile(SOURCE, TARGET, Rules(), is_ours=False)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(), is_ours=False)
     assert written(plan) == {"a": "1"}
     assert {found.key for found in plan.conflicts} == {"c", "d"}
 
 
 def test_without_deletes_the_target_may_hold_more():
-    plan = reconcile(SOURCE, TARGET, Rules(delete=False), is_ours=False)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(delete=False), is_ours=False)
     assert {found.key for found in plan.conflicts} == {"c"}
-    assert written(reconcile(SOURCE, TARGET, Rules(delete=False), is_ours=True)) == {
+    assert written(reconcile([*SOURCE.values()], TARGET, Rules(delete=False), is_ours=True)) == {
         "a": "1",
         "c": "3",
     }
 
 
 def test_who_wins():
-    plan = reconcile(SOURCE, TARGET, Rules(on_conflict="source"), is_ours=False)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(on_conflict="source"), is_ours=False)
     assert written(plan) == {"a": "1", "c": "3", "d": None}
-    plan = reconcile(SOURCE, TARGET, Rules(on_conflict="target"), is_ours=False)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(on_conflict="target"), is_ours=False)
     assert (written(plan), plan.theirs) == ({"a": "1"}, {"c", "d"})
 
 
 def test_what_was_left_to_others_stays_theirs():
-    plan = reconcile(SOURCE, TARGET, Rules(on_conflict="target"), is_ours=True, theirs={"c"})
+    plan = reconcile(
+        [*SOURCE.values()], TARGET, Rules(on_conflict="target"), is_ours=True, theirs={"c"}
+    )
     assert (written(plan), plan.theirs) == ({"d": None, "a": "1"}, {"c"})
 
 
@@ -67,7 +69,7 @@ def test_a_callable_decides_key_by_key():
     def choose(conflict):
         return Entry("c", b"both", "str") if conflict.key == "c" else "source"
 
-    plan = reconcile(SOURCE, TARGET, Rules(on_conflict=choose), is_ours=False)
+    plan = reconcile([*SOURCE.values()], TARGET, Rules(on_conflict=choose), is_ours=False)
     assert (written(plan), plan.theirs) == ({"a": "1", "c": "both", "d": None}, {"c"})
     with pytest.raises(InvalidValue, match="returned 'both'"):
         decide(Conflict("k", None, None), lambda _: "both")
@@ -75,8 +77,8 @@ def test_a_callable_decides_key_by_key():
 
 def test_types_count_only_where_both_keep_them():
     one, other = held(a="1"), {"a": Entry("a", b"1", "int")}
-    assert written(reconcile(one, other, Rules(), is_ours=True)) == {"a": "1"}
-    assert reconcile(one, other, Rules(types=False), is_ours=True).writes == []
+    assert written(reconcile([*one.values()], other, Rules(), is_ours=True)) == {"a": "1"}
+    assert reconcile([*one.values()], other, Rules(types=False), is_ours=True).writes == []
 
 
 def test_a_decision_that_changes_nothing_writes_nothing():

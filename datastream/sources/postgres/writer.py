@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
+from datastream._columns import by_key
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write, check_expected
@@ -51,7 +53,7 @@ class Writing(ABC):
         if len(writes) == 1:
             return [self._apply(db, writes[0], given[writes[0].key])]
         # In one order: two writers of the same keys then wait for each other, and never deadlock.
-        ordered = sorted(writes, key=lambda write: write.key)
+        ordered = sorted(writes, key=attrgetter("key"))
         with db.transaction():
             plain = [write for write in ordered if write.expect is None]
             puts = [write for write in plain if write.value is not None]
@@ -122,10 +124,10 @@ class Writing(ABC):
         """Unconditional puts, in few statements; what somebody interferes with is left out."""
         stored: dict[str, Entry] = {}
         for group in self.alike([given[write.key] for write in writes]):
-            stored |= {entry.key: entry for entry in self.put_alike(db, group)}
+            stored |= by_key(self.put_alike(db, group))
             rest = [row for row in group if row[0] not in stored]
             if rest:
-                stored |= {entry.key: entry for entry in self.held_alike(db, rest)}
+                stored |= by_key(self.held_alike(db, rest))
         return stored
 
     def _delete_plain(self, db: Connection, writes: Sequence[Write]) -> dict[str, Entry]:
