@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,10 +15,10 @@ from datastream.errors import (
     InvalidKey,
     KeyNotFound,
     SourceUnavailable,
-    printable,
     shown,
 )
 from datastream.selection import check_text
+from datastream.sources._common.odd_names import OddNames
 from datastream.sources.filesystem.errors import why_unreadable
 from datastream.sources.filesystem.info import signature_of
 from datastream.url import Given, Location, text_as, unknown_option
@@ -37,8 +36,6 @@ PIECE = 1 << 20
 """Bytes that are read at once where a whole content is not needed."""
 LISTINGS = 3
 """Attempts to list a place while files or directories are removed from it."""
-
-log = logging.getLogger("datastream")
 
 
 class Refused(NamedTuple):
@@ -75,7 +72,7 @@ class Opened:
         self.users, self.retired = 0, False
         """How many calls the source has running on it; whether another one has replaced it."""
         self._tells_root = False
-        self._warned: set[str] = set()
+        self._names = OddNames(self._root, "a file", _check_name)
         if self.is_archive:
             # fsspec fills an archive's table of contents at the first call, without a lock.
             with suppress(FileNotFoundError):
@@ -98,7 +95,7 @@ class Opened:
             key = self._key(name)
             if REFUSED in info:
                 yield f"{key}/", info
-            elif info.get("type") != "directory" and self._is_legal(key):
+            elif info.get("type") != "directory" and self._names.admits(key):
                 yield key, info
 
     def read(self, keys: Sequence[str]) -> list[bytes | Refused | None]:
@@ -241,18 +238,6 @@ class Opened:
     def _has_container(self) -> bool:
         return bool(self._system.exists(self._root.lstrip("/").partition("/")[0]))
 
-    def _is_legal(self, key: str) -> bool:
-        try:
-            check_text(key)
-            if not is_path(key):
-                raise InvalidKey(f"{shown(key)} leads elsewhere: a part is empty, '.' or '..'")
-        except InvalidKey as error:
-            if key not in self._warned:
-                self._warned.add(key)
-                log.warning("%s: a file is left out: %s", printable(self._root), error)
-            return False
-        return True
-
 
 def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
     """The place that `url` names.
@@ -355,6 +340,12 @@ def check_options(location: Location, own: Iterable[str]) -> None:
             )
         if name not in known and get_close_matches(name, known, cutoff=0.8):
             raise unknown_option(location.shown, name, own, known, "what fsspec's filesystem takes")
+
+
+def _check_name(key: str) -> None:
+    check_text(key)
+    if not is_path(key):
+        raise InvalidKey(f"{shown(key)} leads elsewhere: a part is empty, '.' or '..'")
 
 
 def is_path(key: str) -> bool:

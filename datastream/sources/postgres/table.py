@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -10,8 +9,8 @@ from psycopg import DataError
 
 from datastream._columns import EntryColumns
 from datastream.entry import Capability, Entry
-from datastream.errors import InvalidKey
-from datastream.selection import Selects, check_text, starts
+from datastream.selection import Selects, starts
+from datastream.sources._common.odd_names import OddNames
 from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
@@ -23,7 +22,6 @@ from datastream.sources.postgres.rows import Row, Shape, entries, shape
 MOST_CONDITIONS = 1000
 """Selections with more keys and prefixes than this are filtered after reading everything."""
 
-log = logging.getLogger("datastream")
 T = TypeVar("T")
 
 
@@ -32,7 +30,7 @@ class RowTable:
 
     def __init__(self, layout: Layout, where: str, unread: Unread) -> None:
         self._layout = layout
-        self._where = where
+        self._names = OddNames(where, "a row")
         self.shape: Shape = shape(layout)
         self._key = key_of(layout, "t")
         self._present = f"{self._key} IS NOT NULL"
@@ -142,7 +140,7 @@ class RowTable:
         """The entries of the rows, without those that no store can name, each key once."""
         found = entries(found_rows, self.shape.kind)
         if not _are_plain(found.keys):
-            found = found.matching(self._is_legal)
+            found = found.matching(self._names.admits)
         # A view may show a key twice: the same one has to win each time.
         return found if self._layout.can_write else found.by_revision().unique()
 
@@ -159,14 +157,6 @@ class RowTable:
             return Condition(listed, (keys,))
         both = f"({listed} OR {begins_among(layout, first + 1)})"
         return Condition(both, (keys, sorted(begins)))
-
-    def _is_legal(self, key: str) -> bool:
-        try:
-            check_text(key)
-        except InvalidKey as error:
-            log.warning("%s: a row is left out: %s", self._where, error)
-            return False
-        return True
 
 
 def rows(db: Connection, statement: str, parameters: Sequence[Any] = ()) -> Sequence[Row]:

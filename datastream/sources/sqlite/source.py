@@ -23,9 +23,10 @@ from time import monotonic
 
 from datastream._columns import keys_of, matching
 from datastream.entry import Capability, Entry, deleted
-from datastream.errors import DatastreamError, InvalidKey, ReadOnly, SourceUnavailable
-from datastream.selection import MAX_KEY_BYTES, Selects, check_text
+from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable
+from datastream.selection import MAX_KEY_BYTES, Selects
 from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
+from datastream.sources._common.odd_names import OddNames
 from datastream.sources._common.paths import local_path
 from datastream.sources.sqlite.attached import Attached
 from datastream.sources.sqlite.connection import Outdated, file_stat, is_about_sql, translated
@@ -101,6 +102,7 @@ class SqliteSource(Source):
         asked = Asked(os.fspath(path), table, columns, readonly, triggers, timeout)
         self._path = asked.path
         self._where = asked.where
+        self._names = OddNames(asked.where, "a row")
         self._triggers = triggers
         self._interval = interval
         # Held while there is no reason to wake. An Event would cost the idle poller a lock at
@@ -130,7 +132,7 @@ class SqliteSource(Source):
 
     def capabilities(self) -> Sequence[Capability]:
         found = self._current.call(self._list)
-        return [capability for capability in found if _is_legal(capability.key, self._where)]
+        return [capability for capability in found if self._names.admits(capability.key)]
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._current.call(partial(self._read, selection, since))
@@ -154,7 +156,7 @@ class SqliteSource(Source):
     def _walk(self, selection: Selects, attached: Attached) -> Iterator[Entry]:
         with attached.moment() as connection:
             for found in attached.rows.walk(connection, selection):
-                if _is_legal(found.key, self._where):
+                if self._names.admits(found.key):
                     yield found
 
     def get(self, key: str) -> Entry | None:
@@ -369,7 +371,7 @@ class SqliteSource(Source):
         """Without the rows whose key no store can name."""
         if _are_plain(keys_of(entries)):
             return entries
-        return matching(entries, partial(_is_legal, where=self._where))
+        return matching(entries, self._names.admits)
 
     def _write(self, writes: Sequence[Write], attached: Attached) -> Written:
         file = attached.file
@@ -507,15 +509,6 @@ def _are_plain(keys: Sequence[str]) -> bool:
     together = "".join(keys)
     is_plain = together.isascii() and "\0" not in together and all(keys)
     return is_plain and max(map(len, keys), default=0) <= MAX_KEY_BYTES
-
-
-def _is_legal(key: str, where: str) -> bool:
-    try:
-        check_text(key)
-    except InvalidKey as error:
-        log.warning("%s: a row is left out: %s", where, error)
-        return False
-    return True
 
 
 def open_sqlite(location: Location, **options: object) -> SqliteSource:
