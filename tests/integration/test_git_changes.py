@@ -330,3 +330,18 @@ def test_paths_deeper_than_pythons_stack(tmp_path):
         store["ok"] = 2
         recorder.wait_state({"ok": b"2"})
         assert len(store) == 2
+
+
+def test_a_repository_whose_git_folder_is_put_elsewhere_is_followed(tmp_path):
+    """As git submodule absorbgitdirs and git init --separate-git-dir do."""
+    work = Repository.new(tmp_path / "work")
+    work.commit({"a": "1"})
+    with datastream.open(f"git:{work.path}", interval=0.02) as store:
+        recorder = Recorder(store)
+        recorder.wait_state({"a": b"1"})
+        work.git("init", "-q", "--separate-git-dir", str(tmp_path / "elsewhere"), ".")
+        work.commit({"a": "2"})
+        recorder.wait_state({"a": b"2"})
+        store["b"] = 3
+        recorder.wait_state({"a": b"2", "b": b"3"})
+        assert work.git("status", "--porcelain") == ""

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from datastream.sources._common.wake import FileNotifications, WakeEvent
 from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.objects import Objects, State, reopen_repo
 from datastream.sources.git.publishing import Publishing
-from datastream.sources.git.refs import Place, Refs, branch_ref
+from datastream.sources.git.refs import Missing, Place, Refs, branch_ref
 from datastream.sources.git.work_trees import Restore
 
 log = logging.getLogger("datastream")
@@ -36,10 +37,13 @@ class LocalBranch:
 
     def __init__(self, repo: Repo, name: str, where: str, restore: Restore) -> None:
         self._where = where
-        self._refs = Refs(repo.commondir(), repo.controldir(), branch_ref(name), where)
+        self._name = branch_ref(name)
+        self._restore = restore
+        # Guards the assignment of these.
+        self._moving = threading.Lock()
+        self._refs, self.publishing = self._parts(repo)
         self._alive: Ref | None = None
-        self.watch = RefWatch(repo.commondir(), repo.controldir(), self._refs.find)
-        self.publishing = Publishing(repo, where, partial(reopen_repo, where), restore)
+        self.watch = RefWatch(repo.commondir(), repo.controldir(), self._find)
         self._check(name)
 
     def tip(self) -> ObjectID | None:
@@ -51,7 +55,7 @@ class LocalBranch:
         """
         # Before the look: another thread may see the first commit right after it.
         alive = self._alive
-        ref, commit = self._refs.find()
+        ref, commit = self._find()
         if commit is not None:
             self._alive = ref
         elif ref == alive:
@@ -70,7 +74,7 @@ class LocalBranch:
         Raises:
             SourceUnavailable: it had commits, as far as the repository can tell.
         """
-        ref, commit = self._refs.find()
+        ref, commit = self._find()
         if commit is None and self._refs.was_alive(ref):
             raise self._deleted(ref)
 
@@ -95,6 +99,37 @@ class LocalBranch:
         """Stop watching, for good."""
         self.watch.close()
         self.publishing.close()
+
+    def _parts(self, repo: Repo) -> tuple[Refs, Publishing]:
+        folders = repo.commondir(), repo.controldir()
+        reopen = partial(reopen_repo, self._where)
+        refs = Refs(*folders, self._name, self._where)
+        return refs, Publishing(repo, self._where, reopen, self._restore)
+
+    def _find(self) -> Place:
+        refs = self._refs
+        try:
+            return refs.find()
+        except Missing:
+            if not self._is_elsewhere(refs):
+                raise
+            return self._refs.find()
+
+    def _is_elsewhere(self, refs: Refs) -> bool:
+        """Whether .git leads to other folders than `refs`; if so, these are followed."""
+        with closing(reopen_repo(self._where)) as repo:
+            folders = repo.commondir(), repo.controldir()
+            if refs.folders == folders:
+                return self._refs is not refs
+            found, former = self._parts(repo)
+        with self._moving:
+            if self._refs is refs:
+                # Else another thread was quicker.
+                former, self.publishing = self.publishing, former
+                self._refs = found
+                self.watch.follow(*folders)
+        former.close()
+        return True
 
     def _check(self, name: str) -> None:
         if name and self.tip() is None and (others := self._refs.names()):
@@ -158,6 +193,10 @@ class RefWatch:
         with self._lock:
             self._closed = True
         self.release()
+
+    def follow(self, common: str | Path, own: str | Path) -> None:
+        """Watch these folders from the next `wait` on."""
+        self._own, self._common = Path(own), Path(common)
 
     def release(self) -> None:
         """Free what `wait` needs, now or when the one that runs returns."""

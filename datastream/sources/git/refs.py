@@ -78,6 +78,11 @@ class Refs:
         self.where = where
         self._packed: tuple[object, Mapping[bytes, ObjectID]] = None, {}
 
+    @property
+    def folders(self) -> tuple[str, str]:
+        """The repository's folders, the common one first."""
+        return self._common, self._own
+
     def find(self) -> Place:
         """Where the branch is now.
 
