@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import Any
 
 import click
 
 from datastream.cli._exit import exit_code
 from datastream.cli._interrupt import end_if_pressed, end_soon_after_ctrl_c
+from datastream.cli._standard_files import open_closed_ones
 from datastream.cli._words import did_you_mean
 from datastream.errors import shown
 
@@ -44,9 +46,13 @@ COMMANDS = {
 class _App(click.Group):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Not in `main`, which tests call within a process that is to live on.
+        open_closed_ones()
         end_soon_after_ctrl_c()
+        answers: list[Any] = []
         try:
-            return self.main(*args, **kwargs)
+            # Help and versions are printed before a command is invoked.
+            code = exit_code(lambda: answers.append(self.main(*args, **kwargs)))
+            return answers[0] if answers else sys.exit(code)
         finally:
             end_if_pressed()
 

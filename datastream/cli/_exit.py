@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from datastream.cli._log import logged
 from datastream.cli._words import in_our_words
 from datastream.errors import presentable, shown
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -45,6 +47,10 @@ def exit_code(work: Callable[[], object]) -> int:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and isinstance(error.filename, str):
         return f"{shown(error.filename)}: {error.strerror}; check the path"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"the output cannot be written: {error.strerror}; make room, or write elsewhere"
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return "standard input is closed, so nothing can be read from it; give a file or a pipe"
     return str(error)
 
 
