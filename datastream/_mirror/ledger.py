@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from datastream._mirror.entries import revisions_of, same
+from datastream._mirror.loops import spoken
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
@@ -68,8 +69,9 @@ class Ledger:
         if kept is not None:
             if kept.of != mine.of:
                 raise Refused(
-                    f"the place is that of a mirror of {kept.source} to {kept.target}, with other "
-                    "keys or stores; give this mirror another name= or place="
+                    f"the place is that of a mirror of {spoken(kept.source)} to "
+                    f"{spoken(kept.target)}, with other keys or stores; give this mirror another "
+                    "name= or place="
                 )
             self.progress = kept._replace(origins=mine.origins)
             self.is_ours = True

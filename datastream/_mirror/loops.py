@@ -8,6 +8,7 @@ import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -16,9 +17,17 @@ from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
 from datastream.selection import Selection, literal_prefix
 from datastream.store import Store
-from datastream.url import parse
+from datastream.url import Location, parse
 
 _ON_DISK = frozenset(("sqlite", "file", "local", "git"))
+_MANNERS = frozenset((
+    "anon", "author", "cache", "certificate", "create", "credentials", "email", "heartbeat",
+    "history", "history_days", "history_rows", "insecure", "interval", "max_bytes",
+    "max_message_size", "message", "mode", "nkey", "password", "polling", "profile", "progress",
+    "readonly", "replicas", "roots", "storage", "timeout", "tls", "token", "token_file",
+    "triggers", "ttl", "user", "username",
+))  # fmt: skip
+"""Options that say how a store is opened, and not which one."""
 _process = secrets.token_hex(4)
 _anonymous: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -52,12 +61,22 @@ def identity(store: Store) -> str:
         location = parse(store.name)
     except DatastreamError:
         return _of_process(store)
+    options = "&".join(f"{name}={text}" for name, text in sorted(_telling(store, location)))
     if location.scheme in _ON_DISK and not location.path.startswith("//"):
-        options = "&".join(f"{k}={v}" for k, v in sorted(location.options.items()))
         return f"{location.scheme}:{os.path.realpath(location.path)}?{options}"
     if location.scheme == "memory":
         return f"{store.name}#{_process}" if location.path else _of_process(store)
-    return store.name
+    return f"{location.scheme}:{location.path}?{options}"
+
+
+def _telling(store: Store, location: Location) -> Iterator[tuple[str, str]]:
+    """The options that tell a store from others."""
+    parameters = signature(type(store._source)).parameters
+    for name, text in location.options.items():
+        known = parameters.get(name)
+        is_default = known is not None and str(known.default) == text
+        if name not in _MANNERS and not is_default:
+            yield name, text
 
 
 def _of_process(store: Store) -> str:
@@ -136,7 +155,7 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         Loop: it is.
     """
     if new.source == new.target:
-        raise Loop(f"{_spoken(new.source)} would be mirrored into itself; give another target")
+        raise Loop(f"{spoken(new.source)} would be mirrored into itself; give another target")
     others = [edge for edge in edges if overlap(edge.selection, new.selection)]
     reached, before = {new.target}, 0
     while len(reached) > before:
@@ -144,13 +163,14 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         reached |= {edge.target for edge in others if edge.source in reached}
     if new.source in reached:
         raise Loop(
-            f"{_spoken(new.source)} is itself a mirror of {_spoken(new.target)}, directly or "
+            f"{spoken(new.source)} is itself a mirror of {spoken(new.target)}, directly or "
             "through others, so a change would go round for ever; mirror one way only, or "
             "other keys"
         )
 
 
-def _spoken(identity: str) -> str:
+def spoken(identity: str) -> str:
+    """An identity as errors give it."""
     return identity.removesuffix("?")
 
 

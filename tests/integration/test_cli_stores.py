@@ -274,6 +274,13 @@ def test_a_mirror_is_made_once_and_tried_before(url: str, other: str) -> None:
     assert set(content(other)) == {"a"}
     assert run("mirror", url, other, "--once", "--place", f"{other[7:]}.place").exit_code == 0
     assert content(other) == content(url)
+    opened_otherwise = (
+        f"{url}?interval=1",
+        f"{other}?create=true",
+        "--place",
+        f"{other[7:]}.place",
+    )
+    assert run("mirror", *opened_otherwise, "--once").exit_code == 0
     run("put", other, "a", "7")
     refused = run("mirror", url, other, "--once", "--place", f"{other[7:]}.place")
     assert refused.exit_code == 1

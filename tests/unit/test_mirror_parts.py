@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+import datastream
 from datastream import Batch, DatastreamError, Entry, Selection, Store
 from datastream._mirror.drift import Table
 from datastream._mirror.events import Events
@@ -63,6 +64,16 @@ def test_which_store_is_which():
     with Store(MemorySource(), name="sqlite:x/../a.db?table=t") as store:
         assert identity(store).startswith("sqlite:/")
         assert identity(store).endswith("/a.db?table=t")
+
+
+def test_how_a_store_is_opened_does_not_make_it_another_one(tmp_path):
+    def of(options):
+        with datastream.open(f"sqlite:{tmp_path}/a.db{options}") as store:
+            return identity(store)
+
+    plain = of("?create=true")
+    assert of("") == of("?interval=1&timeout=3") == of("?table=data") == plain
+    assert of("?table=other&create=true") != plain
 
 
 def test_progress_is_kept_as_it_is(tmp_path):
