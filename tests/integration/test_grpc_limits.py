@@ -305,8 +305,9 @@ def test_more_calls_than_all_may_make_are_refused_with_a_reason(stack, store):
 def test_a_store_whose_stream_is_refused_comes_back(stack, store):
     limits = datastream_grpc.Limits(principal_streams=1)
     server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
-    store["k"] = 1
     one = Recorder(stack.enter_context(datastream.open(f"grpc://{server.address}")))
+    store["k"] = 1
+    # Through its stream: what it was given first came by a call.
     one.wait_state({"k": b"1"})
     other = stack.enter_context(datastream.open(f"grpc://{server.address}"))
     statuses = Statuses(other)
