@@ -194,11 +194,8 @@ class Mirror(Closing, AsyncClosing):
         """Whether there is nothing to do; raises if that failed after an attempt."""
         if self._worker.failed_attempt > before:
             return self._is_ready()
-        state = self._status.current.state
-        return self._worker.is_idle and (state is State.READY or self._is_closed())
-
-    def _is_closed(self) -> bool:
-        return self._status.current.state is State.CLOSED and self._is_ready()
+        is_closed = self._status.current.state is State.CLOSED
+        return (is_closed or self._worker.is_idle) and self._is_ready()
 
 
 def mirror(

@@ -123,11 +123,11 @@ def _plan_one(plan: Plan, found: Conflict, rules: Rules, mine: bool) -> None:
         plan.theirs.add(found.key)
     else:
         entry = found.source if decision == "source" else decision
+        if decision != "source":
+            plan.theirs.add(found.key)
         if isinstance(entry, Entry) and entry.operation is Operation.PUT:
             if not same(entry, found.target, types=rules.types):
                 plan.writes.append(put_of(entry, found.key))
-            if decision != "source":
-                plan.theirs.add(found.key)
         elif found.target is not None:
             plan.writes.append(Write(found.key, None))
 

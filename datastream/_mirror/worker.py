@@ -348,7 +348,9 @@ class Worker:
     def _apply(self, work: Work) -> None:
         ledger = self._ledger
         planned = as_writes(work.writes)
-        writes: Sequence[Write] | None = planned if work.is_judged else ledger.allowed(planned)
+        # What a comparison plans was decided by it, also where others have written.
+        is_decided = work.is_judged or work.is_first
+        writes: Sequence[Write] | None = planned if is_decided else ledger.allowed(planned)
         if writes and not work.is_first and self._expects:
             writes = ledger.expecting(writes, self._read_target, self._is_outrun)
         if writes is None:

@@ -13,8 +13,10 @@ from datastream import (
     SourceUnavailable,
     State,
     Store,
+    StoreClosed,
     mirror,
 )
+from datastream.entry import deleted
 from datastream.sources.memory import MemorySource
 from datastream.testing import Spy
 from tests.integration._programs.tools import eventually
@@ -174,6 +176,39 @@ def test_a_callable_decides(source, target):
         target["a"] = "y"
         assert running.flush(LONG)
         assert target["a"] == "xy"
+
+
+def test_what_a_callable_gives_at_first_is_there_when_the_mirror_is_ready(source, target):
+    asked = []
+
+    def neither(conflict):
+        asked.append(conflict.key)
+        return deleted("a") if conflict.key == "a" else Entry("b", b"ours", "str")
+
+    source.put_many({"a": "x", "b": "x"})
+    target.put_many({"a": "y", "b": "y"})
+    with mirror(source, target, on_conflict=neither) as running:
+        assert running.ready(LONG)
+        assert values(target) == {"b": "ours"}
+        assert running.flush(LONG)
+        assert sorted(asked) == ["a", "b"]
+    with mirror(source, target, on_conflict=neither) as running:
+        assert running.flush(LONG)
+        assert values(target) == {"b": "ours"}
+
+
+def test_a_mirror_that_was_closed_has_nothing_to_wait_for(source, target):
+    running = mirror(source, target)
+    running.close()
+    with pytest.raises(StoreClosed, match="start another"):
+        running.flush()
+    with pytest.raises(StoreClosed, match="start another"):
+        running.ready()
+    with mirror(source, target) as running:
+        assert running.ready(LONG)
+        source.close()
+        with pytest.raises(StoreClosed):
+            running.flush()
 
 
 @pytest.mark.parametrize(
