@@ -19,8 +19,9 @@ from datastream._consume.webhook import verify
 from datastream._view.status import Forget, Standing, ViewStatus
 from datastream._watches import StoreWatches
 from datastream.aio import Threads
-from datastream.errors import InvalidValue, shown
+from datastream.errors import InvalidValue, ReadOnly, shown
 from datastream.selection import check_key
+from datastream.source import Feature
 from datastream.status import State, Status
 
 if TYPE_CHECKING:
@@ -232,7 +233,14 @@ def _check(plan: Plan) -> None:
         raise InvalidValue(f"concurrency={number!r}: give 1 to {MOST_WORKERS}")
     if plan.whole and number > 1:
         raise InvalidValue("batches are handled one after the other; leave concurrency out")
+    if isinstance(plan.on_failure, StoreWatches):
+        _check_writable(plan.on_failure, "dead letters")
     _check_apart(plan, plan.on_failure, "dead letters")
+
+
+def _check_writable(store: Any, what: str) -> None:
+    if Feature.WRITE not in store.features:
+        raise ReadOnly(f"{store.name} can only be read, so it cannot take {what}; give another")
 
 
 def _check_apart(plan: Plan, store: Any, what: str) -> None:
@@ -249,6 +257,7 @@ def _place_of(plan: Plan, place: str | PathLike[str] | Store | None) -> Place:
     if place is None:
         return MemoryPlace(plan.selection)
     if isinstance(place, StoreWatches):
+        _check_writable(place, "places")
         _check_apart(plan, place, "places")
         return StorePlace(place, plan.name, plan.selection)
     if not isinstance(place, str | PathLike):

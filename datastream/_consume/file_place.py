@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -166,6 +167,7 @@ def _opened(path: Path) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o600)
         try:
+            _check_regular(fd, path)
             _lock(fd, path)
             if _is_at(fd, path):
                 return fd
@@ -174,6 +176,12 @@ def _opened(path: Path) -> int:
             raise
         # Another consumer wrote the file anew meanwhile.
         os.close(fd)
+
+
+def _check_regular(fd: int, path: Path) -> None:
+    """Refuse devices and pipes: some never end, and all would be replaced by a file."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise DatastreamError(f"no place can be kept in {path}, which is no file; name a file")
 
 
 def _is_at(fd: int, path: Path) -> bool:

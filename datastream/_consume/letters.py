@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any
 
 from datastream.entry import Entry
@@ -13,9 +14,15 @@ LONGEST_ERROR = 2_000
 """Characters of an error's text."""
 
 
-def letter_key(consumer: str, entry: Entry) -> str:
-    """Where the letter goes: sorted by time below the key, and never over an earlier one."""
-    return f"{consumer}/{entry.key}/{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+def letter_keys(consumer: str, entry: Entry) -> tuple[str, str]:
+    """Where the letter goes: sorted by time below the key, and never over an earlier one.
+
+    The second is for stores that cannot hold the first, in which a key may be too long or have
+    characters that they do not know: it has a digest instead, and the letter says the key.
+    """
+    digest = blake2b(entry.key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    at = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+    return f"{consumer}/{entry.key}/{at}", f"{consumer}/{digest}/{at}"
 
 
 def letter(consumer: str, entry: Entry, error: Exception, attempts: int) -> dict[str, Any]:

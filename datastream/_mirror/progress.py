@@ -100,6 +100,9 @@ class InFile:
         self._path = Path(path).absolute()
         if not self._path.parent.is_dir():
             raise DatastreamError(f"place={str(path)!r}: its directory does not exist; make it")
+        if self._path.exists() and not self._path.is_file():
+            # Such as a device, which never ends, and would be replaced.
+            raise DatastreamError(f"place={str(path)!r} is no file; name a file")
 
     def load(self) -> Progress | None:
         try:

@@ -161,6 +161,18 @@ def test_a_change_becomes_a_dead_letter(store, place):
     assert consumer.counts.dead == 1
 
 
+def test_a_dead_letter_finds_a_place_whatever_the_key_is(store, place, tmp_path):
+    keys = ["k" * 300, "a/../b", ".datastream/x", "plain"]
+    with datastream.open(f"file:{tmp_path}/letters", create=True) as letters:
+        with store.consume(
+            Recorder(1), place=place, name="mails", retry=1, on_failure=letters
+        ) as consumer:
+            store.put_many(dict.fromkeys(keys, 1))
+            assert consumer.flush(10)
+        assert sorted(letter["key"] for letter in letters.values()) == sorted(keys)
+        assert len(letters.snapshot("mails/plain/")) == 1
+
+
 def test_an_undeliverable_change_is_not_tried_again(store, place):
     calls = []
 
@@ -461,6 +473,17 @@ def test_what_makes_no_sense_is_refused_and_leaves_nothing(store, place, argumen
     assert not place.exists()
 
 
+@pytest.mark.parametrize(
+    ("role", "words"), [("on_failure", "cannot take dead letters"), ("place", "cannot take places")]
+)
+def test_a_store_that_can_only_be_read_is_refused(store, place, role, words):
+    with datastream.open("env:NONE_") as other:
+        given = {"place": place, role: other}
+        with pytest.raises(datastream.ReadOnly, match=words):
+            store.consume(Recorder(), **given)
+    assert not place.exists()
+
+
 def test_a_place_that_is_none_is_left_alone(store, tmp_path):
     other = tmp_path / "notes.txt"
     other.write_text("not a place\n")
@@ -469,6 +492,17 @@ def test_a_place_that_is_none_is_left_alone(store, tmp_path):
     assert other.read_text() == "not a place\n"
     with pytest.raises(datastream.DatastreamError, match="no place can be kept in"):
         store.consume(Recorder(), place=tmp_path / "missing" / "place")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_place_that_is_no_file_is_neither_read_nor_replaced(store, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(datastream.DatastreamError, match="which is no file"):
+        store.consume(Recorder(), place=pipe)
+    with pytest.raises(datastream.DatastreamError, match="is no file"):
+        datastream.mirror(store, "memory:", place=pipe)
+    assert pipe.is_fifo()
 
 
 def test_a_place_on_a_full_disk_is_waited_for(store, place, monkeypatch):
