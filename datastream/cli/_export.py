@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 import tarfile
 from collections.abc import Iterable
@@ -62,26 +63,51 @@ def export(
 
 
 class _Output:
-    """A file that takes the place of the one of that name when it is complete; or stdout."""
+    """A file that takes the place of the one of that name when it is complete; or stdout.
+
+    What is no file, such as a pipe or a device, is written as it is.
+    """
 
     def __init__(self, name: str | None) -> None:
         self._path = None if name in (None, "-") else Path(str(name))
-        self._part = self._path and self._path.with_name(f"{self._path.name}.part")
+        self._part = None
+        if self._path is not None and (self._path.is_file() or not self._path.exists()):
+            # Not in place of a link to it.
+            self._path = self._path.resolve()
+            self._part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
 
     def __enter__(self) -> BinaryIO:
-        self._file: BinaryIO = self._part.open("wb") if self._part else sys.stdout.buffer
+        self._file: BinaryIO = self._opened()
         return self._file
 
+    def _opened(self) -> BinaryIO:
+        if self._path is None:
+            return sys.stdout.buffer
+        try:
+            return (self._part or self._path).open("wb")
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._path is None or self._part is None:
+        if self._path is None:
             if kind is None:
                 self._file.flush()
             return
-        self._file.close()
-        if kind is None:
+        self._close()
+        if self._part is not None and kind is None:
             self._part.replace(self._path)
-        else:
+        elif self._part is not None:
             self._part.unlink()
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            # What was left to be written has no room.
+            if self._part is not None:
+                self._part.unlink()
+            raise
 
 
 def format_of(name: str | None) -> str:

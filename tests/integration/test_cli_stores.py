@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
+import subprocess
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 import datastream
-from tests.integration.command_line import Start, run
+from tests.integration.command_line import TIMEOUT, Start, run
 
 VALUES = {"a": 1, "fx/USD": 1.1, "fx/old/DEM": "two\nlines", "blob": b"\xff\x00", "obj": {"x": [1]}}
 
@@ -264,6 +266,21 @@ def test_diff_says_what_differs(url: str, other: str) -> None:
     assert (first["key"], first["kind"], first["a"]["value"], first["b"]) == (
         "a", "only_a", "1", None,
     )  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_an_export_replaces_no_pipe_and_no_link(url: str, tmp_path: Path) -> None:
+    pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    reading = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert run("export", url, "-o", str(pipe)).exit_code == 0
+    exported, _ = reading.communicate(timeout=TIMEOUT)
+    assert run("export", url, "-o", str(link)).exit_code == 0
+    assert exported == file.read_bytes() == run("export", url).stdout_bytes
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
 def test_a_mirror_is_made_once_and_tried_before(url: str, other: str) -> None:
