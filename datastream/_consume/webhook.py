@@ -123,6 +123,8 @@ def webhook(
         InvalidValue: the URL is none, or the secret is empty.
         ImportError: the extra ``webhook`` is needed and not installed.
     """
+    from http.cookiejar import CookieJar, DefaultCookiePolicy
+
     try:
         import httpx
     except ModuleNotFoundError as error:
@@ -138,7 +140,15 @@ def webhook(
     if secret is not None and not secret:
         raise InvalidValue("the secret of a webhook is empty; leave it out, or give one")
     key = secret.encode() if isinstance(secret, str) else secret
-    client = httpx.Client(timeout=timeout, headers=dict(headers or {}), follow_redirects=False)
+    client = httpx.Client(
+        timeout=timeout,
+        headers=dict(headers or {}),
+        follow_redirects=False,
+        # Else what a receiver sets is kept, and sent with each request that follows.
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        # As many as there are workers: one that waits for a connection would count as a failure.
+        limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+    )
     return Webhook(client, parsed, key)
 
 

@@ -10,9 +10,15 @@ import pytest
 import datastream
 from datastream import InvalidValue, SourceUnavailable
 from datastream.consume import Retry, Undeliverable, verify
+from tests.integration._programs.tools import eventually
 
 QUICK = Retry(5, 0.001, 0.002)
 SECRET = "s3cret-of-the-hook"
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
 
 
 class Receiver:
@@ -33,6 +39,7 @@ class Receiver:
                 status, headers = receiver.answers.popleft() if receiver.answers else (200, {})
                 if status == "hang":
                     receiver.release.wait(30)
+                    self.close_connection = True
                     return
                 self.send_response(status)
                 for name, value in ({"Content-Length": "2"} | headers).items():
@@ -43,8 +50,7 @@ class Receiver:
             def log_message(self, *_):
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/hook/T0KEN"
         self.thread = threading.Thread(
             target=self.server.serve_forever, kwargs={"poll_interval": 0.01}
@@ -145,6 +151,27 @@ def test_a_receiver_that_says_when_is_asked_then(receiver, hook):
     with pytest.raises(SourceUnavailable) as caught:
         hook(datastream.Entry("a"))
     assert caught.value.retry_after == 7.0
+
+
+def test_a_receiver_leaves_no_cookies(receiver, hook):
+    receiver.answers += [(200, {"Set-Cookie": f"name{n}={'x' * 4000}; Path=/"}) for n in range(3)]
+    for _ in range(4):
+        hook(datastream.Entry("a"))
+    assert [headers for headers, _ in receiver.requests if "Cookie" in headers] == []
+
+
+def test_one_that_hangs_keeps_no_connection_from_others(receiver):
+    hanging = 105
+    receiver.answers += [("hang", {})] * hanging
+    with datastream.open("memory:") as store:
+        hook = datastream.webhook(receiver.url, timeout=30)
+        with store.consume(hook, place=None, retry=1, concurrency=hanging + 1) as consumer:
+            store.put_many({f"k{n}": n for n in range(hanging)})
+            eventually(lambda: len(receiver.requests) == hanging, "all hang")
+            store["one more"] = 1
+            eventually(lambda: consumer.counts.handled == 1, "one is taken")
+            receiver.release.set()
+        hook.close()
 
 
 def test_a_receiver_that_hangs_or_is_away(receiver):
