@@ -265,6 +265,13 @@ class Source(ABC):
         Called from any thread, also of an event loop, so it must not wait for an answer.
         """
 
+    def reach(self) -> None:  # noqa: B027
+        """Have the next `read` with ``since`` show at least all that is there now.
+
+        For a Source whose `read` tells what a stream, or a store below, has brought so far; one
+        that reads its backend then and there shows it anyway.
+        """
+
     def compared(self, position: str, *, same: bool) -> None:  # noqa: B027
         """A `read` with ``since`` was answered in full, at that very position, and was published.
 

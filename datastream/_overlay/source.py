@@ -237,6 +237,11 @@ class OverlaySource(Source):
             if unused is not None:
                 unused.stop()
 
+    def reach(self) -> None:
+        following = self._following
+        if following is not None:
+            following.catch_up()
+
     def wait(self, timeout: float | None) -> None:
         if any(layer.upstream is None for layer in self.layers):
             again = jittered(OPEN_AGAIN)

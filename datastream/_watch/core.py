@@ -174,10 +174,12 @@ class Core:
         return reading
 
     def catch_up(self) -> None:
-        """Have published all that any read has shown, before this returns."""
+        """Have published all that is there now, or any read has shown, before this returns."""
         self.report(self._catch_up)
 
     def _catch_up(self) -> None:
+        if self._publisher.position is not None:
+            self.call(None, self._source.reach)
         self._feed.begin_anew()
         self._feed.catch_up_twice()
 

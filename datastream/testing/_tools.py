@@ -165,6 +165,9 @@ class Spy(Source):
     def wake(self) -> None:
         self._source.wake()
 
+    def reach(self) -> None:
+        self._source.reach()
+
     def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         return self._source.write(writes)
 

@@ -848,3 +848,20 @@ def test_a_layer_that_decides_and_keeps_no_past_says_so(two_repositories):
             next(laid.history("mine"))
     with overlay("memory:") as laid, pytest.raises(Unsupported, match="no layer of"):
         laid.history("k")
+
+
+def test_layers_of_layers_show_what_was_acknowledged_below_them(tmp_path):
+    url = f"sqlite:{tmp_path}/below.db"
+    with (
+        datastream.open(url) as other,
+        datastream.open(url) as below,
+        overlay("memory:", below) as inner,
+        overlay("memory:", inner) as outer,
+    ):
+        recorder = Recorder(outer, "a")
+        recorder.wait_ready()
+        for number in range(10):
+            # Sooner than anybody looks at the file.
+            other["a"] = number
+            assert outer.snapshot("a")["a"].decode() == number
+            assert Recorder(outer, "a").state == {"a": b"%d" % number}

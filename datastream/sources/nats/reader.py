@@ -82,13 +82,18 @@ class Reader:
         self.shown, self._behind_since = 0, None
         return info
 
+    async def reach(self) -> None:
+        """Have no later read show less than there is now."""
+        info = await self.info()
+        self.saw(info.position.epoch, info.position.sequence)
+
     async def get(self, subject: str) -> Entry | None:
         """The entry of a key, by the leader."""
         info, message = await asyncio.gather(self.bucket.info(), self.bucket.last(subject))
-        if message is None or message.is_delete:
+        if message is None:
             return None
         self.saw(info.position.epoch, message.sequence)
-        return message.entry(info.position.epoch)
+        return None if message.is_delete else message.entry(info.position.epoch)
 
     async def state(self, filters: Sequence[str], info: Info | None = None) -> Reading:
         """What the keys hold, at least as of when this was called."""

@@ -199,6 +199,9 @@ class NatsSource(Source):
         info, messages = self._patiently(self._reader.past, filters)
         return Past(info, messages, self._where)
 
+    def reach(self) -> None:
+        self._patiently(self._reader.reach)
+
     def wait(self, timeout: float | None) -> None:
         due = max(0.0, self._due - monotonic()) if self._tail.is_running else PAUSE
         self._news.wait(due if timeout is None else min(due, timeout))

@@ -1,7 +1,11 @@
 """A bucket between other stores: mirrored to and from, its changes handled with the place in it."""
 
+import asyncio
+
 import datastream
-from datastream import Operation, mirror
+from datastream import Operation, mirror, overlay
+from datastream.sources.nats.consumer import Consumer
+from datastream.testing import Recorder
 
 LONG = 30
 
@@ -30,6 +34,29 @@ def test_a_bucket_is_mirrored_and_a_mirror(store, tmp_path):
             assert one.flush(LONG)
             assert two.flush(LONG)
             assert held(store) == held(target) == {"a": 2, "d": 3}
+
+
+def test_as_a_layer_it_shows_what_was_acknowledged_although_its_messages_are_late(
+    monkeypatch, store, url
+):
+    take = Consumer._take
+    monkeypatch.setattr(
+        Consumer,
+        "_take",
+        lambda self, message: asyncio.get_running_loop().call_later(0.1, take, self, message),
+    )
+    with datastream.open(url) as other, overlay("memory:", store) as laid:
+        recorder = Recorder(laid, "a")
+        recorder.wait_ready()
+        other["a"] = 1
+        assert laid.snapshot("a")["a"].decode() == 1
+        other["a"] = 2
+        assert Recorder(laid, "a").state == {"a": b"2"}
+        assert store["a"] == 2
+        del other["a"]
+        # What one read has shown, a look after it has published.
+        assert "a" not in store
+        assert laid.snapshot("a") == {}
 
 
 def test_changes_are_handled_with_the_place_in_the_bucket(store, url):
