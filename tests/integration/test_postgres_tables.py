@@ -21,6 +21,7 @@ from datastream import (
 )
 from datastream.source import Feature, Write
 from datastream.sources.postgres import PostgresSource
+from datastream.sources.postgres.writer import Writing
 from tests.integration._programs.tools import Follower
 
 HOSTILE = """data"; DROP TABLE data; -- %s %(x)s $1 $$ ' \\ é"""
@@ -340,6 +341,24 @@ def test_what_is_put_together_is_stored_as_what_is_put_alone(make, columns, keys
     assert stored[0].updated_at == stored[2].updated_at
     assert stored[0].revision == stored[2].revision
     assert store.snapshot() == {entry.key: entry for entry in stored}
+
+
+def test_what_was_written_together_is_removed_together(make, postgres, monkeypatch):
+    """Another transaction ends between what would be looks at one key and at the next."""
+    store, _ = make("CREATE TABLE data (key text PRIMARY KEY, value bytea, value_type text)")
+    with psycopg.connect(postgres) as other:
+        other.execute("INSERT INTO data VALUES ('a', '1', 'int'), ('b', '1', 'int')")
+        delete = Writing.delete
+
+        def late(self, connection, write):
+            if write.key == "b":
+                other.commit()
+            return delete(self, connection, write)
+
+        monkeypatch.setattr(Writing, "delete", late)
+        store.write(Write("a", None), Write("b", None))
+        other.commit()
+    assert len(store.snapshot()) in (0, 2)
 
 
 @pytest.mark.chaos

@@ -44,7 +44,7 @@ class Writing(ABC):
 
         self._delete_many = (
             f"DELETE FROM {layout.name} t USING pg_catalog.unnest($1::text[]) AS g (key) "
-            f"WHERE {table.is_key('g.key')} RETURNING g.key"
+            f"WHERE {table.is_key('g.key')} RETURNING 1"
         )
 
     def write(self, db: Connection, writes: Sequence[Write]) -> list[Entry]:
@@ -131,10 +131,13 @@ class Writing(ABC):
         return stored
 
     def _delete_plain(self, db: Connection, writes: Sequence[Write]) -> dict[str, Entry]:
-        """Unconditional deletes, in one statement; what was not there is left out."""
-        keys = [[write.key] for write in writes]
-        gone = {row[0] for row in rows(db, self._delete_many, arrays(["text"], keys))}
-        return {w.key: deleted(w.key, w.updated_at) for w in writes if w.key in gone}
+        """Unconditional deletes, in one statement.
+
+        So all are of one moment. What was not there then may be there now, with what was written
+        together with it; looked for one by one, only a part of that would be removed.
+        """
+        rows(db, self._delete_many, arrays(["text"], [[write.key] for write in writes]))
+        return {write.key: deleted(write.key, write.updated_at) for write in writes}
 
     def _apply(self, db: Connection, write: Write, row: Given) -> Entry:
         for _ in range(ATTEMPTS):
