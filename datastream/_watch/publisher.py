@@ -71,7 +71,7 @@ class Publisher:
             self._reads += 1
             # Who stands apart was shown what may be over already. A backend without a log then
             # says that nothing has changed: only the complete state tells.
-            since = None if self._apart.given and self._consistent else self.position
+            since = None if self._apart.given else self.position
             return Ticket(self.position, self._known.version, self._reads, self.routes.union, since)
 
     @property
