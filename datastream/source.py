@@ -120,6 +120,9 @@ class Reading(NamedTuple):
     unread: frozenset[str] = frozenset()
     """Keys that hold what cannot be read, so that ``entries`` is without them; one that ends in "/"
     stands for all keys below it. Readers who have them keep what they have."""
+    unchanged: frozenset[str] = frozenset()
+    """Keys of ``entries`` that were something else meanwhile and are again what they were at
+    ``since``: a reader which stood there has them. Empty where the backend does not know."""
 
     def is_unread(self, key: str) -> bool:
         """Whether `key` is among those that cannot be read."""

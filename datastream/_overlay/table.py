@@ -30,8 +30,8 @@ class _Changed(NamedTuple):
 
     sequence: int
     key: str
-    existed: bool
-    """It was visible before."""
+    before: str | None
+    """The revision that was visible until then; "" for none, None where it was concealed."""
 
 
 class Table:
@@ -183,7 +183,8 @@ class Table:
             self._visible[key] = now
             if before is not None and before.revision == now.revision:
                 return None
-        self._log.append(_Changed(self._sequence, key, was_concealed or before is not None))
+        until = None if was_concealed else before.revision if before is not None else ""
+        self._log.append(_Changed(self._sequence, key, until))
         return now or deleted(key)
 
     def _top(self, key: str) -> Entry | None:
@@ -229,10 +230,13 @@ class Table:
                 return Reading((), since, complete=False)
             if not self._floor <= sequence <= self._sequence:
                 return None
-            existed = self._changed_since(sequence)
-            entries = [self._now(key) for key in existed]
-            created = frozenset(key for key, existing in existed.items() if not existing)
-            reading = Reading(entries, self._position, complete=False, created=created)
+            before = self._changed_since(sequence)
+            entries = [self._now(key) for key in before]
+            created = frozenset(key for key, revision in before.items() if revision == "")
+            same = frozenset(e.key for e in entries if e.revision and e.revision == before[e.key])
+            reading = Reading(
+                entries, self._position, complete=False, created=created, unchanged=same
+            )
             if sequence + 1 == self._sequence and (self._last.author or self._last.message):
                 return reading._replace(author=self._last.author, message=self._last.message)
             return reading
@@ -252,17 +256,24 @@ class Table:
         with self._lock:
             if not self._floor <= sequence <= self._sequence:
                 return None
-            existed = self._changed_since(sequence)
+            later = self._changed_since(sequence)
             keys = {key for keys in changed for key in keys}
             news = [key for key in keys if self._is_news(key, changed)]
-            news += [key for key in existed if key not in keys]
+            news += [key for key in later if key not in keys]
             created = {key for key in keys if self._held_nothing(key, changed)}
-            created.update(k for k, existing in existed.items() if not existing and k not in keys)
+            created.update(k for k, before in later.items() if before == "" and k not in keys)
             entries = [self._now(key) for key in news]
             position = self._position if entries or not keep else spell(*place)
-            reading = Reading(entries, position, complete=False, created=frozenset(created))
             author, message = self._about(sequence, readings)
-            return reading._replace(author=author, message=message)
+            return Reading(
+                entries,
+                position,
+                complete=False,
+                author=author,
+                message=message,
+                created=frozenset(created),
+                unchanged=_unchanged(readings) - later.keys(),
+            )
 
     def _about(self, sequence: int, readings: Sequence[Reading]) -> tuple[str, str]:
         """Who made what has changed, and why, if it is one change of one layer.
@@ -289,14 +300,14 @@ class Table:
             keys.get(key, key not in held) for held, keys in zip(self._held, changed, strict=True)
         )
 
-    def _changed_since(self, sequence: int) -> dict[str, bool]:
-        """The keys that look different since a count, in order, and whether they existed then."""
-        existed: dict[str, bool] = {}
+    def _changed_since(self, sequence: int) -> dict[str, str | None]:
+        """The keys that changed since a count, in order, with the revisions visible then."""
+        before: dict[str, str | None] = {}
         for changed in reversed(self._log):
             if changed.sequence <= sequence:
                 break
-            existed[changed.key] = changed.existed
-        return dict(reversed(existed.items())) if len(existed) > 1 else existed
+            before[changed.key] = changed.before
+        return dict(reversed(before.items())) if len(before) > 1 else before
 
     def _now(self, key: str) -> Entry:
         return self._visible.get(key) or deleted(key)
@@ -336,6 +347,18 @@ def covers(mine: Selection, selection: Selects) -> bool:
         and selection.prefixes <= mine.prefixes
         and (selection.keys <= mine.keys or all(map(mine.matches, selection.keys)))
     )
+
+
+def _unchanged(readings: Iterable[Reading]) -> frozenset[str]:
+    """The keys that all layers which changed them have changed back."""
+    back: set[str] = set()
+    differs: set[str] = set()
+    for reading in readings:
+        for entry in reading.entries:
+            key = entry.key
+            came_and_went = entry.operation is DELETE and key in reading.created
+            (back if came_and_went or key in reading.unchanged else differs).add(key)
+    return frozenset(back - differs)
 
 
 def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:

@@ -118,6 +118,8 @@ class Join:
         # For a cursor: keys that changed since it, and the revisions before anything followed.
         self._resumed: dict[str, None] = {}
         self._created: frozenset[str] = frozenset()
+        # Revisions that the subscriber has, of keys that changed since the cursor and back.
+        self._unchanged: dict[str, str] = {}
         self._transient = False
         self._origin: dict[str, str] = {}
         self._unread: frozenset[str] = frozenset()
@@ -167,6 +169,9 @@ class Join:
         self._resumed = {entry.key: None for entry in reading.entries if matches(entry.key)}
         self._transient = transient
         self._created = reading.created
+        if reading.unchanged and not transient:
+            same = (entry for entry in reading.entries if entry.key in reading.unchanged)
+            self._unchanged = {entry.key: entry.revision for entry in same}
         self._origin = self.revisions()
 
     def apply(self, published: Iterable[Published]) -> bool:
@@ -262,6 +267,10 @@ class Join:
             return [e for e in news if e.key in self.state or not self._is_unread(e.key)]
         if self.cursor is None:
             return list(self.state.values())
+        had = self._unchanged
+        return [e for e in self._since_cursor() if had.get(e.key) != e.revision]
+
+    def _since_cursor(self) -> list[Entry]:
         # What was created after the cursor and is gone again, the subscriber never had.
         never_had = self._created - self.state.keys()
         if self._transient:

@@ -452,6 +452,30 @@ def test_a_cursor_outlives_the_overlay(tmp_path):
         resumed.wait(lambda r: r.state.get("d") == b"above")
 
 
+@pytest.mark.parametrize("resume", ["while others watch", "after nobody did", "elsewhere"])
+def test_what_is_again_as_it_was_at_a_cursor_is_not_told_again(layers, resume):
+    """What was put above and removed shows what is below with the revision it had."""
+    layers["bottom"].put_many({"back": 0, "other": 0})
+    laid = layers.overlay()
+    recorder = Recorder(laid)
+    await_first_poll(laid)
+    layers["middle"].put("start", 1)
+    recorder.wait(lambda r: "start" in r.state)
+    cursor, state = recorder.cursor, dict(recorder.state)
+    layers["top"].put_many({"back": 1, "other": 1})
+    layers["top"].delete("back")
+    layers["top"].put("other", 2)
+    recorder.wait(lambda r: r.state["other"] == b"2")
+    if resume != "while others watch":
+        recorder.dispose()
+        eventually(lambda: laid._source._following is None, "the layers are released")
+    again = layers.overlay() if resume == "elsewhere" else laid
+    resumed = Recorder(again, since=cursor, had=state)
+    assert [(e.key, e.value) for e in resumed.batches[0].entries] == [("other", b"2")]
+    layers["top"].put("back", 3)
+    resumed.wait_state({"start": b"1", "back": b"3", "other": b"2"})
+
+
 def test_a_cursor_across_layers_that_were_swapped_is_reset(tmp_path):
     urls = (f"sqlite:{tmp_path}/above.db", f"sqlite:{tmp_path}/below.db")
     with overlay(*urls) as laid:

@@ -378,6 +378,30 @@ def test_what_came_and_went_after_the_cursor_is_not_sent(publisher):
     assert two.sink.news == [[("a", "2")]]
 
 
+def test_what_changed_after_the_cursor_and_back_is_not_sent(publisher):
+    joined(publisher, state("p2", same="1", later="1", other="2"))
+    two = register(publisher, since="p0")
+    join = Join(ALL, "p0")
+    reading = changes("p2", same="1", later="1", other="2")
+    join.resume(reading._replace(unchanged=frozenset(["same", "later"])))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p3", later="3"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert sorted(two.sink.news[0]) == [("later", "3"), ("other", "2")]
+    publisher.publish(publisher.ticket(), changes("p4", same="4"))
+    assert two.sink.news[1:] == [[("same", "4")]]
+
+
+def test_a_relay_is_sent_also_what_changed_back(publisher):
+    """One of its readers may have read the key in between."""
+    two = register(publisher, since="p0")
+    join = begin(two, state("p2", same="1"))
+    reading = changes("p2", same="1")._replace(unchanged=frozenset(["same"]))
+    join.resume(reading, transient=True)
+    publisher.join(two, join, 0)
+    assert two.sink.news == [[("same", "1")]]
+
+
 def test_a_delete_of_what_may_have_come_after_the_cursor_is_not_sent(publisher):
     """Its creation was published before the resume registered; both were over when it read."""
     joined(publisher, state("p1", a="1"))
