@@ -12,7 +12,7 @@ from inspect import signature
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from datastream._mirror.progress import MIRRORS, Progress
+from datastream._mirror.progress import MIRRORS, Progress, spoken
 from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
 from datastream.selection import Selection, literal_prefix
@@ -167,11 +167,6 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
             "through others, so a change would go round for ever; mirror one way only, or "
             "other keys"
         )
-
-
-def spoken(identity: str) -> str:
-    """An identity as errors give it."""
-    return identity.removesuffix("?")
 
 
 def overlap(one: Selection, other: Selection) -> bool:
