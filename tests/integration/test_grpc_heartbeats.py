@@ -17,11 +17,12 @@ from tests.integration._programs.tools import eventually
 KEPT = 10
 """Lines of the log, here."""
 SOON = 0.1
-"""Seconds between two heartbeats: as often as a server sends them."""
+"""Seconds between two heartbeats, here."""
 
 
 @pytest.fixture
 def store(stack, monkeypatch, tmp_path):
+    monkeypatch.setattr("datastream_grpc._heartbeats.LEAST", SOON)
     monkeypatch.setattr("datastream.sources.sqlite.log.KEPT", KEPT)
     monkeypatch.setattr("datastream.sources.sqlite.source.KEPT", KEPT)
     monkeypatch.setattr("datastream.sources.sqlite.source.PRUNE_EVERY", KEPT)
@@ -156,6 +157,43 @@ def test_a_restricted_client_resumes_from_its_heartbeats(stack, store):
     stack.callback(again.subscribe(resumed.append).dispose)
     eventually(lambda: resumed, "the difference")
     assert (resumed[0].reset, resumed[0].entries) == (False, ())
+
+
+class Rules:
+    """What everybody may read, until that changes."""
+
+    def __init__(self, *keys):
+        self.right = Selection.of(*keys)
+
+    def __call__(self, principal, action, selection):
+        return self.right
+
+    def subscribe(self, changed):
+        self._changed = changed
+        return lambda: None
+
+    def change(self, *keys):
+        self.right = Selection.of(*keys)
+        self._changed()
+
+
+def test_heartbeats_go_on_after_the_rules_have_changed(stack, store):
+    rules = Rules("quiet", "old/")
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", authorize=rules))
+    stubs = Stubs(stack.enter_context(closing(grpc.insecure_channel(server.address))))
+    call = subscribed(stack, stubs, "quiet", "old/", "new/", heartbeat=SOON)
+    before = next(call).cursor.rpartition("~")[2]
+    rules.change("quiet", "new/")
+    after = next(call)
+    assert after.reset
+    mark = after.cursor.rpartition("~")[2]
+    assert mark != before
+    outgrow(store)
+    await_cursor(call, now := f"{store.snapshot_batch().cursor}~{mark}")
+    store["new/1"] = 1
+    assert [*next(call).data] == ["new/1"]
+    again = next(subscribed(stack, stubs, "quiet", "old/", "new/", since=now))
+    assert (again.reset, [*again.data]) == (False, ["new/1"])
 
 
 @pytest.mark.parametrize("heartbeat", [float("nan"), -1.0])

@@ -11,9 +11,9 @@ from datastream import Batch, InvalidValue
 from datastream_grpc import _convert
 from datastream_grpc._opening import Place
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._sender import Sender
+from datastream_grpc._sender import Ready, Sender
 
-LEAST, MOST = 0.1, 3600.0
+LEAST, MOST = 1.0, 3600.0
 """Seconds between two heartbeats of a watch."""
 
 
@@ -25,17 +25,24 @@ class Heartbeats:
         reached: the cursor up to which all watches were offered everything; None if there is none.
         place: where the client is.
         sender: sends them, while it has nothing else to send.
+        ready: calls this: very many may be due at the same time.
     """
 
-    __slots__ = ("_every", "_place", "_reached", "_sender", "_timer")
+    __slots__ = ("_every", "_place", "_reached", "_ready", "_sender", "_timer")
 
     def __init__(
-        self, every: float, reached: Callable[[], str | None], place: Place, sender: Sender
+        self,
+        every: float,
+        reached: Callable[[], str | None],
+        place: Place,
+        sender: Sender,
+        ready: Ready,
     ) -> None:
         self._every = every
         self._reached = reached
         self._place = place
         self._sender = sender
+        self._ready = ready
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
@@ -54,11 +61,17 @@ class Heartbeats:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
+            self._every = 0.0
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._every, self._beat)
+        self._timer = asyncio.get_running_loop().call_later(
+            self._every, self._ready.add, self._beat
+        )
 
     def _beat(self) -> None:
+        if not self._every:
+            # The block was left meanwhile.
+            return
         # Before the sender is asked: what it is offered from here on comes after this cursor.
         cursor = self._reached()
         if cursor and cursor != self._place.since and self._sender.is_idle:

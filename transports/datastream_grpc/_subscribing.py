@@ -168,7 +168,7 @@ class Stream:
             cursor = self._shared.store.reached()
             return cursor and scope.shown(Batch(cursor=cursor)).cursor
 
-        return Heartbeats(self._heartbeat, reached, self._place, sender)
+        return Heartbeats(self._heartbeat, reached, self._place, sender, self._shared.ready)
 
     def _sender(self, opening: Opening, inbox: Inbox) -> Sender:
         shared, scope, place = self._shared, opening.scope, self._place
