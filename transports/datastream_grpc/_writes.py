@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from time import monotonic
 
 from datastream import DatastreamError, Store
 from datastream_grpc import _convert, _shared_ids
@@ -13,6 +14,7 @@ from datastream_grpc._answering import told
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import Principal
+from datastream_grpc._sender import SLICE
 from datastream_grpc._shared_ids import Known, answer_again
 from datastream_grpc._texts import Texts
 
@@ -136,12 +138,18 @@ class Pushes:
 
     async def take(self, requests: Iterable[pb.WriteRequest]) -> None:
         """Begin all of them; waits while very many are in flight."""
+        until = monotonic() + SLICE
         for request in requests:
             if self._instant:
                 await self._do(request, ())
             else:
                 await self._room.acquire()
                 self._begin(request)
+            if monotonic() > until:
+                # One message may have millions, and the loop is everybody's.
+                await self._send()
+                await asyncio.sleep(0)
+                until = monotonic() + SLICE
         await self._send()
 
     async def end(self) -> None:
