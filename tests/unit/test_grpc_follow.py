@@ -4,10 +4,12 @@ import asyncio
 from types import SimpleNamespace
 
 import pytest
-from datastream_grpc._follow import Follow
+from datastream_grpc._follow import WAITING, Follow
+from datastream_grpc._limits import LimitReached, Limits
 from datastream_grpc._pb import service_pb2 as pb
 
 from datastream import InvalidValue
+from datastream.testing import TIMEOUT
 
 
 def test_what_makes_no_sense_ends_the_call_after_the_message_that_is_written():
@@ -29,7 +31,7 @@ def test_what_makes_no_sense_ends_the_call_after_the_message_that_is_written():
             await begun.wait()
             yield pb.FollowRequest(watch=1)
 
-        follow = Follow(send, SimpleNamespace(write=write), None)
+        follow = Follow(send, SimpleNamespace(write=write), None, Limits())
         taking = asyncio.ensure_future(follow.take(requests()))
         await begun.wait()
         begun.clear()
@@ -40,5 +42,35 @@ def test_what_makes_no_sense_ends_the_call_after_the_message_that_is_written():
         with pytest.raises(InvalidValue):
             await taking
         assert not begun.is_set()
+
+    asyncio.run(main())
+
+
+def test_a_client_that_begins_watches_and_takes_nothing_is_refused(monkeypatch):
+    """Each that waits holds its request: they must not be as many as a client sends."""
+    monkeypatch.setattr("datastream_grpc._follow.END_WITHIN", 0.01)
+
+    async def main():
+        begun = 0
+
+        async def write(message):
+            await asyncio.get_running_loop().create_future()
+
+        async def send(request, line):
+            raise LimitReached("2 streams are open already; close some")
+
+        async def requests():
+            nonlocal begun
+            while True:
+                begun += 1
+                yield pb.FollowRequest(watch=begun, add=pb.DataRequest())
+                await asyncio.sleep(0)
+
+        texts = SimpleNamespace(of=lambda error, text, sent: text)
+        context = SimpleNamespace(write=write, peer=lambda: "")
+        taking = Follow(send, context, texts, Limits(streams=2)).take(requests())
+        with pytest.raises(LimitReached, match="run, or wait"):
+            await asyncio.wait_for(taking, TIMEOUT)
+        assert begun == WAITING + 3
 
     asyncio.run(main())

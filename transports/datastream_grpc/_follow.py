@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from datastream import InvalidValue
+from datastream import DatastreamError, InvalidValue
 from datastream_grpc import _convert
 from datastream_grpc._answering import told
+from datastream_grpc._limits import LimitReached, Limits
 from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._texts import Texts
@@ -22,6 +24,10 @@ log = logging.getLogger("datastream.grpc")
 BEGINNING = 8
 """Watches of one call that begin at the same time: of a client that does not read, each of them
 holds a state."""
+WAITING = 1_000
+"""Watches beyond the limit of streams that may wait to begin, or until their end is sent."""
+END_WITHIN = 5.0
+"""Seconds that a client has to take a message before its call ends with an error."""
 BEGIN_ALONE = 5.0
 """Seconds for which one that begins keeps others from it, as where a backend is away."""
 
@@ -97,9 +103,11 @@ class Follow:
         send: sends one.
         context: of the call.
         texts: makes those of errors.
+        limits: of the server.
     """
 
-    def __init__(self, send: SendWatch, context: Context, texts: Texts) -> None:
+    def __init__(self, send: SendWatch, context: Context, texts: Texts, limits: Limits) -> None:
+        self._most = limits.streams + WAITING
         self._send = send
         self._context = context
         self._texts = texts
@@ -113,17 +121,19 @@ class Follow:
 
         Raises:
             InvalidValue: it asks for what makes no sense.
+            LimitReached: it begins watches faster than it takes what becomes of them.
         """
         try:
             async for request in requests:
                 self._take(request)
             while self._tasks:
                 await asyncio.wait(self._tasks)
-        except InvalidValue:
+        except DatastreamError:
             # Not within a write: gRPC refuses to send the status of a call whose first message is
             # under way.
-            async with self._writing:
-                self._cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(END_WITHIN), self._writing:
+                    self._cancel()
             raise
         finally:
             self._cancel()
@@ -149,6 +159,11 @@ class Follow:
         self._begin(number, request.add)
 
     def _begin(self, number: int, request: pb.DataRequest) -> None:
+        if len(self._tasks) >= self._most:
+            raise LimitReached(
+                f"{self._most} watches of this stream run, or wait; read what they send before you "
+                "begin more"
+            )
         line = Line(number, self._context, self._writing, describes=request.describe)
         self._lines[number] = line
         task = line.task = asyncio.create_task(self._run(line, request))

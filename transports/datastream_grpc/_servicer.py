@@ -156,7 +156,7 @@ class Servicer:
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
         send = partial(self.subscribing.watch, principal=principal_of(context))
         with self.streams.carrying():
-            await Follow(send, context, self._texts).take(requests)
+            await Follow(send, context, self._texts, self._meter.limits).take(requests)
 
     async def _selected(self, request: pb.DataRequest, use: Callable[[Store], T]) -> T:
         """What `use` finds of what is selected; a few keys wait for no long read."""
