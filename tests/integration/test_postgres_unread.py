@@ -90,6 +90,17 @@ def test_a_row_of_a_table_with_triggers_that_is_broken(postgres, db):
         follower.wait_key("t/4", b"ok")
         assert store.snapshot().keys() == {"t/1", "t/3", "t/4"}
         assert follower.state["t/2"] == b"sad"
+        for put in (
+            lambda: store.put("t/2", "ok"),
+            lambda: store.put_many({"t/2": "ok", "t/5": "ok"}),
+        ):
+            with pytest.raises(Unreadable, match="'t/2'"):
+                put()
         db.execute("UPDATE data SET value = 'glad' WHERE id = 2")
         follower.wait_key("t/2", b"glad")
         eventually(lambda: store.status.current.degraded == "", "all is well")
+        db.execute("DELETE FROM pg_enum WHERE enumlabel = 'glad' AND enumtypid = 'mood'::regtype")
+        assert store.snapshot().keys() == {"t/1", "t/4"}
+        store.delete("t/2")
+        follower.wait_key("t/2", None)
+        assert "t/2" not in store.status.current.degraded

@@ -42,7 +42,13 @@ from datastream.sources.postgres.connection import (
     is_lost,
     persistently,
 )
-from datastream.sources.postgres.errors import Altered, explain, passing, unknown_outcome
+from datastream.sources.postgres.errors import (
+    Altered,
+    explain,
+    is_of_a_row,
+    passing,
+    unknown_outcome,
+)
 from datastream.sources.postgres.history import past
 from datastream.sources.postgres.layout import create_table
 from datastream.sources.postgres.listener import Listener
@@ -200,6 +206,10 @@ class PostgresSource(Source):
         except psycopg.Error as error:
             if self._closed:
                 raise
+            unread = next((w.key for w in writes if self._unread.has(w.key)), None)
+            if unread is not None and is_of_a_row(error):
+                # What is put is compared with what is there.
+                raise self._unread.error(unread) from error
             raise explain(error, self._where, writes[0].key, writes=True) from error
 
     def wait(self, timeout: float | None) -> None:
