@@ -16,6 +16,7 @@ from tests.integration._programs.tools import Follower
 MANY = 250
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 SHAPE = "key text PRIMARY KEY, value bytea, value_type text, updated_at timestamptz"
+SHOUT = "CREATE TRIGGER o BEFORE INSERT ON data FOR EACH ROW EXECUTE FUNCTION shout()"
 
 
 @pytest.fixture
@@ -102,11 +103,17 @@ def test_a_key_that_is_there_is_updated(postgres, copied, key):
 @pytest.mark.parametrize(
     ("statement", "seven"),
     [
-        ("CREATE TRIGGER o BEFORE INSERT ON data FOR EACH ROW EXECUTE FUNCTION shout()", b"70"),
+        (SHOUT, b"70"),
         ("CREATE RULE others AS ON DELETE TO data DO ALSO NOTIFY others", b"7"),
+        (
+            "ALTER TABLE data RENAME TO old; CREATE TABLE data (LIKE old INCLUDING ALL); "
+            f"{SHOUT}; GRANT ALL ON data TO PUBLIC",
+            b"70",
+        ),
+        ("ALTER TABLE data ALTER value_type TYPE name", b"7"),
         ("ALTER TABLE data ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON data USING (true)", b"7"),
     ],
-    ids=["trigger", "rule", "policy"],
+    ids=["trigger", "rule", "swapped", "altered", "policy"],
 )
 def test_what_may_alter_rows_or_refuse_copies_is_honoured(
     postgres, db, role, copied, statement, seven
@@ -119,8 +126,8 @@ def test_what_may_alter_rows_or_refuse_copies_is_honoured(
     with datastream.open(f"{postgres}&user={role}", mode="poll") as store:
         # After the table was looked up.
         db.execute(statement)
-        stored = held(store.write(*writes()))
-        assert copied == [False]
+        stored = held(store.write(*writes(value_type="x/" + 70 * "y")))
+        assert not any(copied)
         assert stored == store.snapshot()
         assert stored["k/007"].value == seven
 

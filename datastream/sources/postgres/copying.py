@@ -17,7 +17,7 @@ import psycopg
 from datastream.sources.postgres.arrays import stamp
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.keys import is_among
-from datastream.sources.postgres.layout import Column, Layout
+from datastream.sources.postgres.layout import Column, Layout, literal
 from datastream.sources.postgres.rows import Row
 from datastream.sources.postgres.values import written
 
@@ -47,7 +47,9 @@ class Copying:
         self._lock = f"LOCK TABLE {layout.name} IN ROW EXCLUSIVE MODE".encode()
         there = f"EXISTS (SELECT FROM {layout.name} t WHERE {is_among(layout, 1)})"
         keeps = _KEEPS_ROWS.format(layout.oid)
-        self._question = f"SELECT ({keeps}), {there}, timestamptz_send(now())".encode()
+        # Another table may have this name by now.
+        same = f"{layout.marked.relation} = {literal(layout.fingerprint)}"
+        self._question = f"SELECT {same} AND ({keeps}), {there}, timestamptz_send(now())".encode()
         names = ", ".join(column.quoted for column in (layout.key, *columns))
         self._copy = f"COPY {layout.name} ({names}) FROM STDIN (FORMAT BINARY)".encode()
         self._has_type = layout.value_type is not None
