@@ -7,6 +7,7 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, State, Unreadable
+from datastream.sources.postgres.table import RowTable
 from tests.integration._programs.tools import Follower, Statuses, eventually
 
 VIEW = (
@@ -103,4 +104,24 @@ def test_a_row_of_a_table_with_triggers_that_is_broken(postgres, db):
         assert store.snapshot().keys() == {"t/1", "t/4"}
         store.delete("t/2")
         follower.wait_key("t/2", None)
-        assert "t/2" not in store.status.current.degraded
+        eventually(lambda: "t/2" not in store.status.current.degraded, "it is forgotten")
+
+
+def test_a_broken_row_that_goes_while_the_others_are_read(postgres, db, monkeypatch):
+    db.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+    db.execute("CREATE TABLE data (key text PRIMARY KEY, value mood)")
+    db.execute("INSERT INTO data VALUES ('a', 'ok'), ('b', 'sad')")
+    rows_where = RowTable.rows_where
+
+    def delete_first(self, session, head, condition):
+        if "<> ALL" in condition.text:
+            db.execute("DELETE FROM data WHERE key = 'b'")
+        return rows_where(self, session, head, condition)
+
+    monkeypatch.setattr(RowTable, "rows_where", delete_first)
+    with datastream.open(postgres) as store:
+        follower = Follower(store)
+        follower.wait_state({"a": b"ok", "b": b"sad"})
+        db.execute("DELETE FROM pg_enum WHERE enumlabel = 'sad' AND enumtypid = 'mood'::regtype")
+        store.refresh()
+        follower.wait_state({"a": b"ok"})

@@ -67,9 +67,9 @@ class ChangedRows:
         return changes or self._read_state(db, selection)
 
     def _read_state(self, db: Connection, selection: Selects) -> Reading:
-        rows = self._table.rows_beside(db, self._head, selection)
+        rows, unread = self._table.rows_beside(db, self._head, selection, looks=None)
         found, position = self._table.entries(rows), self._position(beside(rows))
-        return Reading(found, position, complete=True, unread=self._table.unread)
+        return Reading(found, position, complete=True, unread=unread)
 
     def _read_changes(self, db: Connection, since: str) -> Reading | None:
         """None if the log does not reach back to `since`, or is of another epoch."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 
+from datastream.errors import SourceUnavailable
 from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import is_of_a_row, reason_of
@@ -25,8 +26,8 @@ PATIENCE = 5.0
 """Seconds to look for them."""
 LOOKS = 5
 """Rows that are tried again by each read, and found to be unreadable still."""
-ATTEMPTS = 3
-"""Reads that may meet rows which were written meanwhile, and cannot be read either."""
+ATTEMPTS = 5
+"""Reads that may meet rows which were written meanwhile."""
 T = TypeVar("T")
 
 
@@ -53,44 +54,62 @@ class Readable:
         self._try = f"SELECT sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0)) FROM ({some}) r"
         self.unread = unread
 
-    def ask(self, db: Connection, condition: Condition, question: Callable[[Condition], T]) -> T:
+    def ask(
+        self,
+        db: Connection,
+        condition: Condition,
+        question: Callable[[Condition], T],
+        looks: int | None = LOOKS,
+    ) -> tuple[T, frozenset[str]]:
         """What `question` answers to a condition that is false for rows which cannot be read.
+
+        Args:
+            looks: how many of those are tried again; None for all, where no later read tells that
+                what was left out had just become readable, or had gone.
+
+        Returns:
+            The answer, and the keys that were left out.
 
         Raises:
             psycopg.Error: it fails whatever is left out.
+            SourceUnavailable: rows become readable, or unreadable, again and again.
         """
-        self._try_again(db)
         for _ in range(ATTEMPTS):
+            left_out = self.unread.keys
             try:
-                return question(self._without_unread(condition))
+                answer = question(self._without(left_out, condition))
             except psycopg.Error as error:
                 if not (is_of_a_row(error) and self._find(db, condition)):
                     raise
-        return question(self._without_unread(condition))
+            else:
+                if self._are_unreadable(db, left_out, looks):
+                    return answer, frozenset(left_out)
+        raise SourceUnavailable("rows become readable, or unreadable, faster than they are read")
 
-    def _without_unread(self, condition: Condition) -> Condition:
-        left_out = sorted(self.unread.keys)
+    def _without(self, left_out: Sequence[str], condition: Condition) -> Condition:
         if not left_out:
             return condition
         number = len(condition.parameters) + 1
         text = f"{condition.text} AND {self._key} <> ALL(${number}::text[])"
-        return Condition(text, (*condition.parameters, left_out))
+        return Condition(text, (*condition.parameters, sorted(left_out)))
 
-    def _try_again(self, db: Connection) -> None:
-        """Look whether rows that could not be read can be by now, or have gone."""
-        known, failed = self.unread.keys, 0
-        for key in sample(known, len(known)):
+    def _are_unreadable(self, db: Connection, keys: Sequence[str], looks: int | None) -> bool:
+        """Whether rows that were left out cannot be read still; `unread` forgets those that can."""
+        failed, is_any = 0, False
+        for key in sample(keys, len(keys)):
             if self._trouble(db, [key]) is None:
                 self.unread.discard(key)
-            elif (failed := failed + 1) == LOOKS:
-                return
+                is_any = True
+            elif (failed := failed + 1) == looks:
+                break
+        return not is_any
 
     def _find(self, db: Connection, condition: Condition) -> bool:
         """Find the rows that cannot be read; whether that succeeded."""
         # Of no row: where that fails, it is no matter of rows.
         if self._trouble(db, []) is not None:
             return False
-        text, parameters = self._without_unread(condition)
+        text, parameters = self._without(self.unread.keys, condition)
         rows = db.execute(f"{self._keys} WHERE {text}".encode(), parameters).fetchall()
         keys = [str(key) for (key,) in rows]
         found: dict[str, str] = {}

@@ -39,22 +39,18 @@ class ComparedRows:
             Altered: look the table up again.
         """
         if since is None:
-            rows = self._table.rows_beside(db, f"SELECT {self._marks} AS head", selection)
+            head = f"SELECT {self._marks} AS head"
+            rows, unread = self._table.rows_beside(db, head, selection)
             self._check(beside(rows))
-            return self._reading(self._table.entries(rows))
+            return _reading(self._table.entries(rows), unread)
         seen = self._seen
         if seen and seen[0] == since and seen[1] == self._summary(db, selection):
             return Reading((), since, complete=False)
-        found, summary = self._summed_up(db, selection)
-        reading = self._reading(found)
+        reading, summary = self._summed_up(db, selection)
         self._seen = (reading.position, summary)
         if reading.position == since:
             return Reading((), since, complete=False)
         return reading
-
-    def _reading(self, found: EntryColumns) -> Reading:
-        unread = self._table.unread
-        return Reading(found, _position(found, unread), complete=True, unread=unread)
 
     def question(self, since: str) -> None:
         """Nothing to ask before it is wanted."""
@@ -70,10 +66,10 @@ class ComparedRows:
             row = db.execute(statement, condition.parameters).fetchone()
             return condition, self._check(row and row[0])
 
-        return self._table.ask(db, selection, summary)
+        return self._table.ask(db, selection, summary)[0]
 
-    def _summed_up(self, db: Connection, selection: Selects) -> tuple[EntryColumns, object]:
-        """The rows, and their summary."""
+    def _summed_up(self, db: Connection, selection: Selects) -> tuple[Reading, object]:
+        """The state, and the summary of its rows."""
 
         # In one statement, not in a transaction of two: that would have a snapshot older than its
         # locks, to which a table that was rewritten meanwhile looks empty.
@@ -81,7 +77,8 @@ class ComparedRows:
             found = self._table.rows_where(db, self._head(condition), condition)
             return self._table.entries(found), (condition, self._check(beside(found)))
 
-        return self._table.ask(db, selection, rows)
+        (entries, summary), unread = self._table.ask(db, selection, rows)
+        return _reading(entries, unread), summary
 
     def _head(self, condition: Condition) -> str:
         """A query of marks and summary."""
@@ -97,6 +94,10 @@ class ComparedRows:
         if marks != self._found:
             raise Altered
         return summary
+
+
+def _reading(found: EntryColumns, unread: frozenset[str]) -> Reading:
+    return Reading(found, _position(found, unread), complete=True, unread=unread)
 
 
 def _position(entries: EntryColumns, unread: Iterable[str]) -> str:

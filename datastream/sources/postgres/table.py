@@ -16,7 +16,7 @@ from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of
 from datastream.sources.postgres.layout import Layout
-from datastream.sources.postgres.readable import Condition, Readable
+from datastream.sources.postgres.readable import LOOKS, Condition, Readable
 from datastream.sources.postgres.rows import Row, Shape, entries, shape
 
 MOST_CONDITIONS = 1000
@@ -62,7 +62,7 @@ class RowTable:
             Altered: look the table up again.
         """
         everything = Condition(self._present)
-        found = self.readable.ask(
+        found, _ = self.readable.ask(
             db,
             everything,
             lambda given: rows(db, self._capabilities + given.text, given.parameters),
@@ -103,17 +103,29 @@ class RowTable:
         if mark != self._layout.fingerprint:
             raise Altered
 
-    def rows_beside(self, db: Connection, head: str, selection: Selects) -> Sequence[Row]:
+    def rows_beside(
+        self, db: Connection, head: str, selection: Selects, looks: int | None = LOOKS
+    ) -> tuple[Sequence[Row], frozenset[str]]:
         """The rows of `selection` and, of the same moment, the text that `head` selects.
 
         Args:
             head: a query of one column called ``head``; `beside` finds its answer.
-        """
-        return self.ask(db, selection, lambda given: self.rows_where(db, head, given))
+            looks: as for `ask`.
 
-    def ask(self, db: Connection, selection: Selects, question: Callable[[Condition], T]) -> T:
-        """The answer to a question about all rows of `selection` that can be read."""
-        return self.readable.ask(db, self.condition(selection, 1), question)
+        Returns:
+            The rows, and the keys of those that cannot be read.
+        """
+        return self.ask(db, selection, lambda given: self.rows_where(db, head, given), looks)
+
+    def ask(
+        self,
+        db: Connection,
+        selection: Selects,
+        question: Callable[[Condition], T],
+        looks: int | None = LOOKS,
+    ) -> tuple[T, frozenset[str]]:
+        """`Readable.ask` of the rows of `selection`."""
+        return self.readable.ask(db, self.condition(selection, 1), question, looks)
 
     def rows_where(self, db: Connection, head: str, condition: Condition) -> Sequence[Row]:
         """The rows of which `condition` is true, beside what `head` selects."""
@@ -124,11 +136,6 @@ class RowTable:
             f"UNION ALL {self.select} WHERE {condition.text}",
             condition.parameters,
         )
-
-    @property
-    def unread(self) -> frozenset[str]:
-        """Keys whose rows cannot be read."""
-        return frozenset(self.readable.unread.keys)
 
     def was_read(self, keys: Iterable[str]) -> None:
         """Rows were read, or have gone."""
