@@ -10,6 +10,7 @@ from datastream._columns import EntryColumns
 from datastream.entry import Entry
 from datastream.selection import Selects
 from datastream.source import Write, Written
+from datastream.sources._common.unread import Unread
 from datastream.sources.sqlite.connection import (
     Connection,
     Outdated,
@@ -22,6 +23,7 @@ from datastream.sources.sqlite.layout import Layout
 from datastream.sources.sqlite.log import ChangeLog
 from datastream.sources.sqlite.objects import ObjectTable
 from datastream.sources.sqlite.position import position
+from datastream.sources.sqlite.readable import Readable
 from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.table import RowTable
 
@@ -34,11 +36,19 @@ class Attached:
         layout: its table.
         schema: the number of the schema in which `layout` and `epoch` were found.
         epoch: that of the table's log; "" if there is none to be trusted.
+        unread: takes the keys of rows that cannot be read.
         is_wal: the file has a write-ahead log.
     """
 
     def __init__(
-        self, file: File, layout: Layout, schema: int, epoch: str, *, is_wal: bool
+        self,
+        file: File,
+        layout: Layout,
+        schema: int,
+        epoch: str,
+        unread: Unread,
+        *,
+        is_wal: bool,
     ) -> None:
         self.file = file
         self.layout = layout
@@ -46,12 +56,15 @@ class Attached:
         self.epoch = epoch
         self.is_wal = is_wal
         self.rows = (ObjectTable if layout.members else RowTable)(layout)
+        self.readable = Readable(self.rows, unread)
+        self._unread = unread
         self.log = ChangeLog(layout) if epoch else None
         self._is_local = False
 
     def of_epoch(self, epoch: str) -> Attached:
         """The same in an epoch of which the file does not know."""
-        other = Attached(self.file, self.layout, self.schema, epoch, is_wal=self.is_wal)
+        parts = self.file, self.layout, self.schema, epoch, self._unread
+        other = Attached(*parts, is_wal=self.is_wal)
         other._is_local = True
         return other
 
@@ -96,7 +109,7 @@ class Attached:
             Outdated: the schema is another one by now.
         """
         self._check(connection)
-        return self.rows.state(connection, selection)
+        return self.readable.state(connection, selection)
 
     def write(
         self, connection: Connection, writes: Sequence[Write], *, with_position: bool

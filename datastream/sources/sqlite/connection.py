@@ -173,7 +173,16 @@ def moment(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         # A failing disk has ended it already; its error is the one to raise.
         if connection.in_transaction:
-            connection.execute("COMMIT")
+            _end(connection)
+
+
+def _end(connection: sqlite3.Connection) -> None:
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.DatabaseError as error:
+        # It has ended, and tells that a page was broken, though all that was wanted could be read.
+        if _code(error) != sqlite3.SQLITE_CORRUPT or connection.in_transaction:
+            raise
 
 
 @contextmanager
@@ -210,6 +219,11 @@ def is_about_sql(error: sqlite3.Error) -> bool:
     return _code(error) == sqlite3.SQLITE_ERROR
 
 
+def is_of_rows(error: sqlite3.Error) -> bool:
+    """Whether a read may have failed because of what is in a row, or is made of it."""
+    return _code(error) in _OF_ROWS
+
+
 def translated(error: sqlite3.Error, where: str, key: str | None = None) -> DatastreamError:
     """The error to raise instead: what failed, on what, what to do."""
     kind, advice = _MEANINGS.get(_code(error), (DatastreamError, "see SQLite's message"))
@@ -223,6 +237,7 @@ def _code(error: sqlite3.Error) -> int:
 
 
 _execute = sqlite3.Connection.execute
+_OF_ROWS = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
 
 _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
+from datastream.sources._common.unread import Unread
 from datastream.sources.sqlite.attached import Attached, epoch_of
 from datastream.sources.sqlite.connection import (
     Connection,
@@ -57,11 +58,13 @@ class CurrentTable:
 
     Args:
         asked: what to look for.
+        unread: takes the keys of rows that cannot be read.
         on_change: called with each new finding, the first one included.
     """
 
-    def __init__(self, asked: Asked, on_change: Callable[[Attached], None]) -> None:
+    def __init__(self, asked: Asked, unread: Unread, on_change: Callable[[Attached], None]) -> None:
         self.asked = asked
+        self._unread = unread
         self._on_change = on_change
         # Guards the assignments of `attached` and `_closed`.
         self._lock = threading.Lock()
@@ -175,7 +178,7 @@ class CurrentTable:
                 file.renew()
             asked = self.asked
             with file.reader() as connection:
-                attached = _found(connection, file, asked)
+                attached = _found(connection, file, asked, self._unread)
             wanted = attached.layout.can_log and asked.triggers and not asked.readonly
             if attached.log is not None or not wanted or not self._install(attached):
                 return attached
@@ -248,7 +251,7 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         connection.close()
 
 
-def _found(connection: Connection, file: File, asked: Asked) -> Attached:
+def _found(connection: Connection, file: File, asked: Asked, unread: Unread) -> Attached:
     """Look up the table, within one read transaction.
 
     Raises:
@@ -263,4 +266,5 @@ def _found(connection: Connection, file: File, asked: Asked) -> Attached:
     layout = find_layout(connection, table, asked.columns, asked.where)
     has_log = layout.can_log and asked.triggers
     epoch = epoch_of(ChangeLog(layout), connection, file) if has_log else ""
-    return Attached(file, layout, schema_version(connection), epoch, is_wal=is_wal(connection))
+    parts = file, layout, schema_version(connection), epoch, unread
+    return Attached(*parts, is_wal=is_wal(connection))

@@ -25,11 +25,18 @@ from datastream._columns import keys_of, matching
 from datastream.entry import Capability, Entry, deleted
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable
 from datastream.selection import MAX_KEY_BYTES, Selects
-from datastream.source import WELL, WRITING, Feature, Health, Reading, Source, Write, Written
+from datastream.source import WRITING, Feature, Health, Reading, Source, Write, Written
 from datastream.sources._common.odd_names import OddNames
 from datastream.sources._common.paths import local_path
+from datastream.sources._common.unread import Unread
 from datastream.sources.sqlite.attached import Attached
-from datastream.sources.sqlite.connection import Outdated, file_stat, is_about_sql, translated
+from datastream.sources.sqlite.connection import (
+    Connection,
+    Outdated,
+    file_stat,
+    is_of_rows,
+    translated,
+)
 from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
 from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
@@ -103,6 +110,9 @@ class SqliteSource(Source):
         self._path = asked.path
         self._where = asked.where
         self._names = OddNames(asked.where, "a row")
+        self._unread = Unread(asked.where)
+        # How it watches, where that is not by the log.
+        self._watching = ""
         self._triggers = triggers
         self._interval = interval
         # Held while there is no reason to wake. An Event would cost the idle poller a lock at
@@ -119,7 +129,7 @@ class SqliteSource(Source):
         _check_names(self._where, self._path, table, *columns)
         try:
             make_missing(asked, wanted=create or (create is None and table == "data"))
-            self._current = CurrentTable(asked, self._tell_health)
+            self._current = CurrentTable(asked, self._unread, self._tell_health)
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
         attached = self._current.attached
@@ -132,15 +142,22 @@ class SqliteSource(Source):
 
     def capabilities(self) -> Sequence[Capability]:
         found = self._current.call(self._list)
+        self._show()
         return [capability for capability in found if self._names.admits(capability.key)]
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        return self._current.call(partial(self._read, selection, since))
+        reading = self._current.call(partial(self._read, selection, since))
+        if self._unread:
+            reading = reading._replace(unread=frozenset(self._unread.keys))
+        self._show()
+        return reading
 
     def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
         """As in `HasWalk`."""
         first, rest = self._current.call(partial(self._walk_from, selection))
         yield from chain(first, rest)
+        unread.update(self._unread.keys)
+        self._show()
 
     def _walk_from(
         self, selection: Selects, attached: Attached
@@ -155,7 +172,7 @@ class SqliteSource(Source):
 
     def _walk(self, selection: Selects, attached: Attached) -> Iterator[Entry]:
         with attached.moment() as connection:
-            for found in attached.rows.walk(connection, selection):
+            for found in attached.readable.walk(connection, selection):
                 if self._names.admits(found.key):
                     yield found
 
@@ -177,9 +194,10 @@ class SqliteSource(Source):
                     return row
             except Outdated:
                 pass
-            except sqlite3.OperationalError as error:
-                # For a column that is gone, or text that is not UTF-8.
-                if not is_about_sql(error):
+            except sqlite3.DatabaseError as error:
+                # For a column that is gone, or a row that cannot be read, such as for text that is
+                # not UTF-8.
+                if not is_of_rows(error):
                     raise
         return self._current.call(partial(_row, key))
 
@@ -260,12 +278,20 @@ class SqliteSource(Source):
         return writing | {Feature.TYPES} | ({Feature.LOG} if attached.log else set())
 
     def _tell_health(self, attached: Attached) -> None:
+        self._watching = self._why_no_log(attached)
+        self._show()
+
+    def _show(self) -> None:
+        degraded = "; ".join(filter(None, (self._watching, self._unread.degraded)))
+        if degraded != self.health.degraded:
+            self.health = Health(degraded=degraded)
+
+    def _why_no_log(self, attached: Attached) -> str:
+        """Why it does not watch by a change log; "" if it does."""
         if attached.file.is_immutable:
-            self.health = Health(degraded=IMMUTABLE_FILE)
-            return
+            return IMMUTABLE_FILE
         if attached.log is not None:
-            self.health = WELL
-            return
+            return ""
         if attached.layout.is_view:
             reason = "views have no triggers"
         elif not attached.layout.can_log:
@@ -275,13 +301,13 @@ class SqliteSource(Source):
         else:
             reason = "opened with triggers=False"
         log.info("%s: compares whole states, as %s", self._where, reason)
-        self.health = Health(degraded=f"compares whole states: {reason}")
+        return f"compares whole states: {reason}"
 
     # Reading and writing.
 
     def _list(self, attached: Attached) -> list[Capability]:
         with attached.moment() as connection:
-            return attached.rows.capabilities(connection)
+            return attached.readable.capabilities(connection)
 
     def _read(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
         changes = attached.log
@@ -304,7 +330,7 @@ class SqliteSource(Source):
                 return reading
         with attached.moment() as connection:
             newest = changes.newest(connection)
-            entries = attached.rows.state(connection, selection)
+            entries = attached.readable.state(connection, selection)
         self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         return Reading(self._legal(entries), position(attached.epoch, *newest), complete=True)
 
@@ -328,26 +354,38 @@ class SqliteSource(Source):
             if self._is_released and self._suspicion.is_left(newest):
                 raise Unlogged("the log may lack a change; retry")
             if is_due and newest == after:
-                entries = attached.rows.state(connection, selection)
-                if entries:
-                    # Else a second look has to confirm it, and costs nothing.
-                    self._suspicion.compared(began, monotonic())
-                return Reading(self._legal(entries), since, complete=True)
-            found = changes.changes(connection, after.seq) if newest != after else []
+                return self._compare(attached, connection, selection, since, began)
+            touched = (
+                attached.readable.changes(changes, connection, after.seq) if newest != after else []
+            )
+            if touched is None:
+                return None
         self._suspicion.weigh(newest, explains=attached.layout.tells_all)
-        self._reads += len(found)
+        self._reads += len(touched)
         if self._reads >= PRUNE_EVERY:
             self._prune()
-        news = [
-            deleted(str(touched.key)) if touched.row[0] is None else entry(touched.row)
-            for touched in found
-        ]
+        news = [deleted(str(one.key)) if one.row[0] is None else entry(one.row) for one in touched]
         return Reading(
             self._legal(news),
             position(epoch, *newest),
             complete=False,
-            created=_created(found),
+            created=_created(touched),
         )
+
+    def _compare(
+        self,
+        attached: Attached,
+        connection: Connection,
+        selection: Selects,
+        since: str,
+        began: float,
+    ) -> Reading:
+        """The complete state at `since`, which may differ from what the log told."""
+        entries = attached.readable.state(connection, selection)
+        if entries:
+            # Else a second look has to confirm it, and costs nothing.
+            self._suspicion.compared(began, monotonic())
+        return Reading(self._legal(entries), since, complete=True)
 
     def _read_state(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
         file = attached.file
@@ -359,7 +397,7 @@ class SqliteSource(Source):
                 # Pages of a file that was overwritten may seem to be up to date.
                 file.renew()
             with attached.moment() as connection:
-                entries = attached.rows.state(connection, selection)
+                entries = attached.readable.state(connection, selection)
             if version == file.version():
                 break
         else:
@@ -481,7 +519,7 @@ def _sorts_as_python(attached: Attached) -> bool:
 
 def _row(key: str, attached: Attached) -> Row | None:
     with attached.moment() as connection:
-        return attached.rows.row(connection, key)
+        return attached.readable.row(connection, key)
 
 
 def _check_names(where: str, *names: str) -> None:

@@ -56,6 +56,7 @@ class RowTable:
         if layout.members:
             held = "'text', 'json'"
         self._list = f"SELECT {key}, {held} {where}"
+        self._keys = f"SELECT {key} {where}"
         # By the index first, then exactly; a number in a column without a type is no text.
         number = "CASE WHEN CAST(CAST(?1 AS INTEGER) AS TEXT) = ?1 THEN CAST(?1 AS INTEGER) END"
         exactly = f"{key} IN (?1, {number}) AND {key} COLLATE BINARY IN (?1, {number})"
@@ -108,13 +109,33 @@ class RowTable:
         try:
             # Takes half the time, but fails where text is not UTF-8.
             db.text_factory = str
-            return self._columns_of(db.execute(sql, parameters))
+            return self.columns_of(db.execute(sql, parameters))
         except sqlite3.OperationalError as error:
             if not is_about_sql(error):
                 raise
         finally:
             db.text_factory = given
-        return self._columns_of(db.execute(sql, parameters))
+        return self.columns_of(db.execute(sql, parameters))
+
+    def keys(self, db: sqlite3.Connection, selection: Selects) -> list[str]:
+        """The keys of `selection`, and perhaps more, sorted."""
+        condition, parameters = self._condition(selection)
+        sql = f"{self._keys}{condition} ORDER BY {self._layout.key()}"
+        return [str(key) for (key,) in db.execute(sql, parameters)]
+
+    def scanned(self, db: sqlite3.Connection, key: str) -> Row | None:
+        """`row`, by a look at the key of each: no index leads to it."""
+        sql = f"{self._select} AND CAST({self._layout.key()} AS TEXT) = ?1 COLLATE BINARY"
+        row: Row | None = db.execute(sql, (key,)).fetchone()
+        return self._layout.shaped(row) if row is not None and self._is_object else row
+
+    def check(self, db: sqlite3.Connection) -> None:
+        """Compile the statement that reads rows, and read none.
+
+        Raises:
+            sqlite3.Error: it does not fit the schema.
+        """
+        db.execute(f"SELECT 1 FROM ({self._select}) LIMIT 0")
 
     def walk(self, db: sqlite3.Connection, selection: Selects) -> Iterator[Entry]:
         """`state`, sorted, one after the other; where text is UTF-8."""
@@ -126,7 +147,8 @@ class RowTable:
         for row in db.execute(sql, parameters):
             yield entry(self._layout.shaped(row) if self._is_object else row)
 
-    def _columns_of(self, rows: Iterable[Row]) -> EntryColumns:
+    def columns_of(self, rows: Iterable[Row]) -> EntryColumns:
+        """The entries of rows of the table."""
         return entry_columns(map(self._layout.shaped, rows) if self._is_object else rows)
 
     def get(self, db: sqlite3.Connection, key: str) -> Entry | None:
