@@ -178,3 +178,30 @@ def test_damaged_archives(tmp_path, seed, caplog):
         path.write_bytes(mutated(chance, scheme, data))
         read_all(scheme, path)
     assert "unexpected" not in caplog.text
+
+
+@pytest.mark.parametrize("at", [300, 512, 700, 1024, 1200, 1536], ids=str)
+def test_a_tar_archive_that_is_cut_is_no_shorter_one(tmp_path, at):
+    """As while somebody copies it over the old one, or a disk was full."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar_of(later="x"))
+    with datastream.open(f"tar:{path}", interval=0.01) as store:
+        recorder, statuses = Recorder(store), Statuses(store)
+        whole = {"good": b"1", "deep/good.json": b"{}", "later": b"x"}
+        recorder.wait_state(whole)
+        path.write_bytes(tar_of(later="x")[:at])
+        statuses.wait(State.STALE)
+        with pytest.raises(DatastreamError), datastream.open(f"tar:{path}") as fresh:
+            fresh.snapshot()
+        path.write_bytes(tar_of(later="y"))
+        recorder.wait_state({**whole, "later": b"y"})
+        assert not [entry for entry in recorder.entries if not entry.revision]
+
+
+def test_a_damaged_header_is_not_the_end_of_a_tar_archive(tmp_path):
+    data = bytearray(tar_of(later="x"))
+    data[1024 + 100] ^= 0xFF
+    path = tmp_path / "a.tar"
+    path.write_bytes(data)
+    with pytest.raises(DatastreamError, match="cut or damaged"):
+        datastream.open(f"tar:{path}").snapshot()

@@ -19,6 +19,7 @@ from datastream.errors import (
 )
 from datastream.selection import check_text
 from datastream.sources._common.odd_names import OddNames
+from datastream.sources.filesystem.archives import check_whole
 from datastream.sources.filesystem.errors import why_unreadable
 from datastream.sources.filesystem.info import signature_of
 from datastream.url import Given, Location, text_as, unknown_option
@@ -77,6 +78,7 @@ class Opened:
             # fsspec fills an archive's table of contents at the first call, without a lock.
             with suppress(FileNotFoundError):
                 system.ls(self._root)
+            check_whole(system)
 
     def archive_signature(self) -> Hashable:
         """What differs after the archive was written or replaced; None if nothing tells."""
