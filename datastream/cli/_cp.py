@@ -22,7 +22,7 @@ from datastream.cli._prefixes import (
     taken,
 )
 from datastream.cli._progress import progress, write_in_steps
-from datastream.cli._select import Keys, left_out, selection, url_argument
+from datastream.cli._select import Keys, left_out, nothing_at, selection, url_argument
 from datastream.errors import shown
 from datastream.source import ANY_REVISION
 
@@ -81,6 +81,8 @@ def _run(
         _between(url, target, chosen, prefixes, expect, is_move=is_move)
     elif any(prefixes):
         raise click.UsageError("--from-prefix and --to-prefix are for two stores; give two URLs")
+    elif keys and is_url(keys[-1]):
+        raise click.UsageError(f"name the other store before the keys: {url} {keys[-1]} {target}")
     elif len(keys) == 1 and not (match or exclude):
         _within(url, target, keys[0], expect, is_move=is_move)
     else:
@@ -123,6 +125,7 @@ def _between(
         open_store(target) as there,
         in_words_of_first(there, prefixes) as store,
     ):
+        _check_there(source, keys)
         copier = Copier(store, expect)
         if is_move:
             _move(source, store, keys, copier)
@@ -130,6 +133,14 @@ def _between(
             _copy(source, store, keys, copier)
         copier.check()
     emit(f"{copier.written} keys written")
+
+
+def _check_there(source: Store, keys: Keys) -> None:
+    """Raise if a key that was named holds nothing."""
+    for key in keys.keys:
+        if not key.endswith("/") and key not in source:
+            hint = f"for all below it, write {shown(f'{key}/')}"
+            raise KeyNotFound(nothing_at(source, key, hint))
 
 
 def _copy(source: Store, target: Store, keys: Keys, copier: Copier) -> None:

@@ -75,6 +75,20 @@ def test_some_keys_are_copied(url: str, other: str) -> None:
     assert content(other)["a"] == (b"2", "int")
 
 
+@pytest.mark.parametrize("command", ["cp", "mv"])
+def test_a_key_that_was_misspelt_is_said(command: str, url: str, other: str) -> None:
+    for keys, words in (
+        (["a", "nope"], "holds nothing at 'nope'"),
+        (["fx"], "for all below it, write 'fx/'"),
+    ):
+        done = run(command, url, other, *keys)
+        assert (done.exit_code, words in done.stderr) == (1, True), done.stderr
+    done = run(command, url, "a", other)
+    assert (done.exit_code, "before the keys" in done.stderr) == (2, True)
+    assert set(content(url)) == set(VALUES)
+    assert content(other) == {}
+
+
 def test_a_store_is_moved(url: str, other: str) -> None:
     before = content(url)
     run("put", other, "a", "1")
