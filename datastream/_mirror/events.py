@@ -8,6 +8,7 @@ from time import monotonic
 
 from datastream._watch.buffer import ConflatingBuffer, NewestBuffer
 from datastream.entry import Batch
+from datastream.status import State, Status
 
 
 class Events:
@@ -16,7 +17,7 @@ class Events:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inboxes: list[Inbox] = []
-        self._woken = False
+        self._woken = self._has_moved = self._is_back = False
 
     def inbox(self, *, batches: bool) -> Inbox:
         """A sink for one watch.
@@ -44,6 +45,13 @@ class Events:
             self._woken = True
             self._changed.notify_all()
 
+    def take_status(self, status: Status) -> None:
+        """One of the stores stands otherwise than before."""
+        with self._changed:
+            self._has_moved = True
+            self._is_back |= status.state is State.READY
+            self._changed.notify_all()
+
     @property
     def offered(self) -> int:
         """How often something came."""
@@ -55,14 +63,30 @@ class Events:
         return not any(self._inboxes)
 
     def wait(self, timeout: float | None, until: Callable[[], bool]) -> None:
-        """Wait until something holds, or somebody wakes the thread; at most `timeout` seconds.
+        """Wait until something holds, a status has changed, or somebody wakes the thread.
 
         Args:
+            timeout: seconds, at most.
             until: of the inboxes; looked at whenever something comes.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._woken or until(), timeout)
-            self._woken = False
+            self._changed.wait_for(lambda: self._woken or self._has_moved or until(), timeout)
+            self._woken = self._has_moved = self._is_back = False
+
+    def pause(self, timeout: float, *, until_back: bool) -> bool:
+        """Wait for so many seconds, or until somebody wakes the thread.
+
+        Args:
+            until_back: or until a store is READY again.
+
+        Returns:
+            Whether it ended because one is.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._woken or (until_back and self._is_back), timeout)
+            is_back = until_back and self._is_back and not self._woken
+            self._woken = self._has_moved = self._is_back = False
+            return is_back
 
 
 class Inbox:

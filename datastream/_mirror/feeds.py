@@ -55,7 +55,7 @@ class Feeds:
 
     def start_statuses(self) -> Callable[[], None]:
         """Wake the thread whenever one of the stores changes its status; the answer ends that."""
-        ends = [store.status.subscribe(lambda _: self._events.wake()) for store in self._stores]
+        ends = [store.status.subscribe(self._events.take_status) for store in self._stores]
 
         def stop() -> None:
             for end in ends:

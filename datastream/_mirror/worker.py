@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from random import uniform
 from time import monotonic
 from typing import NamedTuple
@@ -41,6 +41,8 @@ LONGEST_PAUSE = 10.0
 """Seconds, at most, between two attempts."""
 REFUSED_PAUSE = 60.0
 """Seconds after which what was refused is looked at again, if nothing happens."""
+FOLDS_AFTER = 3
+"""Attempts in a row that failed, after which what waits is joined with what fails."""
 SAVE_AFTER = 1.0
 """Seconds without a change after which the place is brought up to date."""
 
@@ -97,6 +99,9 @@ class Worker:
         """Notified after each step."""
         self.attempt = self.failed_attempt = 0
         """Counts the steps; the last one that failed."""
+        self._failures = 0
+        self._was_back = False
+        """The last attempt was made because a store had become READY."""
         self._joined = self._rests = False
         self._resumes = True
         self._offered = 0
@@ -138,7 +143,6 @@ class Worker:
 
     def run(self) -> None:
         """Until it is stopped."""
-        failures = 0
         stop_statuses = self._feeds.start_statuses()
         try:
             while not self._stopped.is_set():
@@ -146,13 +150,13 @@ class Worker:
                 self._offered = self.events.offered
                 try:
                     self._step()
-                    failures = 0
+                    self._failures = 0
                 except StoreClosed as error:
                     self._show(error)
                     return
                 except Exception as error:  # noqa: BLE001
-                    failures += 1
-                    self._pause(error, failures)
+                    self._failures += 1
+                    self._pause(error)
                 self.notify()
         finally:
             stop_statuses()
@@ -183,13 +187,15 @@ class Worker:
             # Before anything is written: others may have been there.
             self._suspect(self._feeds.target)
         elif self._work:
+            if self._failures >= FOLDS_AFTER and self._feeds.source:
+                self._fold(self._feeds.source)
             self._apply(self._work[0])
         elif self._feeds.source:
             self._follow(self._feeds.source)
         else:
             self._rest()
 
-    def _pause(self, error: Exception, failures: int) -> None:
+    def _pause(self, error: Exception) -> None:
         self._show(error)
         self.failed_attempt = self.attempt
         if self._behind_since is None:
@@ -205,8 +211,9 @@ class Worker:
             self.events.wait(REFUSED_PAUSE, lambda: self.events.offered != self._offered)
             return
         # At random, as all pauses are, so that those who met once do not meet again.
-        seconds = uniform(0.05, min(LONGEST_PAUSE, 0.1 * 2 ** min(failures, 10)))  # noqa: S311
-        self.events.wait(seconds, self._stopped.is_set)
+        seconds = uniform(0.05, min(LONGEST_PAUSE, 0.1 * 2 ** min(self._failures, 10)))  # noqa: S311
+        # A store that can be read is READY, though its disk be full: once, and not for ever.
+        self._was_back = self.events.pause(seconds, until_back=not self._was_back)
 
     def _rest(self) -> None:
         """Nothing to do: say so, keep the place, and wait."""
@@ -292,17 +299,35 @@ class Worker:
         writes = [write_of(entry) for entry in batch.entries if not is_reserved(entry.key)]
         if not self._rules.delete:
             writes = [write for write in writes if write.value is not None]
-        deletes = sum(write.value is None for write in writes)
-        self._check_deletes(deletes)
+        self._check_deletes(writes)
         self._work.append(Work(writes, batch.cursor, since))
 
-    def _check_deletes(self, deletes: int) -> None:
-        def count() -> int:
-            keys = [capability.key for capability in self._target.store.capabilities()]
-            return sum(self._selection.matches(key) and not is_reserved(key) for key in keys)
+    def _fold(self, inbox: Inbox) -> None:
+        """Join what waits with what fails: it may undo that, or make room by deletes."""
+        behind_since = self._behind_since
+        while inbox:
+            self._follow(inbox)
+        self._behind_since = behind_since
+        if not any(work.is_first or work.is_judged for work in self._work):
+            newest = {write.key: write for work in self._work for write in as_writes(work.writes)}
+            writes = sorted(newest.values(), key=lambda write: write.value is not None)
+            self._work = deque([self._work[-1]._replace(writes=writes, since=self._work[0].since)])
 
+    def _check_deletes(self, writes: Iterable[Write]) -> None:
+        keys = [write.key for write in writes if write.value is None]
         limit, name = self._rules.delete_limit, self._target.store.name
-        check_deletes(deletes, count, limit, name, is_empty=False)
+        try:
+            check_deletes(len(keys), lambda: len(self._held()), limit, name, is_empty=False)
+        except TooMany:
+            # Some may be of what was never written, because the target is full.
+            held = self._held()
+            there = sum(key in held for key in keys)
+            check_deletes(there, lambda: len(held), limit, name, is_empty=False)
+
+    def _held(self) -> set[str]:
+        """The keys of the target that the mirror may delete."""
+        keys = (capability.key for capability in self._target.store.capabilities())
+        return {key for key in keys if self._selection.matches(key) and not is_reserved(key)}
 
     def _follow_target(self) -> None:
         batch = self._feeds.follow_target()
@@ -324,7 +349,7 @@ class Worker:
         judged = [key for key in keys if not is_below(key, found.unread)]
         plan = ledger.judge(judged, wanted, there)
         check_conflicts(plan.conflicts, self._target.store.name)
-        self._check_deletes(plan.deletes)
+        self._check_deletes(plan.writes)
         ledger.clear(keys, there, plan)
         queued = {write.key for work in self._work for write in work.writes}
         writes = [write for write in plan.writes if write.key not in queued]

@@ -14,9 +14,12 @@ from datastream import (
     State,
     Store,
     StoreClosed,
+    Write,
     mirror,
 )
+from datastream._mirror import worker
 from datastream.entry import deleted
+from datastream.selection import Selection, is_reserved
 from datastream.sources.memory import MemorySource
 from datastream.testing import Spy
 from tests.integration._programs.tools import eventually
@@ -176,6 +179,55 @@ def test_a_callable_decides(source, target):
         target["a"] = "y"
         assert running.flush(LONG)
         assert target["a"] == "xy"
+
+
+class Small(MemorySource):
+    """Memory with room for so many bytes."""
+
+    instant = False
+    room = 10
+
+    def write(self, writes):
+        held = {entry.key: entry.value for entry in self.read(Selection(), None).entries}
+        held |= {write.key: write.value or b"" for write in writes}
+        if sum(len(value) for key, value in held.items() if not is_reserved(key)) > self.room:
+            raise SourceUnavailable("the disk is full")
+        return super().write(writes)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_what_makes_room_later_is_not_kept_behind_what_has_none(kinds, stack, kind):
+    source, target = kinds.open(kind), stack.enter_context(Store(Small()))
+    many = {f"{n}.txt": "12345" for n in range(20)}
+    with mirror(source, target) as running:
+        source["a.txt"] = "12345"
+        assert running.flush(LONG)
+        source.put_many(many)
+        eventually(lambda: running.status.current.state is State.STALE, "it is full")
+        # More than the target holds, and might lose.
+        source.write(*(Write(key, None) for key in list(many)[1:]))
+        assert running.flush(LONG)
+        assert values(target) == values(source)
+
+
+def test_a_store_that_can_be_read_is_not_written_again_and_again(source, monkeypatch):
+    monkeypatch.setattr(worker, "uniform", lambda *_: LONG)
+    slow = Slow()
+    slow.failure = SourceUnavailable("the disk is full")
+    with Store(slow) as target, mirror(source, target, place=None) as running:
+        attempts = []
+        real = slow.write
+        slow.write = lambda writes: attempts.append(writes) or real(writes)
+        source["a"] = 1
+        eventually(lambda: running.status.current.state is State.STALE, "it is full")
+        for _ in range(50):
+            target._status.failed(slow.failure)
+            target._status.succeeded(target._source.health)
+            threading.Event().wait(0.002)
+        assert len(attempts) <= 2
+        slow.failure = None
+        running.refresh()
+        assert running.ready(LONG)
 
 
 def test_what_a_callable_gives_at_first_is_there_when_the_mirror_is_ready(source, target):
