@@ -20,11 +20,11 @@ def live_through(source, target, place, steps, counts):
     with datastream.open(source, create=True) as store:
         with datastream.open(target, create=True):
             pass
-        make_changes(store, changes, 40)
+        make_changes(store.write, changes, 40)
         for step, count in itertools.product(steps, counts):
             with Child("mirroring", source, target, place, step, count) as child:
                 while child.process.poll() is None:
-                    make_changes(store, changes, 5)
+                    make_changes(store.write, changes, 5)
                 said = list(child.rest())
             # What its predecessors left there is not taken for somebody else's.
             assert not [line for line in said if line.startswith("FAILED")]
@@ -54,9 +54,9 @@ def test_a_target_whose_server_is_killed_comes_back(tmp_path):
         with datastream.open(f"{server.url}&table=t", create=True) as b:
             with mirror(a, b, delete_limit=1.0) as running:
                 for _ in range(3):
-                    make_changes(a, changes, 300)
+                    make_changes(a.write, changes, 300)
                     server.kill()
-                    make_changes(a, changes, 300)
+                    make_changes(a.write, changes, 300)
                     server.start()
                 assert running.flush(LONG)
             assert {k: v for k, v in held(b).items() if k[0] != "_"} == held(a)
@@ -74,9 +74,9 @@ def test_a_source_whose_server_is_killed_comes_back(tmp_path):
         address = server.line()
         with datastream.open(f"grpc://{address}") as a, mirror(a, b, delete_limit=1.0) as running:
             for _ in range(3):
-                make_changes(writer, changes, 300)
+                make_changes(writer.write, changes, 300)
                 server.kill()
-                make_changes(writer, changes, 300)
+                make_changes(writer.write, changes, 300)
                 server = Child("server", f"sqlite:{path}", address)
                 assert server.line() == address
             eventually(lambda: a.status.current.state is State.READY, "the server answers")
