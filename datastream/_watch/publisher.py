@@ -56,6 +56,8 @@ class Publisher:
         self.routes = self._members.routes
         self._known = Known()
         self._apart = Apart()
+        # Those that join with what only a complete reading can tell.
+        self._mixed: set[Subscription] = set()
         self._delivery = Delivery(self._members, self._known, self._apart, self._lock)
         self._confirm_empty = ConfirmEmpty()
         self.remembering = self._delivery.remembering
@@ -71,7 +73,7 @@ class Publisher:
             self._reads += 1
             # Who stands apart was shown what may be over already. A backend without a log then
             # says that nothing has changed: only the complete state tells.
-            since = None if self._apart.given else self.position
+            since = None if self._apart.given or self._mixed else self.position
             return Ticket(self.position, self._known.version, self._reads, self.routes.union, since)
 
     @property
@@ -293,6 +295,10 @@ class Publisher:
             if subscription.left or subscription.route is None or subscription.buffer is None:
                 return Step.DONE
             step = self._reach(subscription, join, number)
+            if step is Step.DONE and self._is_mixed(subscription, join):
+                # The next reading is complete, and replaces it.
+                self._mixed.add(subscription)
+                step = Step.CATCH_UP
             if step is Step.BEGIN_AGAIN:
                 self._register(subscription)
             elif step is Step.DONE and join.needs_values():
@@ -319,6 +325,18 @@ class Publisher:
         subscription.needs_state = True
         return Step.BEGIN_AGAIN
 
+    def _is_mixed(self, subscription: Subscription, join: Join) -> bool:
+        """Whether a state that was brought up to date is none that was published.
+
+        It still has what came and went between the common position and its own read, where the
+        backend does not remember that, beside what changed later: it is of two moments.
+        """
+        if self.position is None or not join.is_patched or subscription in self._mixed:
+            return False
+        known, is_watched = self._known.revisions, self._members.is_watched
+        revisions = join.revisions().items()
+        return any(known.get(key) != at and is_watched(key) for key, at in revisions)
+
     def _join(self, subscription: Subscription, join: Join) -> None:
         """Know the state that a newcomer read, and offer it to it."""
         known, revisions = self._known, join.revisions()
@@ -334,6 +352,7 @@ class Publisher:
             self._apart.resumed(subscription, batch, known.revisions)
         elif kept or not is_first:
             self._apart.began(subscription, revisions | kept, known.revisions)
+        self._mixed.discard(subscription)
         self._members.joined(subscription)
         subscription.sink.offer(batch)
 
@@ -347,6 +366,7 @@ class Publisher:
             if subscription.left:
                 return False
             self._apart.remove(subscription)
+            self._mixed.discard(subscription)
             route = self._members.leave(subscription)
             if route is None:
                 return False

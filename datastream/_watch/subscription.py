@@ -109,6 +109,8 @@ class Join:
         self.reset = False
         self.position = ""
         self.has_state = False
+        self.is_patched = False
+        """Some of it is later than the rest was read."""
         # The state as it was read, until something changes it: then `state` has it by key.
         self._read: EntryColumns | None = None
         self._state: dict[str, Entry] = {}
@@ -184,6 +186,9 @@ class Join:
             if not self.has_state and (one.reading.complete or self._is_unsure(one.reading)):
                 return False
             self._apply(one)
+            self.is_patched = not one.reading.complete and (
+                self.is_patched or bool(one.reading.entries)
+            )
             if self.cursor is not None:
                 # Later than the cursor, so what held nothing then held nothing at the cursor.
                 self._created |= one.reading.created - self._resumed.keys()

@@ -502,6 +502,35 @@ def test_a_newcomer_is_told_of_the_delete_of_what_only_it_was_given(lagging):
     assert two.sink.news == [[("a", "1"), ("k", "2")], [("k", None)]]
 
 
+def test_a_first_batch_is_of_one_moment_though_a_key_came_and_went_before_it(lagging):
+    """What is published since then names other keys: laid over the state, it would be of two."""
+    one = joined(lagging, state("p1", a="1", b="1"))
+    two = register(lagging)
+    join = begin(two, state("p2", a="1", b="1", k="1"))
+    ticket = lagging.ticket()
+    assert lagging.publish(ticket, changes("p3", a="2", b="2")) is Outcome.PUBLISHED
+    assert lagging.join(two, join, ticket.number) is Step.CATCH_UP
+    ticket = lagging.ticket()
+    assert ticket.since is None
+    assert lagging.publish(ticket, state("p4", a="3", b="3")) is Outcome.PUBLISHED
+    assert lagging.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("a", "3"), ("b", "3")]]
+    assert one.sink.news[1:] == [[("a", "2"), ("b", "2")], [("a", "3"), ("b", "3")]]
+    assert not lagging.stands_apart(two)
+    assert lagging.ticket().since == "p4"
+
+
+def test_who_leaves_while_its_state_is_read_again_costs_nothing_more(lagging):
+    joined(lagging, state("p1", a="1"))
+    two = register(lagging)
+    join = begin(two, state("p2", a="1", k="1"))
+    ticket = lagging.ticket()
+    lagging.publish(ticket, changes("p3", a="2"))
+    assert lagging.join(two, join, ticket.number) is Step.CATCH_UP
+    lagging.leave(two)
+    assert lagging.ticket().since == "p3"
+
+
 def test_a_newcomer_is_told_of_what_is_again_as_it_was_for_the_others(lagging):
     one = joined(lagging, state("p1", a="A", b="1"))
     two = newcomer(lagging, state("p3", a="B"))
