@@ -27,9 +27,10 @@ source; the store calls it for whatever a call of the source raises.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from datetime import datetime
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from datastream._secrets import NONE, Secrets
@@ -96,6 +97,9 @@ class Write(NamedTuple):
     """Seconds after which the key is removed, for backends with `Feature.TTL`; None for never."""
 
 
+NO_REVISIONS: Mapping[str, str] = MappingProxyType({})
+
+
 class Reading(NamedTuple):
     """The answer to `Source.read`."""
 
@@ -120,9 +124,9 @@ class Reading(NamedTuple):
     unread: frozenset[str] = frozenset()
     """Keys that hold what cannot be read, so that ``entries`` is without them; one that ends in "/"
     stands for all keys below it. Readers who have them keep what they have."""
-    unchanged: frozenset[str] = frozenset()
-    """Keys of ``entries`` that were something else meanwhile and are again what they were at
-    ``since``: a reader which stood there has them. Empty where the backend does not know."""
+    before: Mapping[str, str] = NO_REVISIONS
+    """The revisions at ``since`` of keys of ``entries`` which held something then: a reader which
+    stood there is not given those again. Without keys of which the backend does not know it."""
 
     def is_unread(self, key: str) -> bool:
         """Whether `key` is among those that cannot be read."""

@@ -233,10 +233,8 @@ class Table:
             before = self._changed_since(sequence)
             entries = [self._now(key) for key in before]
             created = frozenset(key for key, revision in before.items() if revision == "")
-            same = frozenset(e.key for e in entries if e.revision and e.revision == before[e.key])
-            reading = Reading(
-                entries, self._position, complete=False, created=created, unchanged=same
-            )
+            had = {key: revision for key, revision in before.items() if revision}
+            reading = Reading(entries, self._position, False, created=created, before=had)
             if sequence + 1 == self._sequence and (self._last.author or self._last.message):
                 return reading._replace(author=self._last.author, message=self._last.message)
             return reading
@@ -265,6 +263,7 @@ class Table:
             entries = [self._now(key) for key in news]
             position = self._position if entries or not keep else spell(*place)
             author, message = self._about(sequence, readings)
+            same = _unchanged(readings) - later.keys()
             return Reading(
                 entries,
                 position,
@@ -272,7 +271,7 @@ class Table:
                 author=author,
                 message=message,
                 created=frozenset(created),
-                unchanged=_unchanged(readings) - later.keys(),
+                before={e.key: e.revision for e in entries if e.revision and e.key in same},
             )
 
     def _about(self, sequence: int, readings: Sequence[Reading]) -> tuple[str, str]:
@@ -357,7 +356,8 @@ def _unchanged(readings: Iterable[Reading]) -> frozenset[str]:
         for entry in reading.entries:
             key = entry.key
             came_and_went = entry.operation is DELETE and key in reading.created
-            (back if came_and_went or key in reading.unchanged else differs).add(key)
+            is_back = came_and_went or reading.before.get(key) == entry.revision
+            (back if is_back else differs).add(key)
     return frozenset(back - differs)
 
 

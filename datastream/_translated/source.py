@@ -83,13 +83,13 @@ class TranslatedSource(Source):
             load = partial(self._loaded, load, {entry.key: entry for entry in found.entries})
         unread = {key if key.endswith("/") else self.translation.here(key) for key in found.unread}
         created = {key for key in map(self.translation.here, found.created) if key}
-        unchanged = {key for key in map(self.translation.here, found.unchanged) if key}
+        before = {self.translation.here(key): rev for key, rev in found.before.items()}
         return found._replace(
             entries=entries,
             load=load,
             unread=frozenset(key for key in unread if key) | self._foreign.keys(),
             created=frozenset(created),
-            unchanged=frozenset(unchanged),
+            before={key: revision for key, revision in before.items() if key},
         )
 
     def _loaded(

@@ -10,7 +10,7 @@ from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import DELETE, PUT, Batch, Entry, batch_of, deleted
 from datastream.selection import Selection
-from datastream.source import Reading, Written, is_below
+from datastream.source import NO_REVISIONS, Reading, Written, is_below
 
 Since = str | Mapping[str, str] | None
 """Where to resume: a cursor, or the revision of each key one has."""
@@ -120,8 +120,8 @@ class Join:
         # For a cursor: keys that changed since it, and the revisions before anything followed.
         self._resumed: dict[str, None] = {}
         self._created: frozenset[str] = frozenset()
-        # Revisions that the subscriber has, of keys that changed since the cursor and back.
-        self._unchanged: dict[str, str] = {}
+        # Revisions at the cursor, where they are known, of keys that have changed since.
+        self._before: Mapping[str, str] = NO_REVISIONS
         self._transient = False
         self._origin: dict[str, str] = {}
         self._unread: frozenset[str] = frozenset()
@@ -171,9 +171,8 @@ class Join:
         self._resumed = {entry.key: None for entry in reading.entries if matches(entry.key)}
         self._transient = transient
         self._created = reading.created
-        if reading.unchanged and not transient:
-            same = (entry for entry in reading.entries if entry.key in reading.unchanged)
-            self._unchanged = {entry.key: entry.revision for entry in same}
+        if not transient:
+            self._before = reading.before
         self._origin = self.revisions()
 
     def apply(self, published: Iterable[Published]) -> bool:
@@ -272,7 +271,7 @@ class Join:
             return [e for e in news if e.key in self.state or not self._is_unread(e.key)]
         if self.cursor is None:
             return list(self.state.values())
-        had = self._unchanged
+        had = self._before
         return [e for e in self._since_cursor() if had.get(e.key) != e.revision]
 
     def _since_cursor(self) -> list[Entry]:

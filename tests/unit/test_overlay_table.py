@@ -91,26 +91,26 @@ def test_a_whole_state_is_no_change_to_publish(table):
     assert table.apply(0, Batch((), "c", reset=True)) is None
 
 
-def test_what_is_again_as_it_was_is_named(table):
+def test_the_revisions_that_were_visible_at_a_position_are_known(table):
     since = table.mark()
     table.apply(0, changes(entry("b", "b0"), entry("c", "c0"), entry("n", "n0")))
     table.apply(0, changes(deleted("b"), deleted("n"), entry("c", "c9")))
     reading = table.changes(*since)
     assert {e.key: e.revision for e in reading.entries} == {"b": "b1", "c": "c9", "n": ""}
-    assert reading.unchanged == {"b"}
+    assert reading.before == {"b": "b1", "c": "c2"}
 
 
-def test_what_every_layer_has_changed_back_is_named_across_tables(table):
+def test_across_tables_those_are_known_that_every_layer_has_changed_back(table):
     _, sequence = table.mark()
     place = Place("other", 7, ("c", "c", "c"))
     readings = [
         read(deleted("b"), deleted("c"), created=["b", "c"]),
-        read(entry("b", "b1"), unchanged=frozenset({"b"})),
+        read(entry("b", "b1"), before={"b": "b1"}),
         read(entry("c", "c2")),
     ]
-    assert table.resumed(sequence, readings, place).unchanged == {"b"}
+    assert table.resumed(sequence, readings, place).before == {"b": "b1"}
     table.apply(1, changes(entry("b", "b9")))
-    assert table.resumed(sequence, readings, place).unchanged == set()
+    assert not table.resumed(sequence, readings, place).before
 
 
 def test_a_tombstone_hides_all_below(table):

@@ -379,13 +379,13 @@ def test_what_came_and_went_after_the_cursor_is_not_sent(publisher):
 
 
 def test_what_changed_after_the_cursor_and_back_is_not_sent(publisher):
-    joined(publisher, state("p2", same="1", later="1", other="2"))
+    joined(publisher, state("p2", same="1", later="1", back="2", other="2"))
     two = register(publisher, since="p0")
     join = Join(ALL, "p0")
-    reading = changes("p2", same="1", later="1", other="2")
-    join.resume(reading._replace(unchanged=frozenset(["same", "later"])))
+    reading = changes("p2", same="1", later="1", back="2", other="2")
+    join.resume(reading._replace(before={"same": "1", "later": "1", "back": "1", "other": "1"}))
     ticket = publisher.ticket()
-    publisher.publish(ticket, changes("p3", later="3"))
+    publisher.publish(ticket, changes("p3", later="3", back="1"))
     assert publisher.join(two, join, ticket.number) is Step.DONE
     assert sorted(two.sink.news[0]) == [("later", "3"), ("other", "2")]
     publisher.publish(publisher.ticket(), changes("p4", same="4"))
@@ -396,7 +396,7 @@ def test_a_relay_is_sent_also_what_changed_back(publisher):
     """One of its readers may have read the key in between."""
     two = register(publisher, since="p0")
     join = begin(two, state("p2", same="1"))
-    reading = changes("p2", same="1")._replace(unchanged=frozenset(["same"]))
+    reading = changes("p2", same="1")._replace(before={"same": "1"})
     join.resume(reading, transient=True)
     publisher.join(two, join, 0)
     assert two.sink.news == [[("same", "1")]]
