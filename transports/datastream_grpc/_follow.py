@@ -10,10 +10,10 @@ from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from datastream import DatastreamError, InvalidValue
+from datastream import InvalidValue
 from datastream_grpc import _convert
 from datastream_grpc._answering import told
-from datastream_grpc._limits import LimitReached, Limits
+from datastream_grpc._limits import Limits
 from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._texts import Texts
@@ -25,7 +25,10 @@ BEGINNING = 8
 """Watches of one call that begin at the same time: of a client that does not read, each of them
 holds a state."""
 WAITING = 1_000
-"""Watches beyond the limit of streams that may wait to begin, or until their end is sent."""
+"""Watches beyond the limit of streams that wait to begin, or until their end is sent. With more, no
+request is read: each holds its own."""
+FEW = 16
+"""Watches that are ended in one step of the event loop."""
 END_WITHIN = 5.0
 """Seconds that a client has to take a message before its call ends with an error."""
 BEGIN_ALONE = 5.0
@@ -107,7 +110,8 @@ class Follow:
     """
 
     def __init__(self, send: SendWatch, context: Context, texts: Texts, limits: Limits) -> None:
-        self._most = limits.streams + WAITING
+        # Those that run are no more than the limit, so that all others end once the client reads.
+        self._places = asyncio.Semaphore(max(limits.streams, limits.principal_streams) + WAITING)
         self._send = send
         self._context = context
         self._texts = texts
@@ -121,20 +125,29 @@ class Follow:
 
         Raises:
             InvalidValue: it asks for what makes no sense.
-            LimitReached: it begins watches faster than it takes what becomes of them.
         """
         try:
             async for request in requests:
-                self._take(request)
+                await self._take(request)
             while self._tasks:
                 await asyncio.wait(self._tasks)
-        except DatastreamError:
+        except InvalidValue:
             # Not within a write: gRPC refuses to send the status of a call whose first message is
             # under way.
             with suppress(TimeoutError):
                 async with asyncio.timeout(END_WITHIN), self._writing:
                     self._cancel()
             raise
+        finally:
+            await self._end()
+
+    async def _end(self) -> None:
+        """End all watches, a few in each step of the loop: to end one takes as long as a call."""
+        try:
+            for number, task in enumerate(list(self._tasks)):
+                task.cancel()
+                if number % FEW == FEW - 1:
+                    await asyncio.sleep(0)
         finally:
             self._cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -143,7 +156,7 @@ class Follow:
         for task in self._tasks:
             task.cancel()
 
-    def _take(self, request: Any) -> None:
+    async def _take(self, request: Any) -> None:
         if isinstance(request, DecodeError):
             raise InvalidValue("the request is no message of this method")
         number = request.watch
@@ -156,19 +169,19 @@ class Follow:
             return
         if line is not None:
             raise InvalidValue(f"watch {number} runs already; number each watch anew")
+        await self._places.acquire()
         self._begin(number, request.add)
 
     def _begin(self, number: int, request: pb.DataRequest) -> None:
-        if len(self._tasks) >= self._most:
-            raise LimitReached(
-                f"{self._most} watches of this stream run, or wait; read what they send before you "
-                "begin more"
-            )
         line = Line(number, self._context, self._writing, describes=request.describe)
         self._lines[number] = line
         task = line.task = asyncio.create_task(self._run(line, request))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._places.release()
 
     async def _run(self, line: Line, request: pb.DataRequest) -> None:
         try:

@@ -20,7 +20,9 @@ class Place:
     """
 
     def __init__(self, request: pb.DataRequest) -> None:
-        self.since: str | Mapping[str, str] = request.since or dict(request.revisions)
+        # Step by step: a `dict` of very many would be made in one, and hold up all other threads.
+        revisions = {key: revision for key, revision in request.revisions.items()}  # noqa: C416
+        self.since: str | Mapping[str, str] = request.since or revisions
         self.lacking = set(request.lacking)
         self.has_begun = False
         """The client has been sent its first batch."""

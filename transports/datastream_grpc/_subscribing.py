@@ -86,7 +86,7 @@ class Stream:
         self._principal = principal
         self._charge = charge
         self._context = context
-        self._place = Place(request)
+        self._place: Place | None = None
         self._asked = frozenset(request.keys), frozenset(request.match)
         self._heartbeat = heartbeat_of(request)
         # The description that the client was sent; b"" if it did not ask for any.
@@ -94,7 +94,7 @@ class Stream:
 
     async def watched(self) -> bool:
         """Send one watch; False if the stream goes on with another."""
-        shared, place = self._shared, self._place
+        shared = self._shared
         threads = shared.store.threads
         opening = await (threads.call if is_small(self._request) else threads.run)(self._opening)
         try:
@@ -106,7 +106,7 @@ class Stream:
             log.info("Subscribe %s: too far behind, goes on from its cursor", self._principal.peer)
             return False
         if not opening.scope.is_current:
-            place.start_over()
+            opening.place.start_over()
             return False
         # Only the end of the store ends its watches.
         raise StoreClosed("the server's store was closed")
@@ -114,6 +114,8 @@ class Stream:
     def _opening(self) -> Opening:
         request = self._request
         scope = self._shared.access.scope(self._principal, *selected(request))
+        if self._place is None:
+            self._place = Place(request)
         return Opening(self._shared.store, scope, self._place, request, self._charge)
 
     async def _send(self, opening: Opening) -> bool:
@@ -127,7 +129,7 @@ class Stream:
         with (
             shared.descriptions.following(sender.interrupt if request.describe else None),
             shared.access.following(scope, sender.interrupt),
-            self._heartbeats(scope, sender) as heartbeats,
+            self._heartbeats(opening, sender) as heartbeats,
         ):
             while scope.is_current and not sender.is_over:
                 await self._describe(scope)
@@ -155,7 +157,7 @@ class Stream:
         shared = self._shared
         is_state, scope = batch.initial, opening.scope
         batch = opening.first(batch) if is_state else shared.access.shown(scope, batch)
-        self._place.sent(batch)
+        opening.place.sent(batch)
         if not (batch.initial or batch.entries):
             return None
         request = self._request
@@ -163,15 +165,17 @@ class Stream:
             batch, self._asked, self._context, deletes=request.deletes, columns=request.columns
         )
 
-    def _heartbeats(self, scope: Scope, sender: Sender) -> Heartbeats:
+    def _heartbeats(self, opening: Opening, sender: Sender) -> Heartbeats:
+        shared, scope = self._shared, opening.scope
+
         def reached() -> str | None:
-            cursor = self._shared.store.reached()
+            cursor = shared.store.reached()
             return cursor and scope.shown(Batch(cursor=cursor)).cursor
 
-        return Heartbeats(self._heartbeat, reached, self._place, sender, self._shared.ready)
+        return Heartbeats(self._heartbeat, reached, opening.place, sender, shared.ready)
 
     def _sender(self, opening: Opening, inbox: Inbox) -> Sender:
-        shared, scope, place = self._shared, opening.scope, self._place
+        shared, scope, place = self._shared, opening.scope, opening.place
         access, outgoing, deletes = shared.access, shared.outgoing, self._request.deletes
 
         def messages_of(batch: Batch) -> Sequence[bytes] | None:
