@@ -228,3 +228,27 @@ def test_a_broken_value_of_the_past_does_not_end_it(repository):
             assert "'a'" in past.status.current.degraded
         replayed = store.replay("a").pipe(ops.take(2), ops.to_list()).run()
         assert [batch.entries[0].value for batch in replayed[1:]] == [b"1"]
+
+
+@pytest.mark.parametrize("name", ["pack-*.idx", "multi-pack-index"])
+@pytest.mark.parametrize("how", [lambda _: b"", lambda data: data[:40] + bytes(len(data) - 40)])
+def test_a_broken_index_of_packs_hides_nothing_that_others_hold(repository, name, how):
+    repository.git("repack", "-qad")
+    packs = repository.path / ".git" / "objects" / "pack"
+    old = set(packs.iterdir())
+    repository.commit({"a": "7", "d/e/f": "8"})
+    repository.git("repack", "-qd")
+    repository.git("multi-pack-index", "write")
+    (place,) = (path for path in packs.glob(name) if path in old or not path.suffix)
+    kept = place.read_bytes()
+    place.unlink()
+    place.write_bytes(how(kept))
+    with datastream.open(f"git:{repository.path}") as store:
+        expected = {"a": "7", "d/e/f": "8"} if place.suffix else {**FILES, "a": "7", "d/e/f": "8"}
+        found = held(store)
+        assert expected.items() <= found.items()
+        assert found.keys() | store.snapshot_batch().unread >= FILES.keys()
+        store["z"] = 9
+        assert store["z"] == 9
+    place.unlink()
+    place.write_bytes(kept)

@@ -20,7 +20,7 @@ from dulwich.config import StackedConfig
 from dulwich.errors import FileFormatException, NotGitRepository
 from dulwich.file import adjust_shared_perm
 from dulwich.object_store import DiskObjectStore
-from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree
+from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree, hex_to_sha
 from dulwich.refs import DiskRefsContainer, Ref
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
@@ -304,6 +304,14 @@ class Objects:
         except FileFormatException:
             # dulwich has parsed it, too, which is done more kindly here.
             found = self._loose(name)
+        except KeyError:
+            raise
+        except Exception:
+            # Of a pack or an index that is broken; git then looks into the others.
+            elsewhere = self._elsewhere(name)
+            if elsewhere is None:
+                raise
+            found = elsewhere
         if not _is_whole(ObjectID(name.lower()), *found):
             raise ValueError("it is cut, or its content is another one")
         return found
@@ -334,6 +342,18 @@ class Objects:
         """Whether git fetches objects only when it needs them."""
         config = self.repo.get_config()
         return any(config.get_boolean(name, b"promisor", False) for name in config.sections())
+
+    def _elsewhere(self, name: ObjectID) -> tuple[int, bytes] | None:
+        """An object, wherever it can be read; None if that is nowhere."""
+        stores: tuple[Any, ...] = (self._store, *self._store.alternates)
+        for pack in (pack for store in stores for pack in store.packs):
+            with suppress(Exception):
+                found: tuple[int, bytes] = pack.get_raw(hex_to_sha(name))
+                if _is_whole(name, *found):
+                    return found
+        with suppress(Exception):
+            return self._loose(name)
+        return None
 
     def _loose(self, name: ObjectID) -> tuple[int, bytes]:
         """An object in a file of its own, as it is."""
