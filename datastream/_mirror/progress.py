@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datastream.errors import DatastreamError
+from datastream.errors import DatastreamError, SourceUnavailable
 from datastream.selection import RESERVED
 from datastream.source import Write
 from datastream.store import Store
@@ -127,7 +127,9 @@ class InFile:
             temporary.replace(self._path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise DatastreamError(f"the place of the mirror cannot be written: {error}") from error
+            raise SourceUnavailable(
+                f"the place of the mirror cannot be written: {error}"
+            ) from error
 
     def write(self, progress: Progress) -> Write | None:
         return None

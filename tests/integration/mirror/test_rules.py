@@ -210,6 +210,22 @@ def test_what_makes_room_later_is_not_kept_behind_what_has_none(kinds, stack, ki
         assert values(target) == values(source)
 
 
+def test_a_place_on_a_full_disk_is_waited_for(source, target, tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    with mirror(source, target, place=tmp_path / "place") as running:
+        assert running.flush(LONG)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            source["a"] = 1
+            eventually(lambda: running.status.current.state is State.STALE, "it is full")
+            assert "No space left" in str(running.status.current.error)
+        running.refresh()
+        assert running.flush(LONG)
+        assert values(target) == {"a": 1}
+
+
 def test_a_store_that_can_be_read_is_not_written_again_and_again(source, monkeypatch):
     monkeypatch.setattr(worker, "uniform", lambda *_: LONG)
     slow = Slow()
