@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datastream._consume.calling import Undeliverable
 from datastream._consume.letters import as_json
+from datastream._watches import check_seconds
 from datastream.entry import Batch, Entry
 from datastream.errors import InvalidValue, SourceUnavailable
 
@@ -67,6 +68,9 @@ class Webhook:
             ) as response:
                 self._check(response)
                 _read_rest(response)
+        except (httpx.LocalProtocolError, UnicodeError) as error:
+            # A header or a host that cannot be sent: not now, and not later.
+            raise Undeliverable(f"webhook at {self._where}: {_reason(error)}") from error
         except (httpx.HTTPError, httpx.StreamError) as error:
             raise Unanswered(f"webhook at {self._where}: {_reason(error)}") from error
 
@@ -120,7 +124,8 @@ def webhook(
         headers: are sent, too.
 
     Raises:
-        InvalidValue: the URL is none, or the secret is empty.
+        InvalidValue: the URL is none, the secret is empty, the timeout no time, or a header no text
+            that can be sent.
         ImportError: the extra ``webhook`` is needed and not installed.
     """
     from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -135,14 +140,22 @@ def webhook(
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, TypeError) as error:
         raise InvalidValue("the URL of a webhook cannot be parsed") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    has_host = parsed.host and (parsed.port is None or 0 < parsed.port < 1 << 16)
+    if parsed.scheme not in ("http", "https") or not has_host:
         raise InvalidValue("the URL of a webhook begins with https://HOST, or http://HOST")
     if secret is not None and not secret:
         raise InvalidValue("the secret of a webhook is empty; leave it out, or give one")
+    check_seconds(timeout, "timeout of a webhook")
+    if not timeout:
+        raise InvalidValue("the timeout of a webhook is 0; give some seconds")
+    given = dict(headers or {})
+    for name, value in given.items():
+        if not (_can_be_sent(name) and name and _can_be_sent(value)):
+            raise InvalidValue("a header of a webhook is no printable ASCII text")
     key = secret.encode() if isinstance(secret, str) else secret
     client = httpx.Client(
         timeout=timeout,
-        headers=dict(headers or {}),
+        headers=given,
         follow_redirects=False,
         # Else what a receiver sets is kept, and sent with each request that follows.
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
@@ -150,6 +163,10 @@ def webhook(
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
     )
     return Webhook(client, parsed, key)
+
+
+def _can_be_sent(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and text.isprintable()
 
 
 def content_of(item: Entry | Batch) -> dict[str, Any]:

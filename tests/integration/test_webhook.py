@@ -210,12 +210,27 @@ def test_batches_are_sent_whole(receiver, hook, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("url", "secret"),
-    [("ftp://x", None), ("https://", None), ("http://[::1", None), ("http://x", "")],
+    ("url", "more"),
+    [
+        ("ftp://x", {}),
+        ("https://", {}),
+        ("http://[::1", {}),
+        ("http://x:99999/", {}),
+        ("http://x", {"secret": ""}),
+        *(("http://x", {"timeout": number}) for number in (0, -1, float("nan"), 1e300, "5")),
+        *(("http://x", {"headers": h}) for h in ({"X": "a\nb"}, {"X": 5}, {"ü": "x"}, {"": "x"})),
+    ],
 )
-def test_what_makes_no_webhook_is_refused(url, secret):
+def test_what_makes_no_webhook_is_refused(url, more):
     with pytest.raises(InvalidValue, match="of a webhook"):
-        datastream.webhook(url, secret=secret)
+        datastream.webhook(url, **more)
+
+
+def test_what_cannot_be_sent_is_not_tried_again():
+    hook = datastream.webhook(f"http://{'a' * 300}/")
+    with pytest.raises(Undeliverable, match="UnicodeError"):
+        hook(datastream.Entry("a"))
+    hook.close()
 
 
 def test_nothing_of_it_shows_a_secret(hook):
