@@ -123,7 +123,8 @@ class Binding(Following[BindingState[T]], Generic[T]):
         """Replace what is at some paths, such as ``{"db.pool": 5}``.
 
         The whole is validated first, then the keys that differ are written as one batch, on the
-        condition that nobody has changed them meanwhile. On return the new object is in force.
+        condition that nobody has changed them meanwhile. On return the new object is in force,
+        unless another key holds since then what does not validate: `rejected` has it.
 
         Args:
             values: by path; models, dicts and lists replace all that is there.
