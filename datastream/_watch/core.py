@@ -49,8 +49,6 @@ P = ParamSpec("P")
 CLOSE_TIMEOUT = 2.0
 """Seconds `close` gives calls that run, and as many the source itself."""
 
-SOON = 0.005
-"""Seconds in which what was written mostly comes by itself: to poll meanwhile holds that up."""
 HANG = "hang"
 ANSWERS = (
     *(KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unreadable),
@@ -298,8 +296,6 @@ class Core:
         if not self._publisher.concerns(stored):
             return
         if self._source.eventually_consistent:
-            if self._publisher.await_published(stored, SOON):
-                return
             self._poller.wake()
             self._acknowledged(partial(self._feed.settle, stored))
         else:
