@@ -125,6 +125,6 @@ def test_how_much_may_be_deleted_at_once(deletes, held, limit, is_empty, allowed
 
 def test_chunks_are_bounded_by_number_and_size():
     writes = [Write(str(n), b"x" * n) for n in (1, 2, 3, 9, 1)]
-    sizes = [[len(write.value) for write in chunk] for chunk in in_chunks(writes, 2, 5)]
+    sizes = [[len(write.value or b"") for write in chunk] for chunk in in_chunks(writes, 2, 5)]
     assert sizes == [[1, 2], [3], [9], [1]]
     assert list(in_chunks([], 2, 5)) == []
