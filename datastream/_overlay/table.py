@@ -8,7 +8,7 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from datastream._overlay.position import Place, spell, spell_cursor
@@ -263,7 +263,8 @@ class Table:
             entries = [self._now(key) for key in news]
             position = self._position if entries or not keep else spell(*place)
             author, message = self._about(sequence, readings)
-            same = _unchanged(readings) - later.keys()
+            back = list(map(_changed_back, readings))
+            same = {key for key in keys - later.keys() if self._is_same(key, changed, back)}
             return Reading(
                 entries,
                 position,
@@ -292,6 +293,17 @@ class Table:
                 return True
             if key in held:
                 return False
+        return False
+
+    def _is_same(
+        self, key: str, changed: Sequence[Mapping[str, bool]], back: Sequence[Set[str]]
+    ) -> bool:
+        """Whether the layer that shows `key` has it unchanged, and none above has changed it."""
+        for held, keys, same in zip(self._held, changed, back, strict=True):
+            if key in keys and key not in same:
+                return False
+            if key in held:
+                return True
         return False
 
     def _held_nothing(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
@@ -348,17 +360,14 @@ def covers(mine: Selection, selection: Selects) -> bool:
     )
 
 
-def _unchanged(readings: Iterable[Reading]) -> frozenset[str]:
-    """The keys that all layers which changed them have changed back."""
-    back: set[str] = set()
-    differs: set[str] = set()
-    for reading in readings:
-        for entry in reading.entries:
-            key = entry.key
-            came_and_went = entry.operation is DELETE and key in reading.created
-            is_back = came_and_went or reading.before.get(key) == entry.revision
-            (back if is_back else differs).add(key)
-    return frozenset(back - differs)
+def _changed_back(reading: Reading) -> set[str]:
+    """The keys of a layer's reading that it holds as it did before."""
+    return {
+        entry.key
+        for entry in reading.entries
+        if (entry.operation is DELETE and entry.key in reading.created)
+        or reading.before.get(entry.key) == entry.revision
+    }
 
 
 def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:

@@ -113,6 +113,13 @@ def test_across_tables_those_are_known_that_every_layer_has_changed_back(table):
     assert not table.resumed(sequence, readings, place).before
 
 
+def test_what_changed_below_the_layer_that_shows_a_key_does_not_count(table):
+    _, sequence = table.mark()
+    readings = [read(deleted("b"), created=["b"]), read(), read(entry("b", "b9"))]
+    reading = table.resumed(sequence, readings, Place("other", 7, ("c", "c", "c")))
+    assert reading.before == {"b": "b1"}
+
+
 def test_a_tombstone_hides_all_below(table):
     since = table.mark()
     table.apply(1, changes(entry("c", "t", TOMBSTONE)))
