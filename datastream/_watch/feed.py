@@ -17,6 +17,8 @@ from datastream.source import Reading, Source
 
 SETTLE = 0.2
 """Seconds an eventually consistent source has to show what is known to be there."""
+TURN = 10.0
+"""Seconds for which a catch-up waits for that of another thread; then it reads beside it."""
 
 
 class Feed:
@@ -36,6 +38,7 @@ class Feed:
         self._calls = calls
         self._publisher = publisher
         self._stopped = stopped
+        self._turn = threading.Lock()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         return self._selected(selection, self._calls(None, self._source.read, selection, since))
@@ -50,7 +53,24 @@ class Feed:
         return reading
 
     def catch_up(self) -> int:
-        """Publish what is new since the publisher's position; the number of the read."""
+        """Publish what is new since the publisher's position; the number of the read.
+
+        Where a read may have to open a stream anew, one is made for all who wait for it: of many
+        newcomers at once each would throw away the stream that another one has just opened.
+        """
+        if not self._source.eventually_consistent:
+            return self._catch_up()
+        before = self._publisher.reads
+        has_turn = self._turn.acquire(timeout=TURN)
+        try:
+            if has_turn and self._publisher.covers(before + 1):
+                return before + 1
+            return self._catch_up()
+        finally:
+            if has_turn:
+                self._turn.release()
+
+    def _catch_up(self) -> int:
         first = 0
         while (ticket := self._publisher.ticket()) is not None:
             first = first or ticket.number

@@ -81,6 +81,16 @@ class Publisher:
         """Counts what was published."""
         return self._known.version
 
+    @property
+    def reads(self) -> int:
+        """The number of the last read that began."""
+        return self._reads
+
+    def covers(self, number: int) -> bool:
+        """Whether a reading was published whose read had this number or began later."""
+        with self._lock:
+            return self.position is not None and self._covered >= number
+
     def has_published_since(self, number: int) -> bool:
         """Whether a reading was published whose read began after that with `number`."""
         with self._lock:

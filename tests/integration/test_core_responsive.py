@@ -259,3 +259,26 @@ def test_a_source_of_one_call_at_a_time_that_hangs_fails_the_others_in_bounded_t
         source.release_all()
         assert hung.ends("what hung") == 1
         assert store.snapshot().keys() == {"a"}
+
+
+def test_who_catches_up_at_the_same_time_shares_a_read():
+    """Each has the stream begin anew; a read that began after all of that serves them all."""
+    source, released = Gated(), threading.Semaphore(0)
+    source.eventually_consistent = True
+    source.release = released.release
+    with opened(source, Store(source)) as store:
+        follower = Follower(store)
+        eventually(lambda: source.calls["wait"], "the poller waits")
+        source.hold("read")
+        first = Call(store._core.catch_up)
+        source.await_held()
+        before = source.calls["read"]
+        others = [Call(store._core.catch_up) for _ in range(12)]
+        for _ in range(1 + len(others)):
+            assert released.acquire(timeout=TIMEOUT)
+        source.release_all()
+        for call in (first, *others):
+            call.ends("catch-up")
+        # One for all, and a few for who was not quite there yet.
+        assert source.calls["read"] - before <= len(others) // 2
+        follower.dispose()
