@@ -161,8 +161,9 @@ class Sender:
     def _cancel(self, writing: Write) -> None:
         """Cancel a write with its task, as one within that: it may await what is there already."""
         with suppress(Exception, asyncio.CancelledError):
-            self._awaited = writing.throw(asyncio.CancelledError())
-            self._awaited.add_done_callback(self._written)
+            awaited = writing.throw(asyncio.CancelledError())
+            self._awaited = awaited
+            awaited.add_done_callback(self._written)
 
     def _advance(self, waiter: asyncio.Future[Batch | None], writing: Write | None) -> None:
         """Go on until a write is under way, or there is none to begin."""
