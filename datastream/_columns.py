@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, compress, repeat
 from typing import Any, overload
 
-from datastream.entry import Entry, Operation
+from datastream.entry import DELETE, PUT, Entry
 
 # What `Entry(*fields)` does, less a call of Python.
 _entry = partial(tuple.__new__, Entry)
@@ -45,7 +45,7 @@ class EntryColumns(Sequence[Entry]):
         if not entries:
             return _NONE
         *columns, operations = zip(*entries, strict=True)
-        return None if Operation.DELETE in operations else cls(*columns)
+        return None if DELETE in operations else cls(*columns)
 
     @classmethod
     def joined(cls, parts: Sequence[EntryColumns]) -> EntryColumns:
@@ -79,7 +79,7 @@ class EntryColumns(Sequence[Entry]):
         return len(self.keys)
 
     def __iter__(self) -> Iterator[Entry]:
-        return map(_entry, zip(*self._fields(), repeat(Operation.PUT)))
+        return map(_entry, zip(*self._fields(), repeat(PUT)))
 
     @overload
     def __getitem__(self, index: int) -> Entry: ...
@@ -88,7 +88,7 @@ class EntryColumns(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | EntryColumns:
         if isinstance(index, slice):
             return EntryColumns(*(column[index] for column in self._fields()))
-        return _entry((*(column[index] for column in self._fields()), Operation.PUT))
+        return _entry((*(column[index] for column in self._fields()), PUT))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EntryColumns | tuple | list):

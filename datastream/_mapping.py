@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from datastream import codecs
 from datastream._watch.core import Core
-from datastream.entry import Entry, Operation
+from datastream.entry import PUT, Entry
 from datastream.errors import (
     InvalidKey,
     InvalidValue,
@@ -248,7 +248,7 @@ class _Snapshot:
     def entry(self, key: str) -> Entry | None:
         if self._entries is None:
             loaded = self._core.load(self._reading, self._reading.entries)
-            self._entries = {e.key: e for e in loaded if e.operation is Operation.PUT}
+            self._entries = {e.key: e for e in loaded if e.operation is PUT}
         return self._entries.get(key)
 
 

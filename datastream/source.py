@@ -34,7 +34,7 @@ from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from datastream._secrets import NONE, Secrets
-from datastream.entry import Capability, Entry, Operation, Revision
+from datastream.entry import PUT, Capability, Entry, Revision
 from datastream.errors import KeyNotFound, RevisionConflict, shown
 from datastream.selection import Selection, Selects
 
@@ -224,7 +224,7 @@ class Source(ABC):
         found = [entry for entry in reading.entries if entry.key == key]
         if found and reading.load is not None:
             found = list(reading.load(found))
-        return found[0] if found and found[0].operation is Operation.PUT else None
+        return found[0] if found and found[0].operation is PUT else None
 
     def get_value(self, key: str) -> tuple[bytes, str] | None:
         """Value and type of one key: what `get` finds, of which ``store[key]`` needs no more."""

@@ -14,7 +14,7 @@ from datastream._binding.evaluate import Evaluator, Outcome, described
 from datastream._binding.paths import check_path
 from datastream._binding.tree import Path
 from datastream._view.changes import Listener, Listeners
-from datastream.entry import Batch, Entry, Operation, Rejected
+from datastream.entry import DELETE, Batch, Entry, Rejected
 from datastream.errors import InvalidValue
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class BindingState(Generic[T]):
         about = {} if batch.reset else dict(self.about)
         for entry in batch.entries:
             about.pop(entry.key, None)
-            if entry.operation is Operation.DELETE:
+            if entry.operation is DELETE:
                 entries.pop(entry.key, None)
             else:
                 entries[entry.key] = entry

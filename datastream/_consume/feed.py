@@ -13,7 +13,7 @@ from datastream._consume.progress import UNSURE, Progress
 from datastream._watch.buffer import CompleteBuffer, NewestBuffer
 from datastream._watch.diff import revision_of
 from datastream._watch.subscription import Since, Subscription
-from datastream.entry import Batch, Entry, Operation
+from datastream.entry import PUT, Batch, Entry
 from datastream.errors import DatastreamError, SourceUnavailable, StoreClosed, shown
 from datastream.selection import Selection
 from datastream.source import Feature, HasReplay, Reading
@@ -318,7 +318,7 @@ class PastFeed(Feed):
 
 
 def _holds(entry: Entry) -> bool:
-    return entry.operation is Operation.PUT
+    return entry.operation is PUT
 
 
 class CommitFeed(Feed):

@@ -10,9 +10,8 @@ from time import monotonic
 from datastream._consume.progress import UNSURE, Place
 from datastream._consume.queue import Step, Task
 from datastream._watch.diff import revision_of
-from datastream.entry import Batch, Entry, Operation
+from datastream.entry import PUT, Batch, Entry
 
-PUT = Operation.PUT
 SAVE_WITHIN = 0.01
 """Seconds for which what was handled may wait to be saved while more is being handled."""
 

@@ -12,7 +12,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable
 
 from datastream._mirror.diff import Difference, differing, keep_types, opened
-from datastream.entry import Batch, Entry, Operation
+from datastream.entry import DELETE, Batch, Entry
 from datastream.selection import Selection, is_reserved
 from datastream.store import Store
 
@@ -91,7 +91,7 @@ class Table:
             touched |= held.keys()
             held.clear()
         for entry in batch.entries:
-            if entry.operation is Operation.DELETE:
+            if entry.operation is DELETE:
                 held.pop(entry.key, None)
             elif not is_reserved(entry.key):
                 held[entry.key] = entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from datastream._columns import EntryColumns, by_key, matching
-from datastream.entry import Entry, Operation
+from datastream.entry import PUT, Entry
 from datastream.selection import RESERVED
 from datastream.source import is_below
 
@@ -13,7 +13,7 @@ from datastream.source import is_below
 def visible(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Those that hold something and are nobody's own."""
     if not isinstance(entries, EntryColumns):
-        entries = [entry for entry in entries if entry.operation is Operation.PUT]
+        entries = [entry for entry in entries if entry.operation is PUT]
     return matching(entries, lambda key: not key.startswith(RESERVED))
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from datastream._columns import EntryColumns, keys_of, matching
 from datastream._mirror.entries import same
-from datastream.entry import Entry, Operation
+from datastream.entry import DELETE, PUT, Entry
 from datastream.errors import DatastreamError, InvalidValue, shown
 from datastream.source import Write, is_below
 
@@ -125,7 +125,7 @@ def _plan_one(plan: Plan, found: Conflict, rules: Rules, mine: bool) -> None:
         entry = found.source if decision == "source" else decision
         if decision != "source":
             plan.theirs.add(found.key)
-        if isinstance(entry, Entry) and entry.operation is Operation.PUT:
+        if isinstance(entry, Entry) and entry.operation is PUT:
             if not same(entry, found.target, types=rules.types):
                 plan.writes.append(put_of(entry, found.key))
         elif found.target is not None:
@@ -167,7 +167,7 @@ def as_writes(planned: Sequence[Write] | Sequence[Entry]) -> list[Write]:
 
 def write_of(entry: Entry) -> Write:
     """The write that does what an entry of a watch tells."""
-    return Write(entry.key, None) if entry.operation is Operation.DELETE else put_of(entry)
+    return Write(entry.key, None) if entry.operation is DELETE else put_of(entry)
 
 
 def check_conflicts(conflicts: Collection[Conflict], where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from datastream.entry import Entry, Operation
+from datastream.entry import DELETE, Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Feature, Write
 from datastream.store import Store
@@ -81,7 +81,7 @@ class Target:
         if self.refused or self.altered:
             self.refused.pop(key, None)
             self.altered.pop(key, None)
-        if entry.operation is Operation.DELETE:
+        if entry.operation is DELETE:
             self.deletes += 1
             return
         self.puts += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from datastream._overlay.tombstone import TOMBSTONE, is_tombstone, visible
-from datastream.entry import Entry, Operation, deleted
+from datastream.entry import DELETE, Entry, deleted
 from datastream.errors import ReadOnly, shown
 from datastream.source import ANY_REVISION, Write, check_expected
 
@@ -72,7 +72,7 @@ def as_seen(write: Write, stored: Entry | None, around: Around) -> Entry:
     """What is visible after a write, from what its layer stored; None if nothing was written."""
     if stored is None:
         return deleted(write.key)
-    if stored.operation is Operation.DELETE:
+    if stored.operation is DELETE:
         return around.shown_below or stored
     return visible(stored) or deleted(write.key, stored.updated_at)
 

@@ -9,7 +9,7 @@ from functools import partial
 from datastream._translated.rules import Translation
 from datastream._upstream import Upstream
 from datastream._watch.subscription import Load
-from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.entry import DELETE, PUT, Batch, Capability, Entry
 from datastream.errors import DatastreamError, InvalidKey, InvalidValue, shown
 from datastream.selection import Selection, Selects
 from datastream.source import Feature, Health, Reading, Source, Write
@@ -109,7 +109,7 @@ class TranslatedSource(Source):
         for entry in self._named(entries):
             self._foreign.pop(entry.key, None)
             try:
-                is_put = entry.operation is Operation.PUT
+                is_put = entry.operation is PUT
                 found.append(self.translation.read(entry.key, entry) if is_put else entry)
             except ValueError as error:
                 self._foreign[entry.key] = str(error) or type(error).__name__
@@ -166,7 +166,7 @@ class TranslatedSource(Source):
             raise type(error)(f"{_named_in(error, writes, made)}: {error}") from error
         return [
             entry._replace(key=write.key)
-            if entry.operation is Operation.DELETE
+            if entry.operation is DELETE
             else self.translation.read(write.key, entry)
             for write, entry in zip(writes, stored, strict=True)
         ]

@@ -17,7 +17,7 @@ from datastream._columns import EntryColumns
 from datastream._view.cache import Columns, RawRow
 from datastream._view.changes import Listener, Listeners
 from datastream._watch.values import reason_of
-from datastream.entry import Batch, Change, ChangeBatch, Entry, Operation, Rejected, deleted
+from datastream.entry import DELETE, Batch, Change, ChangeBatch, Entry, Rejected, deleted
 
 MANY = 100
 """Entries of a first state that are decoded together, if they are of one type."""
@@ -174,7 +174,7 @@ class ViewState:
         # With very many keys this is most of the cost: nothing is called that need not be.
         for entry in batch.entries:
             key, value, value_type, _, _, operation = entry
-            if operation is Operation.DELETE:
+            if operation is DELETE:
                 self._remove(entry, prepared)
                 continue
             if may_know and self._knows(entry):

@@ -26,7 +26,7 @@ from datastream._watch.poller import Poller
 from datastream._watch.publisher import Publisher
 from datastream._watch.status import StatusHolder
 from datastream._watch.subscription import Since, Sink, Subscription, concerning
-from datastream.entry import Batch, Capability, Entry, Operation
+from datastream.entry import PUT, Batch, Capability, Entry
 from datastream.errors import (
     DatastreamError,
     Denied,
@@ -158,7 +158,7 @@ class Core:
         entries = self.call(None, reading.load, reading.entries)
         left_out = {entry.key for entry in reading.entries} - {entry.key for entry in entries}
         # What has gone while it was loaded is no part of a state.
-        present = [entry for entry in entries if entry.operation is Operation.PUT]
+        present = [entry for entry in entries if entry.operation is PUT]
         return reading._replace(entries=present, unread=reading.unread | left_out)
 
     def read_state(self, selection: Selection) -> Reading:

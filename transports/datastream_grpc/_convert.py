@@ -9,8 +9,9 @@ from hashlib import blake2b
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from datastream import Batch, Entry, InvalidValue, Operation, Revision
+from datastream import Batch, Entry, InvalidValue, Revision
 from datastream._columns import EntryColumns
+from datastream.entry import DELETE
 from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._columns import from_columns, pieces_of, to_columns
@@ -38,7 +39,7 @@ def to_data(entry: Entry) -> pb.Data:
         value_type=as_utf8(entry.value_type),
         revision=entry.revision,
     )
-    if entry.operation is Operation.DELETE:
+    if entry.operation is DELETE:
         data.operation = pb.OPERATION_DELETE
     if entry.updated_at is not None:
         set_time(data.updated_at, entry.updated_at)
@@ -48,7 +49,7 @@ def to_data(entry: Entry) -> pb.Data:
 def to_entry(data: pb.Data) -> Entry:
     """The entry of one message; servers without revisions get one made from the content."""
     if data.operation == pb.OPERATION_DELETE:
-        return Entry(data.key, b"", data.value_type, _time(data), "", Operation.DELETE)
+        return Entry(data.key, b"", data.value_type, _time(data), "", DELETE)
     revision = data.revision or _fingerprint(data.value, data.value_type)
     return Entry(data.key, data.value, data.value_type, _time(data), revision)
 
@@ -101,10 +102,11 @@ def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
 
 def to_columned(batch: Batch) -> Iterator[bytes]:
     """The messages of a batch, serialised, what its keys hold in columns."""
-    gone = [entry for entry in batch.entries if entry.operation is Operation.DELETE]
-    held = batch.entries
+    held, gone = batch.entries, list[Entry]()
+    if not isinstance(held, EntryColumns):
+        gone = [entry for entry in held if entry.operation is DELETE]
     if gone:
-        held = tuple(entry for entry in held if entry.operation is not Operation.DELETE)
+        held = [entry for entry in held if entry.operation is not DELETE]
     parts = to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=not held)
     is_first = True
     for piece in pieces_of(held, MESSAGE_BYTES):
@@ -131,7 +133,7 @@ def to_messages(
     parts: list[bytes] = []
     size = 0
     for entry in batch.entries:
-        if not deletes and entry.operation is Operation.DELETE:
+        if not deletes and entry.operation is DELETE:
             continue
         part = (part_of or to_part)(entry)
         if parts and size + len(part) > MESSAGE_BYTES:

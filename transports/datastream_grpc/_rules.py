@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import datastream
-from datastream import Batch, DatastreamError, Entry, Operation, SourceUnavailable, Store
+from datastream import Batch, DatastreamError, Entry, SourceUnavailable, Store
+from datastream.entry import DELETE
 from datastream.errors import shown
 from datastream.selection import Selection
 from datastream_grpc._narrow import rights_of
@@ -115,7 +116,7 @@ class Rules(AbstractContextManager["Rules"]):
         if batch.reset:
             self._leaves.clear()
         for entry in batch.entries:
-            if entry.operation is Operation.DELETE:
+            if entry.operation is DELETE:
                 self._leaves.pop(entry.key, None)
             else:
                 self._leaves[entry.key] = entry

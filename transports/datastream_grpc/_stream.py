@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from datastream import Entry, Operation
+from datastream import Entry
+from datastream.entry import PUT
 from datastream.selection import Selection, Selects
 from datastream.source import Reading
 from datastream_grpc import _convert
@@ -273,7 +274,7 @@ def reading_of(messages: Sequence[Message]) -> Reading:
     unread = frozenset().union(*(message.unread for message in messages))
     if reset:
         # A state has no deletes.
-        puts = [entry for entry in _newest(messages) if entry.operation is Operation.PUT]
+        puts = [entry for entry in _newest(messages) if entry.operation is PUT]
         return Reading(puts, position, complete=True, unread=unread)
     changing = [message for message in messages if message.entries]
     if len(changing) > 1:

@@ -14,7 +14,7 @@ from functools import partial
 from hashlib import blake2b
 from math import inf
 
-from datastream.entry import Capability, Entry, Operation
+from datastream.entry import PUT, Capability, Entry
 from datastream.errors import DatastreamError
 from datastream.selection import Selects, compile_pattern
 from datastream.source import WELL, Health, Reading, Source, Written
@@ -81,7 +81,7 @@ class ListedSource(Source):
         self._report_health()
         if is_unread(entry):
             raise self._unread.error(key)
-        return entry if entry.operation is Operation.PUT else None
+        return entry if entry.operation is PUT else None
 
     def wait(self, timeout: float | None) -> None:
         pause = jittered(self._interval)
@@ -97,7 +97,7 @@ class ListedSource(Source):
 
     def contents(self, keys: Sequence[str]) -> Sequence[Entry]:
         """What `keys` hold; without what is gone, or cannot be read."""
-        found = [entry for entry in self._get(keys) if entry.operation is Operation.PUT]
+        found = [entry for entry in self._get(keys) if entry.operation is PUT]
         self._report_health()
         return [entry for entry in found if not is_unread(entry)]
 

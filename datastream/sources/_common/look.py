@@ -11,7 +11,7 @@ from datetime import datetime
 from time import monotonic
 from typing import NamedTuple
 
-from datastream.entry import Entry, Operation
+from datastream.entry import PUT, Entry
 from datastream.selection import Selects, starts
 
 COARSE_SECONDS = 2.0
@@ -131,11 +131,11 @@ def look(
         if is_unread(entry):
             cannot[item.key] = item.signature
             seen[item.key] = Seen(None, UNREAD, listed, sure=False)
-        elif entry.operation is Operation.PUT:
+        elif entry.operation is PUT:
             seen[item.key] = _seen(item, entry, known(item.key), began, listed)
     readable = [item for item in wanted if item.key not in cannot] if cannot else wanted
     entries = [loaded.get(item.key) or _stub(item, seen) for item in readable]
-    present = [entry for entry in entries if entry.operation is Operation.PUT]
+    present = [entry for entry in entries if entry.operation is PUT]
     total += sum(hash_of(entry.key, entry.revision) for entry in present)
     # So that it is another position once they can be read.
     total += sum(hash_of(key, UNREAD) for key in cannot)
@@ -163,7 +163,7 @@ def unread(key: str) -> Entry:
 
 def is_unread(entry: Entry) -> bool:
     """Whether it stands for a content that is there and cannot be read."""
-    return entry.operation is Operation.PUT and not entry.value_type
+    return entry.operation is PUT and not entry.value_type
 
 
 def fill(loaded: Mapping[str, Entry], read: Read, entries: Sequence[Entry]) -> list[Entry]:

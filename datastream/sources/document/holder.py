@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from datastream._formats import Format, Malformed
-from datastream.entry import Entry, Operation, Revision, deleted
+from datastream.entry import PUT, Entry, Revision, deleted
 from datastream.selection import Selection
 from datastream.source import WELL, Feature, Health, Write
 from datastream.sources.document.leaves import Leaf, leaves
@@ -57,12 +57,12 @@ def history_of(key: str, revisions: Iterator[Revision], format: Format) -> Itera
         if newer is not None and newer.entry.revision != older.entry.revision:
             yield newer
         newer = older
-    if newer is not None and newer.entry.operation is Operation.PUT:
+    if newer is not None and newer.entry.operation is PUT:
         yield newer
 
 
 def _leaf_in(document: Entry, key: str, format: Format) -> Entry:
-    if document.operation is Operation.PUT:
+    if document.operation is PUT:
         try:
             leaf = leaves(format.read(document.value))[0].get(key)
         except Malformed:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
-from datastream.entry import Entry, Operation, deleted
+from datastream.entry import PUT, Entry, deleted
 from datastream.source import Write
 from datastream.sources._common.file_types import type_of
 from datastream.sources.nats.keys import to_key
@@ -139,7 +139,7 @@ def newest(messages: Iterable[Message]) -> dict[str, Message]:
 def present(messages: Iterable[Message], epoch: str) -> list[Entry]:
     """The entries of the keys that hold something."""
     entries = [message.entry(epoch) for message in newest(messages).values()]
-    return [entry for entry in entries if entry.operation is Operation.PUT]
+    return [entry for entry in entries if entry.operation is PUT]
 
 
 def headers_of(write: Write, at: datetime) -> dict[str, str]:
