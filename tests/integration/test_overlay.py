@@ -573,16 +573,30 @@ def test_a_change_of_a_layer_needs_no_poll(layers, monkeypatch):
     outer = overlay(laid)
     layers.opened.append(outer)
     recorder, above = Recorder(laid), Recorder(outer)
+    is_over = threading.Event()
+
+    def held_up(read):
+        def reads(*args):
+            assert is_over.wait(TIMEOUT)
+            return read(*args)
+
+        return reads
+
+    # Both before either is held up: that of the outer one reads the inner one.
+    await_first_poll(laid)
+    await_first_poll(outer)
     for overlaid in (laid, outer):
-        await_first_poll(overlaid)
-        monkeypatch.setattr(overlaid._source, "read", None)
-    layers["bottom"].put_many({"k": 2, "m": 2})
-    layers["top"].put("k", "above")
-    layers["bottom"].delete("k")
-    layers["top"].delete("k")
-    for one in (recorder, above):
-        one.wait_state({"m": b"2"})
-        assert [len(batch.entries) for batch in one.batches[1:]] == [2, 1, 1]
+        monkeypatch.setattr(overlaid._source, "read", held_up(overlaid._source.read))
+    try:
+        layers["bottom"].put_many({"k": 2, "m": 2})
+        layers["top"].put("k", "above")
+        layers["bottom"].delete("k")
+        layers["top"].delete("k")
+        for one in (recorder, above):
+            one.wait_state({"m": b"2"})
+            assert [len(batch.entries) for batch in one.batches[1:]] == [2, 1, 1]
+    finally:
+        is_over.set()
 
 
 def await_first_poll(laid):
