@@ -339,6 +339,33 @@ def test_while_the_remote_is_away_the_last_state_is_read(url, bare, server):
         assert recorder.error is None
 
 
+@pytest.mark.parametrize("manner", ["http", "ssh", "path"])
+def test_a_remote_that_is_moved_away_may_come_back(url, bare, ssh, manner):
+    bare.import_commit({"a": "1"})
+    urls = {"http": url, "ssh": f"git+ssh://host{bare.path}", "path": f"git+file://{bare.path}"}
+    options = {
+        "ssh": {"ssh_command": ssh, "password": ""},
+        "path": {"username": "", "password": ""},
+    }
+    with opened(urls[manner], **options.get(manner, {})) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        statuses, changed = _follow_status(store)
+        away = bare.path.with_name("away.git")
+        bare.path.rename(away)
+        store.refresh()
+        _await_state(statuses, changed, State.STALE)
+        assert store["a"] == 1
+        with pytest.raises(SourceUnavailable, match="not there any more"):
+            store["a"] = 2
+        away.rename(bare.path)
+        bare.import_commit({"a": "meanwhile"})
+        store.refresh()
+        recorder.wait_state({"a": b"meanwhile"})
+        _await_state(statuses, changed, State.READY)
+        assert State.FAILED not in {status.state for status in statuses}
+
+
 def test_a_slow_remote_holds_up_no_reader(url, bare, server):
     bare.import_commit({"a": "1"})
     with opened(url, interval=3600) as store:

@@ -77,32 +77,43 @@ def local_errors(where: str) -> Iterator[None]:
         raise ours from error
 
 
+def no_repository(where: str, why: str = "", *, was_there: bool) -> DatastreamError:
+    """Nothing is there: the URL is wrong, or what was there is away and may come back."""
+    if was_there:
+        return SourceUnavailable(f"{where}: the repository is not there any more{why}")
+    return DatastreamError(f"{where}: no repository there{why}; check the URL")
+
+
 @contextmanager
-def remote_errors(where: str, hide: Callable[[str], str]) -> Iterator[None]:
-    """Translate what talking to a remote raises; `hide` takes secrets out of a text."""
+def remote_errors(where: str, hide: Callable[[str], str], *, was_there: bool) -> Iterator[None]:
+    """Translate what talking to a remote raises.
+
+    Args:
+        hide: takes secrets out of a text.
+        was_there: it has answered before.
+    """
     try:
         yield
     except DatastreamError:
         raise
     except NotGitRepository as error:
-        raise DatastreamError(
-            f"{where}: no repository there, or not for these credentials; check the URL"
-        ) from error
+        why = ", or not for these credentials"
+        raise no_repository(where, why, was_there=was_there) from error
     except (UnsupportedExtension, UnsupportedVersion) as error:
         raise Unsupported(f"{where} needs a newer git library: {error!r}") from error
     except Exception as error:  # noqa: BLE001
         # Not chained: what the client says may quote headers or URLs. It raises anything at
         # answers that are no git.
-        raise _explained(where, hide(_words(error)), error) from None
+        raise _explained(where, hide(_words(error)), error, was_there=was_there) from None
 
 
-def _explained(where: str, words: str, error: Exception) -> DatastreamError:
+def _explained(where: str, words: str, error: Exception, *, was_there: bool) -> DatastreamError:
     low = words.lower()
     unauthorized = isinstance(error, HTTPUnauthorized | HTTPProxyUnauthorized)
     if unauthorized or any(sign in low for sign in _REFUSALS):
         return Denied(f"{where} refuses these credentials ({words}); check username and password")
     if any(sign in low for sign in _MISSING):
-        return DatastreamError(f"{where}: no repository there ({words}); check the URL")
+        return no_repository(where, f" ({words})", was_there=was_there)
     if isinstance(error, DAMAGE):
         return SourceUnavailable(f"{where} sent what cannot be read: {words}; see git fsck there")
     return SourceUnavailable(f"{where} cannot be reached: {words}")

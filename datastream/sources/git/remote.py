@@ -28,7 +28,7 @@ from datastream.sources.git.clients import (
     check_format,
 )
 from datastream.sources.git.commit import NewCommit
-from datastream.sources.git.errors import local_errors, remote_errors
+from datastream.sources.git.errors import local_errors, no_repository, remote_errors
 from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import NoRepository, Objects, open_repo, reopen_repo
 from datastream.sources.git.publishing import Publishing
@@ -73,10 +73,17 @@ class Remote:
         self._clients: set[PatientSSH] = set()
         self._publishing: Publishing | None = None
         self._closed = False
+        # It has answered, so that it is no wrong URL.
+        self._was_there = False
         self._pool: Any = self._connections() if address.url.scheme.startswith("http") else None
 
     def head(self, branch: str) -> Head:
         """Where a branch is; "" asks for the remote's HEAD. One cheap question."""
+        head = self._head(branch)
+        self._was_there = True
+        return head
+
+    def _head(self, branch: str) -> Head:
         ref = Ref(HEADS + (branch or DEFAULT).encode())
         if self.address.url.scheme == "file":
             return self._head_here(branch, ref)
@@ -162,7 +169,11 @@ class Remote:
 
     @contextmanager
     def _client(self) -> Iterator[GitClient]:
-        with remote_errors(self.where, self.address.credentials.hide), closing(self._new()) as new:
+        hide = self.address.credentials.hide
+        with (
+            remote_errors(self.where, hide, was_there=self._was_there),
+            closing(self._new()) as new,
+        ):
             with self._lock:
                 if self._closed:
                     raise StoreClosed(f"{self.where} was closed; open it anew")
@@ -255,7 +266,7 @@ class Remote:
             try:
                 repo = open_repo(self._path)
             except NoRepository:
-                raise DatastreamError(f"{self.where}: no repository there; check the URL") from None
+                raise no_repository(self.where, was_there=self._was_there) from None
             with closing(repo):
                 yield repo
 
