@@ -157,7 +157,7 @@ def test_commits_to_other_tables_end_no_epoch(path, opened, stack, monkeypatch):
 
     monkeypatch.setattr(source, "compared", note)
     clock = source._current.attached.file.clock
-    eventually(lambda: source._known[1] == clock.version(), "a look at the own write")
+    eventually(lambda: source._commits.known[1] == clock.version(), "a look at the own write")
     db.execute("INSERT INTO other VALUES (1)")
     assert compared.wait(TIMEOUT)
     again = resumed(opened(), batches.got[-1].cursor)

@@ -30,10 +30,10 @@ from datastream.sources._common.odd_names import OddNames
 from datastream.sources._common.paths import local_path
 from datastream.sources._common.unread import Unread
 from datastream.sources.sqlite.attached import Attached
+from datastream.sources.sqlite.commits import Commits
 from datastream.sources.sqlite.connection import (
     Connection,
     Outdated,
-    file_stat,
     is_of_rows,
     translated,
 )
@@ -42,11 +42,8 @@ from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
 from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
-from datastream.sources.sqlite.unlogged import Stamp, Suspicion
 from datastream.url import Location, Seconds, checks_options, configured
 
-LOOK_AT_FILE = 1.0
-"""Seconds, at most, between looks whether the path still leads to the same file."""
 MISSING = 1.0
 """Seconds for which a file may be missing until `wait` says so."""
 PRUNE_EVERY = 10_000
@@ -120,8 +117,6 @@ class SqliteSource(Source):
         self._asleep = threading.Lock()
         self._asleep.acquire()
         self._watched = False
-        self._look_at_file = 0.0
-        self._suspicion, self._stamp, self._writings = Suspicion(), Stamp(), 0
         self._is_unlogged = False
         # Since then nobody has asked what changed: commits were not looked at one by one.
         self._is_released = False
@@ -133,10 +128,8 @@ class SqliteSource(Source):
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
         attached = self._current.attached
-        self._seen: tuple[Attached, int | None] = (attached, self._version(attached))
-        self._known = self._seen
-        if not attached.is_wal:
-            self._stamp.explain(file_stat(self._path))
+        self._commits = Commits(self._path, self._where, attached)
+        self._suspicion = self._commits.suspicion
         self.features = self._features(attached)
         self._can_write = Feature.WRITE in self.features
 
@@ -220,7 +213,8 @@ class SqliteSource(Source):
         while True:
             now = monotonic()
             try:
-                if self._moved() or self._suspicion.is_due(now):
+                has_commits = self._commits.have_come(self._current.attached)
+                if has_commits or self._suspicion.is_due(now):
                     return
                 missing_since = None
             except SourceUnavailable:
@@ -317,7 +311,7 @@ class SqliteSource(Source):
             return self._read_state(selection, since, attached)
         if not self._watched:
             # Else the poller looks; what it has seen is its own matter.
-            self._note_commits(attached, self._version(attached))
+            self._commits.note(attached)
         if since is not None:
             try:
                 reading = self._read_changes(attached, changes, selection, since)
@@ -434,74 +428,6 @@ class SqliteSource(Source):
         except (sqlite3.OperationalError, Outdated) as error:
             # Housekeeping: the next attempt may find the lock free.
             log.debug("%s: log not cut: %s", self._where, error)
-
-    # Watching the file.
-
-    def _moved(self) -> bool:
-        """Whether the file was written or replaced.
-
-        Raises:
-            SourceUnavailable: there is no file.
-        """
-        attached = self._current.attached
-        now = monotonic()
-        file, stat = attached.file, None
-        is_time = now >= self._look_at_file
-        if attached.is_wal and file.log.is_still() and not is_time:
-            return False
-        # A rollback journal is why a replaced file must not be read: see `File.abandon`.
-        if is_time or not attached.is_wal:
-            stat = file_stat(self._path)
-            if not (file.look() if is_time else file.is_current(stat)):
-                return True
-        if is_time:
-            self._look_at_file = now + LOOK_AT_FILE
-        try:
-            version = self._version(attached)
-        except Outdated:
-            # Replaced just now, by a call that found another file.
-            return True
-        if version is None:
-            file.log.doubt()
-            self._stamp.explain(None)
-            return False
-        if self._seen[1] == version and self._seen[0] is attached:
-            return stat is not None and self._was_overwritten(attached, stat)
-        self._seen = attached, version
-        self._note_commits(attached, version)
-        return True
-
-    def _note_commits(self, attached: Attached, version: int | None) -> None:
-        """Doubt the log if there was a commit since the last call, which it may not tell of."""
-        known, self._known = self._known, (attached, version)
-        if known == self._known:
-            return
-        # In WAL mode a checkpoint follows, at any time.
-        self._stamp.explain(None if attached.is_wal else file_stat(self._path))
-        writings, self._writings = self._writings, attached.file.writings
-        is_own = writings != self._writings or writings % 2
-        is_looked_up = known[0] is not attached
-        self._suspicion.saw_commit()
-        if is_looked_up or not (is_own and attached.layout.tells_all):
-            is_bare = not is_looked_up and self._suspicion.is_line_owed
-            self._suspicion.arise(is_bare=is_bare)
-
-    def _was_overwritten(self, attached: Attached, stat: os.stat_result) -> bool:
-        """Whether the file was changed, but not by a commit."""
-        if attached.file.is_immutable or not self._stamp.is_odd(stat):
-            return False
-        log.info("%s: the file was overwritten; it is read anew", self._where)
-        attached.file.forget()
-        self._suspicion.arise()
-        return True
-
-    def _version(self, attached: Attached) -> int | None:
-        """`data_version` of the file; None while a writer holds it."""
-        try:
-            return attached.file.clock.version()
-        except sqlite3.Error:
-            # Its commit will show at the next look.
-            return None
 
 
 def _created(found: Sequence[Touched]) -> frozenset[str]:
