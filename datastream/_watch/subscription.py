@@ -132,7 +132,7 @@ class Join:
         self._unread = reading.unread
         if self.has_state or self.state or self._gone:
             self._apply(Published(reading, {}))
-        elif isinstance(reading.entries, EntryColumns):
+        elif isinstance(reading.entries, EntryColumns) and reading.load is None:
             self._read = reading.entries
         else:
             # Read for this very selection: most of the time of a join with many keys is this.
