@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datastream import codecs
 from datastream._closing import AsyncClosing
+from datastream._columns import by_key
 from datastream._watches import check_seconds
 from datastream._writes import of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import KeyNotFound
-from datastream.selection import check_key
+from datastream.selection import Selection, check_key
 from datastream.source import Write
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ class AsyncTwins(AsyncClosing):
         exclude: str | Iterable[str] = (),
     ) -> dict[str, Entry]:
         """`Store.snapshot`."""
-        return await self.threads.call(self.snapshot, *keys, match=match, exclude=exclude)
+        batch = await self.asnapshot_batch(*keys, match=match, exclude=exclude)
+        if len(batch) <= FEW_ITEMS:
+            return by_key(batch.entries)
+        return await self.threads.run(by_key, batch.entries)
 
     async def asnapshot_batch(  # type: ignore[misc]
         self: Store,
@@ -81,7 +85,8 @@ class AsyncTwins(AsyncClosing):
         exclude: str | Iterable[str] = (),
     ) -> Batch:
         """`Store.snapshot_batch`."""
-        return await self.threads.call(self.snapshot_batch, *keys, match=match, exclude=exclude)
+        selection = Selection.of(*keys, match=match, exclude=exclude)
+        return await self._core.awaited.snapshot(selection, self.threads)
 
     async def acapabilities(self: Store) -> Sequence[Capability]:  # type: ignore[misc]
         """`Store.capabilities`."""

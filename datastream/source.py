@@ -350,6 +350,10 @@ class HasAsyncCalls(Protocol):
         """`Source.get`."""
         ...
 
+    async def aread(self, selection: Selects) -> Reading | None:
+        """`Source.read` of a complete state; None if that is to be called instead, in a thread."""
+        ...
+
     async def awrite(self, writes: Sequence[Write]) -> Written | Sequence[Entry] | None:
         """`Source.write`; None if that is to be called instead, in a thread."""
         ...

@@ -9,8 +9,10 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 from datastream._watch.calls import Calls
 from datastream._watch.patience import apatiently, named
 from datastream._watch.publisher import Publisher
-from datastream.entry import Entry
-from datastream.source import HasAsyncCalls, Source, Write, Written
+from datastream._watch.subscription import selected, state_of
+from datastream.entry import Batch, Entry
+from datastream.selection import Selection
+from datastream.source import HasAsyncCalls, Reading, Source, Write, Written
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -36,6 +38,10 @@ class Blocking(Protocol):
 
     def get(self, key: str) -> Entry | None:
         """The entry of one key."""
+        ...
+
+    def snapshot(self, selection: Selection) -> Batch:
+        """The state of the selected keys."""
         ...
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
@@ -80,6 +86,17 @@ class Awaited:
             return await threads.call(self._blocking.get, key)
         return await self._answer(self._blocking.report, key, self.source.aget, key)
 
+    async def snapshot(self, selection: Selection, threads: Threads) -> Batch:
+        """The state of the selected keys."""
+        reading: Reading | None = None
+        if self.source is not None:
+            report = self._blocking.report
+            reading = await self._answer(report, None, self.source.aread, selection)
+        if reading is None or not reading.entries:
+            # Where there seems to be nothing, watchers may know better.
+            return await threads.call(self._blocking.snapshot, selection)
+        return state_of(selected(reading, selection), selection)
+
     async def write(
         self, writes: Sequence[Write], wait: float, threads: Threads
     ) -> Sequence[Entry]:
@@ -116,7 +133,7 @@ class Awaited:
     async def _answer(
         self,
         report: Callable[..., T],
-        key: str,
+        key: str | None,
         function: Callable[P, Awaitable[T]],
         /,
         *args: P.args,

@@ -14,7 +14,6 @@ from functools import partial
 from time import monotonic
 from typing import ParamSpec, TypeVar, cast
 
-from datastream._columns import held
 from datastream._watch import reaper
 from datastream._watch.awaited import Awaited
 from datastream._watch.calls import CLOSED, FORKED, HANGS_AFTER, Calls
@@ -25,7 +24,7 @@ from datastream._watch.patience import named, patiently
 from datastream._watch.poller import Poller
 from datastream._watch.publisher import Publisher
 from datastream._watch.status import StatusHolder
-from datastream._watch.subscription import Since, Sink, Subscription, concerning
+from datastream._watch.subscription import Since, Sink, Subscription, state_of
 from datastream.entry import PUT, Batch, Capability, Entry
 from datastream.errors import (
     DatastreamError,
@@ -145,11 +144,11 @@ class Core:
         if not reading.entries and any(map(selection.matches, reading.unread)):
             why = self._source.health.degraded
             raise Unreadable(f"nothing of what is selected can be read: {why}")
-        return _state_of(reading, selection)
+        return state_of(reading, selection)
 
     def state(self, selection: Selection) -> Batch:
         """The same, also if nothing of it can be read."""
-        return _state_of(self._read_whole(selection), selection)
+        return state_of(self._read_whole(selection), selection)
 
     def _read_whole(self, selection: Selection) -> Reading:
         reading = self.read_state(selection)
@@ -486,11 +485,6 @@ class Core:
         thread.join(CLOSE_TIMEOUT)
         if failed:
             raise failed[0]
-
-
-def _state_of(reading: Reading, selection: Selection) -> Batch:
-    unread = concerning(reading.unread, selection)
-    return Batch(held(reading.entries), reading.position, initial=True, unread=unread)
 
 
 def _close(source: Source, failed: list[Exception]) -> None:

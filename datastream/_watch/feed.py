@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from datastream._columns import matching
 from datastream._watch.calls import Calls
 from datastream._watch.confirm_empty import CONFIRM_AFTER, Vanished
 from datastream._watch.publisher import Publisher
 from datastream._watch.steps import Outcome, Ticket
+from datastream._watch.subscription import selected
 from datastream.entry import Entry
 from datastream.errors import SourceUnavailable
 from datastream.selection import Selection, Selects
@@ -41,16 +41,9 @@ class Feed:
         self._turn = threading.Lock()
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        return self._selected(selection, self._calls(None, self._source.read, selection, since))
-
-    @staticmethod
-    def _selected(selection: Selects, reading: Reading) -> Reading:
-        """`reading`, less what a source has read beyond what one subscriber selects."""
-        if isinstance(selection, Selection) and (not selection.everything or selection.exclude):
-            entries = matching(reading.entries, selection.matches)
-            if len(entries) < len(reading.entries):
-                return reading._replace(entries=entries)
-        return reading
+        reading = self._calls(None, self._source.read, selection, since)
+        # Else it is the union of all, of which each gets a part.
+        return selected(reading, selection) if isinstance(selection, Selection) else reading
 
     def catch_up(self) -> int:
         """Publish what is new since the publisher's position; the number of the read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from datastream._columns import EntryColumns, by_key, held, keys_of
+from datastream._columns import EntryColumns, by_key, held, keys_of, matching
 from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import DELETE, PUT, Batch, Entry, batch_of, deleted
@@ -338,6 +338,21 @@ def concerning(unread: frozenset[str], selection: Selection) -> frozenset[str]:
     if not unread:
         return unread
     return frozenset(key for key in unread if key.endswith("/") or selection.matches(key))
+
+
+def selected(reading: Reading, selection: Selection) -> Reading:
+    """`reading`, less what a source has read beyond what one subscriber selects."""
+    if not selection.everything or selection.exclude:
+        entries = matching(reading.entries, selection.matches)
+        if len(entries) < len(reading.entries):
+            return reading._replace(entries=entries)
+    return reading
+
+
+def state_of(reading: Reading, selection: Selection) -> Batch:
+    """A complete reading of `selection` as the first batch of a watch."""
+    unread = concerning(reading.unread, selection)
+    return Batch(held(reading.entries), reading.position, initial=True, unread=unread)
 
 
 def as_batch(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from itertools import islice
 
 import datastream_grpc
 import pytest
+from datastream_grpc import _convert
 
 import datastream
 from datastream import Denied, InvalidKey, KeyNotFound, SourceUnavailable, Store, StoreClosed
 from datastream.sources.memory import MemorySource
+from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, eventually
 from tests.servers.proxy import Proxy
 
@@ -148,6 +151,44 @@ def test_a_token_goes_with_each_read(stack, store, tmp_path):
     url = f"grpc://{server.address}"
     known = stack.enter_context(datastream.open(url, token=lambda: "secret"))
     assert run(known.aget("k1")) == 1
+    assert list(run(known.asnapshot("k1"))) == ["k1"]
     unknown = stack.enter_context(datastream.open(url, token="other"))
     with pytest.raises(Denied):
         run(unknown.aget("k1"))
+
+
+def test_snapshots_in_flight_take_no_threads(stack, store, proxy):
+    remote = opened(stack, proxy)
+
+    async def reads():
+        some = await asyncio.gather(*(remote.asnapshot(f"k{n}") for n in range(20)))
+        assert [list(one) for one in some] == [[f"k{n}"] for n in range(20)]
+        batch = await remote.asnapshot_batch(match="k?", exclude="k7")
+        assert {entry.key for entry in batch} == {f"k{n}" for n in range(10) if n != 7}
+        assert remote.threads._executor is None
+        assert await remote.asnapshot() == store.snapshot()
+        assert await remote.asnapshot("missing") == {}
+        with pytest.raises(InvalidKey):
+            await remote.asnapshot("a*")
+        return batch.cursor
+
+    cursor = run(reads())
+    store["k1"] = "new"
+    recorder = Recorder(remote, since=cursor)
+    recorder.wait_state({"k1": b"new"})
+
+
+def test_a_snapshot_in_parts_is_whole_or_an_error(stack, store, proxy, monkeypatch):
+    remote = opened(stack, proxy)
+    store.put_many({f"k{n}": "x" * 1000 for n in range(2000)})
+    assert run(remote.asnapshot()) == store.snapshot()
+    whole = _convert.to_columned
+    monkeypatch.setattr(_convert, "to_columned", lambda batch: islice(whole(batch), 2))
+    with pytest.raises(SourceUnavailable):
+        run(remote.asnapshot())
+
+
+def test_an_older_server_is_asked_in_a_thread(stack, store, proxy, monkeypatch):
+    remote = opened(stack, proxy)
+    monkeypatch.setattr(remote._source._calls, "snapshots", False)
+    assert run(remote.asnapshot("k1")) == store.snapshot("k1")

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Sequence
 
 from datastream import Entry
-from datastream.source import Write
+from datastream.source import Reading, Write
 from datastream_grpc import _convert
 from datastream_grpc._async_pusher import AsyncPusher
 from datastream_grpc._async_reader import AsyncReader
 from datastream_grpc._calls import Calls
 from datastream_grpc._credentials import Opener
 from datastream_grpc._pusher import MOST_BYTES
+from datastream_grpc._stream import Wanted
 
 
 class AsyncCalls:
@@ -47,6 +48,13 @@ class AsyncCalls:
         """What `key` holds."""
         with self._calls.metrics.call("Sync"):
             return await self._reader_now().entry(key)
+
+    async def state(self, wanted: Wanted) -> Reading | None:
+        """The complete state; None if the server sends none in parts, or no more just now."""
+        if not self._calls.snapshots:
+            return None
+        with self._calls.metrics.call("Snapshot"):
+            return await self._reader_now().state(wanted)
 
     def close(self) -> None:
         """Fail what is not answered yet. Called once."""

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
 
 from datastream import Entry
+from datastream._columns import joined
+from datastream.source import Reading
 from datastream_grpc import _convert, _loop
 from datastream_grpc._calls import Calls
+from datastream_grpc._carriers import ENDED
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._credentials import Opener
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import is_unnamed
+from datastream_grpc._stream import Wanted
+
+T = TypeVar("T")
+NO_PARTS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+"""Of a server that does not know the method, or allows no stream more: it takes a call."""
 
 
 class AsyncReader:
-    """Asks for one key at a time, any number of times at once.
+    """Asks for one key, or for a state, any number of times at once.
 
     Args:
         opener: of channels to the server.
@@ -38,23 +48,53 @@ class AsyncReader:
         Raises:
             grpc.RpcError, EOFError: the server does not answer.
         """
-        asked = asyncio.run_coroutine_threadsafe(self._entry(key), self._loop)
-        return await asyncio.wrap_future(asked)
+        return await self._there(self._entry(key))
+
+    async def state(self, wanted: Wanted) -> Reading | None:
+        """The complete state, asked from any loop; None if the server sends none in parts.
+
+        Raises:
+            grpc.RpcError, EOFError: the server does not answer.
+        """
+        return await self._there(self._state(wanted))
 
     def close(self) -> None:
         """End what is not answered yet. Called once, and not on the loop."""
         _loop.run(self._loop, self._give_up(self._channel))
         _loop.shared.release()
 
+    async def _there(self, asking: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine returns that runs on the loop of grpc.aio."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asking, self._loop))
+
     async def _entry(self, key: str) -> Entry | None:
-        if self._channel is None:
-            self._channel = self._opener.for_loop()
-        channel = self._channel
         try:
-            response = await self._sync(channel, key)
+            response = await self._answer(partial(self._sync, key))
         except grpc.RpcError as error:
             if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
                 return None
+            raise
+        return _convert.to_entry(response.data[key]) if key in response.data else None
+
+    async def _state(self, wanted: Wanted) -> Reading | None:
+        try:
+            return await self._answer(partial(self._snapshot, wanted))
+        except grpc.RpcError as error:
+            if error.code() in NO_PARTS:
+                return None
+            raise
+
+    async def _answer(self, ask: Callable[[aio.Channel, Any], Awaitable[T]]) -> T:
+        """What `ask` returns, given a channel and the metadata of a call."""
+        if self._channel is None:
+            self._channel = self._opener.for_loop()
+        channel = self._channel
+        metadata: Any = ()
+        try:
+            if self._opener.has_token:
+                metadata = await asyncio.to_thread(self._opener.metadata)
+            answer = await ask(channel, metadata)
+        except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 # Slow, or gone without a word: the next call is over another connection.
                 self._calls.connection.ask()
@@ -66,20 +106,38 @@ class AsyncReader:
             # Not by who asked.
             raise EOFError("the connection was given up") from None
         self._calls.connection.heard()
-        return _convert.to_entry(response.data[key]) if key in response.data else None
+        return answer
 
-    async def _sync(self, channel: aio.Channel, key: str) -> Any:
-        metadata: Any = ()
-        if self._opener.has_token:
-            metadata = await asyncio.to_thread(self._opener.metadata)
+    async def _sync(self, key: str, channel: aio.Channel, metadata: Any) -> pb.DataResponse:
         sync = channel.unary_unary(
             f"/{SERVICE}/Sync",
             request_serializer=pb.DataRequest.SerializeToString,
             response_deserializer=pb.DataResponse.FromString,
         )
-        return await sync(
-            pb.DataRequest(keys=(key,)), timeout=self._calls.timeout, metadata=metadata
+        request = pb.DataRequest(keys=(key,))
+        response: pb.DataResponse = await sync(
+            request, timeout=self._calls.timeout, metadata=metadata
         )
+        return response
+
+    async def _snapshot(self, wanted: Wanted, channel: aio.Channel, metadata: Any) -> Reading:
+        snapshot = channel.unary_stream(
+            f"/{SERVICE}/Snapshot",
+            request_serializer=pb.DataRequest.SerializeToString,
+            response_deserializer=pb.DataResponse.FromString,
+        )
+        request = wanted.request(partial=True, columns=True)
+        parts, last = [], pb.DataResponse(partial=True)
+        call = snapshot(request, timeout=self._calls.timeout, metadata=metadata)
+        try:
+            async for last in call:
+                self._calls.connection.heard()
+                parts.append(_convert.entries_of(last))
+        finally:
+            call.cancel()
+        if last.partial:
+            raise EOFError(ENDED)
+        return Reading(joined(parts), last.cursor, complete=True, unread=frozenset(last.unread))
 
     async def _give_up(self, channel: Any) -> None:
         if channel is not None and channel is self._channel:

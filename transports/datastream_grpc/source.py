@@ -166,6 +166,11 @@ class GrpcSource(Source):
         """As in `HasAsyncCalls`."""
         return self._answered(await self._async_calls.entry(key))
 
+    async def aread(self, selection: Selects) -> Reading | None:
+        """As in `HasAsyncCalls`."""
+        reading = await self._async_calls.state(Wanted.of(selection, self._limits))
+        return None if reading is None else self._answered(reading)
+
     async def awrite(self, writes: Sequence[Write]) -> Sequence[Entry] | None:
         """As in `HasAsyncCalls`."""
         entries = await self._async_calls.write(writes)
