@@ -95,11 +95,11 @@ class S3Source(ObjectsSource):
             # Rights may end where the prefix ends.
             requests.page(start, MaxKeys=1)
             versioned = self._is_versioned()
-        except DatastreamError:
-            self.close()
-            raise
         except BaseException as error:
             self.close()
+            if isinstance(error, DatastreamError) or not isinstance(error, Exception):
+                # Ctrl-C, too, is no outage.
+                raise
             raise explain(error, self._where, opening=True) from error
         self.features = (frozenset() if readonly or anon else WRITING - {Feature.ATOMIC}) | (
             {Feature.HISTORY, Feature.AT} if versioned else frozenset()

@@ -512,3 +512,12 @@ def test_connections_end_with_the_store(make, proxy, raw):
 
 def _fill(raw, count):
     fill(raw.bucket, {f"k/{number:05d}": b"1" for number in range(count)})
+
+
+def test_ctrl_c_while_a_bucket_is_opened_is_no_outage(monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_s3_bucket.Bucket, "page", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        S3Source("bucket", endpoint_url="http://127.0.0.1:1", key="k", secret="s")
