@@ -1,6 +1,7 @@
 """Changes sent by callbacks of a loop, to a client that takes messages when told to."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -166,6 +167,25 @@ def test_what_cancels_the_task_cancels_the_write_and_no_other_begins(running):
         await asyncio.sleep(0)
         assert it.client.under_way.empty()
         assert it.client.taken == []
+
+    running(use)
+
+
+def test_a_write_that_fails_just_as_its_task_is_cancelled_prints_nothing(running):
+    async def use(it):
+        printed = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, said: printed.append(said))
+        it.offer("1")
+        task = asyncio.ensure_future(it.sender.run())
+        _, done = await it.client.under_way.get()
+        done.set_exception(RuntimeError("the client has died"))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.sleep(0)
+        del done
+        gc.collect()
+        assert printed == []
 
     running(use)
 

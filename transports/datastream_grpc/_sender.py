@@ -151,11 +151,15 @@ class Sender:
         if self._awaited is None and self._waiter is not None and not self._waiter.done():
             self._advance(self._waiter, None)
 
-    def _written(self, _: object) -> None:
+    def _written(self, done: asyncio.Future[object]) -> None:
         waiter, self._awaited = self._waiter, None
         if waiter is not None and not waiter.done():
             self._advance(waiter, self._writing)
-        elif self._writing is not None:
+            return
+        if not done.cancelled():
+            # Nobody else asks how it ended, and asyncio would print an error.
+            done.exception()
+        if self._writing is not None:
             self._cancel(self._writing)
 
     def _cancel(self, writing: Write) -> None:
