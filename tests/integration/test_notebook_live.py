@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Empty
 from textwrap import dedent
 from typing import Any
 
@@ -48,6 +49,16 @@ class Page:
         self._kernel.shutdown_wait_time = 2 * TIMEOUT
         self._kernel.restart_kernel(now=False)
         self._client.wait_for_ready(timeout=TIMEOUT)
+        # What a kernel publishes before the page is connected anew is lost.
+        eventually(self._hears, "news of the new kernel")
+
+    def _hears(self) -> bool:
+        self._client.kernel_info()
+        try:
+            self._client.get_iopub_msg(timeout=0.5)
+        except Empty:
+            return False
+        return True
 
     def send(self, kind: str, content: dict[str, Any], **metadata: Any) -> str:
         message = self._client.session.msg(kind, content, metadata=metadata)
