@@ -40,7 +40,7 @@ class TestNatsBehindGrpc(Conformance):
 
 @pytest.fixture(scope="module")
 def cluster():
-    with Cluster().start() as running:
+    with Cluster.started() as running:
         yield running
 
 

@@ -69,7 +69,7 @@ def test_s3(monkeypatch):
 
 
 def test_nats():
-    with nats_cluster.Cluster().start() as cluster:
+    with nats_cluster.Cluster.started() as cluster:
         make_bucket(cluster.urls[0], "settings", replicas=3)
         one, two, three = (server.address for server in cluster.servers)
         places = {"one:4222": one, "two:4222": two, "three:4222": three}

@@ -19,7 +19,7 @@ def one():
 
 @pytest.fixture(scope="module")
 def three():
-    with Cluster().start() as running:
+    with Cluster.started() as running:
         yield running.urls
 
 

@@ -10,6 +10,7 @@ from tests.servers.nats import Server, await_true, with_client
 from tests.servers.postgres import free_port
 from tests.servers.proxy import Proxy
 
+ATTEMPTS = 3
 FAILOVER = 60.0
 """Seconds that a cluster gets to have a leader again."""
 
@@ -35,6 +36,17 @@ class Cluster:
             Server(config, name=f"n{number}", cluster=self._routes(number))
             for number in range(size)
         ]
+
+    @classmethod
+    def started(cls, **options: Any) -> Self:
+        """One that takes requests; begun anew if another program has taken one of its ports."""
+        for _ in range(ATTEMPTS - 1):
+            cluster = cls(**options)
+            try:
+                return cluster.start()
+            except AssertionError:
+                cluster.close()
+        return cls(**options).start()
 
     @property
     def urls(self) -> list[str]:

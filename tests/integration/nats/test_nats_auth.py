@@ -183,7 +183,7 @@ def test_mutual_tls_with_a_cluster(files):
     context = ssl.create_default_context(cafile=proof["roots"])
     context.load_cert_chain(proof["certificate"], proof["key"])
     config = tls(files, "verify: true")
-    with Cluster(config=config, client={"tls": context}).start() as cluster:
+    with Cluster.started(config=config, client={"tls": context}) as cluster:
         url = f"{cluster.urls[0]}/b"
         with datastream.open(url, create=True, replicas=3, interval=0.5, **proof) as store:
             recorder = Recorder(store)

@@ -18,7 +18,7 @@ KEYS = 5
 
 @pytest.fixture
 def cluster():
-    with Cluster().start() as running:
+    with Cluster.started() as running:
         yield running
 
 
