@@ -11,16 +11,14 @@ import grpc
 from grpc import aio
 
 from datastream import Entry
-from datastream._columns import joined
 from datastream.source import Reading
 from datastream_grpc import _convert, _loop
 from datastream_grpc._calls import Calls
-from datastream_grpc._carriers import ENDED
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._credentials import Opener
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import is_unnamed
-from datastream_grpc._stream import Wanted
+from datastream_grpc._stream import StateParts, Wanted
 
 T = TypeVar("T")
 NO_PARTS = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -127,17 +125,15 @@ class AsyncReader:
             response_deserializer=pb.DataResponse.FromString,
         )
         request = wanted.request(partial=True, columns=True)
-        parts, last = [], pb.DataResponse(partial=True)
+        state = StateParts()
         call = snapshot(request, timeout=self._calls.timeout, metadata=metadata)
         try:
-            async for last in call:
+            async for message in call:
                 self._calls.connection.heard()
-                parts.append(_convert.entries_of(last))
+                state.add(message)
         finally:
             call.cancel()
-        if last.partial:
-            raise EOFError(ENDED)
-        return Reading(joined(parts), last.cursor, complete=True, unread=frozenset(last.unread))
+        return state.reading()
 
     async def _give_up(self, channel: Any) -> None:
         if channel is not None and channel is self._channel:

@@ -12,17 +12,15 @@ from typing import Any, TypeVar
 import grpc
 
 from datastream import Capability, Entry, Revision, SourceUnavailable, Unsupported
-from datastream._columns import joined
 from datastream.source import Reading, Write
 from datastream_grpc import _convert
-from datastream_grpc._carriers import ENDED
 from datastream_grpc._client_metrics import ClientMetrics
 from datastream_grpc._connection import Connection, Stubs
 from datastream_grpc._older import PASSING, POLL, Older
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pusher import Pusher
 from datastream_grpc._status import is_unnamed, name_of
-from datastream_grpc._stream import Wanted, message_of, reading_of
+from datastream_grpc._stream import StateParts, Wanted, message_of, reading_of
 from datastream_grpc._watches import Watches
 
 LEGACY = "legacy:"
@@ -116,23 +114,19 @@ class Calls:
     def _snapshot(self, wanted: Wanted, at: str) -> Reading:
         """The state in parts, each decoded while the server makes the next."""
         request = wanted.request(at=at, partial=True, columns=True)
-        parts: list[Sequence[Entry]] = []
-        last = pb.DataResponse(partial=True)
+        state = StateParts()
         with self.metrics.call("Snapshot") as metadata:
             call = self._stubs.snapshot(request, timeout=self.timeout, metadata=metadata)
             try:
-                for last in call:
+                for message in call:
                     self.connection.heard()
-                    parts.append(_convert.entries_of(last))
+                    state.add(message)
             except grpc.RpcError as error:
                 self._ask_if_late(error)
                 raise
             finally:
                 call.cancel()
-        if last.partial:
-            raise EOFError(ENDED)
-        unread = frozenset(last.unread)
-        return Reading(joined(parts), last.cursor, complete=True, unread=unread)
+        return state.reading()
 
     def once(self, wanted: Wanted, since: str) -> Reading:
         """What changed after `since`, by a watch that ends with its first batch."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from datastream import Batch, InvalidValue
 from datastream_grpc import _convert
@@ -18,7 +16,7 @@ LEAST, MOST = 1.0, 3600.0
 
 
 class Heartbeats:
-    """Those of one watch, from `begin` until the block is left.
+    """Those of one watch, from `begin` until they are closed.
 
     Args:
         every: seconds; 0 for none.
@@ -50,15 +48,8 @@ class Heartbeats:
         if self._every and self._timer is None:
             self._wait()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Send none any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._every = 0.0
@@ -70,7 +61,7 @@ class Heartbeats:
 
     def _beat(self) -> None:
         if not self._every:
-            # The block was left meanwhile.
+            # Closed meanwhile.
             return
         # Before the sender is asked: what it is offered from here on comes after this cursor.
         cursor = self._reached()

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from datastream import Entry
+from datastream._columns import joined
 from datastream.entry import PUT
 from datastream.selection import Selection, Selects
 from datastream.source import Reading
 from datastream_grpc import _convert
-from datastream_grpc._carriers import Running, Sink
+from datastream_grpc._carriers import ENDED, Running, Sink
 from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
 
@@ -265,6 +266,31 @@ class Stream:
     def _reading(self) -> Reading:
         messages = self._messages
         return reading_of(messages) if messages else Reading((), self._base, False)
+
+
+class StateParts:
+    """Puts a complete state together that comes in parts, each decoded as it comes."""
+
+    def __init__(self) -> None:
+        self._parts: list[Sequence[Entry]] = []
+        self._last = pb.DataResponse(partial=True)
+
+    def add(self, message: pb.DataResponse) -> None:
+        """Take the next part."""
+        self._parts.append(_convert.entries_of(message))
+        self._last = message
+
+    def reading(self) -> Reading:
+        """The state.
+
+        Raises:
+            EOFError: its last part has not come.
+        """
+        last = self._last
+        if last.partial:
+            raise EOFError(ENDED)
+        unread = frozenset(last.unread)
+        return Reading(joined(self._parts), last.cursor, complete=True, unread=unread)
 
 
 def reading_of(messages: Sequence[Message]) -> Reading:

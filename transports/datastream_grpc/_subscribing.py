@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from datastream import Batch, SourceUnavailable, Store, StoreClosed
@@ -129,7 +130,7 @@ class Stream:
         with (
             shared.descriptions.following(sender.interrupt if request.describe else None),
             shared.access.following(scope, sender.interrupt),
-            self._heartbeats(opening, sender) as heartbeats,
+            closing(self._heartbeats(opening, sender)) as heartbeats,
         ):
             while scope.is_current and not sender.is_over:
                 await self._describe(scope)
