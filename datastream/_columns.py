@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, compress, repeat
@@ -57,13 +57,11 @@ class EntryColumns(Sequence[Entry]):
 
     def unique(self) -> EntryColumns:
         """The last entry of each key."""
-        last = {key: number for number, key in enumerate(self.keys)}
-        return EntryColumns(*([column[at] for at in last.values()] for column in self._fields()))
+        return self._at({key: number for number, key in enumerate(self.keys)}.values())
 
     def by_revision(self) -> EntryColumns:
         """Sorted by their revisions."""
-        order = sorted(range(len(self)), key=self.revisions.__getitem__)
-        return EntryColumns(*([column[at] for at in order] for column in self._fields()))
+        return self._at(sorted(range(len(self)), key=self.revisions.__getitem__))
 
     def matching(self, matches: Callable[[str], bool]) -> EntryColumns:
         """Those whose key matches."""
@@ -105,6 +103,9 @@ class EntryColumns(Sequence[Entry]):
     def _fields(self) -> tuple[Sequence[Any], ...]:
         return self.keys, self.values, self.types, self.times, self.revisions
 
+    def _at(self, places: Collection[int]) -> EntryColumns:
+        return EntryColumns(*([column[place] for place in places] for column in self._fields()))
+
     def _only(self, wanted: Sequence[bool]) -> EntryColumns:
         return EntryColumns(*(list(compress(column, wanted)) for column in self._fields()))
 
@@ -133,6 +134,13 @@ def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
 def by_key(entries: Sequence[Entry]) -> dict[str, Entry]:
     """Entries by their key."""
     return dict(zip(keys_of(entries), entries, strict=True))
+
+
+def revisions_of(entries: Sequence[Entry]) -> dict[str, str]:
+    """The revision of each key."""
+    if isinstance(entries, EntryColumns):
+        return dict(zip(entries.keys, entries.revisions, strict=True))
+    return {entry.key: entry.revision for entry in entries}
 
 
 def matching(entries: Sequence[Entry], matches: Callable[[str], bool]) -> Sequence[Entry]:

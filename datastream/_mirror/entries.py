@@ -27,13 +27,6 @@ def readable(entries: Sequence[Entry], unread: frozenset[str]) -> Sequence[Entry
     return matching(entries, lambda key: not is_below(key, unread)) if unread else entries
 
 
-def revisions_of(entries: Sequence[Entry]) -> dict[str, str]:
-    """The revision of each key."""
-    if isinstance(entries, EntryColumns):
-        return dict(zip(entries.keys, entries.revisions, strict=True))
-    return {entry.key: entry.revision for entry in entries}
-
-
 def same(one: Entry | None, other: Entry | None, *, types: bool) -> bool:
     """Whether two keys hold the same.
 

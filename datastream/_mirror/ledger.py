@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from datastream._mirror.entries import revisions_of, same
+from datastream._columns import revisions_of
+from datastream._mirror.entries import same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
 from datastream._mirror.progress import Place, Progress, spoken
 from datastream._mirror.target import Target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from datastream._columns import EntryColumns, by_key, held, keys_of, matching
+from datastream._columns import EntryColumns, by_key, held, keys_of, matching, revisions_of
 from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import DELETE, PUT, Batch, Entry, batch_of, deleted
@@ -258,7 +258,7 @@ class Join:
     def revisions(self) -> dict[str, str]:
         """The revision of every selected key, at the position reached."""
         if self._read is not None:
-            return dict(zip(self._read.keys, self._read.revisions, strict=True))
+            return revisions_of(self._read)
         return {key: entry.revision for key, entry in self._state.items()}
 
     def _news(self) -> Sequence[Entry]:
