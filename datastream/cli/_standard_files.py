@@ -1,4 +1,4 @@
-"""Standard input, output and error, also where whoever started the process has closed them."""
+"""Opens standard input, output and error where the parent process has closed them."""
 
 from __future__ import annotations
 

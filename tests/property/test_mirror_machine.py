@@ -157,7 +157,7 @@ class MirrorMachine(RuleBasedStateMachine):
         for store in self.stores:
             store.close()
         if crash:
-            # What the mirror may have written last counts as its own, whoever wrote it since.
+            # Keys that the mirror may have written last count as its own, whatever others wrote.
             self.touched -= self.kept()
 
     def kept(self):

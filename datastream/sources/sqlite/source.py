@@ -157,7 +157,7 @@ class SqliteSource(Source):
     ) -> tuple[Sequence[Entry], Iterator[Entry]]:
         """The first entry, with which it is known that the schema is this one, and the others."""
         if not (attached.is_wal and _sorts_as_python(attached)):
-            # With a rollback journal, whoever reads for long holds up all who write.
+            # With a rollback journal, a long read holds up all writers.
             found = self._read(selection, None, attached).entries
             return sorted(found, key=attrgetter("key")), iter(())
         entries = self._walk(selection, attached)
