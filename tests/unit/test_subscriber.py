@@ -63,6 +63,16 @@ def test_all_that_waits_is_delivered_in_order(clock):
     assert watcher.dispatcher.jobs == [watcher.subscriber]
 
 
+@pytest.fixture
+def late(clock):
+    """Takes longer for each entry than a turn lasts."""
+
+    def each(entry):
+        clock[0] += SLICE * 2
+
+    return each
+
+
 def test_one_that_leaves_in_its_own_call_gets_nothing_more(clock):
     watcher = Watcher(each=lambda entry: watcher.subscriber.close())
     watcher.offer(*NUMBERS)
@@ -70,10 +80,7 @@ def test_one_that_leaves_in_its_own_call_gets_nothing_more(clock):
     assert watcher.got == [0]
 
 
-def test_one_that_leaves_between_two_turns_gets_nothing_more(clock):
-    def late(entry):
-        clock[0] += SLICE * 2
-
+def test_one_that_leaves_between_two_turns_gets_nothing_more(late):
     watcher = Watcher(each=late)
     watcher.offer(*NUMBERS)
     watcher.subscriber.start()
@@ -82,10 +89,7 @@ def test_one_that_leaves_between_two_turns_gets_nothing_more(clock):
     assert watcher.got == [0]
 
 
-def test_a_turn_that_is_over_goes_on_where_it_ended(clock):
-    def late(entry):
-        clock[0] += SLICE * 2
-
+def test_a_turn_that_is_over_goes_on_where_it_ended(late):
     watcher = Watcher(each=late)
     watcher.offer(*NUMBERS)
     watcher.subscriber.start()
