@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, compress, repeat
+from operator import itemgetter
 from typing import Any, overload
 
 from datastream.entry import DELETE, PUT, Entry
@@ -13,15 +14,21 @@ from datastream.entry import DELETE, PUT, Entry
 # What `Entry(*fields)` does, less a call of Python.
 _entry = partial(tuple.__new__, Entry)
 
+Revise = Callable[[Sequence[bytes], Sequence[str], Sequence[Any]], Sequence[str]]
+"""Makes revisions of values, types and what else a source has of each."""
+
 
 class EntryColumns(Sequence[Entry]):
     """Entries that hold something: a list of each field, all of one length, never changed.
 
     An `Entry` of each would take as long to make as a database takes to send its row, and the
     garbage collector would look at every one of them for good.
+
+    Args:
+        revisions: or, with `revise`, what that makes them of once somebody asks for them.
     """
 
-    __slots__ = ("keys", "revisions", "times", "types", "values")
+    __slots__ = ("_revising", "keys", "times", "types", "values")
 
     def __init__(
         self,
@@ -29,13 +36,25 @@ class EntryColumns(Sequence[Entry]):
         values: Sequence[bytes],
         types: Sequence[str],
         times: Sequence[datetime | None],
-        revisions: Sequence[str],
+        revisions: Sequence[Any],
+        *,
+        revise: Revise | None = None,
     ) -> None:
         self.keys = keys
         self.values = values
         self.types = types
         self.times = times
-        self.revisions = revisions
+        # Together, as threads may be the first to ask at once.
+        self._revising = revisions, revise
+
+    @property
+    def revisions(self) -> Sequence[str]:
+        """The revision of each."""
+        found, revise = self._revising
+        if revise is not None:
+            found = revise(self.values, self.types, found)
+            self._revising = found, None
+        return found
 
     @classmethod
     def of(cls, entries: Sequence[Entry]) -> EntryColumns | None:
@@ -85,8 +104,9 @@ class EntryColumns(Sequence[Entry]):
     def __getitem__(self, index: slice) -> EntryColumns: ...
     def __getitem__(self, index: int | slice) -> Entry | EntryColumns:
         if isinstance(index, slice):
-            return EntryColumns(*(column[index] for column in self._fields()))
-        return _entry((*(column[index] for column in self._fields()), PUT))
+            return self._picked(itemgetter(index))
+        only = self._picked(lambda column: (column[index],))
+        return _entry((*(column[0] for column in only._fields()), PUT))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EntryColumns | tuple | list):
@@ -104,10 +124,16 @@ class EntryColumns(Sequence[Entry]):
         return self.keys, self.values, self.types, self.times, self.revisions
 
     def _at(self, places: Collection[int]) -> EntryColumns:
-        return EntryColumns(*([column[place] for place in places] for column in self._fields()))
+        return self._picked(lambda column: [column[place] for place in places])
 
     def _only(self, wanted: Sequence[bool]) -> EntryColumns:
-        return EntryColumns(*(list(compress(column, wanted)) for column in self._fields()))
+        return self._picked(lambda column: list(compress(column, wanted)))
+
+    def _picked(self, pick: Callable[[Sequence[Any]], Sequence[Any]]) -> EntryColumns:
+        """Some of these entries, the same of each column."""
+        revisions, revise = self._revising
+        fields = self.keys, self.values, self.types, self.times, revisions
+        return EntryColumns(*map(pick, fields), revise=revise)
 
 
 _NONE = EntryColumns((), (), (), (), ())

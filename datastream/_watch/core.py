@@ -370,6 +370,7 @@ class Core:
             self._join_late()
         if has_read:
             self._status.succeeded(self._source.health, poll=True)
+        self._publisher.learn()
 
     def _join_late(self) -> None:
         try:

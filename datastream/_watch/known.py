@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from datastream._columns import EntryColumns, revisions_of
 from datastream.entry import DELETE, Entry
 
 REMEMBERED = 10_000
@@ -13,15 +14,35 @@ REMEMBERED = 10_000
 class Known:
     """The revision of every watched key that holds something, as all who have joined know it."""
 
-    __slots__ = ("_floor", "_touched", "revisions", "version")
+    __slots__ = ("_floor", "_revisions", "_touched", "later", "version")
 
     def __init__(self) -> None:
-        self.revisions: dict[str, str] = {}
+        self._revisions: dict[str, str] = {}
+        self.later: EntryColumns | None = None
+        """The state that has these revisions, until somebody asks for one."""
         self.version = 0
         """Counts what was published."""
         # The version at which each key was last published; before `_floor`, not remembered.
         self._touched: dict[str, int] = {}
         self._floor = 0
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        if self.later is not None:
+            self.finish(self.later, revisions_of(self.later))
+        return self._revisions
+
+    def begin(self, state: EntryColumns | dict[str, str]) -> None:
+        """Know the state of the first that joins, or its revisions, and nothing else."""
+        if isinstance(state, EntryColumns):
+            self._revisions, self.later = {}, state
+        else:
+            self._revisions, self.later = state, None
+
+    def finish(self, state: EntryColumns, revisions: dict[str, str]) -> None:
+        """Take the revisions of the state of `begin`, and let go of that."""
+        if self.later is state:
+            self._revisions, self.later = revisions, None
 
     def learn(self, entry: Entry) -> None:
         """Know `entry`, which is published as part of `version`."""
@@ -65,7 +86,7 @@ class Known:
 
     def clear(self) -> None:
         """Nobody watches anything any more."""
-        self.revisions.clear()
+        self.begin({})
         self._touched.clear()
         self._floor = self.version
 

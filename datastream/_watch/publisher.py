@@ -13,12 +13,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import sleep
 from typing import NamedTuple
 
-from datastream._columns import differing, keys_of, matching
-from datastream._watch.apart import Apart, Told
+from datastream._columns import differing, keys_of, matching, revisions_of
+from datastream._watch.apart import Apart, News, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
-from datastream._watch.delivery import Delivery
+from datastream._watch.delivery import NOBODY, Delivery
 from datastream._watch.diff import has_moved_on, without_value
 from datastream._watch.known import Known
 from datastream._watch.members import Members
@@ -26,9 +27,11 @@ from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription
 from datastream.entry import Entry, deleted
 from datastream.selection import NOTHING, Selection, Selects
-from datastream.source import Reading, Written
+from datastream.source import NO_REVISIONS, Reading, Written
 
 NO_VALUES: Mapping[str, Entry] = {}
+AT_ONCE = 1024
+"""Revisions found out before other threads get their turn."""
 
 
 class Publisher:
@@ -134,7 +137,7 @@ class Publisher:
         entries = [values.get(e.key, e) for e in reading.entries] if values else reading.entries
         told = Told(entries, reading.complete, part.skipped, reading.unread, part.covers)
         news = self._news(told)
-        apart = self._apart.news(self._known.revisions, told)
+        apart = self._apart_news(told)
         if reading.load is not None:
             missing = without_value([news, *(own for own, _ in apart.values())], values)
             if missing:
@@ -180,7 +183,13 @@ class Publisher:
         is_due = reading.complete and not self._atomic and self._covered < ticket.number
         return is_due and self._known.remembers(ticket.version)
 
+    def _apart_news(self, told: Told) -> Mapping[Subscription, News]:
+        return self._apart.news(self._known.revisions, told) if self._apart.given else NOBODY
+
     def _news(self, told: Told) -> list[Entry]:
+        if not (told.complete or told.entries):
+            # What most looks find, the first of them while revisions are still to be found out.
+            return []
         known, entries, skipped = self._known.revisions, told.entries, told.skipped
         if not told.complete:
             return list(differing(entries, known))
@@ -265,6 +274,20 @@ class Publisher:
 
     # What is known.
 
+    def learn(self) -> None:
+        """Find out the revisions that joining has left for later; beside the lock."""
+        state, revisions = self._known.later, dict[str, str]()
+        if state is None:
+            return
+        for start in range(0, len(state), AT_ONCE):
+            revisions |= revisions_of(state[start : start + AT_ONCE])
+            # The thread that joined has its first batch to take.
+            sleep(0)
+            if self._known.later is not state:
+                return
+        with self._lock:
+            self._known.finish(state, revisions)
+
     def concerns(self, entries: Iterable[Entry]) -> bool:
         """Whether anybody watches one of these keys."""
         with self._lock:
@@ -272,7 +295,8 @@ class Publisher:
 
     def knows(self, key: str) -> bool:
         """Whether `key` is known to hold something."""
-        return key in self._known.revisions
+        with self._lock:
+            return key in self._known.revisions
 
     def knows_any(self, selection: Selection) -> bool:
         """Whether one of the selected keys is known to hold something."""
@@ -349,19 +373,21 @@ class Publisher:
 
     def _join(self, subscription: Subscription, join: Join) -> None:
         """Know the state that a newcomer read, and offer it to it."""
-        known, revisions = self._known, join.revisions()
-        is_first = self.position is None
+        known, is_first = self._known, self.position is None
+        revisions: Mapping[str, str] = NO_REVISIONS
         if is_first:
-            known.revisions.clear()
-            known.revisions.update(revisions)
+            known.begin(join.columns or join.revisions())
             self.position, self._at_position = join.position, True
-        elif join.has_state:
-            known.learn_state(revisions, self._members.is_watched)
+        else:
+            revisions = join.revisions()
+            if join.has_state:
+                known.learn_state(revisions, self._members.is_watched)
         batch, kept = join.batch(self.position or ""), join.kept()
         if join.cursor is not None:
             self._apart.resumed(subscription, batch, known.revisions)
         elif kept or not is_first:
-            self._apart.began(subscription, revisions | kept, known.revisions)
+            given = known.revisions if is_first else revisions
+            self._apart.began(subscription, {**given, **kept}, known.revisions)
         self._mixed.discard(subscription)
         self._members.joined(subscription)
         subscription.sink.offer(batch)

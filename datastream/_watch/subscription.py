@@ -149,6 +149,11 @@ class Join:
         return self._state
 
     @property
+    def columns(self) -> EntryColumns | None:
+        """Every selected key, if nothing has changed since they were read as columns."""
+        return self._read
+
+    @property
     def is_empty(self) -> bool:
         """Whether no selected key holds anything."""
         return not (self._read or self._state)

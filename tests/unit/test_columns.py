@@ -24,9 +24,21 @@ ENTRIES = [
 ]
 
 
-@pytest.fixture
-def columns():
-    return EntryColumns.of(ENTRIES)
+def late(entries):
+    """Columns whose revisions are made of the other columns once somebody asks for them."""
+    keys, values, types, times, revisions, _ = zip(*entries, strict=True)
+    marks = [f"mark {revision}" for revision in revisions]
+
+    def revise(some, types_, marks_):
+        assert len(some) == len(types_) == len(marks_)
+        return [mark.removeprefix("mark ") for mark in marks_]
+
+    return EntryColumns(keys, values, types, times, marks, revise=revise)
+
+
+@pytest.fixture(params=[EntryColumns.of, late])
+def columns(request):
+    return request.param(ENTRIES)
 
 
 def test_it_is_a_sequence_of_its_entries(columns):
@@ -76,7 +88,7 @@ def test_of_a_key_that_comes_twice_the_last_is_kept(columns):
     assert twice.by_revision().unique() == [ENTRIES[0], ENTRIES[1], ENTRIES[2]]
 
 
-@pytest.mark.parametrize("made", [list, EntryColumns.of])
+@pytest.mark.parametrize("made", [list, EntryColumns.of, late])
 def test_entries_and_columns_of_them_are_asked_alike(made):
     some = made(ENTRIES)
     assert list(keys_of(some)) == ["b", "a", "c/d"]
@@ -90,3 +102,24 @@ def test_entries_and_columns_of_them_are_asked_alike(made):
 def test_parts_are_joined_in_columns_only_if_all_are(columns):
     assert type(joined([columns, (), columns])) is EntryColumns
     assert joined([columns, [deleted("z")]]) == [*ENTRIES, deleted("z")]
+
+
+def test_revisions_are_made_once_and_only_those_that_are_asked_for():
+    asked = []
+
+    def revise(values, types, marks):
+        asked.append(list(values))
+        return [f"r{mark}" for mark in marks]
+
+    columns = EntryColumns(
+        "abc", [b"1", b"2", b"3"], ["int"] * 3, [None] * 3, [1, 2, 3], revise=revise
+    )
+    assert list(columns.keys) == ["a", "b", "c"]
+    some = columns[:2].matching("b".__eq__)
+    assert asked == []
+    assert some == [Entry("b", b"2", "int", None, "r2")]
+    assert columns[-1].revision == "r3"
+    assert asked == [[b"2"], [b"3"]]
+    assert columns.revisions is columns.revisions
+    assert columns[:1].revisions == ["r1"]
+    assert asked == [[b"2"], [b"3"], [b"1", b"2", b"3"]]

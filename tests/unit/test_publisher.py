@@ -3,6 +3,7 @@
 import pytest
 
 from datastream import Batch, Entry, Operation, Selection
+from datastream._columns import EntryColumns
 from datastream._watch import confirm_empty, known
 from datastream._watch.confirm_empty import Vanished
 from datastream._watch.publisher import Publisher
@@ -702,3 +703,57 @@ def test_closing_gives_all_sinks_and_publishes_nothing_more(publisher):
     assert publisher.close() == [one.sink, two.sink]
     assert publisher.publish_written(Written([put("a", "1")], "p2", "p1"), 0)
     assert one.sink.news == [[]]
+
+
+@pytest.fixture
+def asked():
+    """The values whose revisions were asked for."""
+    return []
+
+
+@pytest.fixture
+def columns(asked):
+    """A state of many keys, whose revisions are made when they are asked for."""
+
+    def revise(values, types, marks):
+        asked.extend(values)
+        return [f"r{mark}" for mark in marks]
+
+    number = 3000
+    keys = [f"k{n}" for n in range(number)]
+    values = [b"%d" % n for n in range(number)]
+    marks = list(range(number))
+    return EntryColumns(keys, values, ["int"] * number, [None] * number, marks, revise=revise)
+
+
+def test_joining_asks_for_no_revisions_of_columns(publisher, columns, asked):
+    subscription = register(publisher)
+    join = begin(subscription, Reading(columns, "p1", True))
+    assert publisher.join(subscription, join, 0) is Step.DONE
+    assert publisher.publish(publisher.ticket(), changes("p1")) is Outcome.PUBLISHED
+    assert asked == []
+    publisher.learn()
+    assert len(asked) == 3000
+    publisher.learn()
+    assert len(asked) == 3000
+    assert publisher.knows("k7")
+    publisher.publish(publisher.ticket(), changes("p2", k7="r7", k8="new"))
+    assert subscription.sink.news[1:] == [[("k8", "new")]]
+
+
+def test_revisions_that_are_needed_before_are_asked_for_at_once(publisher, columns):
+    subscription = register(publisher)
+    publisher.join(subscription, begin(subscription, Reading(columns, "p1", True)), 0)
+    publisher.publish(publisher.ticket(), changes("p2", k7="r7", k8="new", x="r"))
+    assert subscription.sink.news[1:] == [[("k8", "new"), ("x", "r")]]
+    publisher.learn()
+    assert publisher.knows("x")
+
+
+def test_revisions_are_forgotten_with_the_last_subscription(publisher, columns, asked):
+    subscription = register(publisher)
+    publisher.join(subscription, begin(subscription, Reading(columns, "p1", True)), 0)
+    publisher.leave(subscription)
+    publisher.learn()
+    assert asked == []
+    assert not publisher.knows("k7")

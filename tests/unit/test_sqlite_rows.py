@@ -14,3 +14,10 @@ def test_many_rows_are_read_as_each_of_them_would_be():
     rows = list(product(KEYS, VALUES, TYPES, TIMES))
     one_by_one = {found.key: found for found in map(entry, rows)}
     assert entry_columns(rows) == list(one_by_one.values())
+
+
+def test_times_that_are_equal_but_stored_differently_make_different_revisions():
+    rows = [(f"k{n}", "v", "str", time) for n, time in enumerate((1, 1.0, 1))]
+    found = entry_columns(rows)
+    assert found == list(map(entry, rows))
+    assert len(set(found.revisions)) == 2

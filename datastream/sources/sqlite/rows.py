@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
 from types import NoneType
@@ -17,6 +17,8 @@ from datastream.errors import InvalidKey, InvalidValue, shown
 Row = tuple[Any, ...]
 """``key, value, value_type, updated_at``: what `Layout.fields` selects."""
 Parameter = str | bytes | int | float
+Moment = tuple[Any, datetime | None]
+"""What `updated_at` holds, and the time that it stands for."""
 
 _TYPES: dict[type, str] = {int: "int", float: "float", str: "str", bytes: "bytes", NoneType: "json"}
 _TYPE_NAMES = {"integer": "int", "real": "float", "text": "str", "blob": "bytes", "null": "json"}
@@ -38,39 +40,57 @@ def entry(row: Row) -> Entry:
 
 def entry_columns(rows: Iterable[Row]) -> EntryColumns:
     """`entry` of each: the usual kind of row without a call for each of its parts."""
-    keys, data, types = list[str](), list[bytes](), list[str]()
-    dates, revisions = list[datetime | None](), list[str]()
-    known, hashed, times = _KNOWN, blake2b, _Times()
+    keys, data, types, moments = list[str](), list[bytes](), list[str](), list[Moment]()
+    known, moment_of = _KNOWN, _Moments()
     is_plain = True
-    for row in rows:
-        key, value, name, updated_at = row
+    for key, value, name, updated_at in rows:
         kind = known.get(name)
         if kind and type(key) is str and type(value) is str:
-            text = f"{name}\0{updated_at}\0{value}".encode("utf-8", "surrogateescape")
             keys.append(key)
             data.append(value.encode("utf-8", "surrogateescape"))
             types.append(kind)
-            dates.append(times[updated_at])
-            revisions.append(hashed(text, digest_size=REVISION_BYTES).hexdigest())
         else:
-            found = entry(row)
-            is_plain = is_plain and found.key is key
-            keys.append(found.key)
-            data.append(found.value)
-            types.append(found.value_type)
-            dates.append(found.updated_at)
-            revisions.append(found.revision)
-    whole = EntryColumns(keys, data, types, dates, revisions)
+            text = str(key)
+            is_plain = is_plain and text is key
+            found, kind = value_of(value, name)
+            keys.append(text)
+            data.append(found)
+            types.append(kind)
+        moments.append(moment_of[updated_at])
+    times = [time for _, time in moments]
+    # Fingerprints take as long as all else, and a view is ready before anybody compares one.
+    whole = EntryColumns(keys, data, types, times, moments, revise=_revisions)
     # A column without a type may hold 5 beside "5", which are one key.
     return whole if is_plain else whole.unique()
 
 
-class _Times(dict[Any, datetime | None]):
-    """What `parse_time` gives: rows that were written together have one time."""
+def _revisions(
+    values: Sequence[bytes], types: Sequence[str], moments: Sequence[Moment]
+) -> list[str]:
+    """`revision` of each."""
+    revisions = list[str]()
+    before: tuple[object, object] = (None, None)
+    begun = blake2b()
+    for value, value_type, moment in zip(values, types, moments, strict=True):
+        # All but the value is the same in most of them.
+        if before[0] is not value_type or before[1] is not moment:
+            before = value_type, moment
+            begun = blake2b(_beside(value_type, moment[0]), digest_size=REVISION_BYTES)
+        fingerprint = begun.copy()
+        fingerprint.update(value)
+        revisions.append(fingerprint.hexdigest())
+    return revisions
 
-    def __missing__(self, value: Any) -> datetime | None:
-        time = self[value] = parse_time(value)
-        return time
+
+class _Moments(dict[Any, Moment]):
+    """Moments by what is stored: rows that were written together have one."""
+
+    def __missing__(self, stored: Any) -> Moment:
+        moment = stored, parse_time(stored)
+        # 1 and 1.0 are equal, and make different fingerprints.
+        if type(stored) is str:
+            self[stored] = moment
+        return moment
 
 
 def entry_of(key: str, value: Any, value_type: Any, updated_at: Any) -> Entry:
@@ -118,8 +138,13 @@ def revision(value: bytes, value_type: str, updated_at: object) -> str:
     The time is part of it, so that a value written, replaced and written again has two
     revisions; a table without a time column cannot tell them apart.
     """
-    text = f"{value_type}\0{updated_at}\0".encode("utf-8", "surrogateescape")
-    return blake2b(text + value, digest_size=REVISION_BYTES).hexdigest()
+    text = _beside(value_type, updated_at) + value
+    return blake2b(text, digest_size=REVISION_BYTES).hexdigest()
+
+
+def _beside(value_type: str, updated_at: object) -> bytes:
+    """What of a fingerprint is not the value."""
+    return f"{value_type}\0{updated_at}\0".encode("utf-8", "surrogateescape")
 
 
 def parse_time(value: Any) -> datetime | None:
