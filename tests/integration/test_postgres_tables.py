@@ -64,6 +64,13 @@ def test_the_ancestors_table_is_made_when_asked(postgres, db):
     assert row == ("a", b"1", "int")
 
 
+@pytest.mark.parametrize("asked", [{"key": "name"}, {"key": "key,id"}, {"value": "title,done"}])
+def test_no_table_is_made_without_the_columns_that_are_asked_for(postgres, db, asked):
+    with pytest.raises(DatastreamError, match=r"would be made has no column.*it has key, value"):
+        datastream.open(postgres, create=True, **asked)
+    assert db.execute("SELECT to_regclass('data')").fetchone() == (None,)
+
+
 def test_columns_of_any_names(make, db):
     store, follower = make(
         'CREATE TABLE "app settings" (id serial, "the %s name" text UNIQUE, content text, '
@@ -205,7 +212,7 @@ def test_keys_of_other_types(make, db, type):
 
 def test_rows_that_no_store_can_name_are_left_out(make, db, caplog):
     store, follower = make("CREATE TABLE data (key text UNIQUE, value text)")
-    db.execute("INSERT INTO data VALUES (NULL, 'none'), ('', 'empty'), ('a', '1')")
+    db.execute("INSERT INTO data VALUES (NULL, 'none'), ('', 'empty'), ('a/', '0'), ('a', '1')")
     db.execute("INSERT INTO data VALUES (%s, 'too long')", ("k" * 2 * 16_384,))
     db.execute("INSERT INTO data VALUES ('b', '2')")
     follower.wait_state({"a": b"1", "b": b"2"})

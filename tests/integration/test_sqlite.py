@@ -1057,6 +1057,29 @@ def test_a_missing_file_is_made_only_where_that_is_meant(tmp_path):
         store["a"] = 1
 
 
+@pytest.mark.parametrize("asked", [{"key": "name"}, {"key": "key,id"}, {"value": "title,done"}])
+def test_no_table_is_made_without_the_columns_that_are_asked_for(tmp_path, asked):
+    path = tmp_path / "new.db"
+    with pytest.raises(DatastreamError, match=r"would be made has no column.*it has key, value"):
+        datastream.open(f"sqlite:{path}", **asked)
+    assert not path.exists()
+    with database(path, "CREATE TABLE other (a)") as db:
+        with pytest.raises(DatastreamError, match=r"would be made has no column"):
+            datastream.open(f"sqlite:{path}", table="mine", create=True, **asked)
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("other",)]
+
+
+def test_rows_that_no_store_can_name_are_left_out(make, caplog):
+    db, store, follower = make(f"CREATE TABLE data ({NATIVE})")
+    db.execute("INSERT INTO data VALUES ('', 1), ('folder/', 1), ('größe/', 1), ('b/c', 2)")
+    follower.wait_state({"b/c": b"2"})
+    assert {capability.key for capability in store.capabilities()} == set(store) == {"b/c"}
+    assert caplog.text.count("a row is left out") == 3
+    db.execute("DELETE FROM data WHERE key <> 'b/c'")
+    db.execute("UPDATE data SET value = 3")
+    follower.wait_state({"b/c": b"3"})
+
+
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 
 from datastream.errors import InvalidKey, printable
-from datastream.selection import check_text
+from datastream.selection import check_key
 
 LOGGED = 20
 """Names that the log names each."""
@@ -23,7 +23,7 @@ class OddNames:
         check: raises InvalidKey for what is no key.
     """
 
-    def __init__(self, where: str, what: str, check: Callable[[str], None] = check_text) -> None:
+    def __init__(self, where: str, what: str, check: Callable[[str], None] = check_key) -> None:
         self._where = where
         self._what = what
         self._check = check

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -169,14 +169,30 @@ def literal(text: str) -> str:
     return sql.Literal(text).as_string()
 
 
-def create_table(connection: Connection, schema: str, table: str) -> None:
-    """Make a table of the ancestor's shape, if there is none of that name."""
+def create_table(
+    connection: Connection, schema: str, table: str, asked: Columns, where: str
+) -> None:
+    """Make a table of the ancestor's shape, if there is none of that name.
+
+    Raises:
+        DatastreamError: it would lack a column that is asked for.
+    """
     if find_relation(connection, schema, table) is not None:
         return
+    _check_made(asked, f"{where} is not there, and the one that would be made")
     name = quoted(schema, table) if schema else quoted(table)
     # Another process may do the same just now; its table is as good.
     with suppress(psycopg.errors.UniqueViolation):
         connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({ANCESTOR_COLUMNS})".encode())
+
+
+def _check_made(asked: Columns, where: str) -> None:
+    names = (column.split()[0] for column in ANCESTOR_COLUMNS.split(", "))
+    made: Mapping[str, Any] = dict.fromkeys(names)
+    _choose(asked, made, where)
+    _named(asked.key, "key", made, where)
+    if asked.value != ALL:
+        _named(asked.value, "value", made, where)
 
 
 def find_layout(

@@ -314,7 +314,8 @@ class PostgresSource(Source):
     def _look_up(self, session: Session, install: bool) -> Catalogue:
         # Only at first: an empty table in place of one that was dropped would be deletes.
         if self._create and self._access.catalogue is None:
-            create_table(session.db, self._wishes.schema, self._wishes.table)
+            wishes = self._wishes
+            create_table(session.db, wishes.schema, wishes.table, wishes.columns, self._where)
         return self._inspector.look_up(session, self._trusted, install=install)
 
     def _publish(self, catalogue: Catalogue) -> None:

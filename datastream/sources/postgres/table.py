@@ -180,4 +180,6 @@ def beside(found: Sequence[Row]) -> str | None:
 
 def _are_plain(keys: Sequence[str]) -> bool:
     """Whether all are such that no look at each is needed: of a whole table that takes long."""
-    return "".join(keys).isascii() and "" not in keys and max(map(len, keys), default=0) < 1000
+    together = "\n".join([*keys, ""])
+    is_plain = together.isascii() and "/\n" not in together and "" not in keys
+    return is_plain and max(map(len, keys), default=0) < 1000

@@ -24,7 +24,13 @@ from datastream.sources.sqlite.connection import (
     translated,
 )
 from datastream.sources.sqlite.file import File
-from datastream.sources.sqlite.layout import Columns, create_table, find_layout, stored_name
+from datastream.sources.sqlite.layout import (
+    Columns,
+    check_made,
+    create_table,
+    find_layout,
+    stored_name,
+)
 from datastream.sources.sqlite.log import ChangeLog
 from datastream.sources.sqlite.schema import table_names
 
@@ -223,7 +229,7 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
     """Make file and table where they are missing and wanted.
 
     Raises:
-        DatastreamError: the file is missing and not wanted.
+        DatastreamError: the file is missing and not wanted, or the table would lack a column.
         sqlite3.Error: it cannot be made.
     """
     try:
@@ -238,9 +244,12 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         )
     if not wanted or asked.readonly:
         return
+    if new:
+        check_made(asked.columns, asked.where)
     connection = connect(asked.path, "rwc" if new else "rw", asked.timeout)
     try:
         if stored_name(connection, asked.table) is None:
+            check_made(asked.columns, asked.where)
             make_durable(connection, new=new)
             create_table(connection, asked.table)
     except sqlite3.OperationalError as error:

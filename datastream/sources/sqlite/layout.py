@@ -195,6 +195,15 @@ def create_table(connection: sqlite3.Connection, name: str) -> None:
     connection.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns}) WITHOUT ROWID")
 
 
+def check_made(asked: Columns, where: str) -> None:
+    """Refuse columns that a table made by this library does not have.
+
+    Raises:
+        DatastreamError: there is such a column.
+    """
+    _choose(asked, list(ANCESTOR_COLUMNS), f"{where} is not there, and the one that would be made")
+
+
 def folded(name: str) -> str:
     """A name as SQLite compares it."""
     return "".join(c.lower() if c.isascii() else c for c in name)

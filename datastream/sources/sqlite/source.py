@@ -470,8 +470,8 @@ def _is_utf8(text: str) -> bool:
 
 def _are_plain(keys: Sequence[str]) -> bool:
     """Whether all are legal for certain; what most keys are is found out at once."""
-    together = "".join(keys)
-    is_plain = together.isascii() and "\0" not in together and all(keys)
+    together = "\n".join([*keys, ""])
+    is_plain = together.isascii() and "\0" not in together and "/\n" not in together and all(keys)
     return is_plain and max(map(len, keys), default=0) <= MAX_KEY_BYTES
 
 
