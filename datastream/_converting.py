@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, cast, get_origin
 
 from datastream.errors import InvalidValue
@@ -25,12 +26,20 @@ def converter(as_: Any) -> Convert | None:
         return None
     if callable(validate := getattr(as_, "model_validate", None)):
         return cast(Convert, validate)
-    if get_origin(as_) is not None or hasattr(as_, "__required_keys__"):
-        # list[int] and a TypedDict can be called, and then take anything.
+    if get_origin(as_) is not None or _has_fields(as_):
+        # list[int] and a TypedDict can be called, and then take anything; a dataclass and a named
+        # tuple take a whole object for their first field.
         return adapter(as_, "as_").validate_python
     if not callable(as_):
         raise InvalidValue("as_ is called with each value: give a function or a type")
     return cast(Convert, as_)
+
+
+def _has_fields(kind: Any) -> bool:
+    """Whether this is a TypedDict, a dataclass or a named tuple."""
+    if not isinstance(kind, type):
+        return False
+    return is_dataclass(kind) or hasattr(kind, "__required_keys__") or hasattr(kind, "_fields")
 
 
 def adapter(kind: Any, what: str) -> TypeAdapter[Any]:

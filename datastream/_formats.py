@@ -187,6 +187,20 @@ class Json(Format):
         return json_text(document, before, "  " if is_new else None)
 
 
+def spelled_as(before: Any, value: Any) -> Any:
+    """`value`; where it takes the place of a list that YAML has in one line, it is in one, too.
+
+    Of texts the library keeps quotes and blocks itself.
+    """
+    is_list = isinstance(before, list) and isinstance(value, list)
+    style = getattr(before, "fa", None)
+    if not is_list or style is None or not style.flow_style():
+        return value
+    made: Any = type(before)(value)
+    made.fa.set_flow_style()
+    return made
+
+
 _JSON_INDENT = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[][^\S\n]*\n([ \t]+)\S")
 
 
@@ -210,6 +224,8 @@ def _fault(error: Exception) -> str:
     """What a library found; those of YAML raise anything for a tag that does not fit its text."""
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
+    if str(error).endswith("<class 'NoneType'> to a TOML item"):
+        return "it has no null; delete the key, or leave it out of its list"
     is_told = isinstance(error, ValueError | TypeError)
     return str(error) if is_told else "a value does not fit its tag"
 

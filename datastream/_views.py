@@ -74,9 +74,9 @@ class StoreViews(StoreWatches):
         Args:
             keys, match, exclude: as for `watch`.
             as_: makes of a decoded value what you want: a function or class that is called with
-                it, such as ``float``; or what pydantic validates: a BaseModel, a TypedDict, a type
-                such as ``list[int]`` or ``int | None``. A value that it refuses leaves the last
-                good one in place, see `View.rejected`.
+                it, such as ``float``; or what pydantic validates: a BaseModel, a dataclass, a
+                TypedDict, a named tuple, a type such as ``list[int]`` or ``int | None``. A value
+                that it refuses leaves the last good one in place, see `View.rejected`.
             cache: a file in which the last good state is kept, written within some seconds and
                 readable by you alone. A start with the backend away begins with it, STALE; else
                 only what differs is read. Processes may share it.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from datastream import codecs
-from datastream._formats import Format, Malformed, Toml, Yaml, json_text
+from datastream._formats import Format, Malformed, Toml, Yaml, json_text, spelled_as
 from datastream.entry import Entry
 from datastream.errors import InvalidValue, Unsupported, shown
 
@@ -71,7 +71,7 @@ def _bring_to(document: MutableMapping[Any, Any], wanted: Mapping[Any, Any]) -> 
         if isinstance(there, MutableMapping) and isinstance(value, dict):
             _bring_to(there, value)
         elif there != value or isinstance(there, bool) != isinstance(value, bool):
-            document[name] = value
+            document[name] = spelled_as(there, value)
 
 
 def format_of(entry: Entry) -> str:

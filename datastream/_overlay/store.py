@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -206,12 +206,7 @@ def overlay(
     may_be_missing = [optional] if isinstance(optional, Store | str) else list(optional)
     if not all(isinstance(one, Store | str) for one in (*layers, *may_be_missing)):
         raise DatastreamError("the layers of an overlay are stores, or URLs of stores")
-    given = [*layers, *may_be_missing, *([] if write is None else [write])]
-    if not layers or len(set(layers)) < len(layers) or not set(given) <= set(layers):
-        raise DatastreamError(
-            "an overlay takes one layer or more, each once; write= and optional= name some of "
-            f"them, as they are given: {', '.join(map(_name, given)) or 'none'}"
-        )
+    _check_layers(layers, {"write": [] if write is None else [write], "optional": may_be_missing})
     opened: list[Layer] = []
     try:
         for layer in layers:
@@ -224,6 +219,25 @@ def overlay(
         raise
     name = f"overlay({', '.join(layer.name for layer in opened)})"
     return Overlay(OverlaySource(opened, written), name=name)
+
+
+def _check_layers(
+    layers: Sequence[Store | str], options: Mapping[str, Sequence[Store | str]]
+) -> None:
+    """Refuse what are no layers of an overlay, and options that name none of them."""
+    if not layers:
+        raise DatastreamError("an overlay takes one layer or more; give stores, or URLs of stores")
+    for number, layer in enumerate(layers):
+        if layer in layers[:number]:
+            raise DatastreamError(f"{_name(layer)} is given twice; give each layer once")
+    for option, named in options.items():
+        for layer in named:
+            if layer not in layers:
+                known = ", ".join(map(_name, layers))
+                raise DatastreamError(
+                    f"{option}={_name(layer)} is none of the layers; name it as it is given "
+                    f"among them: {known}"
+                )
 
 
 def _past(store: Store, key: str) -> Generator[Revision, None, None]:

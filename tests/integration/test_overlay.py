@@ -361,19 +361,19 @@ def test_an_overlay_without_a_writable_layer_says_so():
 
 
 @pytest.mark.parametrize(
-    ("stores", "options"),
+    ("stores", "options", "message"),
     [
-        ((), {}),
-        (("memory:x", "memory:x"), {}),
-        (("memory:x",), {"write": "memory:y"}),
-        (("memory:x",), {"optional": ["memory:y"]}),
-        (("nosuch:x",), {"optional": "nosuch:x"}),
-        (("file:/no/such/directory",), {}),
-        (("memory:x", "env:X_"), {"write": "env:X_"}),
+        ((), {}, "one layer or more"),
+        (("memory:x", "memory:x"), {}, "memory:x is given twice"),
+        (("memory:x",), {"write": "memory:y"}, "write=memory:y is none of .*: memory:x"),
+        (("memory:x",), {"optional": ["memory:y"]}, "optional=memory:y is none of the layers"),
+        (("nosuch:x",), {"optional": "nosuch:x"}, "no source for 'nosuch'"),
+        (("file:/no/such/directory",), {}, "no such directory"),
+        (("memory:x", "env:X_"), {"write": "env:X_"}, "env:X_ cannot be written"),
     ],
 )
-def test_what_is_no_overlay(stores, options):
-    with pytest.raises(DatastreamError):
+def test_what_is_no_overlay(stores, options, message):
+    with pytest.raises(DatastreamError, match=message):
         overlay(*stores, **options)
 
 

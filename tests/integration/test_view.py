@@ -6,7 +6,9 @@ import logging
 import sys
 import threading
 import weakref
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 from pydantic import BaseModel
@@ -445,11 +447,24 @@ class Row(TypedDict):
     value: float
 
 
+@dataclass
+class Price:
+    value: float
+    currency: str = "USD"
+
+
+class Pair(NamedTuple):
+    value: float
+    currency: str = "USD"
+
+
 @pytest.mark.parametrize(
     ("as_", "good", "made", "bad"),
     [
         (Rate, {"value": 1}, Rate(value=1), {"value": "x"}),
         (Row, {"value": "1"}, {"value": 1.0}, {}),
+        (Price, {"value": "1"}, Price(1.0), "x"),
+        (Pair, {"value": "1"}, Pair(1.0), {"currency": "USD"}),
         (list[int], ["1"], [1], ["x"]),
         (int | None, "1", 1, "x"),
     ],

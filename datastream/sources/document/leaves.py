@@ -8,6 +8,7 @@ from datetime import date, time
 from typing import Any, NamedTuple
 
 from datastream import codecs
+from datastream._formats import spelled_as
 from datastream.entry import Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.selection import check_key
@@ -170,7 +171,7 @@ def put(document: MutableMapping[Any, Any], path: Path, value: Any) -> None:
             f"{shown('/'.join(map(str, path)))} has keys below it, so that it can hold no value; "
             "nothing was written"
         )
-    node[name] = value
+    node[name] = spelled_as(node.get(name), value)
 
 
 def _name(node: Mapping[Any, Any], part: Any) -> Any:
