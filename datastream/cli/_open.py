@@ -24,6 +24,11 @@ def is_url(text: str) -> bool:
     return "://" in text or text.lower().startswith(SCHEMES)
 
 
+def is_overlay(url: str) -> bool:
+    """Whether a URL names layers."""
+    return _scheme(url) == "overlay"
+
+
 def open_existing(url: str, *, watched: bool = False) -> datastream.Store:
     """The store at `url`; a database that is not there is an error, not created.
 
@@ -50,7 +55,7 @@ def open_store(url: str, *, watched: bool = False, create: bool = True) -> datas
         watched: for more than one answer.
         create: whether a database may be made by opening it.
     """
-    if _scheme(url) == "overlay":
+    if is_overlay(url):
         from datastream.cli._layers import open_layers
 
         return open_layers(

@@ -13,11 +13,12 @@ from datastream import (
     Feature,
     InvalidKey,
     KeyNotFound,
+    Overlay,
     Store,
     Write,
 )
-from datastream.cli._open import open_existing
-from datastream.cli._progress import progress, write_in_steps
+from datastream.cli._open import is_overlay, open_store
+from datastream.cli._progress import Advance, progress, write_in_steps
 from datastream.cli._select import (
     Keys,
     expect_option,
@@ -37,6 +38,9 @@ from datastream.source import ANY_REVISION
 @selection
 @click.option("--prefix", "is_prefix", is_flag=True, help="KEY stands for all below it.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask before removing several keys.")
+@click.option(
+    "--hide", is_flag=True, help="Of layers: what lower ones hold of KEY is not to be seen."
+)
 @expect_option
 @message_options
 def rm(
@@ -47,6 +51,7 @@ def rm(
     exclude: tuple[str, ...],
     is_prefix: bool,
     yes: bool,
+    hide: bool,
     expect: str | None,
     message: str,
     author: str,
@@ -60,7 +65,8 @@ def rm(
         raise click.UsageError("give a KEY or --match")
     if expect is not None and (len(keys) != 1 or is_prefix or match):
         raise click.UsageError("--expect is for a single KEY")
-    with open_existing(url) as store:
+    # Which layer is written must not depend on whether it is there yet: a lower one would be.
+    with open_store(url, create=is_overlay(url)) as store:
         if is_prefix or match:
             found = Keys(_prefixes(keys, is_prefix=is_prefix), match, exclude).snapshot(store)
             _confirm(store, found, yes=yes)
@@ -71,13 +77,26 @@ def rm(
         told = [write._replace(message=message, author=author) for write in writes]
         try:
             with progress("removing", len(told)) as advance:
-                write_in_steps(store, told, advance)
+                if hide:
+                    _hide(store, told, advance)
+                else:
+                    write_in_steps(store, told, advance)
         except KeyNotFound as error:
             missing = [key for key in keys if key not in store]
             if not missing:
                 raise
             hint = "to remove all below it, add --prefix"
             raise KeyNotFound(nothing_at(store, missing[0], hint)) from error
+
+
+def _hide(store: Store, writes: Sequence[Write], advance: Advance) -> None:
+    if not isinstance(store, Overlay):
+        raise click.UsageError("--hide is for layers, as in overlay:FILE; leave it out")
+    for write in writes:
+        about = {"message": write.message, "author": write.author}
+        expect = None if write.expect == ANY_REVISION else write.expect
+        store.delete(write.key, expect=expect, hide=True, **about)
+        advance(1)
 
 
 def _exact(key: str) -> str:

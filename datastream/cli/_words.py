@@ -21,6 +21,7 @@ _RULES = [
         (r"\banother name= or place=", "another --place"),
         (r"\bon_conflict=", "--on-conflict "),
         (r"\bdelete_limit=", "--delete-limit "),
+        (r"\bhide=True\b", "--hide"),
         (r"\binsecure=True serves\b", "--insecure serves"),
         (r"\b([a-z_]+)=True\b", r"\1=true in the URL"),
         (r"\b([a-z_]+)=False\b", r"\1=false in the URL"),

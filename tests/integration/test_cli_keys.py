@@ -214,6 +214,18 @@ def test_layers_are_one_store(layers: str, tmp_path: Path) -> None:
     assert run("get", layers, "a").stdout == "1\n"
 
 
+def test_what_a_lower_layer_holds_is_hidden_by_rm(layers: str, url: str, tmp_path: Path) -> None:
+    refused = run("rm", layers, "a")
+    assert (refused.exit_code, "or hide it with --hide" in refused.stderr) == (1, True)
+    assert run("rm", layers, "a", "--hide").exit_code == 0
+    assert run("get", layers, "a").exit_code == 1
+    assert run("get", url, "a").stdout == "1\n"
+    assert run("rm", layers, "--match", "**", "--hide", "--yes").exit_code == 0
+    assert run("ls", layers).stdout == ""
+    assert run("rm", layers, "a", "--hide").exit_code == 1
+    assert "--hide is for layers" in run("rm", url, "a", "--hide").stderr
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
