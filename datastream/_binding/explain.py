@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretBytes, SecretStr
 
 from datastream import url
-from datastream._binding.evaluate import OVERRIDDEN, Evaluator
+from datastream._binding.evaluate import OVERRIDDEN, Evaluator, Outcome
 from datastream._binding.paths import at, dotted, leaves
 from datastream._binding.state import About, InForce
 from datastream._binding.tree import Path
@@ -130,7 +130,7 @@ class Explainer:
         self._evaluate = evaluate
         self._origins = origins
         self._asked: dict[str, _Origin] = {}
-        self._without: dict[tuple[str, str], tuple[Any, frozenset[str]]] = {}
+        self._without: dict[tuple[str, str], tuple[Outcome[Any] | None, frozenset[str]]] = {}
 
     def __call__(self) -> dict[str, Explained]:
         """By path, where each field comes from."""
@@ -156,11 +156,18 @@ class Explainer:
         return self._asked[entry.key]
 
     def _hidden(self, path: Path, key: str, lower: _Below) -> Hidden:
-        value = hidden(path, at(self._object_of(key, lower), path))
-        return Hidden(lower.layer, value, "" if lower.entry is None else lower.entry.revision)
+        outcome = self._outcome_of(key, lower)
+        value = None if outcome is None else hidden(path, at(outcome.value, path))
+        if lower.entry is not None:
+            return Hidden(lower.layer, value, lower.entry.revision)
+        other = None if outcome is None else self._entries.get(outcome.key_of(path) or "")
+        if other is None:
+            return Hidden(lower.layer, value)
+        # Another key says it then, such as a JSON object around it.
+        return Hidden(self._origin(other).layer, value, other.revision)
 
-    def _object_of(self, key: str, lower: _Below) -> Any:
-        """The whole object if `key` held what a lower layer says; None if that is none.
+    def _outcome_of(self, key: str, lower: _Below) -> Outcome[Any] | None:
+        """What would be if `key` held what a lower layer says; None if that is no object.
 
         Of very many keys, all of them at once: an object for each would take for ever.
         """
@@ -174,7 +181,7 @@ class Explainer:
 
     def _evaluated(
         self, entries: Mapping[str, Entry | None], *, puts_back: bool
-    ) -> tuple[Any, frozenset[str]]:
+    ) -> tuple[Outcome[Any] | None, frozenset[str]]:
         """What these make, None if that is nothing; and the keys that had to be put back.
 
         Args:
@@ -185,7 +192,7 @@ class Explainer:
         required = frozenset(self._entries.keys() & outcome.missing) if puts_back else frozenset()
         if required:
             outcome = self._evaluate(left | {name: self._entries[name] for name in required}, {})
-        return None if outcome.rejected else outcome.value, required
+        return None if outcome.rejected else outcome, required
 
     def _all_of(self, layer: str) -> dict[str, Entry | None]:
         """By key, what a lower layer says, of all keys of which it says something."""

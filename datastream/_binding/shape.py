@@ -78,7 +78,16 @@ class Shaper:
                 shaped[field.input] = self.shape(child, field.annotation, *here)
         # The model says whether more is ignored, kept or refused.
         self.keys |= {(*path, segment): child.any_key() for segment, child in below.items()}
+        for name in fields.keys() - matched.keys():
+            self._note_alias(node, fields[name], path)
         return shaped | {segment: child.bare() for segment, child in below.items()}
+
+    def _note_alias(self, node: Node, field: Field, path: Path) -> None:
+        """Which key says a field that pydantic takes from elsewhere in the model's input."""
+        found = (node.at(segments) for segments in field.alias_paths)
+        place = next((one for one in found if one is not None), None)
+        if place is not None:
+            self.keys[(*path, field.name)] = place.any_key()
 
     def _matched(self, fields: Iterable[Field], below: dict[str, Node], at: Path) -> dict[str, str]:
         """By field, the segment that means it; the exact spelling wins."""

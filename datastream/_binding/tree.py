@@ -40,6 +40,13 @@ class Node:
         """The key that holds the value, or one that holds something below."""
         return self.key or next((child.any_key() for child in self.children.values()), "")
 
+    def at(self, segments: Path) -> Node | None:
+        """What is at these segments, within JSON that is held, too; None if nothing is."""
+        node: Node | None = self
+        for segment in segments:
+            node = None if node is None else node.expanded().get(segment)
+        return node
+
     def bare(self) -> Any:
         """The value as plain objects, where no type says more."""
         if not self.children:

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, NamedTuple, NotRequired, Required, Union, get_args, get_origin
 
-from pydantic import AliasChoices, BaseModel
+from pydantic import AliasChoices, AliasPath, BaseModel
 from typing_extensions import ReadOnly, TypeAliasType, is_typeddict
 
 from datastream.errors import Unsupported, shown
@@ -29,6 +29,8 @@ class Field(NamedTuple):
     required: bool
     default: Any = None
     """What it is without a key, where that is a fixed value."""
+    alias_paths: tuple[tuple[str, ...], ...] = ()
+    """Segments within what the model is made of, where it may be instead, the first one first."""
 
 
 def unwrapped(annotation: Any) -> Any:
@@ -125,7 +127,9 @@ def _pydantic_field(name: str, info: Any) -> Field:
     names = frozenset({name, *texts} if texts or alias is None else ())
     required = info.is_required()
     default = None if required or info.default_factory else info.default
-    return Field(name, texts[0] if texts else name, names, info.annotation, required, default)
+    paths = tuple(tuple(map(str, one.path)) for one in choices if isinstance(one, AliasPath))
+    named = texts[0] if texts else name
+    return Field(name, named, names, info.annotation, required, default, paths)
 
 
 def _plain_field(name: str, annotation: Any, *, required: bool, default: Any = None) -> Field:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, SecretStr, field_validator
+from pydantic import AliasChoices, AliasPath, BaseModel, Field, SecretStr, field_validator
 
 import datastream
 from datastream import (
@@ -294,6 +294,36 @@ def test_explain_says_what_each_layer_hides():
         ]
         assert found["db.password"].hides[1].value == found["db.password"].value
         assert "hunter" not in repr(found)
+
+
+def test_explain_names_the_key_that_an_alias_path_leads_to(store):
+    class Aliased(BaseModel):
+        host: str = Field("h", validation_alias=AliasChoices(AliasPath("old", "host"), "host"))
+        port: int = Field(1, validation_alias=AliasPath("ports", 1))
+        other: int = Field(2, validation_alias=AliasPath("none", "such"))
+
+    store.put_many({"app/old/host": "x", "app/ports": [80, 8080]})
+    found = store.bind(Aliased, "app/").explain()
+    assert [(one.value, one.key, one.layer) for one in found.values()] == [
+        ("x", "app/old/host", "conf"),
+        (8080, "app/ports", "conf"),
+        (2, "", "defaults"),
+    ]
+    assert [one.value for one in found["host"].hides] == ["h"]
+
+
+def test_explain_names_the_key_that_takes_the_place_of_one(store):
+    class Part(BaseModel):
+        url: str = "u"
+
+    class Whole(BaseModel):
+        part: Part = Part()
+
+    whole = store.put("app/part", {"url": "of the whole"})
+    store["app/part/url"] = "its own"
+    found = store.bind(Whole, "app/").explain()["part.url"]
+    assert (found.value, found.key) == ("its own", "app/part/url")
+    assert found.hides == (explain.Hidden("conf", "of the whole", whole.revision),)
 
 
 @pytest.mark.skipif(GIT is None, reason="needs the git program: apt-get install git")
