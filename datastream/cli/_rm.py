@@ -93,9 +93,13 @@ def _hide(store: Store, writes: Sequence[Write], advance: Advance) -> None:
     if not isinstance(store, Overlay):
         raise click.UsageError("--hide is for layers, as in overlay:FILE; leave it out")
     for write in writes:
-        about = {"message": write.message, "author": write.author}
-        expect = None if write.expect == ANY_REVISION else write.expect
-        store.delete(write.key, expect=expect, hide=True, **about)
+        store.delete(
+            write.key,
+            expect=None if write.expect == ANY_REVISION else write.expect,
+            message=write.message,
+            author=write.author,
+            hide=True,
+        )
         advance(1)
 
 
