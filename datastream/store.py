@@ -163,9 +163,9 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
     ) -> Entries:
         """What the selected keys hold now, one after the other, for stores larger than memory.
 
-        Sorted by key. Of SQLite and git, all is of one moment, and no more than some MiB are in
-        memory; of files, S3 and other filesystems, it is of one listing. Others are read whole,
-        like a `snapshot`. Nothing is read before the first step.
+        Sorted by key. Of SQLite, PostgreSQL and git, all is of one moment, and no more than some
+        MiB are in memory; of files, S3 and other filesystems, it is of one listing. Others are
+        read whole, like a `snapshot`. Nothing is read before the first step.
 
         Args:
             keys, match, exclude: as for `snapshot`.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TypeVar
 
 import psycopg
@@ -27,6 +28,7 @@ _CERTAIN = (
 """Errors that always call for another look at the catalogue, on a new connection."""
 T = TypeVar("T")
 Action = Callable[[Connection, Catalogue], T]
+OnSession = Callable[[Session, Catalogue], T]
 
 
 class Access:
@@ -93,34 +95,59 @@ class Access:
     def call(self, use: Use, action: Action[T]) -> T:
         """Run `action`; again if its connection was lost or the catalogue is outdated."""
         with passing():
-            return self._call(use, action)
+            return self._repeated(partial(self._attempt, use, action))
 
-    def _call(self, use: Use, action: Action[T]) -> T:
+    def keep(self, use: Use, action: OnSession[T], stack: ExitStack) -> T:
+        """`call`, on a session that stays lent until `stack` is closed."""
+        with passing():
+            return self._repeated(partial(self._attempt_kept, use, action, stack))
+
+    def _repeated(self, attempt: Callable[[Catalogue], T]) -> T:
         for _ in range(ATTEMPTS - 1):
             catalogue = self.known
             try:
-                return self._attempt(use, action, catalogue)
+                return attempt(catalogue)
             except ConnectionLost:
                 pass
             except Altered:
                 self.renew(catalogue)
         try:
-            return self._attempt(use, action, self.known)
+            return attempt(self.known)
         except (ConnectionLost, Altered) as error:
             raise error.__cause__ or error from None
 
     def _attempt(self, use: Use, action: Action[T], catalogue: Catalogue) -> T:
-        with self._lend(use) as session:
-            if session.started != catalogue.started:
-                raise Altered
-            try:
-                return action(session.db, catalogue)
-            except (psycopg.Error, InvalidKey, InvalidValue) as error:
-                if session.is_lost:
-                    raise ConnectionLost from error
-                if _is_outdated(error, session.db, catalogue):
-                    raise Altered from error
-                raise
+        with self._lend(use) as session, _checked(session, catalogue):
+            return action(session.db, catalogue)
+
+    def _attempt_kept(
+        self, use: Use, action: OnSession[T], stack: ExitStack, catalogue: Catalogue
+    ) -> T:
+        with ExitStack() as lent:
+            session = lent.enter_context(self._lend(use))
+            with _checked(session, catalogue):
+                found = action(session, catalogue)
+            stack.enter_context(lent.pop_all())
+            return found
+
+
+@contextmanager
+def _checked(session: Session, catalogue: Catalogue) -> Iterator[None]:
+    """Around an action: whether it fails because of what both were taken for.
+
+    Raises:
+        ConnectionLost, Altered: it does.
+    """
+    if session.started != catalogue.started:
+        raise Altered
+    try:
+        yield
+    except (psycopg.Error, InvalidKey, InvalidValue) as error:
+        if session.is_lost:
+            raise ConnectionLost from error
+        if _is_outdated(error, session.db, catalogue):
+            raise Altered from error
+        raise
 
 
 def _is_outdated(error: Exception, db: Connection, catalogue: Catalogue) -> bool:

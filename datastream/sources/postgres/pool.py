@@ -37,9 +37,10 @@ class Use(Enum):
     WRITE = "write"
     POLL = "poll"
     LOOK_UP = "look up the table"
+    WALK = "read it piece by piece"
 
 
-LIMITS = {Use.READ: 4, Use.WRITE: 3, Use.POLL: 1, Use.LOOK_UP: 1}
+LIMITS = {Use.READ: 4, Use.WRITE: 3, Use.POLL: 1, Use.LOOK_UP: 1, Use.WALK: 8}
 
 
 class Pool:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import psycopg
@@ -63,6 +64,8 @@ from datastream.sources.postgres.options import (
     place,
 )
 from datastream.sources.postgres.pool import Pool, Use
+from datastream.sources.postgres.walking import begin, can_hold
+from datastream.sources.postgres.walking import entries as walked
 from datastream.url import Count, Days, Location, Seconds, checks_options, configured
 
 PRUNE_EVERY = 10_000
@@ -174,6 +177,23 @@ class PostgresSource(Source):
         if not reading.complete:
             self._count(len(reading.entries))
         return reading
+
+    def walk(self, selection: Selects, unread: set[str]) -> Iterator[Entry]:
+        """As in `HasWalk`."""
+        with ExitStack() as stack:
+            found = self._access.keep(Use.WALK, partial(self._walked, selection, unread), stack)
+            self._show()
+            yield from found
+
+    def _walked(
+        self, selection: Selects, unread: set[str], session: Session, catalogue: Catalogue
+    ) -> Iterable[Entry]:
+        if can_hold(session):
+            unread.update(begin(session.db, catalogue, selection))
+            return walked(session.db, catalogue.table)
+        reading = catalogue.rows.read(session.db, selection, None)
+        unread.update(reading.unread)
+        return sorted(reading.entries, key=attrgetter("key"))
 
     def _read(self, selection: Selects, since: str | None, use: Use) -> Reading:
         return self._access.call(

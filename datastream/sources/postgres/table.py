@@ -38,6 +38,8 @@ class RowTable:
         """True for the row of one key."""
         self.select = f"SELECT {self.shape.fields} FROM {layout.name} t"
         """All rows; a WHERE may follow."""
+        self.order = f'{self._key}::text COLLATE "C"'
+        """Sorts them by key, as Python does where the server has UTF-8."""
         self.readable = Readable(layout, self.select, unread)
         self._get = f"{self.select} WHERE {self.one}"
         mark = layout.marked.relation
