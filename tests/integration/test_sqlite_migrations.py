@@ -39,6 +39,13 @@ def logs(db):
     return [name for (name,) in tables if name.startswith("_datastream_")]
 
 
+def hidden(db):
+    """Remove the triggers as repair tools do: the schema's number stays."""
+    db.execute("PRAGMA writable_schema = ON")
+    db.execute("DELETE FROM sqlite_master WHERE type = 'trigger'")
+    db.execute("PRAGMA writable_schema = RESET")
+
+
 # --- ALTER TABLE ---
 
 
@@ -140,6 +147,19 @@ def test_a_table_rebuilt_by_sqlite_utils(make, path, running):
     follower.wait_key("c", b"3")
 
 
+def test_triggers_removed_from_the_schema_itself_are_made_anew(make):
+    db, opened = make("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+    store = opened()
+    store["a"] = "1"
+    follower = Follower(store)
+    hidden(db)
+    db.execute("UPDATE data SET value = '2'")
+    follower.wait_state({"a": b"2"})
+    db.execute("UPDATE data SET value = '3'")
+    follower.wait_state({"a": b"3"})
+    assert db.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone()[0]
+
+
 def test_a_log_that_was_dropped_is_made_anew(make):
     db, opened = make(f"CREATE TABLE data ({TABLES['ours']})")
     store = opened()
@@ -170,6 +190,48 @@ def test_a_generated_value_is_followed(make):
     follower.wait_state({"a": b"2"})
     with pytest.raises(ReadOnly, match="can only be read"):
         store["a"] = "3"
+
+
+REBUILT = {
+    "a value that is generated": (
+        "CREATE TABLE new (key TEXT PRIMARY KEY, doc, value TEXT AS (doc || '!') STORED)",
+        "INSERT INTO new (key, doc) SELECT key, value FROM data",
+        "DROP TABLE data",
+        "ALTER TABLE new RENAME TO data",
+    ),
+    "a key that is generated": (
+        "CREATE TABLE new (doc, value, key TEXT AS (doc) STORED UNIQUE)",
+        "INSERT INTO new (doc, value) SELECT key, value || '!' FROM data",
+        "DROP TABLE data",
+        "ALTER TABLE new RENAME TO data",
+    ),
+    "a view": (
+        "ALTER TABLE data RENAME TO base",
+        "CREATE VIEW data AS SELECT key, value || '!' AS value FROM base",
+    ),
+}
+
+
+@pytest.mark.parametrize("migration", REBUILT)
+def test_what_can_only_be_read_after_a_migration_refuses_writes(make, migration):
+    db, opened = make("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+    store = opened()
+    store["a"] = "1"
+    follower = Follower(store)
+    db.execute("BEGIN")
+    for statement in REBUILT[migration]:
+        db.execute(statement)
+    db.execute("COMMIT")
+    for write in (
+        lambda: store.put("a", "2"),
+        lambda: store.put_many({"b": "1", "c": "2"}),
+        lambda: store.delete("a"),
+    ):
+        with pytest.raises(
+            ReadOnly, match=r"can only be read now: (it is a view|SQLite generates)"
+        ):
+            write()
+    follower.wait_state({"a": b"1!"})
 
 
 @pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
@@ -224,6 +286,32 @@ def test_names_in_another_case(make):
     for follower in followers:
         follower.wait_state({"a": b"1", "b": b"2"})
     assert stores[0].entry("a").updated_at is not None
+    assert len(logs(db)) == 1
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_migration_that_changes_the_case_of_names(make, running):
+    """SQLite takes our triggers for those that are there; one log serves both spellings."""
+    db, opened = make("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+    store = opened()
+    store["a"] = "1"
+    follower = Follower(store)
+    if not running:
+        store.close()
+    for statement in (
+        "ALTER TABLE data RENAME TO other",
+        "ALTER TABLE other RENAME TO Data",
+        "ALTER TABLE data RENAME COLUMN value TO Value",
+    ):
+        db.execute(statement)
+    db.execute("UPDATE data SET value = '2'")
+    if not running:
+        store = opened()
+        follower = Follower(store)
+    follower.wait_state({"a": b"2"})
+    store["b"] = "3"
+    db.execute("DELETE FROM data WHERE key = 'a'")
+    follower.wait_state({"b": b"3"})
     assert len(logs(db)) == 1
 
 

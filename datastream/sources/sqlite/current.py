@@ -18,6 +18,7 @@ from datastream.sources.sqlite.connection import (
     cannot_open,
     connect,
     file_id,
+    is_about_sql,
     is_wal,
     make_durable,
     schema_version,
@@ -186,8 +187,14 @@ class CurrentTable:
             with file.reader() as connection:
                 attached = _found(connection, file, asked, self._unread)
             wanted = attached.layout.can_log and asked.triggers and not asked.readonly
-            if attached.log is not None or not wanted or not self._install(attached):
-                return attached
+            try:
+                if attached.log is not None or not wanted or not self._install(attached):
+                    return attached
+            except sqlite3.OperationalError as error:
+                # Who edits sqlite_master itself need not move the schema's number: a connection
+                # then goes by the schema that it has read before.
+                if attempt > 1 or not is_about_sql(error):
+                    raise
         raise SourceUnavailable(
             f"{self.asked.where}: another program keeps changing the schema; retry"
         )
@@ -260,6 +267,11 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         connection.close()
 
 
+def _others(connection: Connection) -> list[str]:
+    """The tables that could be meant."""
+    return [name for name in table_names(connection) if not name.startswith("_datastream")]
+
+
 def _found(connection: Connection, file: File, asked: Asked, unread: Unread) -> Attached:
     """Look up the table, within one read transaction.
 
@@ -269,7 +281,7 @@ def _found(connection: Connection, file: File, asked: Asked, unread: Unread) -> 
     table = stored_name(connection, asked.table)
     if table is None:
         raise DatastreamError(
-            f"{asked.where}: no such table; it has {', '.join(table_names(connection)) or 'none'}: "
+            f"{asked.where}: no such table; it has {', '.join(_others(connection)) or 'none'}: "
             "name one with table=, or make it with create=True"
         )
     layout = find_layout(connection, table, asked.columns, asked.where)

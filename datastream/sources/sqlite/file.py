@@ -206,12 +206,13 @@ class File:
         self.renew()
 
     def renew(self) -> None:
-        """Have no connection use pages from here on that it has read before."""
+        """Have no connection use pages, or a schema, from here on that it has read before."""
         former, self.readers = self.readers, Pool(self._open_reader, READERS)
         former.close()
         with self.idle_writer() as connection:
             if connection is not None:
                 connection.execute("PRAGMA shrink_memory")
+                connection.execute("PRAGMA writable_schema = RESET")
 
     def close(self) -> None:
         """Close what is idle now, and what is in use as soon as it is not."""

@@ -21,9 +21,9 @@ from datastream.sources.sqlite.schema import Table, quote_identifier
 ANCESTOR_COLUMNS = {"key": "TEXT", "value": "", "value_type": "TEXT", "updated_at": "TIMESTAMP"}
 """The table made on first use: the shape of the Go project's, so both can share a file."""
 
-LOG_FORMAT = "3"
+LOG_FORMAT = "4"
 """Part of the log's name; another format gets another name, and the old log is removed."""
-FORMER_FORMATS = ((), ("2",))
+FORMER_FORMATS = ((), ("2",), ("3",))
 """Of earlier versions of this library."""
 JSON_TYPES = ("JSON", "JSONB")
 """Declared types of columns whose text is JSON."""
@@ -100,16 +100,24 @@ class Layout(NamedTuple):
 
     @property
     def mark(self) -> str:
-        """Names what is made for this layout; another choice of columns gets another mark."""
-        return self._mark(LOG_FORMAT, *self.columns)
+        """Names what is made for this layout; another choice of columns gets another mark.
+
+        The same for names that SQLite takes for the same: a migration may spell them otherwise.
+        """
+        return self._mark(LOG_FORMAT, *map(folded, self.columns))
 
     @property
-    def can_write(self) -> bool:
-        return not (self.is_view or self.generated)
+    def only_read(self) -> str:
+        """Why it cannot be written; "" if it can."""
+        if self.is_view:
+            return "it is a view"
+        return f"SQLite generates its column {self.generated!r}" if self.generated else ""
 
     @property
     def former_marks(self) -> set[str]:
         """Marks of logs that no store uses any more: of earlier versions, or before a migration.
+
+        An earlier version may have spelled a mark in capitals.
 
         Columns that were not named are those of the default names, if there are any. So of the
         choices with and without them only the present one is possible.
@@ -119,13 +127,15 @@ class Layout(NamedTuple):
             name = getattr(self.columns, role)
             is_default = folded(name) in ("", default)
             choices.append(("", name or default) if is_default else (name,))
-        formats = (*FORMER_FORMATS, (LOG_FORMAT,))
-        marks = {self._mark(*f, *columns) for f in formats for columns in product(*choices)}
+        marks = set[str]()
+        for columns in product(*choices):
+            marks.add(self._mark(LOG_FORMAT, *map(folded, columns)))
+            marks |= {self._mark(*former, *columns) for former in FORMER_FORMATS}
         return marks - {self.mark}
 
     def _mark(self, *parts: str) -> str:
         digest = blake2b("\0".join(parts).encode(), digest_size=4).hexdigest()
-        return f"_datastream_{self.table}_{digest}"
+        return f"_datastream_{folded(self.table)}_{digest}"
 
     def column(self, role: str) -> str:
         """A column by its field name in `Columns`, quoted."""

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from datastream.sources.sqlite.connection import schema_version, transaction
-from datastream.sources.sqlite.layout import Layout
+from datastream.sources.sqlite.layout import Layout, folded
 from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.schema import quote_identifier
 
@@ -140,7 +140,7 @@ class ChangeLog:
         statements, prefix = set(self._statements()), f"{self._layout.mark}_"
         made = db.execute("SELECT name, sql FROM sqlite_master WHERE sql <> ''").fetchall()
         return statements <= {sql for _, sql in made} and all(
-            sql in statements for name, sql in made if name.startswith(prefix)
+            sql in statements for name, sql in made if folded(name).startswith(prefix)
         )
 
     def _make(self, db: sqlite3.Connection) -> None:
@@ -151,7 +151,7 @@ class ChangeLog:
             if statement.startswith("CREATE TABLE "):
                 statement = statement.replace("TABLE", "TABLE IF NOT EXISTS", 1)  # noqa: PLW2901
             db.execute(statement)
-        tables = {name for (name,) in db.execute("SELECT tbl_name FROM sqlite_master")}
+        tables = {folded(name) for (name,) in db.execute("SELECT tbl_name FROM sqlite_master")}
         for mark in self._layout.former_marks & tables:
             _remove(db, mark)
 
@@ -278,15 +278,16 @@ def _schema_change(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _remove(db: sqlite3.Connection, mark: str) -> None:
-    """Remove the log and the triggers of that name."""
+    """Remove the log and the triggers of that name, as SQLite compares names."""
     _drop_triggers(db, mark)
     db.execute(f"DROP TABLE IF EXISTS {quote_identifier(mark)}")
-    db.execute("DELETE FROM _datastream WHERE log = ?", (mark,))
+    db.execute("DELETE FROM _datastream WHERE log = ? COLLATE NOCASE", (mark,))
 
 
 def _drop_triggers(db: sqlite3.Connection, mark: str) -> None:
     names = db.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'trigger' AND substr(name, 1, ?) = ?",
+        "SELECT name FROM sqlite_master "
+        "WHERE type = 'trigger' AND substr(name, 1, ?) = ? COLLATE NOCASE",
         (len(mark) + 1, f"{mark}_"),
     ).fetchall()
     for (name,) in names:

@@ -267,7 +267,7 @@ class SqliteSource(Source):
             raise translated(error, self._where) from error
 
     def _features(self, attached: Attached) -> frozenset[Feature]:
-        can_write = attached.layout.can_write and not self._current.asked.readonly
+        can_write = not (attached.layout.only_read or self._current.asked.readonly)
         writing = WRITING if can_write else frozenset[Feature]()
         return writing | {Feature.TYPES} | ({Feature.LOG} if attached.log else set())
 
@@ -406,6 +406,9 @@ class SqliteSource(Source):
         return matching(entries, self._names.admits)
 
     def _write(self, writes: Sequence[Write], attached: Attached) -> Written:
+        if attached.layout.only_read:
+            reason = attached.layout.only_read
+            raise ReadOnly(f"{self._where} can only be read now: {reason}; nothing was written")
         file = attached.file
         connection = file.take_writer()
         try:
