@@ -483,6 +483,24 @@ def test_a_linked_work_tree_follows(linked, caplog):
         assert read(repository, "a") == "1"
 
 
+@pytest.mark.parametrize("scheme", ["git", "git+file"])
+def test_a_folder_that_holds_work_trees_only_is_left_alone(tmp_path, caplog, scheme):
+    """``git clone --bare``, a file .git that names the clone, and ``git worktree add``."""
+    bare = Repository.new(tmp_path / "project/.bare", bare=True)
+    bare.import_commit({"a": "1"})
+    folder = bare.path.parent
+    (folder / ".git").write_text("gitdir: ./.bare\n")
+    bare.git("worktree", "add", "-q", str(folder / "main"), "main")
+    with datastream.open(f"{scheme}:{folder}") as store:
+        store["a"] = "x"
+        store["new"] = "y"
+    assert sorted(path.name for path in folder.iterdir()) == [".bare", ".git", "main"]
+    tree = Repository(folder / "main")
+    assert (read(tree, "a"), read(tree, "new")) == ("x", "y")
+    assert tree.git("status", "--porcelain") == ""
+    assert warnings(caplog) == []
+
+
 def test_a_linked_work_tree_whose_index_is_held_follows_later(linked, caplog, monkeypatch):
     _, tree, url = linked
     monkeypatch.setattr(worktree, "LOCK_TIMEOUT", 0.01)

@@ -33,7 +33,7 @@ from datastream.sources.git.moving import Moved
 from datastream.sources.git.objects import NoRepository, Objects, open_repo, reopen_repo
 from datastream.sources.git.publishing import Publishing
 from datastream.sources.git.refs import HEAD, HEADS, Refs
-from datastream.sources.git.repository import user_config
+from datastream.sources.git.repository import is_bare, user_config
 
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
@@ -248,7 +248,7 @@ class Remote:
         """`push` into a repository on this machine, where dulwich would leave a pack each time."""
         with self._opened() as repo:
             refs = partial(Refs, repo.commondir(), repo.controldir(), where=self.where)
-            if not repo.bare and refs(name=HEAD).find().ref == head.ref:
+            if not is_bare(repo) and refs(name=HEAD).find().ref == head.ref:
                 raise Denied(
                     f"{self.where} has {head.ref.decode()} checked out; open it as "
                     f"git:{self._path}, or push to a bare repository"

@@ -54,6 +54,14 @@ class TolerantRepo(Repo):
         return None if path == _GRAFTS else super().get_named_file(path, basedir)
 
 
+def is_bare(repo: Repo) -> bool:
+    """Whether the folder that `repo` was opened in has no files of a branch."""
+    if repo.bare or repo.commondir() != repo.controldir():
+        return repo.bare
+    # One beside whose folder only linked work trees stand: a file .git leads to it.
+    return bool(repo.get_config().get_boolean((b"core",), b"bare", False))
+
+
 def user_config() -> StackedConfig:
     """What git is configured with for everything that this user does."""
     with _config_errors():
@@ -69,7 +77,7 @@ def main_root(repo: Repo) -> Path | None:
     """The folder with the files of the main work tree; None if there is none."""
     common = Path(repo.commondir()).resolve()
     if common == Path(repo.controldir()).resolve():
-        return None if repo.bare else Path(repo.path).resolve()
+        return None if is_bare(repo) else Path(repo.path).resolve()
     config = configuration(common, common)
     if config.get_boolean((b"core",), b"bare", False):
         return None
@@ -87,7 +95,7 @@ def keeps_logs(repo: Repo) -> bool:
             config.get_boolean((b"core",), b"logAllRefUpdates")
         )
     except KeyError:
-        return not repo.bare
+        return not is_bare(repo)
 
 
 @contextmanager
