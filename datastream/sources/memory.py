@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from weakref import WeakValueDictionary
 
-from datastream.entry import Capability, Entry, deleted
+from datastream.entry import PUT, Capability, Entry, deleted
 from datastream.selection import Selects, selected
 from datastream.source import (
     WRITING,
@@ -85,14 +85,13 @@ class MemorySource(Source):
                     current = table.entries.get(write.key)
                     check_expected(write, current.revision if current else None)
             since = table.position
-            # One time for all that is written together.
-            now = datetime.now(UTC)
-            stored = [table.apply(write, now) for write in writes]
+            stored = table.apply(writes)
             position = table.position
         # This source's own store knows from the answer.
         if self._is_shared and position is not since:
             self._wake_others()
-        return Written(stored, position, since)
+        # Without `Written.__new__`, nor that of `Entry` below: they would take as long as the rest.
+        return tuple.__new__(Written, (stored, position, since, "", "", ""))
 
     def _wake_others(self) -> None:
         # A list of its own: other threads add and remove sources meanwhile.
@@ -157,24 +156,34 @@ class _Table:
         before = bisect_right(self._lives.get(key, ()), at)
         return bool(before % 2) or at < self._lives_forgotten
 
-    def apply(self, write: Write, now: datetime) -> Entry:
-        key, value = write.key, write.value
+    def apply(self, writes: Sequence[Write]) -> list[Entry]:
+        # One time for all that is written together.
+        now = datetime.now(UTC)
+        stored = []
+        for write in writes:
+            if write.value is None:
+                stored.append(self._delete(write, now))
+            else:
+                stored.append(self._put(write, write.value, now))
+        return stored
+
+    def _put(self, write: Write, value: bytes, now: datetime) -> Entry:
+        key = write.key
         current = self.entries.get(key)
-        if value is None:
-            return self._delete(write, current, now)
         if current is None:
             self._tombstones.pop(key, None)
             self._lives.setdefault(key, []).append(self.sequence + 1)
         elif current[1] == value and current[2] == write.value_type:
             return current
         self._touch(key)
-        entry = Entry(key, value, write.value_type, write.updated_at or now, self.position)
+        fields = (key, value, write.value_type, write.updated_at or now, self.position, PUT)
+        entry = tuple.__new__(Entry, fields)
         self.entries[key] = entry
         return entry
 
-    def _delete(self, write: Write, current: Entry | None, now: datetime) -> Entry:
+    def _delete(self, write: Write, now: datetime) -> Entry:
         key = write.key
-        if current is not None:
+        if key in self.entries:
             del self.entries[key]
             self._tombstones[key] = self._touch(key)
             self._lives[key].append(self.sequence)
