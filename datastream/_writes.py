@@ -59,19 +59,19 @@ class WriteCheck:
     def all(self, writes: Sequence[Write]) -> None:
         """Check what is written in one go."""
         for write in writes:
-            self(write)
+            self.one(write)
+            codecs.check_type(write.value_type, key=write.key)
         if len(writes) > 1 and len({write.key for write in writes}) < len(writes):
             raise InvalidKey("a key is written twice at once; write each key once")
 
-    def __call__(self, write: Write) -> None:
-        """Check one write."""
+    def one(self, write: Write) -> None:
+        """Check one write whose value has been encoded, which checks its type."""
         if self._source.features is not self._learnt:
             self._learn_features()
         if not self._can_write:
             raise ReadOnly(f"{self._name} can only be read; nothing was written")
-        key, _, value_type, expect, updated_at, message, author, _, ttl = write
+        key, _, _, expect, updated_at, message, author, _, ttl = write
         check_key(key)
-        codecs.check_type(value_type, key=key)
         if updated_at is not None:
             _check_time(updated_at, key)
         if expect is not None and expect != ANY_REVISION:

@@ -145,7 +145,7 @@ def check_key(key: str) -> None:
         InvalidKey: empty, not a str, ends in "/", holds NUL or a lone surrogate, or is too long.
     """
     check_text(key)
-    if key.endswith("/"):
+    if key[-1] == "/":
         raise InvalidKey(f"{shown(key)} ends in '/', which makes it a prefix; drop the slash")
 
 

@@ -213,7 +213,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         # Without `Write.__new__`, which would cost as much again.
         fields = (key, data, name, expect, updated_at, message, author, "", ttl)
         write = tuple.__new__(Write, fields)
-        self._check(write)
+        self._check.one(write)
         if wait:
             check_seconds(wait, "wait")
         return self._core.write((write,), wait)[0]
