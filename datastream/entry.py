@@ -105,16 +105,6 @@ class Batch:
         return True
 
 
-def batch_of(entries: tuple[Entry, ...], cursor: str, created: frozenset[str]) -> Batch:
-    """A batch of changes: one is made for every write, and `__init__` would cost most of it."""
-    batch = object.__new__(Batch)
-    fields = batch.__dict__
-    fields["entries"] = entries
-    fields["cursor"] = cursor
-    fields["created"] = created
-    return batch
-
-
 class Change(NamedTuple):
     """A key's old and new value, decoded."""
 

@@ -279,14 +279,17 @@ class Core:
             answer = self.report_write(self._calls, writes[0].key, self._source.write, writes)
         self._last_write = object()
         written = answer if isinstance(answer, Written) else Written(answer)
-        if self._publisher.position is not None:
-            self.offer(writes, written, version)
+        publisher = self._publisher
+        if publisher.position is not None and not publisher.publish_written(written, version):
+            self._offer_by_reading(writes, written)
         return written.entries
 
     def offer(self, writes: Sequence[Write], written: Written, version: int) -> None:
         """Publish what was written, to those that watch it here."""
-        if written.position and self._publisher.publish_written(written, version):
-            return
+        if not self._publisher.publish_written(written, version):
+            self._offer_by_reading(writes, written)
+
+    def _offer_by_reading(self, writes: Sequence[Write], written: Written) -> None:
         removed = [write.key for write in writes if write.value is None]
         with self._publisher.deleted(removed) if removed else nullcontext():
             self._publish_by_reading(written.entries)

@@ -208,9 +208,12 @@ class Publisher:
             version: of the publisher, before the write began.
 
         Returns:
-            False if something else may have happened meanwhile: the caller reads.
+            False if where it leads is not known, or something else may have happened meanwhile:
+            the caller reads.
         """
         since = written.since
+        if not written.position:
+            return False
         with self._lock:
             if self.position is None:
                 return True

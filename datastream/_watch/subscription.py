@@ -8,7 +8,7 @@ from typing import Protocol
 from datastream._columns import EntryColumns, by_key, held, keys_of, matching, revisions_of
 from datastream._watch import diff
 from datastream._watch.routing import Route
-from datastream.entry import DELETE, PUT, Batch, Entry, batch_of, deleted
+from datastream.entry import DELETE, PUT, Batch, Entry, deleted
 from datastream.selection import Selection
 from datastream.source import NO_REVISIONS, Reading, Written, is_below
 
@@ -367,13 +367,14 @@ def as_batch(
     created: frozenset[str] = frozenset(),
 ) -> Batch:
     """A batch of `entries`, with what `about` tells of the one commit it stands for."""
+    # One is made for every write, and `__init__` would cost most of it.
+    batch = object.__new__(Batch)
+    fields = batch.__dict__
+    fields["entries"] = entries
+    fields["cursor"] = cursor
+    fields["created"] = created
     if about.author or about.message or about.point:
-        return Batch(
-            entries,
-            cursor,
-            author=about.author,
-            message=about.message,
-            point=about.point,
-            created=created,
-        )
-    return batch_of(entries, cursor, created)
+        fields["author"] = about.author
+        fields["message"] = about.message
+        fields["point"] = about.point
+    return batch
