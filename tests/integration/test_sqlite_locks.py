@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import threading
 import time
+from contextlib import closing
 from threading import Thread
 
 import pytest
@@ -154,3 +155,19 @@ def test_a_writer_that_waits_for_readers_lets_no_others_in(path, stack, waiting)
     assert child.ask("COMMIT") == "ok"
     writer.join(TIMEOUT)
     assert store["k"] == 2
+
+
+def test_a_write_takes_the_lock_once(path):
+    """Else another program may be let in, and waited for, in between."""
+    with database(path, f"CREATE TABLE data ({TYPED})"):
+        pass
+    with closing(SqliteSource(path)) as source:
+        [first] = source.write([Write("a", b"1", "int")]).entries
+        source.wait(0)
+        begun = []
+        with source._current.attached.file.writer() as connection:
+            connection.set_trace_callback(begun.append)
+        source.write([Write("a", b"2", "int", expect=first.revision)])
+        source.write([Write("a", b"3", "int"), Write("b", b"1", "int")])
+        source.write([Write("b", None)])
+        assert [sql for sql in begun if sql.startswith("BEGIN")] == ["BEGIN IMMEDIATE"] * 3

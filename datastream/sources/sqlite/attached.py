@@ -125,9 +125,10 @@ class Attached:
         try:
             # With a rollback journal a statement by itself would let new readers in each time it
             # waits for the last ones; a transaction keeps its place.
-            if connection.compiled.schema == self.schema and (self.is_wal or with_position):
+            is_compiled = connection.compiled.schema == self.schema
+            if is_compiled and (self.is_wal or with_position) and self.rows.may_change(writes):
                 change = self._change_logged if with_position else self._change
-                written = change(connection, writes)
+                written = change(connection, writes[0])
                 # Else it was compiled anew: the transaction below checks the schema.
                 if written is not None and connection.compiled.schema == self.schema:
                     return written
@@ -138,20 +139,20 @@ class Attached:
                 self._check(connection)
             raise
 
-    def _change(self, connection: Connection, writes: Sequence[Write]) -> Written | None:
+    def _change(self, connection: Connection, write: Write) -> Written | None:
         """Replace one value, in one statement. None: that was not it, or it is to be repeated."""
-        stored = self.rows.change(connection, writes)
+        stored = self.rows.change(connection, write)
         return None if stored is None else Written(stored)
 
-    def _change_logged(self, connection: Connection, writes: Sequence[Write]) -> Written | None:
+    def _change_logged(self, connection: Connection, write: Write) -> Written | None:
         """`_change`, with the positions before and after it."""
         log, written = self.log, None
         if log is None:
-            return self._change(connection, writes)
+            return self._change(connection, write)
         connection.execute("BEGIN IMMEDIATE")
         try:
             total = connection.total_changes
-            stored = self.rows.change(connection, writes)
+            stored = self.rows.change(connection, write)
             if stored is not None:
                 # Beside the row, only lines of the log have changed.
                 lines = connection.total_changes - total - 1

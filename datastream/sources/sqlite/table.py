@@ -163,16 +163,15 @@ class RowTable:
             return None
         return self._layout.shaped(row) if self._is_object else row
 
-    def change(self, db: sqlite3.Connection, writes: Sequence[Write]) -> list[Entry] | None:
+    def may_change(self, writes: Sequence[Write]) -> bool:
+        """Whether `change` does what is to be written, if the key holds another value."""
+        return self._verbatim and len(writes) == 1 and _is_plain(writes[0])
+
+    def change(self, db: sqlite3.Connection, write: Write) -> list[Entry] | None:
         """Put one value in place of another one, in one statement.
 
-        None: that was not it; nothing is written.
+        None: the key holds no other value; nothing is written.
         """
-        write = writes[0]
-        if not self._verbatim or write.expect is not None or write.value is None:
-            return None
-        if len(writes) > 1:
-            return None
         time = time_of(write.updated_at)
         row = self._parameters(write, time_text(time))
         return [self._stored(write, row, time)] if db.execute(self._change, row).rowcount else None
