@@ -110,13 +110,13 @@ class Feeds:
             StoreClosed: it was closed.
         """
         for what, store in zip(("source", "target"), self._stores, strict=True):
-            status = store.status.current
+            status = store._status.current
             if status.state is State.CLOSED:
                 raise StoreClosed(f"the {what} {store.name} was closed, which ends its mirror")
             if status.error is not None:
                 kind = type(status.error) if status.state is State.FAILED else SourceUnavailable
                 raise kind(f"{what} {store.name}: {status.error}")
-        named = [(store.name, store.status.current.degraded) for store in self._stores]
+        named = [(store.name, store._status.current.degraded) for store in self._stores]
         self.degraded = "; ".join(f"{name}: {text}" for name, text in named if text)
 
     def _follow(self, since: str | None, target_since: str | None) -> tuple[Batch, Batch] | None:

@@ -15,6 +15,8 @@ from datastream.source import Write
 from datastream.store import Store
 
 _numbers = count()
+# Written with every batch: `json.dumps` would make an encoder each time.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Progress(NamedTuple):
@@ -47,7 +49,7 @@ class Progress(NamedTuple):
         return self.source, self.target, self.selection, self.words
 
     def dumps(self) -> bytes:
-        return json.dumps({"format": 1, **self._asdict()}, separators=(",", ":")).encode()
+        return _encode({"format": 1, **self._asdict()}).encode()
 
     @classmethod
     def loads(cls, text: bytes, where: str) -> Progress:

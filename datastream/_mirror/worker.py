@@ -96,7 +96,7 @@ class Worker:
         self._feeds = Feeds(job.source, job.target.store, job.selection, self.events, self._stopped)
         self.planned: tuple[Write, ...] = ()
         self.moved = threading.Condition()
-        """Notified after each step."""
+        """Notified whenever the status, or whether all is done, may have changed."""
         self.attempt = self.failed_attempt = 0
         """Counts the steps; the last one that failed."""
         self._failures = 0
@@ -157,7 +157,6 @@ class Worker:
                 except Exception as error:  # noqa: BLE001
                     self._failures += 1
                     self._pause(error)
-                self.notify()
         finally:
             stop_statuses()
             self._end()
@@ -236,7 +235,9 @@ class Worker:
             self._status.failed(error)
         else:
             texts = [self._feeds.degraded, self._target.degraded]
-            self._status.succeeded(Health(degraded="; ".join(filter(None, texts))))
+            health = Health(degraded="; ".join(filter(None, texts)))
+            if not (self._status.well and health == self._status.health):
+                self._status.succeeded(health)
 
     def notify(self) -> None:
         """Have those look who wait for a step."""
