@@ -1,6 +1,7 @@
 """What the tests against real tools and servers share."""
 
 import signal
+import sys
 from contextlib import ExitStack
 
 import datastream_grpc
@@ -27,6 +28,15 @@ def store(stack):
 def server(stack, store):
     """A server of `store`, on this machine."""
     return stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+
+
+@pytest.fixture
+def quick_switches():
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """One subscriber is called by one thread at a time, and no delivery is lost between two."""
 
-import sys
 import threading
 
 import pytest
@@ -13,13 +12,7 @@ from tests.integration._programs.tools import TIMEOUT
 LONG = 500.0
 """Seconds for all rounds."""
 
-
-@pytest.fixture(autouse=True)
-def quick_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("quick_switches")
 
 
 @pytest.mark.parametrize(

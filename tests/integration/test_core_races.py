@@ -18,13 +18,7 @@ from tests.integration._programs.tools import TIMEOUT, eventually
 LONG = 500.0
 """Seconds for all rounds of one call."""
 
-
-@pytest.fixture(autouse=True)
-def quick_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("quick_switches")
 
 
 def rounds(short, long):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +26,6 @@ from tests.servers.grpc_double import Double, begins, message
 from tests.servers.proxy import Proxy
 
 KEYS = 6
-
-
-@pytest.fixture
-def quick_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 class Watch:

@@ -1,7 +1,6 @@
 """Layers that change at the same moment while readers of an overlay come, go and come back."""
 
 import random
-import sys
 
 import pytest
 
@@ -12,13 +11,7 @@ from datastream.testing._tools import eventually, together
 KEYS = [f"{folder}/{n}" for folder in "ab" for n in range(4)]
 SELECTIONS = [(), ("a/",), ("b/1",), ("a/2", "b/")]
 
-
-@pytest.fixture(autouse=True)
-def quick_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("quick_switches")
 
 
 class Reader:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -36,15 +35,6 @@ def path(tmp_path):
 def source(path):
     with closing(SqliteSource(path)) as source:
         yield source
-
-
-@pytest.fixture
-def quick_switches():
-    """Threads take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @contextmanager
