@@ -263,6 +263,9 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
 
         Returns the entries as stored, in the same order. `wait` is as for `put`.
         """
+        return self._write(writes, wait)
+
+    def _write(self, writes: Sequence[Write], wait: float = 0.0) -> Sequence[Entry]:
         self._check.all(writes)
         check_seconds(wait, "wait")
         return self._core.write(writes, wait) if writes else ()

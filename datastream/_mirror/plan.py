@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import repeat
-from operator import attrgetter
 from typing import Literal, NamedTuple, TypeVar
 
 from datastream._columns import EntryColumns, keys_of, matching
 from datastream._mirror.entries import same
+from datastream._puts import Puts
 from datastream.entry import DELETE, PUT, Entry
 from datastream.errors import DatastreamError, InvalidValue, shown
 from datastream.source import Write, is_below
 
 T = TypeVar("T", Write, Entry)
-_write = partial(tuple.__new__, Write)
-_NO_MORE = Write("", None)[5:]
-"""The fields of a write behind its time, where there is nothing to say in them."""
 ALWAYS = 10
 """So few deletes are no catastrophe, whatever share of the keys they are."""
 
@@ -98,6 +93,10 @@ def reconcile(
         theirs: keys that were left to others before.
     """
     plan = Plan()
+    if not (target or theirs):
+        # Nothing to compare with.
+        plan.missing = source
+        return plan
     for key in target.keys() - keys_of(source) if rules.delete else ():
         _plan_one(plan, Conflict(key, None, target[key]), rules, is_ours and key not in theirs)
     for entry in matching(source, lambda key: key in target or key in theirs):
@@ -155,14 +154,16 @@ def put_of(entry: Entry, key: str = "") -> Write:
     return Write(key or entry.key, entry.value, entry.value_type, None, entry.updated_at)
 
 
-def as_writes(planned: Sequence[Write] | Sequence[Entry]) -> list[Write]:
+def as_writes(planned: Sequence[Write] | Sequence[Entry]) -> Sequence[Write]:
     """Writes, or entries to be put as they are; of columns, in the order of their keys."""
-    if not isinstance(planned, EntryColumns):
-        return [put_of(item) if isinstance(item, Entry) else item for item in planned]
-    given = planned.keys, planned.values, planned.types, repeat(None), planned.times
-    fields = zip(*given, *map(repeat, _NO_MORE), strict=False)
-    # Past the constructor of the named tuple, which takes three times as long.
-    return sorted(map(_write, fields), key=attrgetter("key"))
+    if isinstance(planned, EntryColumns):
+        return Puts.of(planned)
+    return [put_of(item) if isinstance(item, Entry) else item for item in planned]
+
+
+def has_deletes(writes: Sequence[Write]) -> bool:
+    """Whether one of them removes a key."""
+    return not isinstance(writes, Puts) and any(write.value is None for write in writes)
 
 
 def write_of(entry: Entry) -> Write:

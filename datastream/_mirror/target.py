@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from operator import eq
 
+from datastream._columns import EntryColumns, revisions_of
+from datastream._puts import Puts
 from datastream.entry import DELETE, Entry
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Feature, Write
@@ -55,7 +58,7 @@ class Target:
         together = [place] if place is not None and self.is_atomic else []
         left_out: set[str] = set()
         while True:
-            rest = [write for write in writes if write.key not in left_out]
+            rest = _without(writes, left_out)
             if not rest and not together:
                 break
             try:
@@ -69,10 +72,28 @@ class Target:
             self.store.write(place)
 
     def _write(self, writes: Sequence[Write], together: Sequence[Write]) -> None:
-        stored = self.store.write(*writes, *together)
+        stored = self.store._write([*writes, *together] if together else writes)
         self.batches += 1
+        if isinstance(writes, Puts) and self._is_just(writes.entries, stored):
+            self._wrote_all(revisions_of(stored))
+            return
         for write, entry in zip(writes, stored, strict=False):
             self._wrote(write, entry)
+
+    def _is_just(self, given: EntryColumns, stored: Sequence[Entry]) -> bool:
+        """Whether all is held as it was given, and was never held otherwise."""
+        return (
+            isinstance(stored, EntryColumns)
+            and not (self.refused or self.altered)
+            and all(map(eq, stored.values, given.values))
+            and (not self._types or all(map(eq, stored.types, given.types)))
+        )
+
+    def _wrote_all(self, revisions: Mapping[str, str]) -> None:
+        for key in self.left.keys() & revisions.keys():
+            del self.left[key]
+        self.left.update(revisions)
+        self.puts += len(revisions)
 
     def _wrote(self, write: Write, entry: Entry) -> None:
         key = write.key
@@ -142,3 +163,10 @@ class Target:
             key, reason = next(iter(self.altered.items()))
             texts.append(f"{len(self.altered)} values are held otherwise, {shown(key)}: {reason}")
         return "; ".join(texts)
+
+
+def _without(writes: Sequence[Write], keys: Collection[str]) -> Sequence[Write]:
+    """Those of other keys."""
+    if not keys:
+        return writes
+    return [write for write in writes if write.key not in keys]

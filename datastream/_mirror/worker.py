@@ -22,6 +22,7 @@ from datastream._mirror.plan import (
     check_conflicts,
     check_deletes,
     check_readable,
+    has_deletes,
     in_chunks,
     reconcile,
     write_of,
@@ -35,8 +36,8 @@ from datastream.selection import Selection, is_reserved
 from datastream.source import Health, Write, is_below
 from datastream.store import Store
 
-CHUNK, CHUNK_BYTES = 5_000, 8 << 20
-"""Most writes, and bytes of values, of one batch of a first mirror."""
+CHUNK, CHUNK_BYTES = 20_000, 8 << 20
+"""Most writes, and bytes of values, of one batch of a first mirror: each is flushed to the disk."""
 LONGEST_PAUSE = 10.0
 """Seconds, at most, between two attempts."""
 REFUSED_PAUSE = 60.0
@@ -392,7 +393,7 @@ class Worker:
             ledger.suspects.update(write.key for write in writes)
             return
         self._work.popleft()
-        if any(write.value is None for write in writes):
+        if has_deletes(writes):
             # They may have made room for what the target could not hold.
             ledger.suspects.update(self._target.refused)
         ledger.progress = after

@@ -7,27 +7,37 @@ are not there yet. For all else, and to say what is wrong, there is the upsert.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from operator import itemgetter
+from itertools import islice, repeat
+from struct import Struct
 from typing import Any
 
 import psycopg
 
+from datastream._columns import EntryColumns
 from datastream.sources.postgres.arrays import stamp
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.keys import is_among
 from datastream.sources.postgres.layout import Column, Layout, literal
-from datastream.sources.postgres.rows import Row
+from datastream.sources.postgres.rows import Row, entries
 from datastream.sources.postgres.values import written
 
+Columns = Sequence[Sequence[Any]]
+"""Keys, values, types and times of what is put, as far as there are columns for them."""
 FEWEST = 200
 """Rows from which it is worth what has to be asked first."""
+PIECE = 1000
+"""Rows that are sent at once."""
 SAMPLE = 50
 """Keys that are looked for: if many are there, so is one of them."""
 _KEEPING = ("text", "varchar", "bytea")
 """Kinds of columns that keep a value as it is."""
 _NO_LIMIT = -1
+_BEGIN = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_END = b"\xff\xff"
+_ROW, _LENGTH = Struct("!hi"), Struct("!i")
+"""Before a row: how many fields, and the length of the first one; before each other field."""
 _NAME = 2
 """Place of the type in what is given, if there is a column for it."""
 _KEEPS_ROWS = """
@@ -39,9 +49,13 @@ SELECT relkind = 'r' AND NOT relhasrules AND NOT row_security_active(oid) AND NO
 
 
 class Copying:
-    """Puts new rows into the table of `layout`; holds no connection."""
+    """Puts new rows into the table of `layout`; holds no connection.
 
-    def __init__(self, layout: Layout) -> None:
+    Args:
+        kind: the value_type of rows that name none.
+    """
+
+    def __init__(self, layout: Layout, kind: str) -> None:
         columns = written(layout)
         self._is_suitable = _keeps(layout, columns)
         self._lock = f"LOCK TABLE {layout.name} IN ROW EXCLUSIVE MODE".encode()
@@ -54,24 +68,19 @@ class Copying:
         self._copy = f"COPY {layout.name} ({names}) FROM STDIN (FORMAT BINARY)".encode()
         self._has_type = layout.value_type is not None
         self._has_time = layout.updated_at is not None
-        # A time is sent as the bytes that the server keeps.
-        types = ["text", "bytea" if layout.value.kind == "bytea" else "text", "text", "bytea"]
-        is_sent = [True, True, self._has_type, self._has_time]
-        sent = [place for place, is_there in enumerate(is_sent) if is_there]
-        self._sent, self._types = itemgetter(*sent), [types[place] for place in sent]
+        self._fields = 1 + len(columns)
+        self._kind = kind
 
-    def put(self, db: Connection, given: Sequence[Sequence[Any]]) -> Sequence[Row] | None:
+    def put(self, db: Connection, given: Columns) -> EntryColumns | None:
         """Put rows of which none is there yet, in the transaction that runs.
-
-        Args:
-            given: key, value, type and time of each, as far as there are columns for them.
 
         Returns:
             The rows as they are stored; None if they have to be put otherwise: nothing was done.
         """
         # Between two encodings, a character may come back as another one.
-        is_plain = db.info.parameter_status("server_encoding") == "UTF8"
-        if len(given) < FEWEST or not (self._is_suitable and is_plain):
+        sides = ("server_encoding", "client_encoding")
+        is_plain = all(db.info.parameter_status(side) == "UTF8" for side in sides)
+        if len(given[0]) < FEWEST or not (self._is_suitable and is_plain):
             return None
         try:
             with db.transaction():
@@ -82,32 +91,54 @@ class Copying:
             # One key was there after all, or the upsert will say what is wrong.
             return None
 
-    def _put(self, db: Connection, given: Sequence[Sequence[Any]]) -> Sequence[Row] | None:
+    def _put(self, db: Connection, given: Columns) -> EntryColumns | None:
         db.execute(self._lock)
-        sample = [row[0] for row in given[:: -(-len(given) // SAMPLE)]]
+        keys = given[0]
+        sample = list(keys[:: -(-len(keys) // SAMPLE)])
         keeps, is_there, now = db.execute(self._question, (sample,)).fetchone() or (None,) * 3
         if is_there or not keeps:
             return None
-        rows = list(self._rows(given, now))
+        rows, stored = self._rows(given, now), list[EntryColumns]()
         with db.cursor() as cursor, cursor.copy(self._copy) as copy:
-            copy.set_types(self._types)
-            write, sent = copy.write_row, self._sent
-            for row in rows:
-                write(sent(row))
-        return rows
+            copy.write(_BEGIN)
+            # The server stores a piece while the next one is made.
+            while piece := list(islice(rows, PIECE)):
+                copy.write(self._packed(piece))
+                stored.append(entries(piece, self._kind))
+            copy.write(_END)
+        return EntryColumns.joined(stored)
 
-    def _rows(self, given: Sequence[Sequence[Any]], now: object) -> Iterator[Row]:
+    def _rows(self, given: Columns, now: object) -> Iterator[Row]:
         """As they would be read."""
         # What is written together often has one time in common.
         stamps: dict[datetime | None, object] = {None: now}
-        for row in given:
-            name, time = None, None
-            if self._has_type:
-                name = row[_NAME]
-            if self._has_time:
-                moment = row[-1]
-                time = stamps.get(moment) or stamps.setdefault(moment, stamp(moment))
-            yield row[0], row[1], name, time
+        nothing = repeat(None)
+        names = given[_NAME] if self._has_type else nothing
+        moments = given[-1] if self._has_time else ()
+        for moment in moments:
+            if moment not in stamps:
+                stamps[moment] = stamp(moment)
+        times = map(stamps.__getitem__, moments) if self._has_time else nothing
+        return zip(given[0], given[1], names, times, strict=False)
+
+    def _packed(self, rows: Iterable[Row]) -> bytes:
+        """The rows in the binary form of COPY."""
+        begin, length, fields = _ROW.pack, _LENGTH.pack, self._fields
+        # What rows have in common is packed once.
+        ends: dict[tuple[str | None, bytes | None], bytes] = {}
+        packed = list[bytes]()
+        for text, value, name, time in rows:
+            key = text.encode()
+            data = value if value.__class__ is bytes else value.encode()
+            end = ends.get((name, time)) or ends.setdefault((name, time), _end(name, time))
+            packed += (begin(fields, len(key)), key, length(len(data)), data, end)
+        return b"".join(packed)
+
+
+def _end(name: str | None, time: bytes | None) -> bytes:
+    """Type and time of a row, as far as there are columns for them."""
+    given = (None if name is None else name.encode(), time)
+    return b"".join(_LENGTH.pack(len(field)) + field for field in given if field is not None)
 
 
 def _keeps(layout: Layout, columns: Sequence[Column]) -> bool:

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from datastream._columns import by_key
+from datastream._puts import Puts
 from datastream.entry import Entry, deleted
 from datastream.errors import InvalidKey, InvalidValue, shown
 from datastream.source import Write, check_expected
@@ -47,23 +48,32 @@ class Writing(ABC):
             f"WHERE {table.is_key('g.key')} RETURNING 1"
         )
 
-    def write(self, db: Connection, writes: Sequence[Write]) -> list[Entry]:
+    def write(self, db: Connection, writes: Sequence[Write]) -> Sequence[Entry]:
         """Store all of `writes` or nothing, as `Source.write` says."""
-        given = {write.key: self.parameters(write) for write in writes}
         if len(writes) == 1:
-            return [self._apply(db, writes[0], given[writes[0].key])]
+            return [self._apply(db, writes[0], self.parameters(writes[0]))]
+        with db.transaction():
+            copied = self.copy(db, writes) if isinstance(writes, Puts) else None
+            return copied or self._write_together(db, writes)
+
+    def _write_together(self, db: Connection, writes: Sequence[Write]) -> list[Entry]:
+        given = {write.key: self.parameters(write) for write in writes}
         # In one order: two writers of the same keys then wait for each other, and never deadlock.
         ordered = sorted(writes, key=attrgetter("key"))
-        with db.transaction():
-            plain = [write for write in ordered if write.expect is None]
-            puts = [write for write in plain if write.value is not None]
-            deletes = [write for write in plain if write.value is None]
-            stored = self._apply_plain(db, puts, given) if len(puts) > 1 else {}
-            stored |= self._delete_plain(db, deletes) if len(deletes) > 1 else {}
-            for write in ordered:
-                if write.key not in stored:
-                    stored[write.key] = self._apply(db, write, given[write.key])
+        plain = [write for write in ordered if write.expect is None]
+        puts = [write for write in plain if write.value is not None]
+        deletes = [write for write in plain if write.value is None]
+        stored = self._apply_plain(db, puts, given) if len(puts) > 1 else {}
+        stored |= self._delete_plain(db, deletes) if len(deletes) > 1 else {}
+        for write in ordered:
+            if write.key not in stored:
+                stored[write.key] = self._apply(db, write, given[write.key])
         return [stored[write.key] for write in writes]
+
+    def copy(self, db: Connection, puts: Puts) -> Sequence[Entry] | None:
+        """New rows as they are, the fastest way; None if nothing was done, since some are there
+        or the table may not keep them so."""
+        return None
 
     @abstractmethod
     def parameters(self, write: Write) -> Given:
@@ -159,7 +169,7 @@ class RowWriter(Writing):
 
     def __init__(self, layout: Layout, table: RowTable, where: str) -> None:
         super().__init__(layout, table, where)
-        self._copying = Copying(layout)
+        self._copying = Copying(layout, table.shape.kind)
         shape, one = table.shape, table.one
         fields = shape.fields
         self._written = columns = written(layout)
@@ -222,11 +232,15 @@ class RowWriter(Writing):
             f"EXISTS (SELECT FROM (SELECT {new}) AS new WHERE {differs(self.layout, 't', 'new')})"
         )
 
+    def copy(self, db: Connection, puts: Puts) -> Sequence[Entry] | None:
+        given = puts.entries
+        if not self._takes_all:
+            return None
+        return self._copying.put(db, (given.keys, given.values, given.types, given.times))
+
     def put_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
-        copied = self._copying.put(db, given)
-        if copied is not None:
-            return entries(copied, self.table.shape.kind)
-        return self._run_many(db, self._upsert_many, given)
+        copied = self._copying.put(db, tuple(zip(*given, strict=True)))
+        return copied or self._run_many(db, self._upsert_many, given)
 
     def held_alike(self, db: Connection, given: Sequence[Given]) -> Sequence[Entry]:
         return self._run_many(db, self._held_many, given)

@@ -45,9 +45,10 @@ def entry_columns(rows: Iterable[Row]) -> EntryColumns:
     is_plain = True
     for key, value, name, updated_at in rows:
         kind = known.get(name)
-        if kind and type(key) is str and type(value) is str:
+        if kind and type(key) is str and type(value) in (bytes, str):
             keys.append(key)
-            data.append(value.encode("utf-8", "surrogateescape"))
+            is_text = type(value) is str
+            data.append(value.encode("utf-8", "surrogateescape") if is_text else value)
             types.append(kind)
         else:
             text = str(key)
