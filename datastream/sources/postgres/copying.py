@@ -101,10 +101,10 @@ class Copying:
         rows, stored = self._rows(given, now), list[EntryColumns]()
         with db.cursor() as cursor, cursor.copy(self._copy) as copy:
             copy.write(_BEGIN)
-            # The server stores a piece while the next one is made.
+            # The server stores a piece while fingerprints are made here, and the next piece.
             while piece := list(islice(rows, PIECE)):
                 copy.write(self._packed(piece))
-                stored.append(entries(piece, self._kind))
+                stored.append(_revised(entries(piece, self._kind)))
             copy.write(_END)
         return EntryColumns.joined(stored)
 
@@ -133,6 +133,11 @@ class Copying:
             end = ends.get((name, time)) or ends.setdefault((name, time), _end(name, time))
             packed += (begin(fields, len(key)), key, length(len(data)), data, end)
         return b"".join(packed)
+
+
+def _revised(found: EntryColumns) -> EntryColumns:
+    """The same, with the revisions that are asked for soon."""
+    return EntryColumns(found.keys, found.values, found.types, found.times, found.revisions)
 
 
 def _end(name: str | None, time: bytes | None) -> bytes:

@@ -23,6 +23,8 @@ Row = Sequence[Any]
 """``key, value, value_type, updated_at`` as `Shape.fields` selects them."""
 
 _DIGITS = 24
+_VALUE = b"\1"
+"""What the value of a row follows in its fingerprint, where there is one."""
 # Of no literal with a backslash, which a session may take for an escape.
 _NUL, _ONE = "decode('00', 'hex')", "decode('01', 'hex')"
 _TIMES = {"timestamptz": "timestamptz_send", "timestamp": "timestamp_send"}
@@ -104,7 +106,7 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
     types: dict[str | None, tuple[str, bytes]] = {}
     times: dict[bytes | str | None, tuple[datetime | None, bytes]] = {}
     keys, found, names = list[str](), list[bytes](), list[str]()
-    moments, revisions = list[datetime | None](), list[str]()
+    moments, heads = list[datetime | None](), list[bytes]()
     for key, value, name, time in rows:
         if key is None:
             continue
@@ -112,16 +114,24 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
         moment, stamp = times.get(time) or times.setdefault(time, _timed(time))
         if value is None:
             value_type, data = (value_type, b"") if _name(name) else ("json", b"null")
-            seed += stamp
+            heads.append(seed + stamp)
         else:
             data = value if value.__class__ is bytes else value.encode()
-            seed += stamp + b"\1" + data
+            heads.append(seed + stamp + _VALUE)
         keys.append(key)
         found.append(data)
         names.append(value_type)
         moments.append(moment)
-        revisions.append(sha256(seed).hexdigest()[:_DIGITS])
-    return EntryColumns(keys, found, names, moments, revisions)
+    # To hash them takes as long as to fetch them, and most who read a whole table ask for values.
+    return EntryColumns(keys, found, names, moments, heads, revise=_revisions)
+
+
+def _revisions(values: Sequence[bytes], _: Sequence[str], heads: Sequence[bytes]) -> list[str]:
+    """`Shape.revision` of each row; of one without a value, the head is all there is."""
+    return [
+        sha256(head + value if head.endswith(_VALUE) else head).hexdigest()[:_DIGITS]
+        for head, value in zip(heads, values, strict=True)
+    ]
 
 
 def _typed(name: str | None, kind: str) -> tuple[str, bytes]:
