@@ -359,18 +359,28 @@ class HasAsyncCalls(Protocol):
         ...
 
 
+class Publish(Protocol):
+    """Offers watchers a change that a source brings; see `HasChanges.publish_to`."""
+
+    def __call__(self, change: Written, asked: Selects | None = None, /) -> bool:
+        """Take a change, if it begins where the watchers are and is all that they watch."""
+        ...
+
+
 @runtime_checkable
 class HasChanges(Protocol):
-    """A Source that has each change in memory when it happens, such as one over other stores.
+    """A Source that has each change in hand when it happens: one over other stores, or a stream.
 
     Such a change needs neither `wait` nor `read` to reach the watchers, and so no thread for it.
     """
 
-    def publish_to(self, publish: Callable[[Written], bool]) -> None:
+    def publish_to(self, publish: Publish) -> None:
         """Give each change to `publish` from now on, on the thread that brings it.
 
-        `publish` does memory work only. It takes a change that begins where the watchers are;
-        where it answers False, or is not called, `wait` has to return and `read` to tell.
+        ``publish(change, asked)`` does memory work only. It takes a change that begins where the
+        watchers are; where it answers False, or is not called, `wait` has to return and `read` to
+        tell. `asked` is what the change is all of, just as `read` was given it with a position;
+        without, the change is all of what anybody watches.
         """
         ...
 

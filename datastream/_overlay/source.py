@@ -7,7 +7,7 @@ subscription, which keeps a table of what it holds; what it held last stands whi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from threading import get_ident
@@ -29,7 +29,17 @@ from datastream.errors import (
     Unreadable,
 )
 from datastream.selection import Selection, Selects
-from datastream.source import WELL, Feature, Health, Reading, Source, Write, Written, is_below
+from datastream.source import (
+    WELL,
+    Feature,
+    Health,
+    Publish,
+    Reading,
+    Source,
+    Write,
+    Written,
+    is_below,
+)
 from datastream.sources._common.wake import WakeEvent, jittered
 
 OF_WRITES = frozenset(
@@ -62,7 +72,7 @@ class OverlaySource(Source):
         if len(there) == len(self.layers):
             self.features |= OF_ALL.intersection(*(upstream.features for upstream in there))
         self._wake = WakeEvent()
-        self._publish: Callable[[Written], bool] = lambda _: False
+        self._publish: Publish = lambda change, asked=None, /: False
         self._recent = Recent()
         self._lock = threading.Lock()
         self._following: Following | None = None
@@ -252,7 +262,7 @@ class OverlaySource(Source):
     def wake(self) -> None:
         self._wake.set()
 
-    def publish_to(self, publish: Callable[[Written], bool]) -> None:
+    def publish_to(self, publish: Publish) -> None:
         """See `HasChanges`."""
         self._publish = publish
 

@@ -48,6 +48,9 @@ P = ParamSpec("P")
 CLOSE_TIMEOUT = 2.0
 """Seconds `close` gives calls that run, and as many the source itself."""
 
+BROUGHT = 0.05
+"""Seconds that a source has to bring what was written before it is polled."""
+
 HANG = "hang"
 ANSWERS = (
     *(KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unreadable),
@@ -77,7 +80,9 @@ class Core:
         self._publisher = Publisher(
             atomic=Feature.ATOMIC in features, consistent=not source.eventually_consistent
         )
+        self._brings_changes = False
         if isinstance(source, HasChanges):
+            self._brings_changes = True
             source.publish_to(self._publisher.publish_change)
         self._stopped = threading.Event()
         self._feed = Feed(source, self._calls, self._publisher, self._stopped)
@@ -298,10 +303,17 @@ class Core:
         if not self._publisher.concerns(stored):
             return
         if self._source.eventually_consistent:
-            self._poller.wake()
-            self._acknowledged(partial(self._feed.settle, stored))
+            self._acknowledged(partial(self._settle, stored))
         else:
             self._acknowledged(self._feed.catch_up)
+
+    def _settle(self, stored: Sequence[Entry]) -> None:
+        """Have a source show what is written that may show it later."""
+        # A poll would come too late for what the source brings by itself.
+        if self._brings_changes and self._publisher.await_published(stored, BROUGHT):
+            return
+        self._poller.wake()
+        self._feed.settle(stored)
 
     def _acknowledged(self, publish: Callable[[], object]) -> None:
         """Publish what is written and acknowledged: that it cannot be read now is a status."""

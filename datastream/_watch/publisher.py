@@ -226,18 +226,26 @@ class Publisher:
             self._publish_written(written)
             return True
 
-    def publish_change(self, written: Written) -> bool:
-        """Offer everybody a change that the source brings of its own accord.
+    def publish_change(self, written: Written, asked: Selects | None = None, /) -> bool:
+        """Offer everybody a change that the source brings of its own accord; see `Publish`.
 
         Returns:
-            False if it does not begin at the publisher's position: a poll has to find it.
+            False if it does not begin at the publisher's position, or is not all that somebody
+            watches: a poll has to find it.
         """
         with self._lock:
             # Who joins just now may have read its state before this change.
             if self.position is None or written.since != self.position:
                 return False
+            if asked is not None and not self._is_all(asked):
+                return False
             self._publish_written(written)
             return True
+
+    def _is_all(self, asked: Selects) -> bool:
+        """Whether what `asked` selects is all that anybody watches, and all were told the same."""
+        differs = self._members.joining or self._apart.given or self._mixed
+        return asked is self.routes.union and not differs
 
     def _publish_written(self, written: Written) -> None:
         entries, position = written.entries, written.position

@@ -178,6 +178,37 @@ def test_a_change_reaches_who_joins_just_now(publisher):
     assert two.sink.news == [[("a", "2")]]
 
 
+def test_a_change_of_all_that_was_asked_for_is_published(publisher):
+    one = joined(publisher, state("p1", a="1"))
+    asked = publisher.ticket().union
+    assert publisher.publish_change(Written([put("a", "2")], "p2", "p1"), asked)
+    assert one.sink.news[1:] == [[("a", "2")]]
+
+
+def test_a_change_of_less_than_is_watched_has_to_be_read(publisher):
+    """It would move the position past what nobody has told the newcomer."""
+    a, b = Selection(frozenset("a")), Selection(frozenset("b"))
+    one = joined(publisher, state("p1", a="1"), a)
+    asked = publisher.ticket().union
+    two = joined(publisher, state("p1", b="1"), b)
+    change = Written([put("a", "2")], "p2", "p1")
+    assert not publisher.publish_change(change, asked)
+    assert (publisher.position, one.sink.news[1:]) == ("p1", [])
+    publisher.leave(two)
+    assert not publisher.publish_change(change, asked), "it has not been asked for since"
+    assert publisher.publish_change(change, publisher.ticket().union)
+
+
+def test_a_change_of_a_stream_has_to_be_read_while_somebody_joins(publisher):
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher)
+    asked, change = publisher.ticket().union, Written([put("a", "2")], "p2", "p1")
+    assert not publisher.publish_change(change, asked)
+    assert publisher.join(two, begin(two, state("p1", a="1")), 0) is Step.DONE
+    assert publisher.publish_change(change, asked)
+    assert two.sink.news[1:] == [[("a", "2")]]
+
+
 def test_a_change_outruns_a_read_that_began_before(publisher):
     one = joined(publisher, state("p1", a="1"))
     slow = publisher.ticket()

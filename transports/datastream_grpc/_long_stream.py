@@ -6,8 +6,8 @@ import threading
 from time import monotonic
 
 from datastream import SourceUnavailable
-from datastream.selection import MAX_KEYS
-from datastream.source import Reading
+from datastream.selection import MAX_KEYS, Selects
+from datastream.source import Publish, Reading, Written
 from datastream_grpc._calls import LEGACY, Calls
 from datastream_grpc._status import translated
 from datastream_grpc._stream import Message, Stream, Told, Wanted, reading_of
@@ -27,6 +27,8 @@ class LongStream:
     def __init__(self, calls: Calls, told: Told) -> None:
         self._told = told
         self.news = calls.news
+        self.publish: Publish = lambda change, asked=None, /: False
+        """Takes what the stream brings."""
         self._calls = calls
         # Guards the three below, for memory work only.
         self._lock = threading.Lock()
@@ -68,19 +70,24 @@ class LongStream:
             ]
         )
 
-    def after(self, wanted: Wanted, since: str) -> Reading:
-        """What changed after `since`, from the stream, which is opened if it has to be."""
+    def after(self, wanted: Wanted, since: str, asked: Selects) -> Reading:
+        """What changed after `since`, from the stream, which is opened if it has to be.
+
+        Args:
+            asked: what `wanted` covers.
+        """
         if since.startswith(LEGACY):
             return self._older(wanted)
         began = monotonic()
-        reading = self._arrived(wanted, since, began)
+        reading = self._arrived(wanted, since, asked, began)
         if reading is not None:
             return reading
         if not self._opener.acquire(timeout=self._calls.timeout):
             raise self._calls.silence()
         try:
             # The thread that held the lock has opened a stream, perhaps the one needed here.
-            return self._arrived(wanted, since, began) or self._open(wanted, since)
+            arrived = self._arrived(wanted, since, asked, began)
+            return arrived or self._open(wanted, since, asked)
         finally:
             self._opener.release()
 
@@ -120,12 +127,13 @@ class LongStream:
         for stream in running:
             stream.join(JOIN)
 
-    def _arrived(self, wanted: Wanted, since: str, began: float) -> Reading | None:
+    def _arrived(self, wanted: Wanted, since: str, asked: Selects, began: float) -> Reading | None:
         """What arrived after `since`; None if the stream is another, or there is none."""
         with self._lock:
             stream = self._stream
         if stream is None or not self._fits(stream, wanted, began):
             return None
+        stream.asked = asked
         reading = stream.after(since)
         if reading is None and stream.is_past(since):
             # A faster reader is ahead. It goes on with this stream.
@@ -140,7 +148,7 @@ class LongStream:
         """
         return stream.wanted == wanted or (stream.opened > began and stream.wanted.covers(wanted))
 
-    def _open(self, wanted: Wanted, since: str) -> Reading:
+    def _open(self, wanted: Wanted, since: str, asked: Selects) -> Reading:
         """Subscribe anew, from `since` where the server knows cursors."""
         stream = self._stream
         if stream is not None and stream.error is not None:
@@ -155,9 +163,11 @@ class LongStream:
             changed=self._calls.metrics.received,
             position=self._calls.position,
             news=self.news,
+            publish=self._published,
             lacking=sorted(self._lacking)[:MAX_KEYS],
             heartbeat=self._calls.connection.heartbeat,
         )
+        stream.asked = asked
         self._begin(stream, releases)
         return stream.kept()
 
@@ -184,6 +194,11 @@ class LongStream:
                 replaced = stream
         if replaced is not None:
             replaced.cancel()
+
+    def _published(self, stream: Stream, change: Written) -> bool:
+        """Publish a change, if it is of the stream that is read, and no other one is opened."""
+        is_read = stream is self._stream and self._opening is None
+        return is_read and stream.asked is not None and self.publish(change, stream.asked)
 
     def _may_wait(self, stream: Stream) -> bool:
         """Whether a stream may begin later, when the backend of its server is back.

@@ -6,13 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from datastream import Entry
 from datastream._columns import joined
 from datastream.entry import PUT
 from datastream.selection import Selection, Selects
-from datastream.source import Reading
+from datastream.source import Reading, Written
 from datastream_grpc import _convert
 from datastream_grpc._carriers import ENDED, Running, Sink
 from datastream_grpc._limits import Limits
@@ -106,7 +107,8 @@ class Stream:
         wanted: what it is opened for.
         since: the position from which it goes on.
         position: gives the position of a message by its cursor.
-        news: set whenever a message arrived or the call ended.
+        news: set whenever a message has to be read, or the call ended.
+        publish: takes a change with the stream that brings it; False if it has to be read.
         lacking: what could not be read of the state at `since`.
         heartbeat: seconds after which the server tells how far its store is; 0 for never.
     """
@@ -121,6 +123,7 @@ class Stream:
         changed: Callable[[Sequence[Entry]], None],
         position: Callable[[str], str],
         news: threading.Event,
+        publish: Callable[[Stream, Written], bool],
         lacking: Collection[str] = (),
         heartbeat: float = 0.0,
     ) -> None:
@@ -133,9 +136,12 @@ class Stream:
         """The server ended the call within `BRIEF` seconds."""
         self.trouble: Exception | None = None
         """Why the backend of the server is away, if the server says so."""
+        self.asked: Selects | None = None
+        """What it was last read for, all of which it brings."""
         self._told, self._changed = told, changed
         self._position = position
         self._news = news
+        self._publish = publish
         # For memory work only: the thread that reads the call must never wait for a reader.
         self._lock = threading.Lock()
         self._base = since
@@ -221,13 +227,28 @@ class Stream:
         if whole is None:
             return
         message = message_of(whole, self._position(whole.cursor))
-        self._keep(message)
+        before = self._keep(message)
         if not self._has_begun:
             self._has_begun = True
             self._stirred.set()
-        elif message.entries:
+            self._news.set()
+            return
+        if message.entries:
             self._changed(message.entries)
-        self._news.set()
+        if not self._is_published(message, before):
+            self._news.set()
+
+    def _is_published(self, message: Message, before: str | None) -> bool:
+        """Publish what changed from the position `before`; False if it has to be read."""
+        if before is None or message.reset or message.unread:
+            return False
+        about = message.author, message.message, message.point
+        if not self._publish(self, Written(message.entries, message.position, before, *about)):
+            return False
+        with self._lock:
+            # It began where the readers are. The message itself stays for one that reads just now.
+            self._give_up(before)
+        return True
 
     def end(self, error: Exception) -> None:
         """Take in that the watch has ended."""
@@ -253,8 +274,10 @@ class Stream:
                 return True
         return False
 
-    def _keep(self, message: Message) -> None:
+    def _keep(self, message: Message) -> str | None:
+        """Keep it until it is read; the position before it, see `_end`."""
         with self._lock:
+            before = self._end()
             self._messages.append(message)
             if len(self._messages) > KEPT:
                 # Readers go on from the first or the last position; others subscribe anew.
@@ -262,6 +285,20 @@ class Stream:
                 self._messages = [
                     Message(*merged[:3], created=merged.created, unread=merged.unread)
                 ]
+        return before
+
+    def _end(self) -> str | None:
+        """The position after all messages; None if who is there may lack what some of them brought.
+
+        That is where several have it: one of them may not have been read.
+        """
+        messages = self._messages
+        position = messages[-1].position if messages else self._base
+        at_end = list(takewhile(lambda kept: kept.position == position, reversed(messages)))
+        if at_end and (len(at_end) < len(messages) or self._base != position):
+            # This one led there.
+            at_end.pop()
+        return None if any(kept.entries for kept in at_end) else position
 
     def _reading(self) -> Reading:
         messages = self._messages

@@ -13,7 +13,7 @@ import grpc
 
 from datastream import Capability, DatastreamError, Entry, Revision
 from datastream.selection import Selection, Selects
-from datastream.source import Health, Reading, Source, Write, Written
+from datastream.source import Health, Publish, Reading, Source, Write, Written
 from datastream.url import Count, Location, Seconds, checks_options, configured
 from datastream_grpc import _convert
 from datastream_grpc._async_calls import AsyncCalls
@@ -128,7 +128,7 @@ class GrpcSource(Source):
             return self._answered(self._stream.state(wanted))
         if isinstance(selection, Selection):
             return self._calls.once(wanted, since)
-        return self._stream.after(wanted, since)
+        return self._stream.after(wanted, since, selection)
 
     def get(self, key: str) -> Entry | None:
         return self._answered(self._calls.entry(key))
@@ -158,6 +158,10 @@ class GrpcSource(Source):
 
     def wake(self) -> None:
         self._stream.news.set()
+
+    def publish_to(self, publish: Publish) -> None:
+        """As in `HasChanges`."""
+        self._stream.publish = publish
 
     def write(self, writes: Sequence[Write]) -> Written:
         return Written(self._answered(self._calls.write(writes)))
