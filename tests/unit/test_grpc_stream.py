@@ -37,7 +37,7 @@ class Setting:
         takes = change.since == self.position
         if takes:
             self.position = change.position
-            self.published.append([(entry.key, entry.revision) for entry in change.entries])
+            self.published.append(sorted((e.key, e.revision) for e in change.entries))
         return takes
 
     def bring(self, cursor, reset=False, unread=(), **revisions):
