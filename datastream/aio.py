@@ -41,6 +41,10 @@ class Inbox:
         self._buffer: Buffer[Any] = ConflatingBuffer() if buffer is None else buffer
         self._waiter: asyncio.Future[None] | None = None
         self._notify: Callable[[], None] | None = None
+        # For who follows: the batch that comes next, if all before it were taken; and whether the
+        # buffer has more.
+        self._next: Any | None = None
+        self._has_more = False
         self.ended = False
         """Nothing comes any more; what came before may not be taken yet."""
         self._error: Exception | None = None
@@ -49,14 +53,24 @@ class Inbox:
         with self._lock:
             if self.ended:
                 return
-            overflow = self._buffer.put(batch, before)
-            if overflow is not None:
-                self._buffer.clear()
-                self.ended, self._error = True, overflow
-            if self._notify is not None:
-                self._notify()
-            else:
+            notify = self._notify
+            if notify is None:
+                self._keep(batch, before)
                 self._wake()
+                return
+            if self._next is None and not self._has_more:
+                # Mostly it is taken before another comes: the buffer is for who falls behind.
+                self._next = batch
+            else:
+                self._has_more = True
+                self._keep(batch, before)
+            notify()
+
+    def _keep(self, batch: Any, before: Sequence[str | None] | None) -> None:
+        overflow = self._buffer.put(batch, before)
+        if overflow is not None:
+            self._buffer.clear()
+            self.ended, self._error = True, overflow
 
     def end(self, error: Exception | None = None) -> None:
         with self._lock:
@@ -74,14 +88,20 @@ class Inbox:
         """
         with self._lock:
             self._notify = notify
+            self._has_more = bool(self._buffer)
 
     def take(self) -> tuple[Any | None, bool]:
         """The next batch, None if there is none just now; and whether more wait."""
         with self._lock:
+            batch = self._next
+            if batch is not None:
+                self._next = None
+                return batch, self._has_more
             batch = self._buffer.take()
             if batch is None and self._error is not None:
                 raise self._error
-            return batch, bool(self._buffer)
+            self._has_more = bool(self._buffer)
+            return batch, self._has_more
 
     def poll(self) -> Any | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""

@@ -44,7 +44,7 @@ class BoundedBuffer(ConflatingBuffer):
         self._is_charged = False
 
     def put(self, batch: Batch, before: Before = None, /) -> Exception | None:
-        is_behind = bool(self)
+        is_behind = bool(self._queue) or self._newest is not None
         super().put(batch, before)
         # Who keeps up has nothing waiting, and is not counted.
         if batch.initial or not is_behind or self._is_free():

@@ -72,12 +72,13 @@ class Delivery:
         if (before or "") == entry.revision:
             return
         batch: Batch | None = None
+        revisions = (before,)
         for route in self._routes.of(key):
             for subscription in route.subscriptions:
                 if batch is None:
                     created = NOTHING if before is not None else frozenset((key,))
                     batch = as_batch((entry,), position, about, created)
-                subscription.sink.offer(batch, (before,))
+                subscription.sink.offer(batch, revisions)
         if batch is not None:
             known.learn(entry)
         if self._remembered.waiting:

@@ -6,7 +6,9 @@ import threading
 import pytest
 
 import datastream
-from datastream import InvalidKey, Store
+from datastream import Batch, Entry, InvalidKey, Store
+from datastream._watch.buffer import ConflatingBuffer, NewestBuffer
+from datastream.aio import Inbox, Overflow
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT, Spy
 from datastream.testing._tools import eventually
@@ -174,3 +176,81 @@ def test_a_loop_that_was_closed_with_a_watch_open_harms_no_writer(in_thread):
         assert inbox.ended
         assert store["a"] == 1
         del watch
+
+
+@pytest.fixture
+def followed():
+    """Runs a function with an inbox that is followed, and what it was notified of."""
+
+    def run(use, buffer=None):
+        async def made():
+            inbox, notified = Inbox(buffer), []
+            inbox.follow(lambda: notified.append(None))
+            use(inbox, notified)
+
+        asyncio.run(made())
+
+    return run
+
+
+def batch(revision):
+    return Batch((Entry("k", b"v", "bytes", None, revision),), revision)
+
+
+def taken(inbox):
+    """The revisions of what waits, batch by batch."""
+    found = []
+    while (one := inbox.take()[0]) is not None:
+        found.append([entry.revision for entry in one])
+    return found
+
+
+def test_who_follows_an_inbox_and_keeps_up_takes_each_batch(followed):
+    def use(inbox, notified):
+        for number in "123":
+            inbox.offer(batch(number))
+            assert inbox.take() == (batch(number), False)
+            assert inbox.take() == (None, False)
+        assert len(notified) == 3
+
+    # Nothing of it passes through the buffer.
+    followed(use, NewestBuffer())
+
+
+def test_who_follows_an_inbox_and_falls_behind_takes_batches_in_their_order(followed):
+    def use(inbox, notified):
+        for number in "123":
+            inbox.offer(batch(number))
+        assert inbox.take() == (batch("1"), True)
+        inbox.offer(batch("4"))
+        assert taken(inbox) == [["2"], ["3"], ["4"]]
+        inbox.offer(batch("5"))
+        assert inbox.take() == (batch("5"), False)
+        assert len(notified) == 5
+
+    followed(use)
+
+
+def test_what_waits_beyond_the_next_batch_is_conflated(followed):
+    def use(inbox, notified):
+        for number in "123":
+            inbox.offer(batch(number), ("0",))
+        assert taken(inbox) == [["1"], ["3"]]
+
+    followed(use, NewestBuffer())
+
+
+def test_who_follows_an_inbox_that_overflows_is_told_after_the_next_batch(followed):
+    class Full(ConflatingBuffer):
+        def put(self, batch, before=None, /):
+            return Overflow("too far behind")
+
+    def use(inbox, notified):
+        for number in "123":
+            inbox.offer(batch(number))
+        assert inbox.ended
+        assert inbox.take() == (batch("1"), True)
+        with pytest.raises(Overflow):
+            inbox.take()
+
+    followed(use, Full())

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -29,6 +30,8 @@ class Ready:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.context = copy_context()
+        """What callbacks of senders run in: else each would copy that of whoever published."""
         self._loop = loop
         self._steps: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
@@ -196,7 +199,7 @@ class Sender:
             # gRPC has no error of its own for a client that is gone.
             raise ClientLeft from error
         self._writing, self._awaited = writing, awaited
-        awaited.add_done_callback(self._written)
+        awaited.add_done_callback(self._written, context=self._ready.context)
         return True
 
     def _has_next(self, waiter: asyncio.Future[Batch | None]) -> bool:
