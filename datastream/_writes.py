@@ -62,7 +62,7 @@ class WriteCheck:
         """Check what is written in one go."""
         if isinstance(writes, Puts) and _are_plain(writes.entries):
             # What is left to be asked is the same for all.
-            self(writes[0])
+            self.one(writes[0])
             return
         for write in writes:
             self.one(write)
