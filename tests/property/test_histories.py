@@ -60,6 +60,7 @@ BACKENDS = {
     "listed, one call at a time": lambda request: backends.Listed(safe=False),
     "listed, loaded": lambda request: backends.Listed(by_content=True, loads=True),
     "listed, writes tell": lambda request: backends.Listed(tells=True),
+    "compared": lambda request: backends.Compared(),
     "sqlite": sqlite,
     "sqlite, nothing but ours": partial(sqlite, audited=False),
     "sqlite, polled": partial(sqlite, triggers=False),
@@ -88,7 +89,7 @@ QUICK = [
 LONG = [
     *((backend, manner) for backend in BACKENDS for manner in ("", "apart")),
     *((backend, "remote, faults") for backend in ("listed", "postgres")),
-    *((backend, "remote") for backend in ("memory", "sqlite", "git", "files", "nats")),
+    *((backend, "remote") for backend in ("memory", "compared", "sqlite", "git", "files", "nats")),
     ("nats", "remote, faults"),
 ]
 

@@ -7,13 +7,15 @@ import secrets
 import sqlite3
 import subprocess
 import threading
+import time
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from random import Random
 
 from datastream.entry import Capability, Entry, deleted
-from datastream.source import WRITING, Reading, Source, Write, Written, check_expected
+from datastream.source import WRITING, Feature, Reading, Source, Write, Written, check_expected
 from tests.repositories import ENVIRONMENT, Repository
 
 
@@ -185,6 +187,127 @@ class Listed(Backend):
     def peek(self, key):
         with self.table.lock:
             return self.table.data.get(key, (None,))[0]
+
+
+class Versions:
+    """All states that ever were, as a repository keeps them, shared by sources that compare two."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.epoch = secrets.token_hex(4)
+        self.states: list[dict[str, bytes]] = [{}]
+        self.commits: list[dict[str, bytes | None]] = []
+        self.bells: list[threading.Event] = []
+
+    def commit(self, changes):
+        state = dict(self.states[-1])
+        for key, value in changes.items():
+            if value is None:
+                state.pop(key, None)
+            else:
+                state[key] = value
+        if state != self.states[-1]:
+            self.states.append(state)
+            self.commits.append(dict(changes))
+        for bell in list(self.bells):
+            bell.set()
+
+    def position(self, number):
+        return f"{self.epoch}:{number}"
+
+    def number(self, position):
+        return int(position.removeprefix(f"{self.epoch}:"))
+
+
+class ComparingSource(Source):
+    """Tells what differs between two versions: what came and went in between is never told.
+
+    A revision is the content, so that it comes back with it. Each read takes a moment, at its
+    beginning and at its end.
+    """
+
+    features = WRITING | {Feature.LOG}
+
+    def __init__(self, versions, seconds):
+        self.versions = versions
+        self.seconds = seconds
+        self.random = Random(versions.epoch)
+        self.bell = threading.Event()
+        versions.bells.append(self.bell)
+
+    def capabilities(self):
+        return [Capability(key, "bytes") for key in self.versions.states[-1]]
+
+    def read(self, selection, since):
+        self._takes_a_moment()
+        versions = self.versions
+        with versions.lock:
+            number = len(versions.states) - 1
+        state = selected(versions.states[number], selection)
+        position = versions.position(number)
+        if since is None:
+            reading = Reading([as_entry(*item) for item in state.items()], position, True)
+        else:
+            before = selected(versions.states[versions.number(since)], selection)
+            gone = [deleted(key) for key in before if key not in state]
+            now = [as_entry(k, v) for k, v in state.items() if before.get(k) != v]
+            created = frozenset(entry.key for entry in now if entry.key not in before)
+            reading = Reading([*gone, *now], position, False, created=created)
+        self._takes_a_moment()
+        return reading
+
+    def _takes_a_moment(self):
+        time.sleep(self.random.random() * self.seconds)
+
+    def write(self, writes):
+        versions = self.versions
+        with versions.lock:
+            state = versions.states[-1]
+            for write in writes:
+                value = state.get(write.key)
+                check_expected(write, None if value is None else value.decode())
+            versions.commit({write.key: write.value for write in writes})
+            return [deleted(w.key) if w.value is None else as_entry(w.key, w.value) for w in writes]
+
+    def wait(self, timeout):
+        self.bell.wait(timeout)
+        self.bell.clear()
+
+    def wake(self):
+        self.bell.set()
+
+    def close(self):
+        with suppress(ValueError):
+            self.versions.bells.remove(self.bell)
+
+
+def selected(state, selection):
+    return {key: value for key, value in state.items() if selection.matches(key)}
+
+
+def as_entry(key, value):
+    return Entry(key, value, "bytes", None, value.decode())
+
+
+class Compared(Backend):
+    """A third party's versions, as git's are, at the speed of memory."""
+
+    audited = True
+    content_revisions = True
+
+    def __init__(self, seconds=0.0005):
+        self.versions = Versions()
+        self.source = lambda: ComparingSource(self.versions, seconds)
+
+    def commit(self, changes):
+        with self.versions.lock:
+            self.versions.commit(changes)
+
+    def audit(self):
+        return list(self.versions.commits)
+
+    def peek(self, key):
+        return self.versions.states[-1].get(key)
 
 
 class Sqlite(Backend):

@@ -258,16 +258,17 @@ def _fresh(truth: Truth, pasts: _Pasts, one: Received) -> Iterator[tuple[str, st
 
 
 def _offered(pasts: _Pasts, one: Received) -> Iterator[tuple[str, str]]:
-    places: dict[str, int] = {}
+    state = dict(one.had_values)
     at = 0
     for batches, key, value in one.offered:
         while at < batches:
-            for entry in one.batches[at].entries:
-                put = entry.value if entry.operation == PUT else None
-                places[entry.key] = pasts.place(entry.key, put, places.get(entry.key, 0)) or 0
+            _take(state, one.batches[at])
             at += 1
         least = pasts.place(key, value, 0)
-        if one.asked.matches(key) and least is not None and places.get(key, 0) < least:
+        if not one.asked.matches(key) or least is None:
+            continue
+        # Who looks after the key is gone again never had it.
+        if pasts.place(key, state.get(key), least) is None:
             yield "read your writes", f"{key!r} = {value!r:.60} was not offered when put returned"
             return
 

@@ -162,8 +162,11 @@ class History:
         )
 
     def _begin_stayers(self):
+        # What somebody watches anyhow is known already when a newcomer comes.
+        everything = Asked() if self.random.random() < 0.7 else self.asked(self.random)
         for name, store in self.stores.items():
-            for asked, delay in ((Asked(), 0.0), (self.asked(self.random), 0.0), (Asked(), 0.02)):
+            others = self.asked(self.random)
+            for asked, delay in ((everything, 0.0), (others, 0.0), (everything, 0.02)):
                 one = self.subscriber(f"stayer {name}", store, asked, None, delay)
                 self.stayers.append(one.start())
 

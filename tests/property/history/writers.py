@@ -157,7 +157,7 @@ class Writer:
 
     def _there_and_back(self):
         key, value = self._key(), self._value()
-        for content in (value, self._value(), value):
+        for content in (value, self.random.choice((None, self._value())), value):
             self.commit({key: content})
 
     def _clear(self):
