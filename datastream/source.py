@@ -70,6 +70,10 @@ class Feature(Enum):
     """`HasReplay`: what was committed together in the past comes together again."""
     TTL = auto()
     """``ttl`` of a put: the key is removed by itself after a while."""
+    TRANSIENT = auto()
+    """With a position, `read` also names the keys that came and went since it, and those that are
+    again what they were. Without, what a newcomer was shown is compared once more where the
+    backend moved on meanwhile."""
 
 
 WRITING = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC})

@@ -114,6 +114,7 @@ FEATURES = {
     "AT": "`at`",
     "REPLAY": "`replay`",
     "TTL": "`ttl=`: keys that expire",
+    "TRANSIENT": "its log names keys that came and went",
 }
 
 

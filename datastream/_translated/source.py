@@ -18,7 +18,7 @@ from datastream.sources._common.wake import WakeEvent
 PASSED_ON = frozenset(
     {
         *(Feature.WRITE, Feature.COMPARE_AND_SET, Feature.ATOMIC, Feature.TYPES),
-        *(Feature.MESSAGES, Feature.LOG),
+        *(Feature.MESSAGES, Feature.LOG, Feature.TRANSIENT),
     }
 )
 """What it can do if the store below can."""

@@ -78,7 +78,9 @@ class Core:
         self._instant = source.instant and source.thread_safe
         features = source.features
         self._publisher = Publisher(
-            atomic=Feature.ATOMIC in features, consistent=not source.eventually_consistent
+            atomic=Feature.ATOMIC in features,
+            consistent=not source.eventually_consistent,
+            has_log=Feature.LOG in features,
         )
         self._brings_changes = False
         if isinstance(source, HasChanges):

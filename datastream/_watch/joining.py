@@ -8,7 +8,7 @@ from datastream._watch.publisher import Publisher
 from datastream._watch.steps import Step
 from datastream._watch.subscription import Join, Subscription, had_of
 from datastream.errors import SourceUnavailable
-from datastream.source import Source
+from datastream.source import Feature, Source
 
 JOINS = 20
 """Attempts to bring a newcomer to the position of all others."""
@@ -69,16 +69,25 @@ class Joiner:
                 return True
             if step is Step.BEGIN_AGAIN:
                 return False
-            if step is Step.LOAD:
+            if step is Step.CONFIRM:
+                changes = self._feed.read(subscription.selection, join.cursor)
+                if changes.complete:
+                    return False
+                join.confirm(changes)
+            elif step is Step.LOAD:
                 number = 0 if self._calls(None, join.load) else number
             else:
+                is_first = not number
                 number = self._feed.catch_up()
+                if is_first:
+                    self._advance(join)
         return False
 
     def _state_of(self, subscription: Subscription) -> Join:
         """What a joining subscriber has to be given, as of its own read."""
         selection, since = subscription.selection, subscription.since
-        join = Join(selection, since)
+        is_told_all = Feature.TRANSIENT in self._source.features
+        join = Join(selection, since, is_told_all=is_told_all)
         covered = self._publisher.is_covered(subscription) and not subscription.needs_state
         if join.cursor is None or not covered:
             self._begin(subscription, join)
@@ -92,6 +101,13 @@ class Joiner:
         reading = self._feed.read(subscription.selection, None)
         self._feed.begin_anew()
         join.begin(reading)
+
+    def _advance(self, join: Join) -> None:
+        """Bring a state to where all others are, if nothing changes meanwhile."""
+        position = self._publisher.position
+        is_state = join.cursor is None and join.has_state and join.position
+        if is_state and position is not None and not join.is_exact(position):
+            join.advance(self._feed.read(join.selection, join.position))
 
     def _resume(self, subscription: Subscription, join: Join, cursor: str) -> None:
         selection = subscription.selection

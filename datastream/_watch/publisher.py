@@ -41,17 +41,22 @@ class Publisher:
         atomic: the backend writes several keys together, so that no part of a reading may be
             published without the rest.
         consistent: a read shows all that another one has shown before.
+        has_log: subscribers resume from the position they were given.
     """
 
-    def __init__(self, *, atomic: bool, consistent: bool) -> None:
+    def __init__(self, *, atomic: bool, consistent: bool, has_log: bool = False) -> None:
         self._lock = threading.Lock()
         self._atomic = atomic
         self._consistent = consistent
+        self._has_log = has_log
         self.position: str | None = None
         """None while nobody has joined."""
         # The state published is just that of `position`: no write, and no part of a reading, was
         # published on top of it.
         self._at_position = True
+        # What was published is later than `position`: a log that begins there may say nothing of
+        # what came after it and is over by then.
+        self._is_ahead = False
         # Reads are numbered: the last that began, when what is selected last grew, and the last
         # that was published.
         self._reads = self._grown_at = self._covered = 0
@@ -74,10 +79,12 @@ class Publisher:
             if self.position is None:
                 return None
             self._reads += 1
-            # Who stands apart was shown what may be over already. A backend without a log then
-            # says that nothing has changed: only the complete state tells.
-            since = None if self._apart.given or self._mixed else self.position
+            since = None if self._needs_state() else self.position
             return Ticket(self.position, self._known.version, self._reads, self.routes.union, since)
+
+    def _needs_state(self) -> bool:
+        """Whether somebody was shown what may be over already: only the complete state tells."""
+        return bool(self._apart.given or self._mixed or self._is_ahead)
 
     @property
     def version(self) -> int:
@@ -150,7 +157,8 @@ class Publisher:
         # What was left out has to be read again: by the next poll, from where all are.
         if part.is_whole:
             self.position = reading.position
-        self._at_position = part.is_whole and not has_moved_on(reading, values)
+        self._is_ahead = not part.is_whole or has_moved_on(reading, values)
+        self._at_position = not self._is_ahead
         self._confirm_empty.clear()
         self._covered = max(self._covered, ticket.number)
         self._delivery.deliver(news, self.position or "", reading, apart)
@@ -167,9 +175,9 @@ class Publisher:
             return None
         # What newcomers select was not asked for: it is no part of this reading.
         has_grown = ticket.number <= self._grown_at
-        if has_grown and (self.routes.excluding or not reading.complete):
-            # What a log tells is read again for little; published in part, its changes would
-            # go out under a cursor from which they come once more.
+        if has_grown and (self.routes.excluding or self._has_log or not reading.complete):
+            # What a log tells is read again for little; published in part, its changes would go
+            # out under a cursor from which they come once more, or their end is never told.
             return None
         skipped = known.touched_since(ticket.version) if moved else NOTHING
         covers = _covers(ticket.union) if has_grown else None
@@ -244,7 +252,7 @@ class Publisher:
 
     def _is_all(self, asked: Selects) -> bool:
         """Whether what `asked` selects is all that anybody watches, and all were told the same."""
-        differs = self._members.joining or self._apart.given or self._mixed
+        differs = self._members.joining or self._needs_state()
         return asked is self.routes.union and not differs
 
     def _publish_written(self, written: Written) -> None:
@@ -322,6 +330,7 @@ class Publisher:
             self._register(subscription)
 
     def _register(self, subscription: Subscription) -> None:
+        subscription.position = self.position
         if self._members.register(subscription, self._reads, is_idle=self.position is None):
             self._grown_at = self._reads
 
@@ -346,6 +355,8 @@ class Publisher:
                 step = Step.CATCH_UP
             if step is Step.BEGIN_AGAIN:
                 self._register(subscription)
+            elif step is Step.DONE and join.unconfirmed():
+                return Step.CONFIRM
             elif step is Step.DONE and join.needs_values():
                 return Step.LOAD
             elif step is Step.DONE:
@@ -356,27 +367,35 @@ class Publisher:
         """Bring `join` to the common position, if what lies between is known."""
         if not (join.has_state or self.is_covered(subscription)):
             return Step.BEGIN_AGAIN
-        is_sure = self._consistent and self._at_position
-        if self.position is None or (is_sure and join.position == self.position):
-            # No change lies between: whatever was buffered, the state shows it already.
+        if join.is_as_read and self._is_here(join):
             return Step.DONE
-        if subscription.was_idle:
+        if subscription.was_idle or self.position is None:
             return Step.BEGIN_AGAIN
         if not 0 < number <= self._covered:
             return Step.CATCH_UP
         buffer, subscription.buffer = subscription.buffer or [], []
-        if join.apply(buffer):
+        if join.apply(buffer, subscription.position):
             return Step.DONE
         subscription.needs_state = True
         return Step.BEGIN_AGAIN
 
+    def _is_here(self, join: Join) -> bool:
+        """Whether no change lies between it and the common position, whatever was buffered."""
+        if self.position is None:
+            return True
+        return self._consistent and self._at_position and join.position == self.position
+
     def _is_mixed(self, subscription: Subscription, join: Join) -> bool:
-        """Whether a state that was brought up to date is none that was published.
+        """Whether a state that was brought up to date may be none that was published.
 
         It still has what came and went between the common position and its own read, where the
         backend does not remember that, beside what changed later: it is of two moments.
         """
-        if self.position is None or not join.is_patched or subscription in self._mixed:
+        if self.position is None or subscription in self._mixed:
+            return False
+        if not join.is_exact(self.position):
+            return True
+        if not join.is_patched:
             return False
         known, is_watched = self._known.revisions, self._members.is_watched
         revisions = join.revisions().items()
@@ -388,7 +407,7 @@ class Publisher:
         revisions: Mapping[str, str] = NO_REVISIONS
         if is_first:
             known.begin(join.columns or join.revisions())
-            self.position, self._at_position = join.position, True
+            self.position, self._at_position, self._is_ahead = join.position, True, False
         else:
             revisions = join.revisions()
             if join.has_state:

@@ -43,3 +43,5 @@ class Step(Enum):
     """Have what happened since the read published."""
     LOAD = auto()
     """Load values."""
+    CONFIRM = auto()
+    """Read again what changed since the cursor."""

@@ -42,7 +42,7 @@ class Subscription:
     """
 
     __slots__ = (
-        "buffer", "lacking", "left", "needs_state", "registered", "route", "selection",
+        "buffer", "lacking", "left", "needs_state", "position", "registered", "route", "selection",
         "since", "sink", "transient", "was_idle",
     )  # fmt: skip
 
@@ -67,6 +67,8 @@ class Subscription:
         """What changed since the cursor was not enough to join with."""
         self.registered = 0
         """The number of the last read that began before it registered."""
+        self.position: str | None = None
+        """Where the publisher stood when it registered; None if nobody had joined."""
         self.was_idle = False
         """Nothing was polled when it registered, so that `buffer` may begin too late."""
         self.left = False
@@ -100,15 +102,19 @@ class Join:
     Args:
         selection: which keys.
         since: where the subscriber resumes.
+        is_told_all: what is published names all that has changed, see `Feature.TRANSIENT`.
     """
 
-    def __init__(self, selection: Selection, since: Since) -> None:
-        self._selection = selection
+    def __init__(self, selection: Selection, since: Since, *, is_told_all: bool = True) -> None:
+        self.selection = selection
+        self._is_told_all = is_told_all
         self._had = had_of(selection, since)
         self.cursor = since if isinstance(since, str) else None
         self.reset = False
         self.position = ""
         self.has_state = False
+        self.is_as_read = True
+        """It is the state at `position`: nothing was applied to it since."""
         self.is_patched = False
         """Some of it is later than the rest was read."""
         # The state as it was read, until something changes it: then `state` has it by key.
@@ -120,6 +126,14 @@ class Join:
         # For a cursor: keys that changed since it, and the revisions before anything followed.
         self._resumed: dict[str, None] = {}
         self._created: frozenset[str] = frozenset()
+        # What is applied from here on begins where this was read, or later. Until that is sure:
+        # keys that were created meanwhile, and may have been there at the cursor all the same.
+        self._has_met = False
+        self._doubtful: set[str] = set()
+        # What changed since the cursor was read where the state was; else, keys of which a second
+        # read has told whether they were there at the cursor.
+        self._is_aligned = True
+        self._confirmed: set[str] = set()
         # Revisions at the cursor, where they are known, of keys that have changed since.
         self._before: Mapping[str, str] = NO_REVISIONS
         self._transient = False
@@ -169,9 +183,12 @@ class Join:
             self.reset, self.cursor = True, None
             self.begin(reading)
             return
-        self.position = reading.position
+        if self.has_state and self.position != reading.position:
+            self._is_aligned = self.is_as_read = False
+        # Of none, where it is made of two.
+        self.position = reading.position if self._is_aligned else ""
         self._apply(Published(reading, {}))
-        matches = self._selection.matches
+        matches = self.selection.matches
         # In the order of the backend, which is that of the changes where it has a log.
         self._resumed = {entry.key: None for entry in reading.entries if matches(entry.key)}
         self._transient = transient
@@ -180,23 +197,50 @@ class Join:
             self._before = reading.before
         self._origin = self.revisions()
 
-    def apply(self, published: Iterable[Published]) -> bool:
+    def apply(self, published: Iterable[Published], since: str | None) -> bool:
         """Take in what was published since the subscription registered, in that order.
+
+        Args:
+            since: the position at which that begins.
 
         Returns:
             False if that needs the state, which was not read.
         """
+        self._has_met = self._has_met or since == self.position
         for one in published:
+            self.is_as_read = False
             if not self.has_state and (one.reading.complete or self._is_unsure(one.reading)):
                 return False
             self._apply(one)
             self.is_patched = not one.reading.complete and (
                 self.is_patched or bool(one.reading.entries)
             )
-            if self.cursor is not None:
-                # Later than the cursor, so what held nothing then held nothing at the cursor.
-                self._created |= one.reading.created - self._resumed.keys()
+            self._take_created(one.reading)
+            is_state = one.reading.complete
+            self._has_met = self._has_met or is_state or one.reading.position == self.position
         return True
+
+    def is_exact(self, position: str) -> bool:
+        """Whether this is the state at `position`, to which it was brought.
+
+        Else it may have what came and went between the readings that were published, which a log
+        that compares two states does not name.
+        """
+        is_there = self.is_as_read and self.position == position
+        return self._is_told_all or self._has_met or is_there
+
+    def _take_created(self, reading: Reading) -> None:
+        """Learn which keys held nothing at the cursor."""
+        if self.cursor is None:
+            return
+        created = reading.created - self._resumed.keys()
+        if self.has_state:
+            # What was there when the changes were read, and is none of them, was there before.
+            self._created |= created - self._origin.keys()
+        elif self._has_met:
+            self._created |= created
+        else:
+            self._doubtful |= created
 
     def _is_unsure(self, reading: Reading) -> bool:
         """Whether it deletes a key of which nothing says that there was one at the cursor.
@@ -206,13 +250,29 @@ class Join:
         """
         if self.cursor is None:
             return False
-        known = self._resumed.keys() | self._created | self.state.keys() | reading.created
+        known = self._resumed.keys() | self._created | (self.state.keys() - self._doubtful)
+        if self._has_met:
+            known |= reading.created
         return any(
             entry.operation is DELETE
             and entry.key not in known
-            and self._selection.matches(entry.key)
+            and self.selection.matches(entry.key)
             for entry in reading.entries
         )
+
+    def unconfirmed(self) -> set[str]:
+        """Keys of the state that are gone now, and may have come after the cursor."""
+        if self._is_aligned or self.cursor is None:
+            return set()
+        known = self._resumed.keys() | self._confirmed
+        return self._origin.keys() - self.state.keys() - known
+
+    def confirm(self, reading: Reading) -> None:
+        """Take in what changed since the cursor, read after all of these were gone."""
+        keys = self.unconfirmed()
+        named = {entry.key for entry in reading.entries} - reading.created
+        self._created |= keys - named
+        self._confirmed |= keys
 
     def load(self) -> bool:
         """Load the values still needed; True if a value has changed since it was listed."""
@@ -257,7 +317,7 @@ class Join:
         created: frozenset[str] = frozenset()
         if self.cursor is not None:
             created = self._created.intersection(keys_of(news))
-        unread = concerning(self._unread, self._selection)
+        unread = concerning(self._unread, self.selection)
         return Batch(news, cursor, initial=True, reset=self.reset, created=created, unread=unread)
 
     def revisions(self) -> dict[str, str]:
@@ -288,7 +348,8 @@ class Join:
             gone = [entry for key, entry in self._gone.items() if key not in never_had]
             return [*gone, *self.state.values()]
         changes = diff.difference(self._origin, list(self.state.values()))
-        later = [entry for entry in changes if entry.key not in self._resumed]
+        told = self._resumed.keys() | never_had
+        later = [entry for entry in changes if entry.key not in told]
         return [self._now(key) for key in self._resumed if key not in never_had] + later
 
     def _now(self, key: str) -> Entry:
@@ -296,7 +357,7 @@ class Join:
 
     def _apply(self, published: Published) -> None:
         reading, skipped = published.reading, published.skipped
-        matches = self._selection.matches
+        matches = self.selection.matches
         entries = [e for e in reading.entries if matches(e.key) and e.key not in skipped]
         if reading.complete:
             self._unread = reading.unread

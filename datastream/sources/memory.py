@@ -46,7 +46,7 @@ class MemorySource(Source):
         name: share the table of that name within the process; "" for one of its own.
     """
 
-    features = WRITING | {Feature.TYPES, Feature.LOG}
+    features = WRITING | {Feature.TYPES, Feature.LOG, Feature.TRANSIENT}
     instant = True
 
     def __init__(self, name: str = "") -> None:

@@ -372,6 +372,76 @@ def test_two_who_join_an_idle_publisher_do_not_miss_what_lies_between_their_read
     assert two.sink.news == [[("k", "2")]]
 
 
+def told_in_part(publisher, selection, reading, since=None):
+    """One that joins with a state, of a backend whose log only compares two states."""
+    subscription = register(publisher, selection, since)
+    join = Join(selection, since, is_told_all=False)
+    join.begin(reading)
+    return subscription, join
+
+
+def test_what_came_and_went_before_a_newcomer_joined_is_not_kept_by_it(publisher):
+    joined(publisher, state("p5"), Selection.of("b/"))
+    two, join = told_in_part(publisher, Selection.of("a/"), state("p7", **{"a/flash": "6"}))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p9"))
+    assert publisher.join(two, join, ticket.number) is Step.CATCH_UP
+    ticket = publisher.ticket()
+    assert ticket.since is None, "only the state tells that it is gone"
+    publisher.publish(ticket, state("p10"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[]]
+    assert publisher.ticket().since == "p10"
+
+
+@pytest.mark.parametrize("at", ["p5", "p8", "p9"])
+def test_a_newcomer_whose_state_is_one_that_was_published_needs_no_other(publisher, at):
+    joined(publisher, state("p5"), Selection.of("b/"))
+    two, join = told_in_part(publisher, Selection.of("a/"), state(at, **{"a/x": "1"}))
+    publisher.publish(publisher.ticket(), changes("p8"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p9"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("a/x", "1")]]
+
+
+def test_of_a_backend_with_a_log_no_state_is_published_in_part():
+    """Who resumes from its cursor would not be told the end of what came after it."""
+    publisher = Publisher(atomic=True, consistent=True, has_log=True)
+    one = joined(publisher, state("p1"), Selection.of("a/"))
+    ticket = publisher.ticket()
+    register(publisher, Selection.of("b/"))
+    assert publisher.publish(ticket, state("p2", **{"a/flash": "2"})) is Outcome.OUTRUN
+    assert one.sink.news == [[]]
+
+
+def test_a_state_to_which_something_was_applied_is_at_no_position(publisher):
+    joined(publisher, state("p5", **{"b/x": "1"}), Selection.of("b/"))
+    two, join = told_in_part(publisher, Selection.of("b/"), state("p9", **{"b/x": "9"}))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p8", **{"b/x": "8"}))
+    assert publisher.join(two, join, ticket.number) is Step.CATCH_UP
+    ticket = publisher.ticket()
+    publisher.publish(ticket, state("p9", **{"b/x": "9"}))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("b/x", "9")]]
+
+
+def test_after_a_state_that_was_published_in_part_the_next_read_is_of_the_state_too(publisher):
+    """It moves no position: a log that begins there never tells the end of what came after it."""
+    one = joined(publisher, state("p1"), Selection.of("a/"))
+    ticket = publisher.ticket()
+    register(publisher, Selection.of("b/"))
+    part = state("p2", **{"a/flash": "2"})
+    assert publisher.publish(ticket, part) is Outcome.PUBLISHED
+    assert publisher.position == "p1"
+    ticket = publisher.ticket()
+    assert ticket.since is None
+    publisher.publish(ticket, state("p3", **{"a/b": "3"}))
+    assert publisher.ticket().since == "p3"
+    assert one.sink.news[1:] == [[("a/flash", "2")], [("a/flash", None), ("a/b", "3")]]
+
+
 def test_keys_of_a_newcomer_are_not_gone_because_a_reading_did_not_ask_for_them(listed):
     joined(listed, state("p1", a="1"), Selection.of("a"))
     ticket = listed.ticket()
@@ -449,6 +519,67 @@ def test_a_delete_of_what_may_have_come_after_the_cursor_is_not_sent(publisher):
     join.resume(changes("p4", a="3"))
     assert publisher.join(two, join, 0) is Step.DONE
     assert two.sink.news == [[("a", "3")]]
+
+
+@pytest.mark.parametrize(
+    ("had", "told"), [({"back": "1"}, [("back", None)]), ({}, [])], ids=["had it", "had it not"]
+)
+def test_what_a_log_does_not_mention_may_have_gone_and_come_back(publisher, had, told):
+    """A backend that compares two states says nothing of a key that is again what it was."""
+    joined(publisher, state("p1"))
+    two = register(publisher, since="p0")
+    join = Join(ALL, "p0")
+    # Read after the key had come back, or after it had come, and gone.
+    join.resume(changes("p3"))
+    came = changes("p2", back="1")._replace(created=frozenset(["back"]))
+    publisher.publish(publisher.ticket(), came)
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p4", deleted("back")))
+    assert publisher.join(two, join, ticket.number) is Step.BEGIN_AGAIN
+    join = begin(two, state("p3", **had))
+    join.resume(changes("p3"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p5", back="5")._replace(created=frozenset(["back"])))
+    publisher.publish(ticket := publisher.ticket(), changes("p6", deleted("back")))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [told]
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ([deleted("k")], [("a", "2"), ("k", None)]),
+        ([], [("a", "2")]),
+        ([put("k", "9")], [("a", "2")]),
+    ],
+    ids=["had it", "had it not", "created anew"],
+)
+def test_what_was_there_only_between_two_reads_is_asked_for_once_more(publisher, named, told):
+    """The state was read at "p2", what changed since the cursor at "p3": `k` was gone then."""
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher, since="p1")
+    join = begin(two, state("p2", a="1", k="2"))
+    join.resume(changes("p3", a="2"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p4", deleted("k"), a="2"))
+    assert publisher.join(two, join, ticket.number) is Step.CONFIRM
+    created = frozenset(["k"]) if told == [("a", "2")] else frozenset()
+    join.confirm(changes("p5", *named)._replace(created=created))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert sorted(two.sink.news[0]) == told
+
+
+def test_what_came_and_went_after_the_changes_were_read_needs_no_state(publisher):
+    joined(publisher, state("p1"))
+    two = register(publisher, since="p0")
+    join = Join(ALL, "p0")
+    join.resume(changes("p1"))
+    came = changes("p2", flash="1")._replace(created=frozenset(["flash"]))
+    publisher.publish(publisher.ticket(), came)
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p3", deleted("flash")))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[]]
 
 
 def test_a_cursor_that_is_not_honoured_resets(publisher):

@@ -15,7 +15,7 @@ from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import kind_of
 
-ASSUMED = WRITING | frozenset(Feature)
+ASSUMED = frozenset(Feature) - {Feature.TRANSIENT}
 """Of a server that has not said: it is asked, and refuses by itself."""
 OLDER = WRITING | {Feature.TYPES, Feature.LOG}
 """Of a server of an older protocol, as far as it may be one of ours."""

@@ -273,7 +273,7 @@ class NatsSource(Source):
 
 
 def _features(info: Info, *, readonly: bool) -> frozenset[Feature]:
-    found = {Feature.TYPES, Feature.LOG}
+    found = {Feature.TYPES, Feature.LOG, Feature.TRANSIENT}
     if info.history > 1:
         found |= {Feature.HISTORY, Feature.AT, Feature.REPLAY}
     if not (readonly or info.is_closed):

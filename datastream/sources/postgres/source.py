@@ -420,7 +420,7 @@ def _features(catalogue: Catalogue) -> frozenset[Feature]:
     # Without a column for types, what is of another type than the value's column is refused.
     features = frozenset((Feature.TYPES, *(WRITING if catalogue.layout.can_write else ())))
     if catalogue.log.installed is not None:
-        features |= {Feature.LOG}
+        features |= {Feature.LOG, Feature.TRANSIENT}
         if catalogue.log.installed.history:
             features |= {Feature.HISTORY}
     return features

@@ -269,7 +269,8 @@ class SqliteSource(Source):
     def _features(self, attached: Attached) -> frozenset[Feature]:
         can_write = not (attached.layout.only_read or self._current.asked.readonly)
         writing = WRITING if can_write else frozenset[Feature]()
-        return writing | {Feature.TYPES} | ({Feature.LOG} if attached.log else set())
+        of_log = {Feature.LOG, Feature.TRANSIENT} if attached.log else set[Feature]()
+        return writing | {Feature.TYPES} | of_log
 
     def _tell_health(self, attached: Attached) -> None:
         self._watching = self._why_no_log(attached)

@@ -39,6 +39,7 @@ class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_AT: _ClassVar[Feature]
     FEATURE_REPLAY: _ClassVar[Feature]
     FEATURE_TTL: _ClassVar[Feature]
+    FEATURE_TRANSIENT: _ClassVar[Feature]
 OPERATION_UNSPECIFIED: Operation
 OPERATION_PUT: Operation
 OPERATION_DELETE: Operation
@@ -59,6 +60,7 @@ FEATURE_HISTORY: Feature
 FEATURE_AT: Feature
 FEATURE_REPLAY: Feature
 FEATURE_TTL: Feature
+FEATURE_TRANSIENT: Feature
 
 class ListCapabilitiesRequest(_message.Message):
     __slots__ = ("at",)
