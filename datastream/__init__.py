@@ -29,6 +29,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.selection import Selection
+from datastream.snapshot import Snapshot
 from datastream.source import Feature, Write
 from datastream.status import State, Status
 from datastream.store import Store
@@ -69,6 +70,7 @@ __all__ = [
     "Revision",
     "RevisionConflict",
     "Selection",
+    "Snapshot",
     "SourceUnavailable",
     "State",
     "Status",

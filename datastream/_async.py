@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from datastream import codecs
 from datastream._closing import AsyncClosing
-from datastream._columns import by_key
 from datastream._watches import check_seconds
 from datastream._writes import of_delete, of_many
 from datastream.aio import Threads
 from datastream.entry import Batch, Capability, Entry, Revision
 from datastream.errors import KeyNotFound
 from datastream.selection import Selection, check_key
+from datastream.snapshot import Snapshot
 from datastream.source import Write
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class AsyncTwins(AsyncClosing):
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-    ) -> dict[str, Entry]:
+    ) -> Snapshot:
         """`Store.snapshot`."""
         batch = await self.asnapshot_batch(*keys, match=match, exclude=exclude)
         if len(batch) <= FEW_ITEMS:
-            return by_key(batch.entries)
-        return await self.threads.run(by_key, batch.entries)
+            return Snapshot(batch.entries)
+        return await self.threads.run(Snapshot, batch.entries)
 
     async def asnapshot_batch(  # type: ignore[misc]
         self: Store,

@@ -105,8 +105,12 @@ class EntryColumns(Sequence[Entry]):
     def __getitem__(self, index: int | slice) -> Entry | EntryColumns:
         if isinstance(index, slice):
             return self._picked(itemgetter(index))
-        only = self._picked(lambda column: (column[index],))
-        return _entry((*(column[0] for column in only._fields()), PUT))
+        value, value_type, time = self.values[index], self.types[index], self.times[index]
+        revisions, revise = self._revising
+        revision = revisions[index]
+        if revise is not None:
+            (revision,) = revise((value,), (value_type,), (revision,))
+        return _entry((self.keys[index], value, value_type, time, revision, PUT))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EntryColumns | tuple | list):

@@ -17,7 +17,6 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from datastream import codecs
 from datastream._async import AsyncTwins
 from datastream._closing import Closing
-from datastream._columns import by_key
 from datastream._consumers import StoreConsumers
 from datastream._entries import Entries
 from datastream._exploring import StoreExploring
@@ -42,6 +41,7 @@ from datastream.errors import (
     Unsupported,
 )
 from datastream.selection import Selection, check_key
+from datastream.snapshot import Snapshot
 from datastream.source import (
     NO_PAST,
     Feature,
@@ -128,8 +128,10 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         *keys: str,
         match: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
-    ) -> dict[str, Entry]:
+    ) -> Snapshot:
         """What the selected keys hold now, all of one moment; missing keys are left out.
+
+        A mapping of key to `Entry` that never changes; ``copy()`` gives a dict.
 
         Args:
             keys: exact keys, and prefixes ending in "/"; with neither keys nor match, everything.
@@ -137,7 +139,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             exclude: globs of what to leave out.
         """
         batch = self.snapshot_batch(*keys, match=match, exclude=exclude)
-        return by_key(batch.entries)
+        return Snapshot(batch.entries)
 
     def snapshot_batch(
         self,

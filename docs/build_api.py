@@ -69,6 +69,7 @@ NOT_CALLED = (
     datastream.Overlay,
     datastream.testing.Conformance,
     datastream.View,
+    datastream.Snapshot,
     datastream.ViewSnapshot,
     datastream.Diff,
     datastream.Entries,

@@ -22,6 +22,7 @@ from datastream import (
     Operation,
     Overlay,
     Revision,
+    Snapshot,
     State,
     Status,
     Store,
@@ -44,7 +45,7 @@ assert_type(entry, Entry)
 assert_type(entry.value, bytes)
 assert_type(entry.operation, Operation)
 assert_type(store.entry("limits"), Entry)
-assert_type(store.snapshot("fx/", match=["fx/*"]), dict[str, Entry])
+assert_type(store.snapshot("fx/", match=["fx/*"]), Snapshot)
 assert_type(store.snapshot_batch(), Batch)
 assert_type(store.put_many({"a": 1}, expect={"a": ""}), list[Entry])
 capabilities: Sequence[Capability] = store.capabilities()
@@ -136,7 +137,7 @@ async def ask() -> None:
         assert_type(await store.aentry("limits"), Entry)
         assert_type(await store.aput("limits", 1, expect=""), Entry)
         assert_type(await store.aput_many({"a": 1}), list[Entry])
-        assert_type(await store.asnapshot("fx/"), dict[str, Entry])
+        assert_type(await store.asnapshot("fx/"), Snapshot)
         assert_type(await store.aget("limits", 0), Any)
         assert_type(await store.aflush(1.0), bool)
         assert_type(await store.aat("v1.0"), Store)
