@@ -105,7 +105,8 @@ def test_a_time_that_python_does_not_know_is_none(number):
 @pytest.mark.parametrize("field", ["values", "value_types", "times", "revisions"])
 def test_columns_that_do_not_fit_together_are_refused(field):
     sent = entries(TIME, TIME, TIME)
-    columns = _columns.to_columns(EntryColumns.of([sent[0]._replace(value_type="str"), *sent]))
+    columns = pb.Columns()
+    _columns.to_columns(EntryColumns.of([sent[0]._replace(value_type="str"), *sent]), columns)
     del getattr(columns, field)[-1]
     with pytest.raises(DatastreamError, match="lengths"):
         list(_columns.from_columns(columns))

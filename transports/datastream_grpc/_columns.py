@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -38,16 +38,16 @@ def _halved(entries: EntryColumns, most: int) -> Iterator[EntryColumns]:
         yield entries
 
 
-def to_columns(entries: EntryColumns) -> pb.Columns:
-    """Some entries."""
+def to_columns(entries: EntryColumns, columns: pb.Columns) -> None:
+    """Fill in some entries."""
     types, times = entries.types, entries.times
     if len(set(types)) == 1:
         types = types[:1]
-    columns = pb.Columns(
-        values=entries.values if any(entries.values) else None,
-        times=_to_numbers(list(times)) if any(times) else None,
-        revisions=entries.revisions,
-    )
+    if any(entries.values):
+        columns.values.extend(entries.values)
+    if any(times):
+        columns.times.extend(_to_numbers(list(times)))
+    columns.revisions.extend(entries.revisions)
     for texts, column in ((entries.keys, columns.keys), (types, columns.value_types)):
         try:
             column.extend(texts)
@@ -55,7 +55,6 @@ def to_columns(entries: EntryColumns) -> pb.Columns:
             # A source may have made text of foreign bytes.
             del column[:]
             column.extend(map(_as_utf8, texts))
-    return columns
 
 
 def from_columns(columns: pb.Columns) -> EntryColumns:
@@ -66,21 +65,22 @@ def from_columns(columns: pb.Columns) -> EntryColumns:
     """
     number = len(columns.keys)
     return EntryColumns(
-        list(columns.keys),
+        columns.keys[:],
         _filled(columns.values, number, b""),
         _types(columns, number),
-        _from_numbers(_filled(columns.times, number, UNKNOWN)),
+        _from_numbers(list(_filled(columns.times, number, UNKNOWN))),
         _filled(columns.revisions, number, ""),
     )
 
 
-def _filled(column: Sequence[T], number: int, empty: T) -> list[T]:
+def _filled(column: MutableSequence[T], number: int, empty: T) -> Sequence[T]:
     """A column of `number` items, which may have been left out."""
     if not column:
         return [empty] * number
     if len(column) != number:
         raise DatastreamError("the server sent columns of different lengths")
-    return list(column)
+    # A list, made faster than by a step for each.
+    return column[:]
 
 
 def _types(columns: pb.Columns, number: int) -> list[str]:

@@ -110,8 +110,10 @@ def to_columned(batch: Batch) -> Iterator[bytes]:
     parts = to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=not held)
     is_first = True
     for piece in pieces_of(held, MESSAGE_BYTES):
-        columns = pb.DataResponse(columns=(to_columns(piece),)).SerializeToString()
-        yield columns + _mark(batch, is_first=is_first, is_last=False)
+        message = pb.DataResponse()
+        # Not made apart, as it would be copied.
+        to_columns(piece, message.columns.add())
+        yield message.SerializeToString() + _mark(batch, is_first=is_first, is_last=False)
         is_first = False
     yield from parts
 

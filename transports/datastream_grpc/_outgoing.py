@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, TypeAlias
@@ -20,9 +20,9 @@ KEPT_ENTRIES, KEPT_BYTES = 64, 16 << 10
 """Serialised entries kept for other selections, and what one of them may take."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
-PARTS = 4
-"""Messages of a state that are made at once: a switch of threads for each would take as long as it
-does, and a client that does not read holds them."""
+PARTS = 2
+"""Messages of a state that are made at once, while as many are sent: a client that does not read
+holds them all."""
 JOIN_ALONE = 5.0
 """Seconds for which a stream that reads its state keeps others from reading the same."""
 
@@ -102,9 +102,7 @@ class Outgoing:
             parts = _convert.to_messages(batch, deletes=deletes)
             if columns and deletes:
                 parts = _convert.to_columned(batch)
-            while some := await self._run(list, islice(parts, PARTS)):
-                for message in some:
-                    await write(context, message)
+            await self._send_parts(parts, context)
             return
         messages = self.ready(batch, deletes)
         if isinstance(messages, asyncio.Task):
@@ -112,6 +110,20 @@ class Outgoing:
             messages = await asyncio.shield(messages)
         for message in messages:
             await write(context, message)
+
+    async def _send_parts(self, parts: Iterator[bytes], context: Context) -> None:
+        """Send messages, the next of which are made meanwhile."""
+        made = self._made(parts)
+        try:
+            while some := await made:
+                made = self._made(parts)
+                for message in some:
+                    await write(context, message)
+        finally:
+            made.cancel()
+
+    def _made(self, parts: Iterator[bytes]) -> asyncio.Task[list[bytes]]:
+        return asyncio.ensure_future(_as_coroutine(self._run(list, islice(parts, PARTS))))
 
     def _state_of(self, asked: Asked) -> _State:
         if self._is_memory:
