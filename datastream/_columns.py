@@ -14,6 +14,9 @@ from datastream.entry import DELETE, PUT, Entry
 # What `Entry(*fields)` does, less a call of Python.
 _entry = partial(tuple.__new__, Entry)
 
+STEP = 1024
+"""Entries whose revisions are made before other threads, or tasks, get their turn."""
+
 Revise = Callable[[Sequence[bytes], Sequence[str], Sequence[Any]], Sequence[str]]
 """Makes revisions of values, types and what else a source has of each."""
 
@@ -96,7 +99,14 @@ class EntryColumns(Sequence[Entry]):
         return len(self.keys)
 
     def __iter__(self) -> Iterator[Entry]:
-        return map(_entry, zip(*self._fields(), repeat(PUT)))
+        if self._revising[1] is None:
+            return self._entries()
+        return chain.from_iterable(part._entries() for part in self.steps())
+
+    def steps(self) -> Iterator[EntryColumns]:
+        """All of them, a few at a time: an event loop is not held up by the revisions of all."""
+        for start in range(0, len(self), STEP):
+            yield self[start : start + STEP]
 
     @overload
     def __getitem__(self, index: int) -> Entry: ...
@@ -123,6 +133,9 @@ class EntryColumns(Sequence[Entry]):
 
     def __repr__(self) -> str:
         return repr(tuple(self))
+
+    def _entries(self) -> Iterator[Entry]:
+        return map(_entry, zip(*self._fields(), repeat(PUT)))
 
     def _fields(self) -> tuple[Sequence[Any], ...]:
         return self.keys, self.values, self.types, self.times, self.revisions
@@ -164,6 +177,12 @@ def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
 def by_key(entries: Sequence[Entry]) -> dict[str, Entry]:
     """Entries by their key."""
     return dict(zip(keys_of(entries), entries, strict=True))
+
+
+def make_revisions(entries: Sequence[Entry]) -> None:
+    """Make those of columns now, as when a lock is to be taken."""
+    if isinstance(entries, EntryColumns):
+        _ = entries.revisions
 
 
 def revisions_of(entries: Sequence[Entry]) -> dict[str, str]:

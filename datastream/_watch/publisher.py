@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from time import sleep
 from typing import NamedTuple
 
-from datastream._columns import differing, keys_of, matching, revisions_of
+from datastream._columns import differing, keys_of, make_revisions, matching, revisions_of
 from datastream._watch.apart import Apart, News, Told
 from datastream._watch.confirm_empty import ConfirmEmpty
 from datastream._watch.delivery import NOBODY, Delivery
@@ -30,8 +30,6 @@ from datastream.selection import NOTHING, Selection, Selects
 from datastream.source import NO_REVISIONS, Reading, Written
 
 NO_VALUES: Mapping[str, Entry] = {}
-AT_ONCE = 1024
-"""Revisions found out before other threads get their turn."""
 
 
 class Publisher:
@@ -130,6 +128,7 @@ class Publisher:
         Raises:
             Vanished: all watched keys are gone, and no second look has confirmed it.
         """
+        make_revisions(reading.entries)
         with self._lock:
             if self.position is None:
                 return Outcome.PUBLISHED
@@ -298,8 +297,8 @@ class Publisher:
         state, revisions = self._known.later, dict[str, str]()
         if state is None:
             return
-        for start in range(0, len(state), AT_ONCE):
-            revisions |= revisions_of(state[start : start + AT_ONCE])
+        for part in state.steps():
+            revisions |= revisions_of(part)
             # The thread that joined has its first batch to take.
             sleep(0)
             if self._known.later is not state:
@@ -345,6 +344,8 @@ class Publisher:
         Args:
             number: of a read that began after the state of `join` was read; 0 if there was none.
         """
+        if self.position is not None and join.columns is not None:
+            make_revisions(join.columns)
         with self._lock:
             if subscription.left or subscription.route is None or subscription.buffer is None:
                 return Step.DONE

@@ -104,6 +104,26 @@ def test_parts_are_joined_in_columns_only_if_all_are(columns):
     assert joined([columns, [deleted("z")]]) == [*ENTRIES, deleted("z")]
 
 
+def test_who_takes_entries_one_by_one_does_not_wait_for_all_revisions():
+    asked = []
+
+    def revise(values, types, marks):
+        asked.append(len(values))
+        return list(map(str, marks))
+
+    number = 5000
+    keys = [f"k{n}" for n in range(number)]
+    same = [b""] * number, ["bytes"] * number, [None] * number
+    columns = EntryColumns(keys, *same, range(number), revise=revise)
+    entries = iter(columns)
+    assert asked == []
+    assert next(entries) == Entry("k0", b"", "bytes", None, "0")
+    assert len(asked) == 1
+    assert asked[0] < number / 4
+    assert [entry.revision for entry in entries] == [str(n) for n in range(1, number)]
+    assert sum(asked) == number
+
+
 def test_revisions_are_made_once_and_only_those_that_are_asked_for():
     asked = []
 

@@ -912,6 +912,28 @@ def test_revisions_that_are_needed_before_are_asked_for_at_once(publisher, colum
     assert publisher.knows("x")
 
 
+def test_revisions_that_are_compared_are_made_before_the_lock_is_taken(listed):
+    held = []
+
+    def revise(values, types, marks):
+        held.append(listed._lock.locked())
+        return marks
+
+    def of(position, *revisions):
+        keys, number = [f"k{n}" for n in range(len(revisions))], len(revisions)
+        same = [b""] * number, ["bytes"] * number, [None] * number
+        return Reading(EntryColumns(keys, *same, revisions, revise=revise), position, True)
+
+    first, second = register(listed), register(listed, Selection.of("k1", "k2"))
+    assert listed.join(first, begin(first, of("p1", "r1", "r2")), 0) is Step.DONE
+    listed.learn()
+    assert listed.publish(listed.ticket(), of("p2", "r1", "r3")) is Outcome.PUBLISHED
+    assert first.sink.news[1:] == [[("k1", "r3")]]
+    assert listed.join(second, begin(second, of("p2", "r1", "r3")), 1) is Step.DONE
+    assert held
+    assert not any(held)
+
+
 def test_revisions_are_forgotten_with_the_last_subscription(publisher, columns, asked):
     subscription = register(publisher)
     publisher.join(subscription, begin(subscription, Reading(columns, "p1", True)), 0)
