@@ -31,7 +31,7 @@ class EntryColumns(Sequence[Entry]):
         revisions: or, with `revise`, what that makes them of once somebody asks for them.
     """
 
-    __slots__ = ("_revising", "keys", "times", "types", "values")
+    __slots__ = ("_places", "_revising", "keys", "times", "types", "values")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class EntryColumns(Sequence[Entry]):
         self.times = times
         # Together, as threads may be the first to ask at once.
         self._revising = revisions, revise
+        self._places: dict[str, int] | None = None
 
     @property
     def revisions(self) -> Sequence[str]:
@@ -77,9 +78,16 @@ class EntryColumns(Sequence[Entry]):
         fields = zip(*(part._fields() for part in parts), strict=True)
         return cls(*(list(chain.from_iterable(columns)) for columns in fields))
 
+    @property
+    def places(self) -> dict[str, int]:
+        """The place of each key, the last one if it has several; not to be changed."""
+        if self._places is None:
+            self._places = dict(zip(self.keys, range(len(self)), strict=True))
+        return self._places
+
     def unique(self) -> EntryColumns:
         """The last entry of each key."""
-        return self._at({key: number for number, key in enumerate(self.keys)}.values())
+        return self._at(self.places.values())
 
     def by_revision(self) -> EntryColumns:
         """Sorted by their revisions."""
@@ -153,6 +161,35 @@ class EntryColumns(Sequence[Entry]):
         return EntryColumns(*map(pick, fields), revise=revise)
 
 
+class Gathered:
+    """The entries of a state that comes in parts, put together as they come.
+
+    In columns, if all parts are, with the places of their keys: who waits for the next part has
+    the time.
+    """
+
+    def __init__(self) -> None:
+        self._columns: tuple[list[Any], ...] = ([], [], [], [], [])
+        self._places: dict[str, int] = {}
+        self._others: list[Entry] = []
+
+    def add(self, part: Sequence[Entry]) -> None:
+        """Take the next part."""
+        if not isinstance(part, EntryColumns):
+            self._others += part
+            return
+        first = len(self._columns[0])
+        self._places.update(zip(part.keys, range(first, first + len(part)), strict=True))
+        for column, more in zip(self._columns, part._fields(), strict=True):
+            column.extend(more)
+
+    def entries(self) -> Sequence[Entry]:
+        """Those of all parts; none is added after that."""
+        columns = EntryColumns(*self._columns)
+        columns._places = self._places
+        return [*columns, *self._others] if self._others else columns
+
+
 _NONE = EntryColumns((), (), (), (), ())
 
 
@@ -164,14 +201,6 @@ def keys_of(entries: Sequence[Entry]) -> Sequence[str]:
 def held(entries: Sequence[Entry]) -> Sequence[Entry]:
     """The same entries in a sequence that nobody changes."""
     return entries if isinstance(entries, EntryColumns) else tuple(entries)
-
-
-def joined(parts: Sequence[Sequence[Entry]]) -> Sequence[Entry]:
-    """The entries of all parts, in columns if all but empty ones are."""
-    columns = [part for part in parts if isinstance(part, EntryColumns)]
-    if all(isinstance(part, EntryColumns) for part in parts if part):
-        return EntryColumns.joined(columns)
-    return [entry for part in parts for entry in part]
 
 
 def by_key(entries: Sequence[Entry]) -> dict[str, Entry]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any
 
-from datastream._columns import by_key, keys_of
+from datastream._columns import EntryColumns, by_key
 from datastream.entry import Entry
 
 
@@ -65,7 +65,9 @@ class Snapshot(Mapping[str, Entry]):
 
 
 def _places(entries: Sequence[Entry]) -> dict[str, int]:
-    return {key: place for place, key in enumerate(keys_of(entries))}
+    if isinstance(entries, EntryColumns):
+        return entries.places
+    return {entry.key: place for place, entry in enumerate(entries)}
 
 
 class _Items(ItemsView[str, Entry]):

@@ -7,10 +7,10 @@ import pytest
 from datastream import Batch, Entry, Operation
 from datastream._columns import (
     EntryColumns,
+    Gathered,
     by_key,
     differing,
     held,
-    joined,
     keys_of,
     matching,
 )
@@ -34,6 +34,14 @@ def late(entries):
         return [mark.removeprefix("mark ") for mark in marks_]
 
     return EntryColumns(keys, values, types, times, marks, revise=revise)
+
+
+def gathered(*parts):
+    """Parts put together."""
+    whole = Gathered()
+    for part in parts:
+        whole.add(part)
+    return whole.entries()
 
 
 @pytest.fixture(params=[EntryColumns.of, late])
@@ -75,12 +83,12 @@ def test_there_may_be_none_at_all():
     assert not empty
     assert list(empty) == []
     assert empty == () == empty.unique().by_revision().matching(str.isupper)
-    assert joined([]) == joined([empty, empty]) == ()
+    assert gathered() == gathered(empty, empty) == ()
 
 
 def test_of_a_key_that_comes_twice_the_last_is_kept(columns):
     later = ENTRIES[0]._replace(value=b"3", revision="r0")
-    twice = joined([columns, EntryColumns.of([later])])
+    twice = gathered(columns, EntryColumns.of([later]))
     assert isinstance(twice, EntryColumns)
     assert twice == [*ENTRIES, later]
     assert twice.unique() == [later, *ENTRIES[1:]]
@@ -99,9 +107,17 @@ def test_entries_and_columns_of_them_are_asked_alike(made):
     assert held(some) == tuple(ENTRIES)
 
 
-def test_parts_are_joined_in_columns_only_if_all_are(columns):
-    assert type(joined([columns, (), columns])) is EntryColumns
-    assert joined([columns, [deleted("z")]]) == [*ENTRIES, deleted("z")]
+def test_parts_are_gathered_in_columns_only_if_all_are(columns):
+    assert type(gathered(columns, columns)) is EntryColumns
+    assert gathered(columns, [deleted("z")]) == [*ENTRIES, deleted("z")]
+    assert gathered([deleted("z")], ENTRIES) == [deleted("z"), *ENTRIES]
+
+
+def test_the_place_of_each_key_is_known_however_columns_are_made(columns):
+    assert columns.places == {"b": 0, "a": 1, "c/d": 2}
+    assert columns.places is columns.places
+    assert columns[1:].places == {"a": 0, "c/d": 1}
+    assert gathered(columns[:2], columns[1:]).places == {"b": 0, "a": 2, "c/d": 3}
 
 
 def test_who_takes_entries_one_by_one_does_not_wait_for_all_revisions():

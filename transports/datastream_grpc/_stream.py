@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from datastream import Entry
-from datastream._columns import joined
+from datastream._columns import Gathered
 from datastream.entry import PUT
 from datastream.selection import Selection, Selects
 from datastream.source import Reading, Written
@@ -309,12 +309,12 @@ class StateParts:
     """Puts a complete state together that comes in parts, each decoded as it comes."""
 
     def __init__(self) -> None:
-        self._parts: list[Sequence[Entry]] = []
+        self._gathered = Gathered()
         self._last = pb.DataResponse(partial=True)
 
     def add(self, message: pb.DataResponse) -> None:
         """Take the next part."""
-        self._parts.append(_convert.entries_of(message))
+        self._gathered.add(_convert.entries_of(message))
         self._last = message
 
     def reading(self) -> Reading:
@@ -327,7 +327,7 @@ class StateParts:
         if last.partial:
             raise EOFError(ENDED)
         unread = frozenset(last.unread)
-        return Reading(joined(self._parts), last.cursor, complete=True, unread=unread)
+        return Reading(self._gathered.entries(), last.cursor, complete=True, unread=unread)
 
 
 def reading_of(messages: Sequence[Message]) -> Reading:
