@@ -76,14 +76,16 @@ def _run(
 ) -> None:
     expect = "" if no_clobber else None
     prefixes = taken(options)
-    if is_url(target):
+    renames = len(keys) == 1 and not (match or exclude)
+    # What can be no new key, and looks like a URL, is said to be none when it is opened.
+    if is_url(target) or (":" in target and not renames):
         chosen = Keys(selected(keys, match, prefixes), match, exclude)
         _between(url, target, chosen, prefixes, expect, is_move=is_move)
     elif any(prefixes):
         raise click.UsageError("--from-prefix and --to-prefix are for two stores; give two URLs")
     elif keys and is_url(keys[-1]):
         raise click.UsageError(f"name the other store before the keys: {url} {keys[-1]} {target}")
-    elif len(keys) == 1 and not (match or exclude):
+    elif renames:
         _within(url, target, keys[0], expect, is_move=is_move)
     else:
         raise click.UsageError("give the URL of another store, or a key and a new key")

@@ -37,10 +37,10 @@ def import_(url: str, *, file: str | None, form: str | None, message: str, autho
     A line needs "key" and "value"; with "operation": "DELETE", as watch --json prints it, the key
     is removed. Without "value_type" it is inferred, as put does. Keys that are not named stay.
     """
-    chosen = form or format_of(file)
     with ExitStack() as stack:
         data = stack.enter_context(_input(file))
-        writes = _lines(data) if chosen == "jsonl" else _members(data)
+        is_archive = form != "jsonl" if form else _is_archive(file, data)
+        writes = _members(data) if is_archive else _lines(data)
         # What is no such file makes no database.
         first = list(islice(writes, 1))
         store = stack.enter_context(open_store(url))
@@ -76,6 +76,14 @@ def _input(name: str | None) -> Iterator[BinaryIO]:
     else:
         with Path(str(name)).open("rb") as file:
             yield file
+
+
+def _is_archive(name: str | None, data: BinaryIO) -> bool:
+    """By its name, or by what it begins with."""
+    peek = getattr(data, "peek", None)
+    begin: bytes = b"" if peek is None else peek(tarfile.BLOCKSIZE)
+    is_packed = begin.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+    return format_of(name) != "jsonl" or is_packed or begin[257:262] == b"ustar"
 
 
 def _lines(data: Iterable[bytes]) -> Iterator[Write]:

@@ -319,6 +319,12 @@ def test_an_answer_loads_only_what_it_needs(url: str) -> None:
         (["put", "URL", "port", "eighty", "--type", "int"], "'eighty' for 'port' is no int"),
         (["ls", "sqlite:nowhere.db"], "put a first value to make it"),
         (["ls", "file:nowhere"], "create=true in the URL"),
+        (["ls", f"file:{__file__}"], "it is a file; name the directory that holds it"),
+        (["ls", f"file:{__file__}?create=true"], "it is a file; name the directory"),
+        (
+            ["cp", "URL", "sqlit:there.db"],
+            "no source for 'sqlit' in 'sqlit:there.db'; did you mean sqlite",
+        ),
     ],
 )
 def test_advice_is_for_the_command_line(url: str, arguments: list[str], words: str) -> None:

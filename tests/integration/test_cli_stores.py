@@ -153,6 +153,16 @@ def test_a_key_is_renamed_and_a_prefix_too(url: str) -> None:
     assert content(url)["b"] == (b"1", "int")
 
 
+def test_a_store_of_any_scheme_is_a_target(url: str, tmp_path: Path) -> None:
+    target = f"memory:{tmp_path.name}"
+    with datastream.open(target) as there:
+        assert run("cp", url, target).exit_code == 0
+        assert set(there) == set(content(url))
+    assert "No such file" in run("cp", url, f"zip:{tmp_path}/none.zip").stderr
+    assert run("cp", url, "a", "zip:a").exit_code == 0
+    assert content(url)["zip:a"] == (b"1", "int")
+
+
 def test_cp_makes_no_source_that_was_misspelt(tmp_path: Path, other: str) -> None:
     assert run("cp", f"sqlite:{tmp_path}/typo.db", other).exit_code == 1
     assert list(tmp_path.iterdir()) == []
@@ -249,6 +259,17 @@ def test_any_archive_of_files_is_imported(other: str) -> None:
     assert found["conf/limits"] == (b'{"rps": 9}', "json")
     assert (found["conf/n"], found["b"]) == ((b"5", "int"), (b"\xff", "bytes"))
     assert "link" not in found
+
+
+@pytest.mark.parametrize("form", ["tar", "tar.gz"])
+def test_an_archive_is_known_by_what_it_holds(
+    url: str, other: str, tmp_path: Path, form: str
+) -> None:
+    path = tmp_path / "backup"
+    assert run("export", url, "--format", form, "-o", f"{path}").exit_code == 0
+    assert run("import", other, f"{path}").stdout == "5 entries written\n"
+    assert content(other) == content(url)
+    assert "line 1" in run("import", other, f"{path}", "--format", "jsonl").stderr
 
 
 def test_an_archive_that_is_cut_is_an_error(url: str, other: str) -> None:

@@ -1051,7 +1051,7 @@ def test_a_missing_file_is_made_only_where_that_is_meant(tmp_path):
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(DatastreamError, match=r"nowhere"):
         datastream.open(f"sqlite:{tmp_path}/nowhere/no.db")
-    with pytest.raises(DatastreamError):
+    with pytest.raises(DatastreamError, match="it is a directory; name a file"):
         datastream.open(f"sqlite:{tmp_path}")
     with datastream.open(f"sqlite:{tmp_path / 'new.db'}", table="mine", create=True) as store:
         store["a"] = 1

@@ -247,6 +247,8 @@ class FilesSource(ListedSource):
     # Opening.
 
     def _open(self, *, create: bool) -> Place:
+        if Path(self._where).is_file():
+            raise DatastreamError(f"{self._where}: it is a file; name the directory that holds it")
         if create:
             Path(self._where).mkdir(parents=True, exist_ok=True)
         if not Path(self._where).is_dir():

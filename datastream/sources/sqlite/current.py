@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
@@ -236,7 +237,8 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
     """Make file and table where they are missing and wanted.
 
     Raises:
-        DatastreamError: the file is missing and not wanted, or the table would lack a column.
+        DatastreamError: the file is missing and not wanted, or is none, or the table would lack a
+            column.
         sqlite3.Error: it cannot be made.
     """
     try:
@@ -244,6 +246,8 @@ def make_missing(asked: Asked, *, wanted: bool) -> None:
         new = False
     except SourceUnavailable:
         new = True
+    if not new and Path(asked.path).is_dir():
+        raise DatastreamError(f"{asked.where}: it is a directory; name a file, or open it as file:")
     if new and (not wanted or asked.readonly):
         raise DatastreamError(
             f"{asked.where}: no such file; check the path, or put a first value to make it "
