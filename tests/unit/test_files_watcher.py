@@ -22,6 +22,9 @@ class Silent:
     def check(self):
         pass
 
+    def misses_folders(self):
+        return False
+
 
 @pytest.fixture
 def silent(monkeypatch):

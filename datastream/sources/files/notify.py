@@ -17,6 +17,9 @@ _FULL = (errno.ENOSPC, errno.EMFILE)
 class TreeNotifications:
     """What happens below `root`, from its creation on.
 
+    Its library follows links, also those that lead out, to a home directory or a network's. Where
+    there is one, each directory is watched by itself.
+
     Raises:
         OSError: it cannot be watched: it is away, or there are too many watches already.
     """
@@ -25,16 +28,26 @@ class TreeNotifications:
         self._root = root
         self.failure = ""
         """Why no notification comes any more."""
+        self._folders = _folders_beside_links_out(root) if recursive else {}
+        paths = [Path(path) for path in self._folders] or [Path(root)]
         try:
-            self._notifications = FileNotifications([Path(root)], recursive=recursive)
+            self._notifications = FileNotifications(
+                paths, recursive=recursive and not self._folders
+            )
         except (RuntimeError, UnicodeError) as error:
             # How its library reports too many instances, or a path that it cannot spell.
             raise OSError(errno.EMFILE, str(error)) from error
         try:
             self.check()
+            if self.misses_folders():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
         except OSError:
             self.close()
             raise
+
+    def misses_folders(self) -> bool:
+        """Whether directories were made, or replaced, that are not watched by themselves."""
+        return bool(self._folders) and self._folders != _folders_beside_links_out(self._root)
 
     def check(self) -> None:
         """Raise if the system has no watch left: some directory has none then, silently."""
@@ -56,6 +69,33 @@ class TreeNotifications:
         """Stop watching."""
         self.failure = self.failure or "closed"
         self._notifications.close()
+
+
+def _folders_beside_links_out(root: str) -> dict[str, int]:
+    """All directories below `root`, and their inodes, if a link leads out of it; else none."""
+    folders = {root: 0}
+    leads_out = False
+    waiting = [root]
+    below = root.rstrip("/") + "/"
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as found:
+                for entry in found:
+                    if entry.is_symlink():
+                        target = os.path.realpath(entry.path)
+                        leads_out = leads_out or not f"{target}/".startswith(below)
+                    elif entry.is_dir(follow_symlinks=False) and _is_text(entry.name):
+                        folders[entry.path] = entry.inode()
+                        waiting.append(entry.path)
+        except OSError:
+            # It has gone, or may not be read: the look that follows tells.
+            continue
+    return folders if leads_out else {}
+
+
+def _is_text(name: str) -> bool:
+    """Whether it is UTF-8: what is not is no key, and the library cannot spell it."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _try_one_more(path: str) -> int:

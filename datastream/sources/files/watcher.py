@@ -112,6 +112,9 @@ class Watcher:
         if self._tree.opened:
             # The next look arms anew, and the wait before it must not miss that directory.
             self._wake.set()
+        elif notified and notifications.misses_folders():
+            self._lost = True
+            self._wake.set()
         elif self._folders != (folders := len(self._tree.folders)):
             self._folders = folders
             try:

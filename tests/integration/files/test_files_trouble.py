@@ -418,6 +418,21 @@ def test_watches_that_run_out_later(root):
         assert sum("is not watched" in line for line in until("is not watched", lines)) == 1
 
 
+def test_directories_that_come_and_go_beside_a_link_that_leads_out(root, store, tmp_path):
+    """There each directory is watched by itself, and none outside."""
+    (root / "out").symlink_to(tmp_path)
+    watcher = Recorder(store)
+    before = {"a": b"1", "sub/b": b"1"}
+    for number in range(3):
+        (root / "new/below").mkdir(parents=True)
+        (root / "new/below/b").write_text(f"{number}")
+        watcher.wait_state(before | {"new/below/b": b"%d" % number})
+        (root / "new/below/b").write_text(f"{number}!")
+        watcher.wait_state(before | {"new/below/b": b"%d!" % number})
+        shutil.rmtree(root / "new")
+        watcher.wait_state(before)
+
+
 def test_closing_and_releasing_at_any_moment(root):
     for number in range(15):
         store = datastream.open(f"file:{root}")
