@@ -480,6 +480,7 @@ class Core:
 
     def _end(self) -> None:
         self._stopped.set()
+        self._feed.stop()
         self._poller.stop()
         until = monotonic() + CLOSE_TIMEOUT
         self._poller.join(CLOSE_TIMEOUT)

@@ -38,7 +38,8 @@ class Feed:
         self._calls = calls
         self._publisher = publisher
         self._stopped = stopped
-        self._turn = threading.Lock()
+        self._turn = threading.Condition()
+        self._is_taken = False
 
     def read(self, selection: Selects, since: str | None) -> Reading:
         reading = self._calls(None, self._source.read, selection, since)
@@ -54,14 +55,30 @@ class Feed:
         if not self._source.eventually_consistent:
             return self._catch_up()
         before = self._publisher.reads
-        has_turn = self._turn.acquire(timeout=TURN)
-        try:
-            if has_turn and self._publisher.covers(before + 1):
-                return before + 1
+        if not self._take_turn():
             return self._catch_up()
+        try:
+            return before + 1 if self._publisher.covers(before + 1) else self._catch_up()
         finally:
-            if has_turn:
-                self._turn.release()
+            self._give_turn()
+
+    def _take_turn(self) -> bool:
+        with self._turn:
+            self._turn.wait_for(lambda: self._stopped.is_set() or not self._is_taken, TURN)
+            if self._is_taken:
+                return False
+            self._is_taken = True
+            return True
+
+    def _give_turn(self) -> None:
+        with self._turn:
+            self._is_taken = False
+            self._turn.notify()
+
+    def stop(self) -> None:
+        """The store closes: whoever waits for a turn finds out by a read of its own."""
+        with self._turn:
+            self._turn.notify_all()
 
     def _catch_up(self) -> int:
         first = 0

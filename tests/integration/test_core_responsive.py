@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from datastream import Entry, SourceUnavailable, State, Store, StoreClosed
-from datastream._watch import calls
+from datastream._watch import calls, feed
 from datastream.sources.memory import MemorySource
 from tests.integration._core_sources import Call, Gated, opened
 from tests.integration._programs.tools import TIMEOUT, Follower, Statuses, eventually
@@ -99,6 +99,36 @@ def test_close_returns_while_a_call_hangs_for_ever(call):
     if call not in ("poll", "wait"):
         hung.thread.join(TIMEOUT)
         assert not hung.thread.is_alive()
+
+
+class Lagging(Gated):
+    """Its reads may show less than those before, so that they are made in turns."""
+
+    eventually_consistent = True
+
+    def release(self):
+        self._pass("release")
+
+
+def test_close_ends_the_wait_for_a_read_that_hangs_for_ever(monkeypatch):
+    monkeypatch.setattr(feed, "TURN", 100 * TIMEOUT)
+    source = Lagging()
+    store = Store(source)
+    store["a"] = 1
+    Follower(store, "a")
+    eventually(lambda: source.calls["wait"], "the poller waits")
+    source.hold("read")
+    hung = Call(store._core.catch_up)
+    source.await_held()
+    released = source.calls["release"]
+    waiting = Call(store._core.catch_up)
+    eventually(lambda: source.calls["release"] > released, "it begins to wait for its turn")
+    Call(store.close).ends("close")
+    with pytest.raises(StoreClosed):
+        waiting.ends()
+    source.release_all()
+    hung.thread.join(TIMEOUT)
+    assert not hung.thread.is_alive()
 
 
 def test_a_late_subscription_completes_when_its_store_closes_while_it_joins():
