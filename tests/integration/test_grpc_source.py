@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from datetime import UTC, datetime
 
 import datastream_grpc
 import grpc
@@ -202,7 +201,7 @@ def test_the_stream_tells_the_end_of_all_that_a_state_beside_it_has_shown(stack)
 def unnoticed(backend, write):
     """Another program writes, and the store has not looked yet."""
     with backend._table.lock:
-        backend._table.apply(write, datetime.now(UTC))
+        backend._table.apply([write])
 
 
 def test_what_arrived_before_the_end_of_a_stream_is_given():
