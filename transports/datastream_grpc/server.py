@@ -309,6 +309,7 @@ class _Inner:
     async def _look(self) -> None:
         pause = LOOK_FIRST
         while self._state not in (State.READY, State.CLOSED):
+            # That it fails is the status of the store, which all see.
             with suppress(Exception):
                 with suppress(KeyNotFound):
                     await self.store.threads.call(self.store.entry, HEALTH_KEY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -37,6 +38,8 @@ PIECE = 1 << 20
 """Bytes that are read at once where a whole content is not needed."""
 LISTINGS = 3
 """Attempts to list a place while files or directories are removed from it."""
+
+log = logging.getLogger("datastream")
 
 
 class Refused(NamedTuple):
@@ -165,8 +168,11 @@ class Opened:
         """Close what the filesystem holds open."""
         close = getattr(self._system, "close", None)
         if close is not None:
-            with suppress(Exception):
+            try:
                 close()
+            except Exception as error:  # noqa: BLE001
+                # Without its text, which may hold a secret of the options.
+                log.debug("closing a filesystem raised %s", type(error).__name__)
 
     def _content(self, found: Any) -> bytes | Refused | None:
         if isinstance(found, bytes):

@@ -237,6 +237,7 @@ class FilesystemSource(ListedSource):
 
 def _time_at(opened: Opened, key: str) -> Any:
     """When a file that was just read was written, where its filesystem has that."""
+    # Metadata only: where it cannot be had, the value is there all the same.
     with suppress(Exception):
         return time_of(opened.info(key)) if opened.has_times else None
     return None

@@ -364,9 +364,11 @@ def _abandon(client: Client) -> None:
 
 async def _end(client: Client) -> None:
     """Close it, without waiting for a server that hangs."""
-    with suppress(Exception):
+    try:
         async with asyncio.timeout(GRACE):
             await client.close()
+    except Exception as error:  # noqa: BLE001
+        log.debug("closing a connection to NATS raised %s", type(error).__name__)
 
 
 def checked(answer: dict[str, Any]) -> dict[str, Any]:

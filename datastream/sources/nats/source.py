@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
@@ -42,6 +43,8 @@ PAUSE = 0.05
 """Seconds for which `wait` lasts while there is nothing to wait for."""
 ATTEMPTS = 3
 """Times `timeout` for which a call is made again: a cluster may take ten seconds for a leader."""
+
+log = logging.getLogger("datastream")
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -223,8 +226,10 @@ class NatsSource(Source):
 
     def close(self) -> None:
         self._news.set()
-        with suppress(Exception):
+        try:
             self._run(self._end)
+        except Exception as error:  # noqa: BLE001
+            log.debug("closing a source of NATS raised %s", type(error).__name__)
         self._loop.close()
 
     def _run(
