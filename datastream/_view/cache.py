@@ -13,7 +13,7 @@ import os
 import stat
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from glob import escape
@@ -21,6 +21,7 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datastream._columns import EntryColumns
 from datastream.errors import DatastreamError
 from datastream.selection import Selection
 
@@ -41,30 +42,13 @@ RawRow = tuple[bytes, str, str]
 """Value, type and revision: what is kept of an entry besides its key. Plain, for zip makes it."""
 
 
-class Columns(NamedTuple):
-    """Rows as they are written and read."""
-
-    keys: list[str]
-    values: list[bytes]
-    types: list[str]
-    revisions: list[str]
-
-    @classmethod
-    def of(cls, keys: Iterable[str], rows: Iterable[RawRow]) -> Columns:
-        """Their columns; there is at least one row."""
-        return cls(list(keys), *map(list, zip(*rows, strict=True)))
-
-    def rows(self) -> Iterator[RawRow]:
-        return zip(self.values, self.types, self.revisions, strict=True)
-
-
 class Cached(NamedTuple):
     """What a cache holds."""
 
-    good: list[Columns]
-    """Rows whose values were good, in chunks."""
-    refused: list[Columns]
-    """The newest rows of keys whose value was not."""
+    good: list[EntryColumns]
+    """Entries whose values were good, in chunks; no time is kept of any."""
+    refused: list[EntryColumns]
+    """The newest entries of keys whose value was not."""
     cursor: str
     saved_at: datetime
 
@@ -193,14 +177,21 @@ def _line(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def in_chunks(rows: Mapping[str, RawRow]) -> Iterator[Columns]:
-    """The columns of some thousand rows each."""
+def in_chunks(rows: Mapping[str, RawRow]) -> Iterator[EntryColumns]:
+    """The entries of some thousand rows each."""
     rest = iter(rows.items())
     while some := list(islice(rest, CHUNK)):
-        yield Columns.of(*zip(*some, strict=True))
+        keys, kept = zip(*some, strict=True)
+        yield _entries(keys, *zip(*kept, strict=True))
 
 
-def _written(columns: Columns) -> dict[str, Any]:
+def rows_of(columns: EntryColumns) -> Iterator[tuple[str, RawRow]]:
+    """Each key with what is kept of its entry."""
+    rows = zip(columns.values, columns.types, columns.revisions, strict=True)
+    return zip(columns.keys, rows, strict=True)
+
+
+def _written(columns: EntryColumns) -> dict[str, Any]:
     try:
         coding, texts = "utf-8", [value.decode() for value in columns.values]
     except UnicodeDecodeError:
@@ -217,11 +208,17 @@ def _written(columns: Columns) -> dict[str, Any]:
     }
 
 
-def _columns(chunk: dict[str, Any]) -> Columns:
+def _columns(chunk: dict[str, Any]) -> EntryColumns:
     keys, texts, types = chunk["keys"], chunk["values"], chunk["types"]
     read = str.encode if chunk["in"] == "utf-8" else base64.b64decode
     kinds = [types] * len(keys) if isinstance(types, str) else types
-    columns = Columns(keys, list(map(read, texts)), kinds, chunk["revisions"])
+    columns = keys, list(map(read, texts)), kinds, chunk["revisions"]
     if len({len(column) for column in columns}) > 1:
         raise ValueError("its columns differ in length")
-    return columns
+    return _entries(*columns)
+
+
+def _entries(
+    keys: Sequence[str], values: Sequence[bytes], types: Sequence[str], revisions: Sequence[str]
+) -> EntryColumns:
+    return EntryColumns(keys, values, types, [None] * len(keys), revisions)

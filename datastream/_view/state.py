@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from datastream import codecs
 from datastream._columns import EntryColumns
-from datastream._view.cache import Columns, RawRow
+from datastream._view.cache import RawRow, rows_of
 from datastream._view.changes import Listener, Listeners
 from datastream._watch.values import reason_of
 from datastream.entry import DELETE, Batch, Change, ChangeBatch, Entry, Rejected, deleted
@@ -138,17 +138,15 @@ class ViewState:
         """None: any first state is one."""
         return None
 
-    def restore(self, chunks: Iterable[Columns], cursor: str) -> None:
+    def restore(self, chunks: Iterable[EntryColumns], cursor: str) -> None:
         """Begin with what a cache held, before anything follows a backend."""
         for columns in chunks:
             decoded = self._decode_all(columns.values, columns.types)
             if decoded is None:
-                some = zip(columns.keys, columns.rows(), strict=True)
-                entries = [Entry(key, row[0], row[1], None, row[2]) for key, row in some]
-                self.apply(Batch(tuple(entries), cursor))
+                self.apply(Batch(columns, cursor))
                 continue
             self.values.update(zip(columns.keys, decoded, strict=True))
-            self.rows.update(zip(columns.keys, columns.rows(), strict=True))
+            self.rows.update(rows_of(columns))
         self.cursor = cursor
         self.exists = True
 

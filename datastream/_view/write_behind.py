@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from time import monotonic
 
-from datastream._view.cache import Cached, CacheFile, Columns, TooLarge, in_chunks
+from datastream._columns import EntryColumns
+from datastream._view.cache import Cached, CacheFile, TooLarge, in_chunks
 from datastream._view.state import ViewState, row_of
 from datastream._watch.dispatcher import Dispatcher
-from datastream.entry import Batch, Entry
+from datastream.entry import Batch
 
 PAUSE = 1.0
 """Seconds from a change until it is written, at least."""
@@ -48,9 +48,9 @@ class WriteBehind:
             return None
         self._state.restore(cached.good, cached.cursor)
         # Decoded once more: what was refused then may be taken now.
-        newest = [entry for columns in cached.refused for entry in _entries(columns)]
+        newest = EntryColumns.joined(cached.refused)
         if newest:
-            self._state.apply(Batch(tuple(newest), cached.cursor))
+            self._state.apply(Batch(newest, cached.cursor))
         return cached.saved_at
 
     def __call__(self) -> None:
@@ -95,8 +95,3 @@ class WriteBehind:
             path = self._file.path
             log.warning("cache %s cannot be written: %s", path, complaint)
         self._complaint = complaint
-
-
-def _entries(columns: Columns) -> Iterator[Entry]:
-    for key, (value, value_type, revision) in zip(columns.keys, columns.rows(), strict=True):
-        yield Entry(key, value, value_type, None, revision)

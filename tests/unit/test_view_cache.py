@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from datastream import Selection
 from datastream._view import cache
-from datastream._view.cache import MAGIC, Cached, CacheFile, TooLarge, in_chunks
+from datastream._view.cache import MAGIC, Cached, CacheFile, TooLarge, in_chunks, rows_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SELECTION = Selection.of("fx/", match="a/*", exclude="fx/old")
@@ -27,7 +27,7 @@ def cached(good, refused=None, cursor="c"):
 
 
 def as_rows(chunks):
-    return {key: row for some in chunks for key, row in zip(some.keys, some.rows(), strict=True)}
+    return {key: row for some in chunks for key, row in rows_of(some)}
 
 
 @pytest.fixture
