@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import methodcaller
 
-from datastream._columns import EntryColumns, by_key, matching
+from datastream._columns import EntryColumns, by_key, keys_of, matching
 from datastream.entry import PUT, Entry
 from datastream.selection import RESERVED
 from datastream.source import is_below
+
+_is_own = methodcaller("startswith", RESERVED)
 
 
 def visible(entries: Sequence[Entry]) -> Sequence[Entry]:
     """Those that hold something and are nobody's own."""
     if not isinstance(entries, EntryColumns):
         entries = [entry for entry in entries if entry.operation is PUT]
-    return matching(entries, lambda key: not key.startswith(RESERVED))
+    if not any(map(_is_own, keys_of(entries))):
+        return entries
+    return matching(entries, lambda key: not _is_own(key))
 
 
 def present(entries: Sequence[Entry]) -> dict[str, Entry]:

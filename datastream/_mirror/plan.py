@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Literal, NamedTuple, TypeVar
 
 from datastream._columns import EntryColumns, keys_of, matching
@@ -230,14 +232,12 @@ def check_deletes(
 
 def in_chunks(writes: Sequence[T], most: int, most_bytes: int) -> Iterator[Sequence[T]]:
     """Writes, or entries to be put, in pieces of a bounded size, one of them at least."""
-    begin = total = 0
-    for number, size in enumerate(_sizes(writes)):
-        if number > begin and (number - begin >= most or total + size > most_bytes):
-            yield writes[begin:number]
-            begin, total = number, 0
-        total += size
-    if begin < len(writes):
-        yield writes[begin:]
+    ends, begin, before = list(accumulate(_sizes(writes))), 0, 0
+    while begin < len(ends):
+        fits = bisect_right(ends, before + most_bytes, begin)
+        end = max(begin + 1, min(fits, begin + most))
+        yield writes[begin:end]
+        begin, before = end, ends[end - 1]
 
 
 def _sizes(writes: Sequence[Write | Entry]) -> Iterator[int]:

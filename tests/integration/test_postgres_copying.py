@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import psycopg
 import pytest
 
 import datastream
-from datastream import InvalidValue
+from datastream import Entry, InvalidValue
+from datastream._columns import EntryColumns
+from datastream._puts import Puts
 from datastream.source import Write
 from datastream.sources.postgres import copying
 from tests.integration._programs.tools import Follower
@@ -68,6 +70,47 @@ def test_what_is_copied_is_returned_and_watched_as_it_is_read(postgres, copied):
         assert stored == store.snapshot()
         assert stored["k/001"].updated_at is not None
         follower.wait_state({key: entry.value for key, entry in stored.items()})
+
+
+@pytest.mark.parametrize(
+    ("columns", "is_copied"),
+    [
+        (SHAPE, [True]),
+        (SHAPE.replace("text", "varchar"), [True]),
+        # Each value has to be looked at first.
+        ("key text PRIMARY KEY, value text, updated_at timestamptz", [True]),
+        ("key varchar(40) PRIMARY KEY, value bytea, value_type text", [True]),
+        (f"{SHAPE}, CHECK (key <> 'none')", [True]),
+        ("key text PRIMARY KEY, value jsonb", [False]),
+    ],
+)
+def test_entries_are_put_as_they_are(postgres, db, copied, columns, is_copied):
+    db.execute(f"CREATE TABLE data ({columns})")
+    value_type = "json" if "jsonb" in columns else "str"
+    moments = [START, None, datetime(2026, 5, 6, 7, 8, 9, tzinfo=timezone(timedelta(hours=-7)))]
+    given = [
+        Entry(f"k/{MANY - n:04}é", b"%d" % n, value_type, moments[n % 3], "") for n in range(MANY)
+    ]
+    with datastream.open(postgres) as store:
+        follower = Follower(store)
+        stored = store._write(Puts.of(EntryColumns.of(given)))
+        assert copied == is_copied
+        assert [entry.key for entry in stored] == sorted(entry.key for entry in given)
+        assert held(stored) == store.snapshot()
+        assert {entry.key: entry.value for entry in given} == {e.key: e.value for e in stored}
+        follower.wait_state({entry.key: entry.value for entry in stored})
+
+
+def test_entries_are_put_where_some_are_there(postgres, copied):
+    given = [Entry(f"k/{n:03}", b"%d" % n, "int", None, "") for n in range(MANY)]
+    with datastream.open(postgres, create=True) as store:
+        store["k/007"] = 7
+        store["k/008"] = 9
+        before = store.entry("k/007")
+        stored = held(store._write(Puts.of(EntryColumns.of(given))))
+        assert not any(copied)
+        assert stored == store.snapshot()
+        assert (stored["k/007"], stored["k/008"].value) == (before, b"8")
 
 
 @pytest.mark.parametrize(

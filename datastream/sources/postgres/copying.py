@@ -20,7 +20,7 @@ from datastream.sources.postgres.arrays import stamp
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.keys import is_among
 from datastream.sources.postgres.layout import Column, Layout, literal
-from datastream.sources.postgres.rows import Row, entries
+from datastream.sources.postgres.rows import Beside, Row, beside, fingerprint
 from datastream.sources.postgres.values import written
 
 Columns = Sequence[Sequence[Any]]
@@ -101,10 +101,11 @@ class Copying:
         rows, stored = self._rows(given, now), list[EntryColumns]()
         with db.cursor() as cursor, cursor.copy(self._copy) as copy:
             copy.write(_BEGIN)
-            # The server stores a piece while fingerprints are made here, and the next piece.
+            # The server stores a piece while the next one is made.
             while piece := list(islice(rows, PIECE)):
-                copy.write(self._packed(piece))
-                stored.append(_revised(entries(piece, self._kind)))
+                packed, found = self._packed(piece)
+                copy.write(packed)
+                stored.append(found)
             copy.write(_END)
         return EntryColumns.joined(stored)
 
@@ -121,23 +122,26 @@ class Copying:
         times = map(stamps.__getitem__, moments) if self._has_time else nothing
         return zip(given[0], given[1], names, times, strict=False)
 
-    def _packed(self, rows: Iterable[Row]) -> bytes:
-        """The rows in the binary form of COPY."""
+    def _packed(self, rows: Iterable[Row]) -> tuple[bytes, EntryColumns]:
+        """The rows in the binary form of COPY, and the entries that they are."""
         begin, length, fields = _ROW.pack, _LENGTH.pack, self._fields
-        # What rows have in common is packed once.
-        ends: dict[tuple[str | None, bytes | None], bytes] = {}
-        packed = list[bytes]()
-        for text, value, name, time in rows:
-            key = text.encode()
-            data = value if value.__class__ is bytes else value.encode()
-            end = ends.get((name, time)) or ends.setdefault((name, time), _end(name, time))
-            packed += (begin(fields, len(key)), key, length(len(data)), data, end)
-        return b"".join(packed)
-
-
-def _revised(found: EntryColumns) -> EntryColumns:
-    """The same, with the revisions that are asked for soon."""
-    return EntryColumns(found.keys, found.values, found.types, found.times, found.revisions)
+        # What rows have in common is worked out once.
+        known: dict[tuple[str | None, bytes | None], tuple[bytes, Beside]] = {}
+        packed, keys, values = list[bytes](), list[str](), list[bytes]()
+        besides, revisions = list[Beside](), list[str]()
+        for key, value, name, time in rows:
+            common = known.get((name, time))
+            if common is None:
+                common = known[name, time] = _end(name, time), beside(name, time, self._kind)
+            end, about = common
+            text, data = key.encode(), value if value.__class__ is bytes else value.encode()
+            packed += (begin(fields, len(text)), text, length(len(data)), data, end)
+            keys.append(key)
+            values.append(data)
+            besides.append(about)
+            revisions.append(fingerprint(about.head + data))
+        types, times, _ = zip(*besides, strict=True)
+        return b"".join(packed), EntryColumns(keys, values, types, times, revisions)
 
 
 def _end(name: str | None, time: bytes | None) -> bytes:

@@ -129,9 +129,30 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
 def _revisions(values: Sequence[bytes], _: Sequence[str], heads: Sequence[bytes]) -> list[str]:
     """`Shape.revision` of each row; of one without a value, the head is all there is."""
     return [
-        sha256(head + value if head.endswith(_VALUE) else head).hexdigest()[:_DIGITS]
+        fingerprint(head + value if head.endswith(_VALUE) else head)
         for head, value in zip(heads, values, strict=True)
     ]
+
+
+def fingerprint(text: bytes) -> str:
+    """The revision that is made of type, time and value of a row."""
+    return sha256(text).hexdigest()[:_DIGITS]
+
+
+class Beside(NamedTuple):
+    """What a row with a value says beside that."""
+
+    value_type: str
+    time: datetime | None
+    head: bytes
+    """What the value follows in the fingerprint."""
+
+
+def beside(name: str | None, time: bytes | str | None, kind: str) -> Beside:
+    """What the columns of type and time say, of a row that names a type or is of `kind`."""
+    value_type, seed = _typed(name, kind)
+    moment, stamp = _timed(time)
+    return Beside(value_type, moment, seed + stamp + _VALUE)
 
 
 def _typed(name: str | None, kind: str) -> tuple[str, bytes]:
