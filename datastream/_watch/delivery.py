@@ -71,6 +71,8 @@ class Delivery:
         before = known.revisions.get(key)
         if (before or "") == entry.revision:
             return
+        if self._remembered.waiting:
+            self._remember((entry,))
         batch: Batch | None = None
         revisions = (before,)
         for route in self._routes.of(key):
@@ -81,8 +83,6 @@ class Delivery:
                 subscription.sink.offer(batch, revisions)
         if batch is not None:
             known.learn(entry)
-        if self._remembered.waiting:
-            self._remember((entry,))
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
@@ -109,6 +109,8 @@ class Delivery:
 
     def _deliver_parts(self, news: list[Entry], position: str, about: Reading | Written) -> None:
         """Offer everybody the part of `news` that they select."""
+        if self._remembered.waiting:
+            self._remember(news)
         parts = [
             (route.subscriptions, part)
             for route, part in self._routes.split(news).items()
@@ -120,8 +122,6 @@ class Delivery:
         for _, part in parts:
             for entry in part:
                 self._known.learn(entry)
-        if self._remembered.waiting:
-            self._remember(news)
 
     def _offer(
         self,
@@ -140,6 +140,9 @@ class Delivery:
                 subscription.sink.offer(batch, before)
 
     def _remember(self, news: Iterable[Entry]) -> None:
-        """Tell those that wait for their writes."""
+        """Tell those that wait for their writes.
+
+        Before subscribers are offered them: whose threads wake next would go first.
+        """
         self._remembered.add(news)
         self._published.notify_all()

@@ -221,6 +221,8 @@ def from_messages(messages: Iterable[pb.DataResponse]) -> Iterator[pb.DataRespon
 
 def entries_of(message: pb.DataResponse) -> Sequence[Entry]:
     """The entries of a message."""
+    if not message.columns:
+        return [*map(to_entry, message.data.values())]
     columns = EntryColumns.joined([from_columns(some) for some in message.columns])
     if columns and not message.data:
         return columns

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from threading import get_ident
 from time import monotonic
 from typing import Any, TypeAlias
 
@@ -35,6 +36,8 @@ class Ready:
         self._loop = loop
         self._steps: deque[Callable[[], None]] = deque()
         self._is_scheduled = False
+        # That of the loop, once it has called any.
+        self._thread = 0
 
     def add(self, step: Callable[[], None]) -> None:
         """Call `step` soon, on the loop; by any thread."""
@@ -46,7 +49,11 @@ class Ready:
     def _schedule(self) -> None:
         self._is_scheduled = True
         try:
-            self._loop.call_soon_threadsafe(self._run)
+            if get_ident() == self._thread:
+                # Of a store that does no I/O: nobody has to wake the loop.
+                self._loop.call_soon(self._run)
+            else:
+                self._loop.call_soon_threadsafe(self._run)
         except RuntimeError:
             # The loop was closed, and with it all streams.
             self._steps.clear()
@@ -54,6 +61,7 @@ class Ready:
 
     def _run(self) -> None:
         self._is_scheduled = False
+        self._thread = get_ident()
         steps, until = self._steps, monotonic() + SLICE
         while steps:
             steps.popleft()()
