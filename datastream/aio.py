@@ -251,7 +251,7 @@ class _Opening:
 
 
 class AsyncWatch(AsyncClosing, Generic[T]):
-    """An async iterator over a watch; it subscribes at the first step.
+    """An async iterator over a watch; it subscribes with ``async with``, or at the first step.
 
     It lets other tasks run every few milliseconds, however much waits to be taken. Leaving it
     early, by ``break`` or an error, unsubscribes when the last reference goes; ``async with`` or
@@ -283,6 +283,11 @@ class AsyncWatch(AsyncClosing, Generic[T]):
         self._unsubscribe: Subscription | None = None
         self._ready: Iterator[T] = iter(())
         self._closed = False
+
+    async def __aenter__(self) -> Self:
+        # What happens from here on is part of it, whenever the first step comes.
+        await self.inbox()
+        return self
 
     def __aiter__(self) -> Self:
         return self
