@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def _open(
     folder, name = Path(path).parent, Path(path).name
     if not folder.is_dir():
         raise DatastreamError(f"{folder}: no such directory; make it, or check the path")
+    _check_link(Path(path))
     files = DirectorySource(
         folder,
         readonly=readonly,
@@ -59,3 +61,15 @@ def _open(
     except BaseException:
         holder.close()
         raise
+
+
+def _check_link(path: Path) -> None:
+    """Refuse a link that is not followed: the document would be called missing, or made anew."""
+    if not path.is_symlink():
+        return
+    target = os.path.realpath(path)
+    if not Path(target).is_relative_to(os.path.realpath(path.parent)):
+        raise DatastreamError(
+            f"{path} is a link that leads out of {path.parent}, where it is not followed; "
+            f"name the file itself: {target}"
+        )

@@ -221,6 +221,24 @@ def test_a_missing_document(tmp_path):
         datastream.open(f"file:{tmp_path}/nowhere/s.yaml")
 
 
+def test_a_link_that_leads_elsewhere_is_no_missing_document(tmp_path):
+    """Dotfiles are kept so; with create=True it would pass for an empty one."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "dotfiles").mkdir()
+    target = tmp_path / "dotfiles/s.yaml"
+    target.write_text("a: 1\n")
+    (tmp_path / "home/s.yaml").symlink_to("../dotfiles/s.yaml")
+    (tmp_path / "home/t.yaml").symlink_to("t.yaml")
+    for options in ("", "?create=true"):
+        with pytest.raises(DatastreamError, match=f"leads out of .*{target}"):
+            datastream.open(f"file:{tmp_path}/home/s.yaml{options}")
+    with datastream.open(f"file:{tmp_path}/home/t.yaml") as store:
+        with pytest.raises(SourceUnavailable):
+            store.snapshot()
+    with datastream.open(f"file:{target}") as store:
+        assert dict(store) == {"a": 1}
+
+
 def test_a_directory_with_the_name_of_a_document_is_a_directory(tmp_path):
     (tmp_path / "conf.json").mkdir()
     (tmp_path / "conf.json" / "a").write_text("1")
