@@ -203,6 +203,9 @@ class History:
         if self.with_faults:
             for store in self.stores.values():
                 store.refresh()
+        for writer in {writer.space: writer for writer in self.writers}.values():
+            # Else what came and went just now may still be under way when all have the rest.
+            writer.mark()
         final = self._truth().final()
         with self._lock:
             living = [*self.stayers, *self.kept]

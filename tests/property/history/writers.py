@@ -125,6 +125,12 @@ class Writer:
         key, value = next(((k, v) for k, v in changes.items() if v), (next(iter(changes)), None))
         return self.peek(key) == value
 
+    def mark(self):
+        """Write what everybody selects something of: who has it has all that came before."""
+        for name in ("a", "fx/USD", FLASHES[0]):
+            self.commit({f"{self.space}/{name}": self._value()})
+        self._pair()
+
     def _key(self):
         return f"{self.space}/{self.random.choice(SINGLE)}"
 
