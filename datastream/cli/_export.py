@@ -20,6 +20,8 @@ from datastream.cli._progress import Advance, progress
 from datastream.cli._select import Keys, at_option, keys_argument, left_out, selection, url_argument
 
 FORMATS = ("jsonl", "tar", "tar.gz")
+OTHERS = (".gz", ".bz2", ".xz", ".zst", ".zip", ".7z")
+"""What names promise, and is not written."""
 TYPE = "DATASTREAM.type"
 """The header of a tar member that has its type."""
 
@@ -50,7 +52,7 @@ def export(
     Everything, or each KEY and what --match selects, all of one moment. In an archive each key is
     a file; its type is in a header that only import reads. import takes both.
     """
-    chosen = form or format_of(output)
+    chosen = form or _written(output)
     if output is None and chosen != "jsonl" and sys.stdout.isatty():
         raise click.UsageError("an archive is nothing for a terminal; give --output")
     with opened_at(url, at) as store, Keys(keys, match, exclude).entries(store) as entries:
@@ -108,6 +110,16 @@ class _Output:
             if self._part is not None:
                 self._part.unlink()
             raise
+
+
+def _written(name: str | None) -> str:
+    """`format_of`, where what is written is what the name promises."""
+    chosen = format_of(name)
+    if chosen == "jsonl" and name is not None and name.lower().endswith(OTHERS):
+        raise click.UsageError(
+            f"nothing writes {Path(name).suffix}; name it .jsonl, .tar or .tar.gz, or give --format"
+        )
+    return chosen
 
 
 def format_of(name: str | None) -> str:

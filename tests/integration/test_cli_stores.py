@@ -261,6 +261,15 @@ def test_any_archive_of_files_is_imported(other: str) -> None:
     assert "link" not in found
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.xz", "a.jsonl.gz"])
+def test_an_export_is_what_its_name_says(url: str, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    refused = run("export", url, "-o", f"{path}")
+    assert (refused.exit_code, path.exists()) == (2, False)
+    assert "name it .jsonl, .tar or .tar.gz" in refused.stderr
+    assert run("export", url, "-o", f"{path}", "--format", "jsonl").exit_code == 0
+
+
 @pytest.mark.parametrize("form", ["tar", "tar.gz"])
 def test_an_archive_is_known_by_what_it_holds(
     url: str, other: str, tmp_path: Path, form: str
