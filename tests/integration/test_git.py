@@ -2,8 +2,10 @@
 
 import gc
 import os
+import signal
 import stat
 import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -353,6 +355,28 @@ def test_a_lock_left_behind_is_named(bare, monkeypatch):
             store["a"] = 2
         lock.unlink()
         store["a"] = 3
+
+
+KILLED = """
+import os, signal, sys
+import datastream
+from datastream.sources.git.ref_lock import RefLock
+
+RefLock.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+datastream.open(sys.argv[1])["a"] = 2
+"""
+
+
+def test_the_lock_of_a_killed_process_of_ours_is_removed(bare):
+    with opened(bare) as store:
+        store["a"] = 1
+        killed = subprocess.run([sys.executable, "-c", KILLED, f"git:{bare.path}"], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert (bare.path / "refs/heads/main.lock").exists()
+        store["a"] = 3
+        assert store["a"] == 3
+    assert not [*bare.path.rglob("*lock*")]
+    bare.fsck()
 
 
 def test_a_lock_that_is_old_holds_up_no_write_anew(bare, monkeypatch):

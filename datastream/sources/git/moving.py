@@ -7,12 +7,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dulwich.file import GitFile, SharedPerm, adjust_shared_perm
+from dulwich.file import FileLocked, GitFile, SharedPerm, adjust_shared_perm
 from dulwich.objects import ZERO_SHA, Commit, ObjectID
 from dulwich.reflog import format_reflog_line
 
 from datastream.errors import SourceUnavailable
 from datastream.sources.git.modes import make_folders
+from datastream.sources.git.ref_lock import RefLock
 from datastream.sources.git.refs import Place, Refs
 
 ATTEMPTS = 10
@@ -59,10 +60,15 @@ def _locked(place: Path, top: Path, shared: SharedPerm | None) -> Any:
             # Branches whose names went on from here leave an empty folder.
             place.rmdir()
         try:
-            return GitFile(str(place), "wb", mask=0o666, shared_perm=shared)
+            return RefLock(place, top, shared)
         except FileNotFoundError:
             if attempt == ATTEMPTS - 1:
                 raise
+        except FileLocked:
+            raise
+        except OSError:
+            # A filesystem without hard links, or without locks.
+            return GitFile(str(place), "wb", mask=0o666, shared_perm=shared)
     raise AssertionError
 
 
