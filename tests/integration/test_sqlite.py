@@ -444,6 +444,44 @@ def test_a_trigger_of_the_tables_owner_that_refuses_undoes_all(make):
     settle(db, store, follower)
 
 
+PASSED_OVER = {
+    "insert": "BEFORE INSERT ON data WHEN NEW.key = 'b' BEGIN SELECT RAISE(IGNORE); END",
+    "update": "BEFORE UPDATE ON data WHEN NEW.key = 'a' BEGIN SELECT RAISE(IGNORE); END",
+    "delete": "BEFORE DELETE ON data BEGIN SELECT RAISE(IGNORE); END",
+    "soft delete": "BEFORE DELETE ON data BEGIN UPDATE data SET value = 'gone'; "
+    "SELECT RAISE(IGNORE); END",
+    "insert again": "AFTER DELETE ON data BEGIN INSERT INTO data (key, value) "
+    "VALUES (OLD.key, 'again'); END",
+    "other key": "AFTER INSERT ON data WHEN NEW.key = 'b' BEGIN "
+    "UPDATE data SET key = 'c' WHERE key = 'b'; END",
+}
+
+
+@pytest.mark.parametrize("trigger", PASSED_OVER)
+@pytest.mark.parametrize("options", [{}, {"value": "*"}], ids=["a value", "a row"])
+def test_a_write_that_a_trigger_passes_over_is_not_acknowledged(make, trigger, options):
+    """It was: a put answered with a DELETE, watchers were told of a delete that was none."""
+    db, store, follower = make(
+        "CREATE TABLE data (key TEXT PRIMARY KEY NOT NULL, value TEXT) WITHOUT ROWID",
+        "INSERT INTO data VALUES ('a', '1')",
+        f"CREATE TRIGGER own {PASSED_OVER[trigger]}",
+        **options,
+    )
+    follower.wait_key("a", store.entry("a").value)
+    before = dict(store)
+    two, three = ({"value": "2"}, {"value": "3"}) if options else ("2", "3")
+    writes = {
+        "update": lambda: store.put("a", two),
+        "insert": lambda: store.put_many({"x": two, "b": three}),
+        "other key": lambda: store.put_many({"x": two, "b": three}),
+    }
+    with pytest.raises(InvalidValue, match="a trigger of the table undoes this"):
+        writes.get(trigger, lambda: store.delete("a"))()
+    assert dict(store) == before
+    db.execute("INSERT INTO data VALUES ('z', '9')")
+    follower.wait_state(values(store))
+
+
 # --- names ---
 
 HOSTILE = [

@@ -34,7 +34,7 @@ class ObjectTable(RowTable):
         row = (write.key, text_of(members))
         return (*row, time) if self._has_time else row
 
-    def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> None:
+    def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> bool:
         key, text, *time = row
         values: dict[str, Parameter | None] = {
             name: _parameter(str(key), self._members[name], member)
@@ -42,9 +42,10 @@ class ObjectTable(RowTable):
         }
         if time:
             values[self._layout.columns.updated_at] = time[0]
-        if values or not exists:
-            statement = self._update_of(values) if exists else self._insert_of(values)
-            db.execute(statement, (key, *values.values()))
+        if exists and not values:
+            return True
+        statement = self._update_of(values) if exists else self._insert_of(values)
+        return db.execute(statement, (key, *values.values())).rowcount > 0
 
     def _insert_of(self, names: dict[str, Any]) -> str:
         keys = self._layout.keys

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from datastream._columns import EntryColumns
 from datastream.entry import Capability, Entry, deleted
+from datastream.errors import InvalidValue, shown
 from datastream.selection import Selects, starts
 from datastream.source import Write, check_expected
 from datastream.sources._common.row_keys import parts_of as parts_of_key
@@ -223,23 +224,33 @@ class RowTable:
         return self._stored(write, row, time)
 
     def _apply(self, db: sqlite3.Connection, write: Write, row: Parameters) -> Entry:
+        """Make one write; judge it by what the table made of it: columns convert, triggers change.
+
+        Raises:
+            InvalidValue: a trigger of the table's owner does not let it be.
+        """
         current = self.get(db, write.key)
         check_expected(write, current.revision if current else None)
         if write.value is None:
-            db.execute(self._delete, row)
+            if current is not None:
+                db.execute(self._delete, row)
+                if self.get(db, write.key) is not None:
+                    raise _refused(write.key)
             return deleted(write.key, write.updated_at)
         db.execute("SAVEPOINT datastream")
-        self._put(db, row, exists=current is not None)
+        is_done = self._put(db, row, exists=current is not None)
         stored = self.get(db, write.key)
+        if stored is None or not is_done:
+            raise _refused(write.key)
         if current is not None and _same(stored, current):
-            # Judged by what the table made of it: columns convert, triggers change.
             db.execute("ROLLBACK TO datastream")
             stored = current
         db.execute("RELEASE datastream")
-        return stored or deleted(write.key)
+        return stored
 
-    def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> None:
-        db.execute(self._update if exists else self._insert, row)
+    def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> bool:
+        """Whether the table let it be: not if one of its triggers passes over it."""
+        return db.execute(self._update if exists else self._insert, row).rowcount > 0
 
     def _check_key(self, key: str) -> None:
         names = self._layout.keys
@@ -306,6 +317,10 @@ class RowTable:
 
 def _is_part(name: str) -> str:
     return f"{column_of(name)} IN (?, CAST(? AS INTEGER))"
+
+
+def _refused(key: str) -> InvalidValue:
+    return InvalidValue(f"{shown(key)}: a trigger of the table undoes this; nothing was written")
 
 
 def _is_plain(write: Write) -> bool:
