@@ -7,15 +7,20 @@ the system (flock). Once that has gone, the next one can tell, and removes just 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from contextlib import suppress
+from errno import ENOTSUP
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from dulwich.file import FileLocked, SharedPerm, adjust_shared_perm
+
+try:
+    import fcntl
+except ImportError:  # Such as on Windows.
+    fcntl = None  # type: ignore[assignment]
 
 MARK = "datastream-lock-"
 """What the second names begin with."""
@@ -36,6 +41,8 @@ class RefLock:
     """
 
     def __init__(self, place: Path, top: Path, shared: SharedPerm | None) -> None:
+        if fcntl is None:
+            raise OSError(ENOTSUP, "no locks of files here")
         self._place = place
         self._lock = place.with_name(f"{place.name}.lock")
         self._mark = top / f"{MARK}{secrets.token_hex(8)}"
