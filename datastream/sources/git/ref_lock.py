@@ -109,6 +109,8 @@ class RefLock:
 
 def remove_abandoned(top: Path, lock: Path) -> None:
     """Remove a lock if its process has gone, and second names that are nobody's."""
+    if fcntl is None:
+        return
     for mark in top.glob(f"{MARK}*"):
         with suppress(FileNotFoundError, BlockingIOError), mark.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

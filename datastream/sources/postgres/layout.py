@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import psycopg
 from psycopg import sql
@@ -188,7 +188,8 @@ def create_table(
 
 def _check_made(asked: Columns, where: str) -> None:
     names = (column.split()[0] for column in ANCESTOR_COLUMNS.split(", "))
-    made: Mapping[str, Any] = dict.fromkeys(names)
+    # Only names are looked up.
+    made = cast("Mapping[str, Column]", dict.fromkeys(names))
     _choose(asked, made, where)
     _named(asked.key, "key", made, where)
     if asked.value != ALL:
