@@ -251,6 +251,34 @@ def test_a_case_insensitive_key_is_not_written(make, db):
     assert Feature.WRITE not in store.features
 
 
+SOFT_DELETES = """
+ALTER TABLE data ADD deletions integer DEFAULT 0;
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+  BEGIN UPDATE data SET deletions = deletions + 1 WHERE key = OLD.key; RETURN NULL; END $$;
+CREATE TRIGGER keep BEFORE DELETE ON data FOR EACH ROW WHEN (OLD.key <> 'gone')
+  EXECUTE FUNCTION keep();
+"""
+
+
+@pytest.mark.parametrize("many", [False, True], ids=["one", "many"])
+def test_a_delete_that_a_trigger_passes_over_is_refused_and_leaves_nothing(make, db, many):
+    store, _ = make(
+        "CREATE TABLE data (key text PRIMARY KEY, value text)",
+        "INSERT INTO data VALUES ('kept', '1'), ('gone', '2'), ('rest', '3')",
+        SOFT_DELETES,
+    )
+    writes = [Write("gone", None), Write("kept", None)][0 if many else 1 :]
+    with pytest.raises(InvalidValue, match=r"'kept'.*one of its triggers"):
+        store.write(*writes)
+    assert sorted(db.execute("SELECT key, deletions FROM data")) == [
+        ("gone", 0),
+        ("kept", 0),
+        ("rest", 0),
+    ]
+    store.delete("gone")
+    assert sorted(store) == ["kept", "rest"]
+
+
 def test_constraints_triggers_and_defaults_of_the_table(make, db):
     store, follower = make(
         "CREATE TABLE data (key text PRIMARY KEY, value int CHECK (value > 0), "

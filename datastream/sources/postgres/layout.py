@@ -99,6 +99,8 @@ class Layout(NamedTuple):
     """May make triggers and tables beside it."""
     is_unlogged: bool
     """A crash of the server empties it."""
+    is_guarded: bool
+    """Triggers or rules of its owner may pass over a write, or do something else instead."""
     marked: Marked
     """What `marks` go by."""
     fingerprint: str
@@ -154,6 +156,7 @@ class _Relation(NamedTuple):
     related: bool
     replicated: bool
     hides_rows: bool
+    guarded: bool
     owns: bool
     may_create: bool
     may_write: bool
@@ -244,6 +247,7 @@ def find_layout(
         is_replicated=relation.replicated,
         owns=relation.owns and relation.may_create,
         is_unlogged=relation.unlogged,
+        is_guarded=relation.guarded,
         marked=Marked(
             *marked[:3],
             tuple(used),
@@ -271,6 +275,10 @@ SELECT c.oid::int8, n.nspname::text, c.relname::text, c.relkind::text, c.relpers
   c.relhassubclass, c.relispartition OR c.relkind = 'p'
     OR EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)),
   EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid), row_security_active(c.oid),
+  -- Before each row: 1 + 2.
+  c.relhasrules OR EXISTS (
+    SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgenabled <> 'D' AND tgtype & 3 = 3
+  ),
   pg_catalog.pg_has_role(c.relowner, 'USAGE'), pg_catalog.has_schema_privilege(n.oid, 'CREATE'),
   pg_catalog.has_table_privilege(c.oid, 'INSERT')
     AND pg_catalog.has_table_privilege(c.oid, 'UPDATE')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import Any
 
@@ -47,11 +48,17 @@ class Writing(ABC):
             f"DELETE FROM {layout.name} t USING pg_catalog.unnest($1::text[]) AS g (key) "
             f"WHERE {table.is_key('g.key')} RETURNING 1"
         )
+        self._lock_many = (
+            f"SELECT 1 FROM {layout.name} t, pg_catalog.unnest($1::text[]) AS g (key) "
+            f"WHERE {table.is_key('g.key')} FOR UPDATE OF t"
+        )
 
     def write(self, db: Connection, writes: Sequence[Write]) -> Sequence[Entry]:
         """Store all of `writes` or nothing, as `Source.write` says."""
         if len(writes) == 1:
-            return [self._apply(db, writes[0], self.parameters(writes[0]))]
+            # What a trigger did instead is undone with the write that it passes over.
+            with db.transaction() if self.layout.is_guarded else nullcontext():
+                return [self._apply(db, writes[0], self.parameters(writes[0]))]
         with db.transaction():
             copied = self.copy(db, writes) if isinstance(writes, Puts) else None
             return copied or self._write_together(db, writes)
@@ -146,7 +153,13 @@ class Writing(ABC):
         So all are of one moment. What was not there then may be there now, with what was written
         together with it; looked for one by one, only a part of that would be removed.
         """
-        rows(db, self._delete_many, arrays(["text"], [[write.key] for write in writes]))
+        keys = arrays(["text"], [[write.key] for write in writes])
+        # A trigger may pass over some: those that are there are known before, and stay.
+        there = rows(db, self._lock_many, keys)
+        gone = rows(db, self._delete_many, keys)
+        if len(gone) < len(there):
+            kept = (write.key for write in writes if self.table.current(db, write.key))
+            raise self._refused(next(kept, writes[0].key))
         return {write.key: deleted(write.key, write.updated_at) for write in writes}
 
     def _apply(self, db: Connection, write: Write, row: Given) -> Entry:
@@ -161,7 +174,13 @@ class Writing(ABC):
                 return deleted(write.key, write.updated_at)
             if write.value is not None and current and self.holds(db, row):
                 return current
-        raise InvalidValue(f"{self._where}, key {shown(write.key)}: the table keeps no such row")
+        raise self._refused(write.key)
+
+    def _refused(self, key: str) -> InvalidValue:
+        return InvalidValue(
+            f"{self._where}, key {shown(key)}: the table keeps no such row; one of its triggers or "
+            "rules undoes this"
+        )
 
 
 class RowWriter(Writing):
