@@ -204,8 +204,9 @@ def test_writing_back_is_validated_written_as_one_batch_and_in_force_on_return(s
     assert "hunter2" not in repr(settings.current)
 
 
-def test_who_has_changed_a_key_meanwhile_is_not_overwritten(source):
-    with Store(source, name="conf") as store, Store(source, name="elsewhere") as elsewhere:
+def test_who_has_changed_a_key_meanwhile_is_not_overwritten():
+    source, theirs = (Gated("changed meanwhile") for _ in range(2))
+    with Store(source, name="conf") as store, Store(theirs, name="elsewhere") as elsewhere:
         store["app/db/url"] = "u"
         settings = store.bind(Settings, "app/")
         source.hold("poll")
