@@ -384,7 +384,8 @@ class Publisher:
         """Whether no change lies between it and the common position, whatever was buffered."""
         if self.position is None:
             return True
-        return self._consistent and self._at_position and join.position == self.position
+        is_sure = self._consistent and self._at_position and join.is_aligned
+        return is_sure and join.position == self.position
 
     def _is_mixed(self, subscription: Subscription, join: Join) -> bool:
         """Whether a state that was brought up to date may be none that was published.
@@ -408,7 +409,9 @@ class Publisher:
         revisions: Mapping[str, str] = NO_REVISIONS
         if is_first:
             known.begin(join.columns or join.revisions())
-            self.position, self._at_position, self._is_ahead = join.position, True, False
+            # What was read of two moments is compared with the state at once.
+            self.position, self._is_ahead = join.position, not join.is_aligned
+            self._at_position = not self._is_ahead
         else:
             revisions = join.revisions()
             if join.has_state:

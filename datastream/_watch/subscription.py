@@ -132,7 +132,7 @@ class Join:
         self._doubtful: set[str] = set()
         # What changed since the cursor was read where the state was; else, keys of which a second
         # read has told whether they were there at the cursor.
-        self._is_aligned = True
+        self.is_aligned = True
         self._confirmed: set[str] = set()
         # Revisions at the cursor, where they are known, of keys that have changed since.
         self._before: Mapping[str, str] = NO_REVISIONS
@@ -183,10 +183,8 @@ class Join:
             self.reset, self.cursor = True, None
             self.begin(reading)
             return
-        if self.has_state and self.position != reading.position:
-            self._is_aligned = self.is_as_read = False
-        # Of none, where it is made of two.
-        self.position = reading.position if self._is_aligned else ""
+        self.is_aligned = not self.has_state or self.position == reading.position
+        self.position = reading.position
         self._apply(Published(reading, {}))
         matches = self.selection.matches
         # In the order of the backend, which is that of the changes where it has a log.
@@ -206,7 +204,7 @@ class Join:
         Returns:
             False if that needs the state, which was not read.
         """
-        self._has_met = self._has_met or since == self.position
+        self._has_met = self._has_met or self._is_of(since)
         for one in published:
             self.is_as_read = False
             if not self.has_state and (one.reading.complete or self._is_unsure(one.reading)):
@@ -217,7 +215,7 @@ class Join:
             )
             self._take_created(one.reading)
             is_state = one.reading.complete
-            self._has_met = self._has_met or is_state or one.reading.position == self.position
+            self._has_met = self._has_met or is_state or self._is_of(one.reading.position)
         return True
 
     def is_exact(self, position: str) -> bool:
@@ -226,8 +224,12 @@ class Join:
         Else it may have what came and went between the readings that were published, which a log
         that compares two states does not name.
         """
-        is_there = self.is_as_read and self.position == position
+        is_there = self.is_as_read and self._is_of(position)
         return self._is_told_all or self._has_met or is_there
+
+    def _is_of(self, position: str | None) -> bool:
+        """Whether what was read, of one moment, was so at `position`."""
+        return self.is_aligned and self.position == position
 
     def _take_created(self, reading: Reading) -> None:
         """Learn which keys held nothing at the cursor."""
@@ -262,7 +264,7 @@ class Join:
 
     def unconfirmed(self) -> set[str]:
         """Keys of the state that are gone now, and may have come after the cursor."""
-        if self._is_aligned or self.cursor is None:
+        if self.is_aligned or self.cursor is None:
             return set()
         known = self._resumed.keys() | self._confirmed
         return self._origin.keys() - self.state.keys() - known

@@ -569,6 +569,20 @@ def test_what_was_there_only_between_two_reads_is_asked_for_once_more(publisher,
     assert sorted(two.sink.news[0]) == told
 
 
+def test_the_first_whose_state_is_of_two_moments_is_told_by_the_complete_state(publisher):
+    """An overlay spells no two positions alike, and somebody has to begin."""
+    one = register(publisher, since="p1")
+    join = begin(one, state("p2", a="1", k="2"))
+    join.resume(changes("p3", a="2"))
+    assert publisher.join(one, join, 0) is Step.DONE
+    assert one.sink.news == [[("a", "2")]]
+    ticket = publisher.ticket()
+    assert ticket.since is None
+    publisher.publish(ticket, state("p3", a="2"))
+    assert one.sink.news[1:] == [[("k", None)]]
+    assert publisher.ticket().since == "p3"
+
+
 def test_what_came_and_went_after_the_changes_were_read_needs_no_state(publisher):
     joined(publisher, state("p1"))
     two = register(publisher, since="p0")
