@@ -183,7 +183,9 @@ class Join:
             self.reset, self.cursor = True, None
             self.begin(reading)
             return
-        self.is_aligned = not self.has_state or self.position == reading.position
+        # What names all that was touched since the cursor, later than the state, corrects it.
+        is_same = self._is_told_all or self.position == reading.position
+        self.is_aligned = not self.has_state or is_same
         self.position = reading.position
         self._apply(Published(reading, {}))
         matches = self.selection.matches

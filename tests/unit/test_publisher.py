@@ -557,11 +557,13 @@ def test_what_a_log_does_not_mention_may_have_gone_and_come_back(publisher, had,
 def test_what_was_there_only_between_two_reads_is_asked_for_once_more(publisher, named, told):
     """The state was read at "p2", what changed since the cursor at "p3": `k` was gone then."""
     joined(publisher, state("p1", a="1"))
-    two = register(publisher, since="p1")
-    join = begin(two, state("p2", a="1", k="2"))
+    two, join = told_in_part(publisher, ALL, state("p2", a="1", k="2"), since="p1")
     join.resume(changes("p3", a="2"))
     ticket = publisher.ticket()
-    publisher.publish(ticket, changes("p4", deleted("k"), a="2"))
+    publisher.publish(ticket, changes("p4", a="2"))
+    assert publisher.join(two, join, ticket.number) is Step.CATCH_UP
+    ticket = publisher.ticket()
+    publisher.publish(ticket, state("p4", a="2"))
     assert publisher.join(two, join, ticket.number) is Step.CONFIRM
     created = frozenset(["k"]) if told == [("a", "2")] else frozenset()
     join.confirm(changes("p5", *named)._replace(created=created))
@@ -571,8 +573,7 @@ def test_what_was_there_only_between_two_reads_is_asked_for_once_more(publisher,
 
 def test_the_first_whose_state_is_of_two_moments_is_told_by_the_complete_state(publisher):
     """An overlay spells no two positions alike, and somebody has to begin."""
-    one = register(publisher, since="p1")
-    join = begin(one, state("p2", a="1", k="2"))
+    one, join = told_in_part(publisher, ALL, state("p2", a="1", k="2"), since="p1")
     join.resume(changes("p3", a="2"))
     assert publisher.join(one, join, 0) is Step.DONE
     assert one.sink.news == [[("a", "2")]]
