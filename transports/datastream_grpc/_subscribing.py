@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from contextlib import closing
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 
 from datastream import Batch, SourceUnavailable, Store, StoreClosed
@@ -99,7 +99,8 @@ class Stream:
         threads = shared.store.threads
         opening = await (threads.call if is_small(self._request) else threads.run)(self._opening)
         try:
-            async with opening.watch:
+            # It subscribes in its turn, once the client knows how the store is.
+            async with aclosing(opening.watch):
                 if await self._send(opening):
                     return True
         except Overflow:
