@@ -43,7 +43,7 @@ def replace(self, other, real=Path.replace):
 InFile.save = around(InFile.save, "place")
 Path.replace = replace
 with datastream.open(source) as a, datastream.open(target) as b:
-    b.write = around(b.write, "write")
+    b._write = around(b._write, "write")
     with datastream.mirror(a, b, place=place or None, delete_limit=1.0) as running:
         running.status.subscribe(lambda status: print(status.state, status.error, flush=True))
         sys.stdin.read()
