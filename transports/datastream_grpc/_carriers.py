@@ -179,8 +179,9 @@ class Follower:
         """
         if received == self._received:
             silent = SourceUnavailable(f"{self._where}: the stream is silent; it is begun anew")
-            self._call.cancel()
+            # First: the call's end would give its watches another reason.
             self._end(silent)
+            self._call.cancel()
 
     def close(self, timeout: float) -> None:
         """End the call and all watches."""
