@@ -113,17 +113,19 @@ class Outgoing:
 
     async def _send_parts(self, parts: Iterator[bytes], context: Context) -> None:
         """Send messages, the next of which are made meanwhile."""
-        made = self._made(parts)
+        made = asyncio.ensure_future(self._made(parts))
         try:
             while some := await made:
-                made = self._made(parts)
+                made = asyncio.ensure_future(self._made(parts))
                 for message in some:
                     await write(context, message)
         finally:
             made.cancel()
 
-    def _made(self, parts: Iterator[bytes]) -> asyncio.Task[list[bytes]]:
-        return asyncio.ensure_future(_as_coroutine(self._run(list, islice(parts, PARTS))))
+    async def _made(self, parts: Iterator[bytes]) -> list[bytes]:
+        # Only now: a task that is cancelled before it began would leave it never awaited.
+        made: list[bytes] = await self._run(list, islice(parts, PARTS))
+        return made
 
     def _state_of(self, asked: Asked) -> _State:
         if self._is_memory:
