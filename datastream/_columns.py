@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, compress, repeat
-from operator import itemgetter
+from operator import itemgetter, le
 from typing import Any, overload
 
 from datastream.entry import DELETE, PUT, Entry
@@ -88,6 +88,12 @@ class EntryColumns(Sequence[Entry]):
     def unique(self) -> EntryColumns:
         """The last entry of each key."""
         return self._at(self.places.values())
+
+    def sorted_by_key(self) -> EntryColumns:
+        """Sorted by their keys."""
+        if all(map(le, self.keys, self.keys[1:])):
+            return self
+        return self._at(sorted(range(len(self)), key=self.keys.__getitem__))
 
     def by_revision(self) -> EntryColumns:
         """Sorted by their revisions."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import repeat
-from operator import le
-from typing import TypeVar, overload
+from typing import overload
 
 from datastream._columns import EntryColumns
 from datastream.source import Write
 
-T = TypeVar("T")
 # Past the constructor of the named tuple, which takes three times as long.
 _write = partial(tuple.__new__, Write)
 _NO_MORE = Write("", None)[5:]
@@ -33,24 +31,7 @@ class Puts(Sequence[Write]):
     @classmethod
     def of(cls, entries: EntryColumns) -> Puts:
         """Those that put `entries`, which have each key once."""
-        keys = entries.keys
-        if all(map(le, keys, keys[1:])):
-            return cls(entries)
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-
-        def ordered(column: Sequence[T]) -> Sequence[T]:
-            return [column[number] for number in order]
-
-        return cls(
-            EntryColumns(
-                ordered(keys),
-                ordered(entries.values),
-                ordered(entries.types),
-                ordered(entries.times),
-                # Nobody asks what they had; to work it out takes long.
-                [""] * len(order),
-            )
-        )
+        return cls(entries.sorted_by_key())
 
     def __len__(self) -> int:
         return len(self.entries)
