@@ -76,7 +76,7 @@ class Feed:
             self._turn.notify()
 
     def stop(self) -> None:
-        """The store closes: whoever waits for a turn finds out by a read of its own."""
+        """End every wait for a turn, as the store closes: a read of its own tells who waited."""
         with self._turn:
             self._turn.notify_all()
 

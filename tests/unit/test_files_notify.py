@@ -11,7 +11,7 @@ import pytest
 from datastream.sources._common.wake import WakeEvent
 from datastream.sources.files.notify import TreeNotifications
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="counts watches of inotify")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has inotify")
 
 
 def watches():

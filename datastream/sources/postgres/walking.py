@@ -1,7 +1,7 @@
 """A state read in pieces: the server keeps what it has found until that is fetched.
 
-The cursor is held beyond its transaction. So neither a lock nor an old snapshot stays while whoever
-walks takes their time, and a row that cannot be read fails before the first one comes.
+The server holds the cursor beyond its transaction. So a slow walk keeps neither a lock nor an old
+snapshot, and a row that cannot be read fails before the first one comes.
 """
 
 from __future__ import annotations
