@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 
 import pytest
 from dulwich.refs import DiskRefsContainer
@@ -89,6 +90,20 @@ def test_ssh_through_a_command(bare, ssh, monkeypatch):
     monkeypatch.setenv("GIT_SSH_COMMAND", ssh)
     with datastream.open(url, cache=str(bare.path.with_name("other"))) as store:
         assert store["b"] == 2
+
+
+def test_ssh_in_a_process_with_many_descriptors(bare, ssh):
+    bare.import_commit({"a": "1"})
+    with ExitStack() as held:
+        while (descriptor := os.dup(0)) <= 1024:
+            held.callback(os.close, descriptor)
+        held.callback(os.close, descriptor)
+        url = f"git+ssh://git@localhost{bare.path}"
+        with datastream.open(url, ssh_command=ssh, interval=0.05) as store:
+            recorder = Recorder(store)
+            store["b"] = 2
+            bare.import_commit({"a": "by git"})
+            recorder.wait_state({"a": b"by git", "b": b"2"})
 
 
 def test_ssh_that_refuses_or_says_nothing(bare, tmp_path):

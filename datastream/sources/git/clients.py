@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import socket
 import subprocess
 import threading
 import weakref
 from contextlib import closing, suppress
+from functools import partial
+from selectors import EVENT_READ, DefaultSelector
 from typing import IO, Any, cast
 
 from dulwich.client import (
@@ -163,12 +164,13 @@ class _Vendor(SubprocessSSHVendor):
         self.running: list[subprocess.Popen[bytes]] = []
 
     def run_command(self, *args: Any, **kwargs: Any) -> SubprocessWrapper:
-        wrapper = super().run_command(*args, **kwargs)
+        wrapper: Any = super().run_command(*args, **kwargs)
         # Or it would close the pipe when it is gone.
-        cast("Any", wrapper.read).__self__.detach()
-        wrapper.read = io.BufferedReader(_Pipe(wrapper.proc, self._timeout)).read
+        wrapper.read.__self__.detach()
+        pipe = _Pipe(wrapper.proc, self._timeout)
+        wrapper.read, wrapper.can_read = io.BufferedReader(pipe).read, partial(pipe.has_more, 0.0)
         self.running.append(wrapper.proc)
-        return wrapper
+        return cast("SubprocessWrapper", wrapper)
 
 
 class _Pipe(io.RawIOBase):
@@ -182,8 +184,15 @@ class _Pipe(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def has_more(self, timeout: float) -> bool:
+        """Whether it prints something, or ends, within so many seconds."""
+        # `select` knows no descriptors above 1,023, of which a server may have many.
+        with DefaultSelector() as selector:
+            selector.register(self._pipe, EVENT_READ)
+            return bool(selector.select(timeout))
+
     def readinto(self, buffer: Any) -> int:
-        if not select.select([self._pipe], [], [], self._timeout)[0]:
+        if not self.has_more(self._timeout):
             self._process.kill()
             raise TimeoutError(f"no answer for {self._timeout:g} s")
         data = os.read(self._pipe.fileno(), len(buffer))
