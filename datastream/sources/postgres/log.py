@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "4"
+FORM = "5"
 """Of what is installed; another one is replaced."""
 _TABLE = "\0"
 """Stands for the table in a statement whose text is put together when it runs."""
@@ -263,11 +263,13 @@ BEGIN
     RETURN NULL;
   END IF;
   IF TG_OP = 'DELETE' THEN
-    SELECT count(*), {has_key} INTO _touched, _has_key FROM old_rows;
+    SELECT count(*), CASE WHEN count(*) > 0 THEN {has_key} END
+      INTO _touched, _has_key FROM old_rows;
   ELSIF TG_OP = 'TRUNCATE' THEN
-    SELECT NULL, {has_key} INTO _touched, _has_key;
+    _has_key := {has_key};
   ELSE
-    SELECT count(*), {has_key} INTO _touched, _has_key FROM new_rows;
+    SELECT count(*), CASE WHEN count(*) > 0 THEN {has_key} END
+      INTO _touched, _has_key FROM new_rows;
   END IF;
   -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
   IF _touched = 0 THEN
