@@ -14,7 +14,7 @@ from tests.bench.raw_client import Subscribers
 from tests.integration._programs.tools import Child
 
 STATE, VALUE = 20_000_000, 100_000
-STREAMS = 20
+STREAMS = 40
 CROWD, CONNECTIONS = 5_000, 50
 MOST = 2_000_000
 """Bytes that a stream may cost beyond the state that all share, and the one just being read."""

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from datastream import DatastreamError, Entry
 from datastream._columns import EntryColumns
+from datastream.entry import DELETE
 from datastream_grpc._pb import service_pb2 as pb
 
 ENTRIES = 2048
@@ -20,13 +21,20 @@ _UNIT = timedelta(microseconds=1)
 T = TypeVar("T")
 
 
-def pieces_of(entries: Sequence[Entry], most: int) -> Iterator[EntryColumns]:
-    """Entries, none of which is a DELETE, in pieces of about `most` bytes; one may have more."""
+def pieces_of(entries: Sequence[Entry], most: int, gone: list[Entry]) -> Iterator[EntryColumns]:
+    """What entries hold, in pieces of about `most` bytes; one entry may have more.
+
+    Args:
+        gone: takes what columns cannot hold: the entries that are a DELETE.
+    """
     for start in range(0, len(entries), ENTRIES):
-        piece = EntryColumns.of(entries[start : start + ENTRIES])
+        some = entries[start : start + ENTRIES]
+        piece = EntryColumns.of(some)
         if piece is None:
-            raise ValueError("a DELETE has no place in columns")
-        yield from _halved(piece, most)
+            gone += [entry for entry in some if entry.operation is DELETE]
+            piece = EntryColumns.of([entry for entry in some if entry.operation is not DELETE])
+        if piece:
+            yield from _halved(piece, most)
 
 
 def _halved(entries: EntryColumns, most: int) -> Iterator[EntryColumns]:

@@ -102,20 +102,15 @@ def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
 
 def to_columned(batch: Batch) -> Iterator[bytes]:
     """The messages of a batch, serialised, what its keys hold in columns."""
-    held, gone = batch.entries, list[Entry]()
-    if not isinstance(held, EntryColumns):
-        gone = [entry for entry in held if entry.operation is DELETE]
-    if gone:
-        held = [entry for entry in held if entry.operation is not DELETE]
-    parts = to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=not held)
+    gone: list[Entry] = []
     is_first = True
-    for piece in pieces_of(held, MESSAGE_BYTES):
+    for piece in pieces_of(batch.entries, MESSAGE_BYTES, gone):
         message = pb.DataResponse()
         # Not made apart, as it would be copied.
         to_columns(piece, message.columns.add())
         yield message.SerializeToString() + _mark(batch, is_first=is_first, is_last=False)
         is_first = False
-    yield from parts
+    yield from to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=is_first)
 
 
 def to_messages(

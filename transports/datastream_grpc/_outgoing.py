@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -20,9 +19,6 @@ KEPT_ENTRIES, KEPT_BYTES = 64, 16 << 10
 """Serialised entries kept for other selections, and what one of them may take."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
-PARTS = 2
-"""Messages of a state that are made at once, while as many are sent: a client that does not read
-holds them all."""
 JOIN_ALONE = 5.0
 """Seconds for which a stream that reads its state keeps others from reading the same."""
 
@@ -99,10 +95,12 @@ class Outgoing:
             state = self._state_of(asked)
             # From here on only what is shared is held: a client that does not read keeps it.
             batch = await self._run(state.shared, batch)
-            parts = _convert.to_messages(batch, deletes=deletes)
             if columns and deletes:
-                parts = _convert.to_columned(batch)
-            await self._send_parts(parts, context)
+                # Each takes less than a millisecond, and as long to have a thread make it.
+                for part in _convert.to_columned(batch):
+                    await write(context, part)
+                return
+            await self._send_parts(_convert.to_messages(batch, deletes=deletes), context)
             return
         messages = self.ready(batch, deletes)
         if isinstance(messages, asyncio.Task):
@@ -112,19 +110,18 @@ class Outgoing:
             await write(context, message)
 
     async def _send_parts(self, parts: Iterator[bytes], context: Context) -> None:
-        """Send messages, the next of which are made meanwhile."""
+        """Send messages, the next of which is made meanwhile."""
         made = asyncio.ensure_future(self._made(parts))
         try:
-            while some := await made:
+            while (part := await made) is not None:
                 made = asyncio.ensure_future(self._made(parts))
-                for message in some:
-                    await write(context, message)
+                await write(context, part)
         finally:
             made.cancel()
 
-    async def _made(self, parts: Iterator[bytes]) -> list[bytes]:
+    async def _made(self, parts: Iterator[bytes]) -> bytes | None:
         # Only now: a task that is cancelled before it began would leave it never awaited.
-        made: list[bytes] = await self._run(list, islice(parts, PARTS))
+        made: bytes | None = await self._run(next, parts, None)
         return made
 
     def _state_of(self, asked: Asked) -> _State:
