@@ -402,9 +402,14 @@ def test_every_filesystem_opens_or_says_why_not(scheme):
         datastream.open(f"{scheme}://127.0.0.1:1/nothing").close()
 
 
-def test_the_package_to_install_is_named():
-    with pytest.raises(ImportError, match="pip install gcsfs"):
-        datastream.open("gs://bucket/x")
+@pytest.mark.parametrize(
+    ("url", "package"), [("gs://bucket/x", "gcsfs"), ("hdfs://localhost/x", "pyarrow")]
+)
+def test_the_package_to_install_is_named(url, package, monkeypatch):
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=f"pip install {package}"):
+        datastream.open(url)
 
 
 def test_pieces_of_a_file_in_memory_are_one_readers_alone():

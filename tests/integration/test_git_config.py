@@ -175,6 +175,8 @@ def test_configurations_that_git_reads_are_read(repository, config):
         ("[core]\nrepositoryformatversion = some\n", SourceUnavailable),
         ("[core]\nrepositoryformatversion = 2\n", Unsupported),
         ("[core]\nlooseCompression = much\n", SourceUnavailable),
+        ("[core]\nlooseCompression = 99\n", SourceUnavailable),
+        ("[core]\ncompression = -2\n", SourceUnavailable),
         ("\xff[", SourceUnavailable),
     ],
 )

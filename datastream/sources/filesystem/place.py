@@ -6,7 +6,7 @@ import inspect
 import logging
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -258,12 +258,8 @@ def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
     from fsspec.core import url_to_fs
 
     protocol = url.partition(":")[0]
-    try:
+    with _hints(protocol):
         kind = fsspec.get_filesystem_class(protocol)
-    except ImportError as error:
-        package = _PACKAGES.get(protocol, "")
-        hint = f": pip install {package}" if package else ""
-        raise ImportError(f"{protocol}: needs another package{hint} ({error})") from error
     defaults = _defaults(kind)
     typed = {
         name: text_as(Given(name, value, protocol, in_url=False), defaults.get(name))
@@ -275,8 +271,20 @@ def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
         url, typed = f"{protocol}://", {**typed, "fo": _local(path)}
     # A new instance, because fsspec shares them, and without its cache of listings that never
     # expires.
-    system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
+    with _hints(protocol):
+        system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
     return Opened(system, root)
+
+
+@contextmanager
+def _hints(protocol: str) -> Iterator[None]:
+    """Say which package is missing: some filesystems need it when made, others to be imported."""
+    try:
+        yield
+    except ImportError as error:
+        package = _PACKAGES.get(protocol, "")
+        hint = f": pip install {package}" if package else ""
+        raise ImportError(f"{protocol}: needs another package{hint} ({error})") from error
 
 
 _PACKAGES = {

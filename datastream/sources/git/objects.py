@@ -121,6 +121,7 @@ def config_of(path: str | Path) -> StackedConfig:
 def _opened(path: str | Path) -> Repo:
     try:
         repo = TolerantRepo(str(path))
+        _check_compression(repo)
     except NotGitRepository as error:
         raise NoRepository(
             f"{path} is no git repository; name the folder that holds .git, or git init it"
@@ -138,6 +139,14 @@ def _opened(path: str | Path) -> Repo:
         repo.close()
         return TolerantRepo(str(hidden.parent))
     return repo
+
+
+def _check_compression(repo: Repo) -> None:
+    """Refuse the levels that git refuses, before something is to be written."""
+    level = repo.object_store.loose_compression_level
+    if not -1 <= level <= 9:
+        repo.close()
+        raise ValueError(f"bad zlib compression level {level}")
 
 
 class Trees:
