@@ -18,14 +18,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datastream import _flock
 from datastream._consume.progress import Handled, Progress
 from datastream.errors import DatastreamError, shown
 from datastream.selection import Selection
-
-try:
-    import fcntl
-except ImportError:  # not on this system, where nobody keeps two consumers apart
-    fcntl = None  # type: ignore[assignment]
 
 FORMAT = "datastream place 1"
 ROWS = 1_000
@@ -191,14 +187,10 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _lock(fd: int, path: Path) -> None:
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not _flock.lock(fd, wait=False):
         raise Taken(
             f"another consumer is using the place {path}; stop it first, or name another file"
-        ) from error
+        )
 
 
 def _sync_directory(path: Path) -> None:

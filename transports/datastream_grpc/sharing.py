@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 import datastream
-from datastream import DatastreamError, Store
+from datastream import DatastreamError, Store, _flock
 from datastream.url import parse
 from datastream_grpc.server import serve
 from datastream_grpc.source import GrpcSource
@@ -156,18 +156,10 @@ class _Lock:
 
     def acquire(self) -> bool:
         """Take it, unless somebody has it."""
-        import fcntl
-
-        try:
-            fcntl.flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
+        return _flock.lock(self._open(), wait=False)
 
     def release(self) -> None:
-        import fcntl
-
-        fcntl.flock(self._open(), fcntl.LOCK_UN)
+        _flock.unlock(self._open())
 
     def close(self) -> None:
         file, self._file = self._file, None

@@ -11,7 +11,6 @@ they read. Only a reader that meets one batch after the other waits for the writ
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
@@ -23,6 +22,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 
+from datastream import _flock
 from datastream.errors import SourceUnavailable
 from datastream.sources._common.listing import fingerprint
 from datastream.sources.files.content import read_file
@@ -65,7 +65,7 @@ class StagingArea:
             SourceUnavailable: another writer holds the lock for longer than `timeout` seconds.
             OSError: the directory cannot be written.
         """
-        with self._locked(self._open_to_write, fcntl.LOCK_EX, timeout):
+        with self._locked(self._open_to_write, timeout):
             self._recover()
             yield
 
@@ -73,7 +73,7 @@ class StagingArea:
     def shared(self) -> Iterator[None]:
         """Beside other readers, with all writers waiting; no lock where none can be taken."""
         try:
-            with self._locked(self._open_to_read, fcntl.LOCK_SH, LOCK_TIMEOUT):
+            with self._locked(self._open_to_read, LOCK_TIMEOUT, shared=True):
                 yield
                 return
         except _NoLockError:
@@ -248,19 +248,21 @@ class StagingArea:
     # The lock.
 
     @contextmanager
-    def _locked(self, opener: Callable[[], int], kind: int, timeout: float) -> Iterator[None]:
+    def _locked(
+        self, opener: Callable[[], int], timeout: float, *, shared: bool = False
+    ) -> Iterator[None]:
         until = time.monotonic() + timeout
         while True:
             handle = opener()
             try:
-                self._take(handle, kind, until)
+                self._take(handle, until, shared=shared)
                 if self._is_lock(handle):
                     yield
                     return
             finally:
                 # Closing alone would leave it to a child that was forked meanwhile.
                 with suppress(OSError):
-                    fcntl.flock(handle, fcntl.LOCK_UN)
+                    _flock.unlock(handle)
                 os.close(handle)
 
     def _open_to_read(self) -> int:
@@ -306,13 +308,8 @@ class StagingArea:
         except FileNotFoundError:
             return False
 
-    def _take(self, handle: int, kind: int, until: float) -> None:
-        while True:
-            try:
-                return fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
-                    raise
+    def _take(self, handle: int, until: float, *, shared: bool) -> None:
+        while not _flock.lock(handle, wait=False, shared=shared):
             if time.monotonic() > until:
                 lock = self._held.place.path(LOCK)
                 raise SourceUnavailable(

@@ -19,6 +19,7 @@ from dulwich.objects import ObjectID
 from dulwich.refs import Ref
 from dulwich.repo import Repo
 
+from datastream import _flock
 from datastream.errors import DatastreamError
 from datastream.sources.git.errors import local_errors
 from datastream.sources.git.objects import Objects, open_repo
@@ -152,10 +153,5 @@ def _remove(folder: Path) -> None:
 def _held(path: Path) -> Iterator[None]:
     """One process at a time; the system lets go when a process dies."""
     with path.open("ab") as file:
-        try:
-            import fcntl
-        except ImportError:
-            pass
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        _flock.lock(file.fileno(), wait=True)
         yield

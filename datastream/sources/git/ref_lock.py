@@ -17,10 +17,7 @@ from typing import Self
 
 from dulwich.file import FileLocked, SharedPerm, adjust_shared_perm
 
-try:
-    import fcntl
-except ImportError:  # Such as on Windows.
-    fcntl = None  # type: ignore[assignment]
+from datastream import _flock
 
 MARK = "datastream-lock-"
 """What the second names begin with."""
@@ -41,7 +38,7 @@ class RefLock:
     """
 
     def __init__(self, place: Path, top: Path, shared: SharedPerm | None) -> None:
-        if fcntl is None:
+        if not _flock.AVAILABLE:
             raise OSError(ENOTSUP, "no locks of files here")
         self._place = place
         self._lock = place.with_name(f"{place.name}.lock")
@@ -49,7 +46,7 @@ class RefLock:
         self._shared = shared
         self._fd = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            _flock.lock(self._fd, wait=True)
             self._link(top)
         except BaseException:
             self._let_go()
@@ -109,11 +106,12 @@ class RefLock:
 
 def remove_abandoned(top: Path, lock: Path) -> None:
     """Remove a lock if its process has gone, and second names that are nobody's."""
-    if fcntl is None:
+    if not _flock.AVAILABLE:
         return
     for mark in top.glob(f"{MARK}*"):
-        with suppress(FileNotFoundError, BlockingIOError), mark.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError), mark.open("rb") as file:
+            if not _flock.lock(file.fileno(), wait=False):
+                continue
             # Only who has this file locked may remove it, so it is still the one at that name.
             if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
                 lock.unlink()
