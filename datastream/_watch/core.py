@@ -192,11 +192,7 @@ class Core:
     def read_changes(self, selection: Selection, since: str) -> Reading:
         """What changed since a cursor; complete, if the backend cannot tell."""
         self._feed.begin_anew()
-        try:
-            return self.report(self._feed.read, selection, since)
-        finally:
-            # A `wait` concerns what was last read with a position: everybody's again.
-            self._source.wake()
+        return self.report(self._feed.read, selection, since)
 
     def load(self, reading: Reading, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The values of entries of `reading`; a DELETE for what has gone meanwhile."""

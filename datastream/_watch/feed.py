@@ -41,10 +41,17 @@ class Feed:
         self._turn = threading.Condition()
         self._is_taken = False
 
-    def read(self, selection: Selects, since: str | None) -> Reading:
-        reading = self._calls(None, self._source.read, selection, since)
-        # Else it is the union of all, of which each gets a part.
-        return selected(reading, selection) if isinstance(selection, Selection) else reading
+    def read(self, selection: Selection, since: str | None) -> Reading:
+        """What one subscriber is given, or a caller."""
+        try:
+            return selected(self._read(selection, since), selection)
+        finally:
+            if since is not None:
+                # A `wait` concerns what was last read with a position: everybody's again.
+                self._source.wake()
+
+    def _read(self, selection: Selects, since: str | None) -> Reading:
+        return self._calls(None, self._source.read, selection, since)
 
     def catch_up(self) -> int:
         """Publish what is new since the publisher's position; the number of the read.
@@ -81,17 +88,23 @@ class Feed:
             self._turn.notify_all()
 
     def _catch_up(self) -> int:
-        first = 0
-        while (ticket := self._publisher.ticket()) is not None:
-            first = first or ticket.number
-            reading = self.read(ticket.union, ticket.since)
-            if self._published(ticket, reading):
-                return ticket.number
-            if self._publisher.has_published_since(first):
-                return first
-        return first
+        first, outcome = 0, Outcome.PUBLISHED
+        try:
+            while (ticket := self._publisher.ticket()) is not None:
+                first = first or ticket.number
+                reading, outcome = self._read(ticket.union, ticket.since), Outcome.OUTRUN
+                outcome = self._publish(ticket, reading)
+                if outcome is not Outcome.OUTRUN:
+                    return ticket.number
+                if self._publisher.has_published_since(first):
+                    return first
+            return first
+        finally:
+            if outcome in (Outcome.OUTRUN, Outcome.PART):
+                # The source has shown what nobody was told of: it is read again.
+                self._source.wake()
 
-    def _published(self, ticket: Ticket, reading: Reading) -> bool:
+    def _publish(self, ticket: Ticket, reading: Reading) -> Outcome:
         values: dict[str, Entry] = {}
         while True:
             outcome = self._publisher.publish(ticket, reading, values)
@@ -99,7 +112,7 @@ class Feed:
                 same = outcome is Outcome.SAME
                 self._calls(None, self._source.compared, reading.position, same=same)
             if isinstance(outcome, Outcome):
-                return outcome is not Outcome.OUTRUN
+                return outcome
             loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
             values |= {entry.key: entry for entry in loaded}
             if len(loaded) < len(outcome):

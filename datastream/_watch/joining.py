@@ -111,18 +111,14 @@ class Joiner:
 
     def _resume(self, subscription: Subscription, join: Join, cursor: str) -> None:
         selection = subscription.selection
-        try:
-            changes = self._feed.read(selection, cursor)
-            for _ in range(RESUMES):
-                # What is over again between the two may be in the state, and no change.
-                if changes.complete or not join.has_state or join.position == changes.position:
-                    break
-                join.advance(self._feed.read(selection, join.position))
-                if join.position != changes.position:
-                    changes = self._feed.read(selection, cursor)
-        finally:
-            # A `wait` concerns what was last read with a position: everybody's again.
-            self._source.wake()
+        changes = self._feed.read(selection, cursor)
+        for _ in range(RESUMES):
+            # What is over again between the two may be in the state, and no change.
+            if changes.complete or not join.has_state or join.position == changes.position:
+                break
+            join.advance(self._feed.read(selection, join.position))
+            if join.position != changes.position:
+                changes = self._feed.read(selection, cursor)
         self._feed.begin_anew()
         join.resume(changes, transient=subscription.transient)
 

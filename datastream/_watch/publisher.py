@@ -162,6 +162,8 @@ class Publisher:
         self._covered = max(self._covered, ticket.number)
         self._delivery.deliver(news, self.position or "", reading, apart)
         self._apart.published(told)
+        if part.covers is not None:
+            return Outcome.PART
         if not (compares and part.is_whole):
             return Outcome.PUBLISHED
         return Outcome.DIFFERENT if news else Outcome.SAME

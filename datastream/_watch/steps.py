@@ -29,6 +29,8 @@ class Outcome(Enum):
     """Published; a comparison of the state at the publisher's position, which found nothing."""
     DIFFERENT = auto()
     """Likewise, but it found what the position should have told."""
+    PART = auto()
+    """Published without the keys of newcomers, which the read was not asked for."""
     OUTRUN = auto()
     """The publisher has moved since the read began."""
 

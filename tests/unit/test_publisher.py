@@ -433,7 +433,7 @@ def test_after_a_state_that_was_published_in_part_the_next_read_is_of_the_state_
     ticket = publisher.ticket()
     register(publisher, Selection.of("b/"))
     part = state("p2", **{"a/flash": "2"})
-    assert publisher.publish(ticket, part) is Outcome.PUBLISHED
+    assert publisher.publish(ticket, part) is Outcome.PART
     assert publisher.position == "p1"
     ticket = publisher.ticket()
     assert ticket.since is None
@@ -447,7 +447,7 @@ def test_keys_of_a_newcomer_are_not_gone_because_a_reading_did_not_ask_for_them(
     ticket = listed.ticket()
     two = register(listed, Selection.of("b"))
     assert listed.join(two, begin(two, state("p1", b="1")), 0) is Step.DONE
-    assert listed.publish(ticket, state("p2", a="2")) is Outcome.PUBLISHED
+    assert listed.publish(ticket, state("p2", a="2")) is Outcome.PART
     assert two.sink.news == [[("b", "1")]]
     assert listed.position == "p1", "what the newcomer missed has to be read again"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 from datastream.selection import Selects
@@ -35,8 +35,8 @@ class Followed:
     """The state at the position of the poller's last look, and what has changed since the last
     position at which watchers are known to have been.
 
-    A store's poller is the thread that calls `Source.wait`. Reads of other threads, and those
-    that follow no wait, look at everything.
+    A store's poller is the thread that calls `Source.wait`; before that, the first one that reads
+    is taken for it. Reads of other threads, and those that follow no wait, look at everything.
     """
 
     def __init__(self) -> None:
@@ -77,19 +77,22 @@ class Followed:
 
     @contextmanager
     def poll(self) -> Iterator[bool]:
-        """Read as the poller; gives False if another thread is the poller, or is polling."""
-        mine = self._thread in (None, threading.get_ident())
-        mine = mine and self._polling.acquire(blocking=False)
-        try:
+        """Read as the poller; gives False if another thread is the poller."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._thread = self._thread or thread
+            mine = self._thread == thread
+        # One that was taken for the poller may still be reading.
+        with self._polling if mine else nullcontext():
             yield mine
-        finally:
-            if mine:
-                self._polling.release()
 
-    def waits(self) -> None:
-        """This thread waits: it is the poller."""
-        self._thread = threading.get_ident()
-        self._has_waited = True
+    def waits(self) -> bool:
+        """This thread waits: it is the poller. Whether it was known to be that when it read."""
+        thread = threading.get_ident()
+        with self._lock:
+            self._has_waited = self._thread == thread
+            self._thread = thread
+            return self._has_waited
 
     def has_waited(self) -> bool:
         """Whether this is the first read after a wait, so that notifications say what changed.

@@ -115,9 +115,10 @@ class FilesSource(ListedSource):
             return self._poll.look_beside(Ask(selection, since, self._known))
 
     def wait(self, timeout: float | None) -> None:
-        self._followed.waits()
-        self._watcher.wait(timeout)
-        self._report_health()
+        # Else what it is to be notified of is only asked for when it reads.
+        if self._followed.waits():
+            self._watcher.wait(timeout)
+            self._report_health()
 
     def release(self) -> None:
         super().release()
