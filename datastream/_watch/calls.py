@@ -97,10 +97,11 @@ class Calls:
         """What leaves the store for an error of the source, with no secret in what caused it."""
         secrets = self._source.secrets
         hide_in(error, secrets)
-        if isinstance(error, DatastreamError):
-            return error
-        if self.closed:
+        is_answer = isinstance(error, DatastreamError)
+        if self.closed and (not is_answer or isinstance(error, SourceUnavailable)):
             return StoreClosed(self.closed)
+        if is_answer:
+            return error
         translated = self._source.translate(error, key)
         if isinstance(translated, DatastreamError | ImportError):
             hide_in(translated, secrets)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import select
 import struct
 import subprocess
 import sys
 import termios
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
 
 import pyte
 
@@ -87,7 +87,7 @@ class Terminal:
 
     def _read(self) -> bool:
         """Put on the screen what was written; False when no program has the terminal any more."""
-        if not select.select([self._ours], [], [], TIMEOUT)[0]:
+        if not wait([self._ours], TIMEOUT):
             raise TimeoutError("the program writes nothing")
         try:
             written = os.read(self._ours, 65536)

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from datastream import DatastreamError, SourceUnavailable, StoreClosed
+from datastream import DatastreamError, InvalidKey, SourceUnavailable, StoreClosed
 from datastream._watch import calls as module
 from datastream._watch.calls import Calls, FairLock
 from datastream.sources.memory import MemorySource
@@ -114,3 +114,11 @@ def test_a_turn_that_never_comes_is_an_error_and_is_given_to_no_dead(monkeypatch
         assert isinstance(caught[0], SourceUnavailable)
     with lock.held("store"):
         pass
+
+
+def test_that_a_backend_is_away_is_no_news_once_the_store_is_closed():
+    calls = Calls(Translating(), "store")
+    calls.closed = "this store was closed"
+    for error in (SourceUnavailable("the connection is lost"), ConnectionError("reset")):
+        assert isinstance(calls.translate(error, None), StoreClosed)
+    assert isinstance(calls.translate(InvalidKey("no key"), None), InvalidKey)

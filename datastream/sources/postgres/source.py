@@ -263,7 +263,8 @@ class PostgresSource(Source):
             yield Revision(current)
 
     def translate(self, error: Exception, key: str | None) -> Exception:
-        if self._closed and not isinstance(error, DatastreamError):
+        is_answer = isinstance(error, DatastreamError)
+        if self._closed and (not is_answer or isinstance(error, SourceUnavailable)):
             return StoreClosed(f"{self._where} was closed; open it anew")
         if isinstance(error, psycopg.Error):
             return explain(error, self._where, key)
