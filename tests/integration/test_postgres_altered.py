@@ -135,10 +135,12 @@ def test_what_leaves_the_values_alone_is_no_reset(postgres, db, statement):
 SWAP = ["ALTER TABLE data RENAME TO data_old", "ALTER TABLE data_new RENAME TO data"]
 
 
-@pytest.mark.parametrize("then", [None, "DROP TABLE data_old"])
-def test_a_table_swapped_by_renaming(postgres, db, then):
+@pytest.mark.parametrize(
+    ("then", "mode"), [(None, ""), ("DROP TABLE data_old", ""), (None, "notify")]
+)
+def test_a_table_swapped_by_renaming(postgres, db, then, mode):
     db.execute(f"{TABLE}; INSERT INTO data VALUES ('a', 'old')")
-    with datastream.open(postgres, interval=0.05) as store:
+    with datastream.open(postgres, interval=0.05, mode=mode) as store:
         db.execute("CREATE TABLE data_new (key text PRIMARY KEY, value text)")
         db.execute("INSERT INTO data_new VALUES ('a', 'new'), ('b', 'new')")
         swap = ["BEGIN", *SWAP, *([then] if then else []), "COMMIT"]

@@ -341,7 +341,8 @@ class PostgresSource(Source):
 
     def _publish(self, catalogue: Catalogue) -> None:
         obstacle = catalogue.log.obstacle
-        if obstacle and self._wishes.mode == NOTIFY:
+        # What is about to be made is no obstacle that lasts: the next read finds out.
+        if obstacle and self._wishes.mode == NOTIFY and not catalogue.is_install_due:
             raise DatastreamError(
                 f"{self._where} cannot notify: {obstacle}; without mode=notify it is polled"
             )
