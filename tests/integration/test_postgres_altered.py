@@ -233,6 +233,38 @@ def test_a_schema_that_is_swapped(postgres, db):
         db.execute(f"DROP SCHEMA IF EXISTS {blue}, {green}, {away} CASCADE")
 
 
+@pytest.mark.parametrize("meanwhile", [None, "swapped"])
+def test_a_schema_that_had_another_name_for_a_while(postgres, db, meanwhile):
+    """What is written then is in its log, and in that of no other schema."""
+    schema = db.execute("SELECT current_schema").fetchone()[0]
+    mine, away = (f"{schema}_{name}" for name in ("mine", "away"))
+    made = f"CREATE SCHEMA {mine}; CREATE TABLE {mine}.data (key text PRIMARY KEY, value text)"
+    url = postgres.partition("&options")[0]
+    try:
+        db.execute(made)
+        with datastream.open(url, schema=mine, mode="notify") as store:
+            store.update({"a": "1", "b": "1"})
+            cursor = store.snapshot_batch().cursor
+        db.execute(f"ALTER SCHEMA {mine} RENAME TO {away}")
+        if meanwhile:
+            db.execute(made)
+            datastream.open(url, schema=mine, mode="notify").close()
+        db.execute(f"INSERT INTO {away}.data VALUES ('c', '1')")
+        db.execute(f"DELETE FROM {away}.data WHERE key = 'a'")
+        if meanwhile:
+            with datastream.open(url, schema=mine, mode="notify") as store:
+                assert store.snapshot() == {}
+            db.execute(f"DROP SCHEMA {mine} CASCADE")
+        db.execute(f"ALTER SCHEMA {away} RENAME TO {mine}")
+        with datastream.open(url, schema=mine, mode="notify") as store:
+            recorder = Recorder(store, since=cursor, had={"a": b"1", "b": b"1"})
+            recorder.wait_state({"b": b"1", "c": b"1"})
+            db.execute(f"TRUNCATE {mine}.data")
+            recorder.wait_state({})
+    finally:
+        db.execute(f"DROP SCHEMA IF EXISTS {mine}, {away} CASCADE")
+
+
 def test_a_table_that_moves_takes_no_second_log_along(postgres, db):
     db.execute(TABLE)
     with datastream.open(postgres):

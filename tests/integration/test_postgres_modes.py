@@ -97,6 +97,31 @@ def test_what_is_left_of_a_log_is_replaced(postgres, db, dropped):
     assert not installed(db)
 
 
+def test_a_log_into_which_a_dump_was_loaded_is_replaced(postgres, db):
+    """With what it says of itself, which is there twice then."""
+    with datastream.open(postgres, interval=0.05) as store:
+        follower = Follower(store)
+        (state,) = db.execute(
+            "SELECT quote_ident(relname) FROM pg_class WHERE relname LIKE '_datastream%_state' "
+            "AND relnamespace = current_schema::regnamespace"
+        ).fetchone()
+        before = store.snapshot_batch().cursor
+        db.execute(f"INSERT INTO {state} SELECT * FROM {state}")
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        follower.wait_state({"a": b"1"})
+
+        def is_one():
+            return db.execute(f"SELECT count(*) FROM {state}").fetchone() == (1,)
+
+        eventually(is_one, "it is made anew")
+        db.execute("INSERT INTO data VALUES ('b', '1')")
+        follower.wait_state({"a": b"1", "b": b"1"})
+        resumed = []
+        store.watch_batches(since=before).subscribe(resumed.append)
+        store.flush()
+        assert resumed[0].reset
+
+
 def test_a_database_that_lets_nobody_make_triggers(postgres, db):
     schema = db.execute("SELECT current_schema").fetchone()[0]
     db.execute(

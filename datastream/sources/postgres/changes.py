@@ -16,7 +16,7 @@ from datastream.sources.postgres import position as positions
 from datastream.sources.postgres.ahead import Question
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered, is_of_a_row
-from datastream.sources.postgres.layout import Layout
+from datastream.sources.postgres.layout import Layout, literal
 from datastream.sources.postgres.log import EVENTS, Names, body_of, made_for
 from datastream.sources.postgres.table import RowTable, beside
 
@@ -165,7 +165,10 @@ def _head(layout: Layout, names: Names, honoured: str = "") -> str:
     place = f"pg_current_snapshot(), '/', coalesce({line}, '0.0')"
     return (
         f"SELECT pg_catalog.concat({_marks(layout)}, ' ', {place}) "
-        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM {names.state} st"
+        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM ("
+        # One row also where a dump that was loaded has brought another one.
+        "SELECT pg_catalog.string_agg(epoch, '+') AS epoch, (pg_catalog.array_agg(cut))[1] AS cut "
+        f"FROM {names.state}) st"
     )
 
 
@@ -208,13 +211,15 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         # Of a cluster with more transactions than this one has had.
         "greatest(st.cut, (SELECT xid FROM "
         f"{names.log} ORDER BY xid DESC LIMIT 1)) <= pg_snapshot_xmax(pg_current_snapshot()), "
-        f"pg_catalog.to_jsonb(st) ->> 'body' = {body_of(names)} "
+        f"pg_catalog.to_jsonb(st) ->> 'body' = {body_of(names)}, "
+        f"(SELECT count(*) FROM {names.state}) = 1 "
+        f"AND (st.history = '' OR to_regclass({literal(names.history)}) IS NOT NULL) "
         f"FROM {names.state} st".encode(),
         (json.dumps(made_for(layout)), names.log, layout.is_unlogged),
     ).fetchone()
     if row is None:
         return Found(None, "its change log was emptied, or is hidden from this role")
-    if not (row[3] and row[4]):
+    if not (row[3] and row[4] and row[6]):
         return Found(None, "its change log is one of another table, server or version")
     if not row[5]:
         return Found(None, "what its triggers run was replaced")

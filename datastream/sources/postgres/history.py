@@ -43,10 +43,12 @@ class History(NamedTuple):
         stamp = self.layout.updated_at
         time = "bytea" if stamp and stamp.kind.startswith("timestamp") else "text"
         return [
-            f"{create} {table} (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+            # Numbers may come again, when a dump is loaded: no write of the table may fail by that.
+            f"{create} {table} (id bigint GENERATED ALWAYS AS IDENTITY, "
             f"at timestamptz NOT NULL DEFAULT now(), author text DEFAULT session_user, "
             f"gone boolean NOT NULL, key text NOT NULL, value {value}, value_type text, "
             f"updated_at {time})",
+            f"CREATE INDEX ON {table} (id)",
             f"CREATE INDEX ON {table} (key, id)",
         ]
 
@@ -59,13 +61,13 @@ class History(NamedTuple):
             f"= {len(columns)}"
         )
 
-    def keep(self, table: str, rows: str) -> str:
-        """A statement that writes down what `rows` hold."""
+    def keep(self, table: str, rows: str, relation: str) -> str:
+        """A statement that writes down what `rows` of `relation` hold."""
         key = key_of(self.layout, "r")
         if self.layout.is_virtual:
             # Rows that were just written have no such values yet, those of the table do.
             among = f"SELECT {key_of(self.layout, 'n')}::text FROM {rows} n"
-            rows = f"(SELECT * FROM {self.layout.name} r WHERE {key}::text IN ({among}))"
+            rows = f"(SELECT * FROM {relation} r WHERE {key}::text IN ({among}))"
         return (
             f"INSERT INTO {table} (gone, key, value, value_type, updated_at) "
             f"SELECT false, {shape(self.layout, 'r').fields} FROM {rows} r WHERE {key} IS NOT NULL"

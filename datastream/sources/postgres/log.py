@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "5"
+FORM = "6"
 """Of what is installed; another one is replaced."""
 _TABLE = "\0"
 """Stands for the table in a statement whose text is put together when it runs."""
@@ -257,11 +257,9 @@ def _record_body(layout: Layout, names: Names, history: History | None) -> str:
 DECLARE
   _touched bigint;
   _has_key boolean;
+  _log text;
   _nothing text;
 BEGIN
-  IF to_regclass({literal(names.log)}) IS NULL THEN
-    RETURN NULL;
-  END IF;
   IF TG_OP = 'DELETE' THEN
     SELECT count(*), CASE WHEN count(*) > 0 THEN {has_key} END
       INTO _touched, _has_key FROM old_rows;
@@ -273,6 +271,10 @@ BEGIN
   END IF;
   -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
   IF _touched = 0 THEN
+    RETURN NULL;
+  END IF;
+  IF TG_TABLE_SCHEMA <> {literal(layout.schema)} OR to_regclass({literal(names.log)}) IS NULL THEN
+    {_elsewhere(names)}
     RETURN NULL;
   END IF;
   IF NOT _has_key THEN
@@ -348,6 +350,23 @@ def _anything(names: Names) -> str:
     return f"INSERT INTO {names.log} (size) VALUES (1);"
 
 
+def _elsewhere(names: Names) -> str:
+    """Writes to the log that is in the function's schema, whatever name that has by now.
+
+    A schema that was renamed may get its name back; meanwhile another one may have it, with a log
+    of its own.
+    """
+    return f"""
+    SELECT c.oid::regclass INTO _log
+      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c
+        ON c.relnamespace = p.pronamespace AND c.relname = {literal(names.channel)}
+      WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
+    IF _log IS NOT NULL THEN
+      EXECUTE 'INSERT INTO ' || _log || ' (size) VALUES (1)';
+      _nothing := pg_notify({literal(names.channel)}, '');
+    END IF;"""
+
+
 def _of_table(statement: str) -> str:
     """PL/pgSQL that runs what says `_TABLE`, under whatever name that table has by now."""
     before, after = statement.split(_TABLE)
@@ -356,13 +375,15 @@ def _of_table(statement: str) -> str:
 
 def _keep(history: History, table: str) -> str:
     made, gone = "new_rows", "old_rows"
+    kept = history.keep(table, made, _TABLE)
+    keep = _of_table(kept) if history.layout.is_virtual else kept
     return f"""
-  IF {history.fits("TG_RELID")} THEN
+  IF to_regclass({literal(table)}) IS NOT NULL AND {history.fits("TG_RELID")} THEN
     IF TG_OP = 'INSERT' THEN
-      {history.keep(table, made)};
+      {keep};
     ELSIF TG_OP = 'UPDATE' THEN
       {history.keep_gone(table, gone, made)};
-      {history.keep(table, made)};
+      {keep};
     ELSIF TG_OP = 'DELETE' THEN
       {history.keep_gone(table, gone)};
     ELSE
