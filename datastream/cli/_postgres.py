@@ -44,26 +44,29 @@ def install(url: str, dry_run: bool) -> None:
 @click.argument("url")
 @dry_run_option
 def uninstall(url: str, dry_run: bool) -> None:
-    """Remove every trace of the change log and the history; the table stays as it is."""
-    with closing(_source(url)) as source:
+    """Remove every trace of the change log and the history; the table stays as it is.
+
+    Also what is left of a table of that name that was dropped.
+    """
+    with closing(_source(url, may_be_gone=True)) as source:
         _show(source.uninstall_sql())
         if not dry_run:
             source.uninstall()
 
 
-def _source(url: str) -> PostgresSource:
+def _source(url: str, *, may_be_gone: bool = False) -> PostgresSource:
     location = parse(url)
     if location.scheme not in ("postgresql", "postgres"):
         raise click.UsageError(f"{location.shown} is no postgresql: URL")
     try:
-        from datastream.sources.postgres import open_postgres
+        from datastream.sources.postgres import open_postgres, open_remains
     except ImportError as error:
         raise ImportError(
             f'this needs an extra: pip install "datastream-kv[postgres]" ({error})'
         ) from error
     secrets = secrets_of(location, {})
     # To look and not to touch: opened otherwise, it would install by itself.
-    source = open_postgres(location, mode="poll")
+    source = open_remains(location) if may_be_gone else open_postgres(location, mode="poll")
     source.secrets = secrets
     return source
 

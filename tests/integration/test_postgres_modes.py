@@ -10,6 +10,7 @@ import datastream
 from datastream import DatastreamError, State
 from datastream.cli import main
 from datastream.source import Feature
+from datastream.sources.postgres import PostgresSource
 from datastream.sources.postgres import catalogue as _catalogue
 from datastream.sources.postgres import log as _log
 from tests.integration._programs.tools import Follower, Statuses, eventually
@@ -40,6 +41,15 @@ def cli(*arguments):
     result = CliRunner().invoke(main, ["postgres", *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def mark(db):
+    """By which the names of what is installed begin."""
+    (name,) = db.execute(
+        "SELECT relname FROM pg_class WHERE relname ~ '^_datastream_data_[0-9a-f]+$' "
+        "AND relnamespace = current_schema::regnamespace"
+    ).fetchone()
+    return name
 
 
 def installed(db):
@@ -84,11 +94,7 @@ def test_triggers_that_are_removed_stay_removed(postgres, db):
 @pytest.mark.parametrize("dropped", ["TABLE {}_state", "FUNCTION {}_note"])
 def test_what_is_left_of_a_log_is_replaced(postgres, db, dropped):
     datastream.open(postgres, history=True).close()
-    (name,) = db.execute(
-        "SELECT relname FROM pg_class WHERE relname ~ '^_datastream_data_[0-9a-f]+$' "
-        "AND relnamespace = current_schema::regnamespace"
-    ).fetchone()
-    db.execute(f"DROP TABLE data; {TABLE}; DROP {dropped.format(name)}")
+    db.execute(f"DROP TABLE data; {TABLE}; DROP {dropped.format(mark(db))}")
     with datastream.open(postgres, mode="notify") as store:
         follower = Follower(store)
         db.execute("INSERT INTO data VALUES ('a', '1')")
@@ -247,6 +253,51 @@ def test_the_command_line_shows_installs_and_removes(postgres, db):
     cli("uninstall", postgres)
     assert installed(db) == nothing == set()
     assert cli("uninstall", postgres) == "", "nothing to do"
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        "DROP TABLE data",
+        "ALTER TABLE data DROP key",
+        "ALTER TABLE data RENAME TO away; DROP TABLE away",
+        # What tells the name of its table.
+        "DROP TABLE data, {}_state",
+    ],
+)
+@pytest.mark.parametrize("options", ["", "&key=value&value=key"])
+def test_the_command_line_removes_what_is_left_of_a_table(postgres, db, gone, options):
+    db.execute("ALTER TABLE data ADD UNIQUE (value)")
+    cli("install", f"{postgres}&history=true{options}")
+    db.execute(gone.format(mark(db)))
+    assert "DROP TABLE" in cli("uninstall", f"{postgres}{options}", "--dry-run")
+    cli("uninstall", f"{postgres}{options}")
+    assert not installed(db)
+
+
+def test_what_is_left_is_found_for_any_columns_and_in_its_schema_only(postgres, db):
+    cli("install", f"{postgres}&key=key")
+    cli("install", f"{postgres}&key=key&value=*")
+    db.execute("DROP TABLE data")
+    left = installed(db)
+    for options in ("&schema=public", "&table=another"):
+        result = CliRunner().invoke(main, ["postgres", "uninstall", f"{postgres}{options}"])
+        assert result.exit_code == 1
+        assert "no such table, and nothing is left of one" in result.stderr
+    assert installed(db) == left
+    cli("uninstall", postgres)
+    assert not installed(db)
+    result = CliRunner().invoke(main, ["postgres", "uninstall", postgres])
+    assert result.exit_code == 1
+    assert "no such table, and nothing is left of one" in result.stderr
+
+
+def test_a_source_whose_table_was_dropped_removes_what_is_left(postgres, db):
+    source = PostgresSource(postgres)
+    db.execute("DROP TABLE data")
+    source.uninstall()
+    source.close()
+    assert not installed(db)
 
 
 def test_one_answer_installs_nothing(postgres, db):

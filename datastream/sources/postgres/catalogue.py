@@ -22,6 +22,7 @@ from datastream.sources.postgres.history import History
 from datastream.sources.postgres.layout import Layout, find_layout
 from datastream.sources.postgres.listener import hears
 from datastream.sources.postgres.log import (
+    Traced,
     begin_epoch,
     install_statements,
     run,
@@ -194,7 +195,7 @@ def _try_install(db: Connection, layout: Layout, found: Found, wanted: History |
         return [] if _fits(look_up(db, layout), wanted) else replace_statements(db, layout, wanted)
 
     try:
-        run(db, layout, statements)
+        run(db, layout.mark, statements)
     except psycopg.errors.LockNotAvailable:
         reason = "it is being written; triggers are tried again"
         return _log(found, reason, monotonic() + INSTALL_AGAIN)
@@ -213,14 +214,9 @@ def _log(found: Found, reason: str, install_at: float | None = None) -> Log:
 
 def replace_statements(db: Connection, layout: Layout, history: History | None) -> list[str]:
     """All that makes the log; what is there already is replaced, also under a former name."""
-    found = traces(db, layout)
+    found = traces(db, Traced(layout.oid, layout.schema, layout.table, layout.mark))
     present = [trace for trace in found if trace.mark == layout.mark or not trace.is_of_name]
     return [*uninstall_statements(present), *install_statements(layout, history)]
-
-
-def remove_statements(db: Connection, layout: Layout) -> list[str]:
-    """All that removes what is installed for this table."""
-    return uninstall_statements(traces(db, layout))
 
 
 def _fits(found: Found, wanted: History | None) -> bool:

@@ -134,16 +134,20 @@ class Layout(NamedTuple):
     @property
     def mark(self) -> str:
         """Names what is installed for these columns, and the channel it notifies."""
-        columns = self.columns
-        # Those that are taken where they are there may come and go.
-        chosen = [
-            "" if name == default else name
-            for name, default in ((columns.value_type, TYPE), (columns.updated_at, TIME))
-        ]
-        seed = "\0".join((self.schema, self.table, columns.key, columns.value, *chosen))
-        digest = blake2b(seed.encode(), digest_size=4).hexdigest()
-        readable = self.table.encode()[:_READABLE_MARK].decode(errors="ignore")
-        return f"_datastream_{readable}_{digest}"
+        return mark_of(self.schema, self.table, self.columns)
+
+
+def mark_of(schema: str, table: str, columns: Columns) -> str:
+    """`Layout.mark` of a table with these columns, which need not be there."""
+    # Those that are taken where they are there may come and go.
+    chosen = [
+        "" if name == default else name
+        for name, default in ((columns.value_type, TYPE), (columns.updated_at, TIME))
+    ]
+    seed = "\0".join((schema, table, columns.key, columns.value, *chosen))
+    digest = blake2b(seed.encode(), digest_size=4).hexdigest()
+    readable = table.encode()[:_READABLE_MARK].decode(errors="ignore")
+    return f"_datastream_{readable}_{digest}"
 
 
 class _Relation(NamedTuple):
@@ -210,7 +214,7 @@ def find_layout(
     relation = find_relation(connection, schema, table)
     if relation is None:
         raise DatastreamError(
-            f"{where}: no such table; this role sees {_tables(connection)}: name one with table= "
+            f"{where}: no such table; this role sees {tables(connection)}: name one with table= "
             "and schema=, or make it with create=True"
         )
     spelled = quoted(schema, table) if schema else quoted(table)
@@ -289,7 +293,8 @@ WHERE c.relname = $1::text AND c.relkind IN ('r', 'v', 'm', 'f', 'p')
 """
 
 
-def _tables(connection: Connection) -> str:
+def tables(connection: Connection) -> str:
+    """Names of those that could be meant."""
     rows = connection.execute(
         "SELECT pg_catalog.concat(n.nspname, '.', c.relname) FROM pg_class c "
         "JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'f', 'p')"

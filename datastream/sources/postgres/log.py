@@ -92,7 +92,7 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         f"{layout.key.spells_alone}, gen_random_uuid()::text, "
         "pg_snapshot_xmin(pg_current_snapshot()), "
         f"{literal(history.form if history else '')}",
-        f"COMMENT ON TABLE {names.state} IS {literal(_remark(layout))}",
+        f"COMMENT ON TABLE {names.state} IS {literal(_remark(layout.name))}",
         *(history.create_statements(create, names.history) if history else ()),
         *_function(names.prune, "void", _prune_body(names, history)),
         *_function(
@@ -118,9 +118,9 @@ def body_of(names: Names) -> str:
     )
 
 
-def _remark(layout: Layout) -> str:
+def _remark(table: str) -> str:
     """By which what is left of a table is found that has another name by now."""
-    return f"datastream: what changed in {layout.name}"
+    return f"datastream: what changed in {table}"
 
 
 class Trace(NamedTuple):
@@ -134,11 +134,21 @@ class Trace(NamedTuple):
     """It was made for a table of the name that this one has."""
 
 
-def traces(connection: Connection, layout: Layout) -> list[Trace]:
+class Traced(NamedTuple):
+    """A table whose traces are looked for."""
+
+    oid: int | None
+    """None if there is none of that name."""
+    schema: str
+    table: str
+    mark: str
+    """Of what may be there in part."""
+
+
+def traces(connection: Connection, of: Traced) -> list[Trace]:
     """Of all that is installed for this table, for any columns, or was for one of its name."""
     rows = connection.execute(
-        _TRACES.encode(),
-        (layout.oid, layout.schema, layout.mark, _remark(layout)),
+        _TRACES.encode(), (of.oid, of.schema, of.mark, _remark(quoted(of.schema, of.table)))
     ).fetchall()
     return [Trace(*row) for row in rows]  # type: ignore[arg-type]
 
@@ -197,23 +207,24 @@ def begin_epoch(connection: Connection, layout: Layout) -> None:
         connection.execute(f"UPDATE {state} SET epoch = gen_random_uuid()::text".encode())
 
 
-def run(connection: Connection, layout: Layout, statements: Callable[[], Iterable[str]]) -> None:
+def run(connection: Connection, mark: str, statements: Callable[[], Iterable[str]]) -> None:
     """One transaction, one process at a time, that does not make others wait for long.
 
     Args:
+        mark: of what is made or removed.
         statements: called when no other process installs any more.
     """
     with connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}".encode())
         # DROP IF EXISTS of what is not there is worth no notice.
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1)", (_lock(layout),))
+        connection.execute("SELECT pg_catalog.pg_advisory_xact_lock($1)", (_lock(mark),))
         for statement in statements():
             connection.execute(statement.encode())
 
 
-def _lock(layout: Layout) -> int:
-    return int(layout.mark.rpartition("_")[2], 16)
+def _lock(mark: str) -> int:
+    return int(mark.rpartition("_")[2], 16)
 
 
 def _trigger(layout: Layout, names: Names, event: str) -> list[str]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -33,7 +33,6 @@ from datastream.sources.postgres.catalogue import (
     Catalogue,
     Inspector,
     Wishes,
-    remove_statements,
     replace_statements,
 )
 from datastream.sources.postgres.connection import (
@@ -64,6 +63,7 @@ from datastream.sources.postgres.options import (
     place,
 )
 from datastream.sources.postgres.pool import Pool, Use
+from datastream.sources.postgres.removal import Removal
 from datastream.sources.postgres.walking import begin, can_hold
 from datastream.sources.postgres.walking import entries as walked
 from datastream.url import Count, Days, Location, Seconds, checks_options, configured
@@ -72,6 +72,7 @@ PRUNE_EVERY = 10_000
 """Changes read after which the log is cut."""
 
 log = logging.getLogger("datastream")
+P = TypeVar("P", bound="PostgresSource")
 
 
 class PostgresSource(Source):
@@ -131,6 +132,7 @@ class PostgresSource(Source):
         check_names(self._where, mode, table, schema, *several, value_type, updated_at)
         kept = (history_rows, history_days) if history else None
         self._wishes = Wishes(table, schema, columns, mode, triggers, kept)
+        self._removal = Removal(schema, table, columns, self._where)
         self._create = create
         self._interval = interval
         connector = Connector(given, self._where)
@@ -150,10 +152,13 @@ class PostgresSource(Source):
         self._closed = False
         try:
             with self._translated():
-                self.features = _features(self._access.renew(None, install=True))
+                self._begin()
         except BaseException:
             self.close()
             raise
+
+    def _begin(self) -> None:
+        self.features = _features(self._access.renew(None, install=True))
 
     def capabilities(self) -> Sequence[Capability]:
         try:
@@ -304,31 +309,33 @@ class PostgresSource(Source):
 
     def uninstall_sql(self) -> list[str]:
         """The statements that `uninstall` would run now."""
-        with self._translated():
-            return self._access.call(Use.LOOK_UP, self._uninstall_statements)
+        with self._translated(), self._pool.lend(Use.LOOK_UP) as session:
+            return self._removal.statements(session.db)
 
     def install(self) -> None:
         """Make log and triggers, in place of those that are there."""
         self.install_sql()
-        self._run(self._install_statements)
 
-    def uninstall(self) -> None:
-        """Remove log, history and triggers; the table itself stays as it is."""
-        self._run(self._uninstall_statements)
-
-    def _run(self, statements: Callable[[Connection, Catalogue], list[str]]) -> None:
         def run_all(db: Connection, catalogue: Catalogue) -> None:
-            run(db, catalogue.layout, lambda: statements(db, catalogue))
+            mark = catalogue.layout.mark
+            run(db, mark, lambda: self._install_statements(db, catalogue))
 
         with self._translated():
             self._access.call(Use.LOOK_UP, run_all)
 
+    def uninstall(self) -> None:
+        """Remove log, history and triggers, also of a table that has gone; one that is there stays
+        as it is.
+
+        Raises:
+            DatastreamError: there is neither such a table nor anything left of one.
+        """
+        with self._translated(), self._pool.lend(Use.LOOK_UP) as session:
+            self._removal.run(session.db)
+
     def _install_statements(self, db: Connection, catalogue: Catalogue) -> list[str]:
         layout = catalogue.layout
         return replace_statements(db, layout, self._wishes.history(layout))
-
-    def _uninstall_statements(self, db: Connection, catalogue: Catalogue) -> list[str]:
-        return remove_statements(db, catalogue.layout)
 
     # The catalogue.
 
@@ -428,17 +435,33 @@ def _features(catalogue: Catalogue) -> frozenset[Feature]:
     return features
 
 
+class Remains(PostgresSource):
+    """What is installed for a table, without a look at the table: only to `uninstall` it."""
+
+    def _begin(self) -> None:
+        """The table may have gone."""
+
+
 def open_postgres(location: Location, **options: Any) -> PostgresSource:
     """``postgresql://user@host:port/database?table=…``: a table or view of a database.
 
     What is no option of `PostgresSource` is a parameter of libpq.
     """
-    own = inspect.signature(PostgresSource).parameters.keys() - {"conninfo"}
+    return _opened(PostgresSource, location, options)
+
+
+def open_remains(location: Location) -> Remains:
+    """The same, of a table that may have gone."""
+    return _opened(Remains, location, {})
+
+
+def _opened(kind: type[P], location: Location, options: Mapping[str, Any]) -> P:
+    own = inspect.signature(kind).parameters.keys() - {"conninfo"}
     foreign = {**location.options, **options}
     libpq = {name: str(value) for name, value in foreign.items() if name not in own}
     check_options(location.shown, libpq, own)
     libpq |= dict(options.get("libpq") or {})
     ours = {name: text for name, text in location.options.items() if name in own}
     mine = {name: value for name, value in options.items() if name in own} | {"libpq": libpq}
-    factory = partial(PostgresSource, encoded(location.path))
+    factory = partial(kind, encoded(location.path))
     return configured(factory, location._replace(options=ours), mine)
