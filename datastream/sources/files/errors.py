@@ -15,6 +15,10 @@ from datastream.errors import (
 )
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = {
+    errno.EBUSY: "what is mounted there cannot be replaced",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see who may read and write it"),
+}
 _NO_KEY = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EILSEQ, errno.EINVAL)
 
 
@@ -25,8 +29,10 @@ def explain(error: OSError, where: str, key: str | None) -> DatastreamError:
         return InvalidKey(f"{where} cannot hold {shown(key)}: {what}; nothing was written")
     if error.errno == errno.EROFS:
         return ReadOnly(f"{where}: {what}; nothing was written")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return Denied(f"{where}: {what} ({error.filename}); see who may read and write it")
+    # Of two names, the second one is that of what was to be replaced.
+    name = error.filename2 or error.filename
+    if error.errno in _DENIED:
+        return Denied(f"{where}: {what} ({name}); {_DENIED[error.errno]}")
     if error.errno == errno.EFBIG:
         return InvalidValue(f"{where} cannot hold so large a value: {what}; nothing was written")
     if error.errno in _FULL:

@@ -185,7 +185,9 @@ class StagingArea:
                 folders += self._do(step)
         except OSError:
             for action in reversed(undo):
-                action()
+                # What could not be replaced cannot be put back either, and is as it was.
+                with suppress(OSError):
+                    action()
             raise
         for step in steps:
             if step.staged is None:
