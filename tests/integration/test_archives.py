@@ -2,10 +2,12 @@
 
 import io
 import random
+import shutil
 import struct
 import tarfile
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -114,6 +116,64 @@ def test_a_member_that_becomes_unreadable_is_kept_by_those_who_have_it(tmp_path,
         replace(path, zip_of({**GOOD, "bad": "1"}))
         newcomer.wait_state({"good": b"1", "bad": b"1"})
         assert recorder.live == []
+
+
+# --- names ---
+
+
+def test_a_tar_archive_of_the_directory_itself(tmp_path):
+    """Its members are ``./a`` to who made it by ``tar -C directory .``, as ``shutil`` does too."""
+    folder = tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a").write_text("1")
+    (folder / "deep/b").write_text("2")
+    (folder / "link").symlink_to("a")
+    path = shutil.make_archive(str(tmp_path / "made"), "gztar", folder)
+    expected = {"a": b"1", "deep/b": b"2", "link": b"1"}
+    with datastream.open(f"tar:{path}", interval=0.05) as store:
+        recorder = Recorder(store)
+        recorder.wait_state(expected)
+        assert dict(store) == {"a": 1, "deep/b": 2, "link": 1}
+        assert store["deep/b"] == 2
+        (folder / "a").write_text("3")
+        (tmp_path / "draft").write_bytes(
+            Path(shutil.make_archive(str(tmp_path / "again"), "gztar", folder)).read_bytes()
+        )
+        (tmp_path / "draft").rename(path)
+        recorder.wait_state(expected | {"a": b"3", "link": b"3"})
+    with datastream.open(f"tar://deep::file://{path}") as store:
+        assert dict(store) == {"b": 2}
+
+
+def test_the_last_of_several_members_of_one_path_counts(tmp_path):
+    """It is the one that stays when all are extracted."""
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for name, content in (("a", b"1"), ("./a", b"2"), ("./b", b"1"), ("b", b"2")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    with datastream.open(f"tar:{path}") as store:
+        assert dict(store) == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("scheme", ["zip", "tar"])
+def test_names_are_those_that_are_extracted(tmp_path, scheme, caplog):
+    names = ("/top", "./dot", "x//twice", "x/./y", "../out", "a/../out")
+    path = tmp_path / f"a.{scheme}"
+    files = dict.fromkeys(names, "1")
+    path.write_bytes(zip_of(files) if scheme == "zip" else tar_of(**files))
+    expected = dict.fromkeys(("top", "dot", "x/twice", "x/y"), 1)
+    if scheme == "tar":
+        expected |= {"good": 1, "deep/good.json": {}}
+    with datastream.open(f"{scheme}:{path}", interval=0.01) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        assert dict(store) == expected
+        assert {key: store[key] for key in store} == expected
+    left_out = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
+    assert len(left_out) == 2
+    assert all(line.startswith(f"{scheme}:{path}: a file is left out: ") for line in left_out)
 
 
 # --- made to break readers ---

@@ -20,7 +20,7 @@ from datastream.errors import (
 )
 from datastream.selection import check_text
 from datastream.sources._common.odd_names import OddNames
-from datastream.sources.filesystem.archives import check_whole
+from datastream.sources.filesystem.archives import check_whole, name_plainly
 from datastream.sources.filesystem.errors import why_unreadable
 from datastream.sources.filesystem.info import signature_of
 from datastream.url import Given, Location, text_as, unknown_option
@@ -54,9 +54,10 @@ class Opened:
     Args:
         system: the filesystem.
         root: the place, as the filesystem writes it.
+        names: leaves out files whose names are no keys.
     """
 
-    def __init__(self, system: Any, root: str) -> None:
+    def __init__(self, system: Any, root: str, names: OddNames) -> None:
         from fsspec.archive import AbstractArchiveFileSystem
 
         self._system = system
@@ -76,8 +77,9 @@ class Opened:
         self.users, self.retired = 0, False
         """How many calls the source has running on it; whether another one has replaced it."""
         self._tells_root = False
-        self._names = OddNames(self._root, "a file", _check_name)
+        self._names = names
         if self.is_archive:
+            name_plainly(system)
             # fsspec fills an archive's table of contents at the first call, without a lock.
             with suppress(FileNotFoundError):
                 system.ls(self._root)
@@ -247,8 +249,11 @@ class Opened:
         return bool(self._system.exists(self._root.lstrip("/").partition("/")[0]))
 
 
-def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
+def open_fsspec(url: str, options: Mapping[str, Any], names: OddNames) -> Opened:
     """The place that `url` names.
+
+    Args:
+        names: leaves out files whose names are no keys, also when it is opened anew.
 
     Raises:
         ImportError: the filesystem needs a package that is not installed.
@@ -273,7 +278,7 @@ def open_fsspec(url: str, options: Mapping[str, Any]) -> Opened:
     # expires.
     with _hints(protocol):
         system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
-    return Opened(system, root)
+    return Opened(system, root, names)
 
 
 @contextmanager
@@ -358,7 +363,8 @@ def check_options(location: Location, own: Iterable[str]) -> None:
             raise unknown_option(location.shown, name, own, known, "what fsspec's filesystem takes")
 
 
-def _check_name(key: str) -> None:
+def check_name(key: str) -> None:
+    """Raise InvalidKey for what is no path, or no key."""
     check_text(key)
     if not is_path(key):
         raise InvalidKey(f"{shown(key)} leads elsewhere: a part is empty, '.' or '..'")

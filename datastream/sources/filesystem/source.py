@@ -19,12 +19,14 @@ from datastream.source import Feature, Summary, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Coarse, Listed, is_unread, unread
+from datastream.sources._common.odd_names import OddNames
 from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import member_signature, signature_of, time_of
 from datastream.sources.filesystem.place import (
     REFUSED,
     Opened,
     Refused,
+    check_name,
     check_options,
     is_path,
     open_fsspec,
@@ -65,7 +67,8 @@ class FilesystemSource(ListedSource):
     ) -> None:
         self._where = where or url.split("?", maxsplit=1)[0]
         super().__init__(interval, exclude, self._where)
-        self._open = partial(open_fsspec, url, storage_options)
+        names = OddNames(self._where, "a file", check_name)
+        self._open = partial(open_fsspec, url, storage_options, names)
         self._lock = threading.Lock()
         try:
             self._opened = self._open()
