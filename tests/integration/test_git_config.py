@@ -231,6 +231,27 @@ def test_modes_are_those_that_git_sets(tmp_path, mask, shared):
     assert made["store"] == made["file"] == made["git"]
 
 
+def test_what_is_configured_while_a_store_is_open_counts(repository):
+    before = os.umask(0o077)
+    try:
+        with datastream.open(f"git:{repository.path}") as store:
+            store["a"] = "x"
+            repository.git("config", "core.sharedRepository", "group")
+            repository.git("config", "core.logAllRefUpdates", "false")
+            (repository.path / ".git/logs/refs/heads/main").unlink()
+            old = set(repository.path.rglob(".git/objects/??"))
+            store["b"] = "y"
+            new = set(repository.path.rglob(".git/objects/??")) - old
+            assert new
+            assert {oct(path.stat().st_mode) for path in new} == {"0o42770"}
+            assert not (repository.path / ".git/logs/refs/heads/main").exists()
+            repository.git("config", "core.logAllRefUpdates", "true")
+            store["b"] = "z"
+            assert "Put b" in repository.git("reflog", "main")
+    finally:
+        os.umask(before)
+
+
 def _kind_of(path):
     """Where objects lie depends on their ids."""
     return path.parts[0] if path.parts[0] == "objects" else str(path)

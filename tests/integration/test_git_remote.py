@@ -625,12 +625,12 @@ def test_a_put_goes_on_when_another_process_makes_the_clone_anew(url, bare, tmp_
     bare.import_commit({"a": "1"})
     add = Objects.add
 
-    def pulled_away(objects, items):
+    def pulled_away(objects, *arguments):
         monkeypatch.setattr(Objects, "add", add)
         (clone,) = clones(tmp_path)
         clone.rename(tmp_path / "away")
         try:
-            return add(objects, items)
+            return add(objects, *arguments)
         finally:
             shutil.copytree(tmp_path / "away", clone)
 

@@ -474,11 +474,11 @@ def test_a_folder_that_gc_removes_is_made_again(bare, monkeypatch):
     source = GitSource(bare.path)
     write_file, failed = git_objects._write_file, []
 
-    def racing(temporary, *arguments):
+    def racing(temporary, *arguments, **options):
         if temporary.parent not in failed:
             failed.append(temporary.parent)
             temporary.parent.rmdir()
-        write_file(temporary, *arguments)
+        write_file(temporary, *arguments, **options)
 
     monkeypatch.setattr(git_objects, "_write_file", racing)
     put(source, a=1)

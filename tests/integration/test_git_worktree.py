@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import stat
 import threading
 
@@ -540,6 +541,77 @@ def test_a_linked_work_tree_is_followed_to_where_it_is_moved(repository, tmp_pat
         store["a"] = "z"
     assert not tree.path.exists()
     assert warnings(caplog) == []
+
+
+def test_a_repository_that_gets_a_work_tree_later_brings_it_along(tmp_path):
+    repository = Repository.new(tmp_path / "repository")
+    repository.commit({"a": "1"})
+    repository.git("config", "core.bare", "true")
+    with datastream.open(f"git:{repository.path}") as store:
+        store["b"] = 1
+        repository.git("config", "core.bare", "false")
+        repository.git("reset", "-q", "--hard")
+        store["b"] = 2
+        assert read(repository, "b") == "2"
+        assert committed(repository) == {b"a": b"1", b"b": b"2"}
+
+
+def test_a_main_work_tree_that_is_configured_elsewhere_is_followed_there(repository, tmp_path):
+    tree = tmp_path / "elsewhere"
+    tree.mkdir()
+    with datastream.open(f"git:{repository.path}") as store:
+        store["a"] = "x"
+        repository.git("config", "core.worktree", str(tree))
+        repository.git("reset", "-q", "--hard")
+        store["a"] = "y"
+        assert (tree / "a").read_text() == "y"
+        assert read(repository, "a") == "x"
+        assert repository.git("status", "--porcelain") == ""
+        repository.git("commit", "-q", "--allow-empty", "-am", "by the user")
+        assert store["a"] == "y"
+
+
+def test_what_waits_for_an_index_follows_to_where_the_work_tree_is_moved(
+    repository, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(worktree, "LOCK_TIMEOUT", 0.01)
+    repository.git("checkout", "-q", "--detach")
+    tree = Repository(tmp_path / "linked")
+    repository.git("worktree", "add", "-q", str(tree.path), "main")
+    lock = repository.path / tree.git("rev-parse", "--git-path", "index.lock")
+    with datastream.open(f"git:{repository.path}", branch="main") as store:
+        lock.touch()
+        store["a"] = "x"
+        repository.git("worktree", "move", str(tree.path), str(tmp_path / "moved"))
+        tree = Repository(tmp_path / "moved")
+        store["new"] = "y"
+        lock.unlink()
+        await_followed()
+        assert (read(tree, "a"), read(tree, "new")) == ("x", "y")
+        assert tree.git("status", "--porcelain") == ""
+
+
+def test_a_work_tree_that_is_removed_while_its_index_is_held_waits_no_more(
+    repository, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(worktree, "LOCK_TIMEOUT", 0.01)
+    repository.git("checkout", "-q", "--detach")
+    names = ("one", "other")
+    for name in names:
+        repository.git("worktree", "add", "-q", "-f", str(tmp_path / name), "main")
+    trees = [Repository(tmp_path / name) for name in names]
+    locks = [tree.path / tree.git("rev-parse", "--git-path", "index.lock") for tree in trees]
+    with datastream.open(f"git:{repository.path}", branch="main") as store:
+        for lock in locks:
+            lock.touch()
+        store["a"] = "x"
+        shutil.rmtree(trees[0].path)
+        shutil.rmtree(locks[0].parent)
+        locks[1].unlink()
+        await_followed()
+        assert read(trees[1], "a") == "x"
+        store["a"] = "y"
+        assert store.status.current.degraded == ""
 
 
 def test_the_main_work_tree_follows_a_store_in_a_linked_one(repository, tmp_path):

@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 
 from dulwich.config import StackedConfig
 from dulwich.errors import FileFormatException, NotGitRepository
-from dulwich.file import adjust_shared_perm
-from dulwich.object_store import DiskObjectStore
+from dulwich.file import SharedPerm, adjust_shared_perm
 from dulwich.objects import Blob, Commit, ObjectID, ShaFile, Tag, Tree, hex_to_sha
 from dulwich.refs import DiskRefsContainer, Ref
 from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
@@ -285,10 +284,15 @@ class Objects:
         folders = (Path(self._store.path, part) for part in (name[:2].decode(), "pack"))
         return (name, *map(_changed_at, folders))
 
-    def add(self, objects: Iterable[ShaFile]) -> None:
-        """Store objects, each wholly or not at all."""
+    @property
+    def shared(self) -> SharedPerm | None:
+        """How files were made accessible to others when this was opened."""
+        return self._store.shared_perm
+
+    def add(self, objects: Iterable[ShaFile], shared: SharedPerm | None) -> None:
+        """Store objects, each wholly or not at all, accessible to others as `shared` says."""
         for item in objects:
-            self._write(item)
+            self._write(item, shared)
 
     def packs(self) -> int:
         """How many pack files it has open, or may."""
@@ -382,7 +386,7 @@ class Objects:
             _check_kind(kind, Tree)
             return read_tree(raw)
 
-    def _write(self, item: ShaFile) -> None:
+    def _write(self, item: ShaFile, shared: SharedPerm | None) -> None:
         # Not by dulwich: it locks the object's name, which two writers of one value would both
         # want, and which a killed process would leave locked for ever.
         store = self._store
@@ -397,9 +401,10 @@ class Objects:
             pass
         data = item.as_legacy_object(store.loose_compression_level)
         for attempt in range(ATTEMPTS):
-            make_folders(folder, Path(store.path), store.shared_perm)
+            make_folders(folder, Path(store.path), shared)
             try:
-                _write_file(folder / f"tmp_obj_{secrets.token_hex(6)}", place, data, store)
+                temporary = folder / f"tmp_obj_{secrets.token_hex(6)}"
+                _write_file(temporary, place, data, shared, sync=store.fsync_object_files)
                 return
             except FileNotFoundError:
                 # git gc removes folders that it has emptied, between our two steps, too.
@@ -434,15 +439,17 @@ def _check_kind(kind: int, expected: type[ShaFile]) -> None:
         raise ValueError(f"it is no {expected.type_name.decode()}")
 
 
-def _write_file(temporary: Path, place: Path, data: bytes, store: DiskObjectStore) -> None:
+def _write_file(
+    temporary: Path, place: Path, data: bytes, shared: SharedPerm | None, *, sync: bool
+) -> None:
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, READ_ONLY)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
-            if store.fsync_object_files:
+            if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        adjust_shared_perm(temporary, store.shared_perm)
+        adjust_shared_perm(temporary, shared)
         temporary.replace(place)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from datastream.sources.git.commit import NewCommit
 from datastream.sources.git.moving import Moved, moving
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.refs import HEAD, Refs
-from datastream.sources.git.repository import keeps_logs
+from datastream.sources.git.repository import Layout, LayoutNow
 from datastream.sources.git.work_trees import News, Restore, WorkTrees
 
 
@@ -33,9 +33,8 @@ class Publishing:
         reopen: Callable[[], Repo],
         restore: Restore | None = None,
     ) -> None:
-        self.work_trees = WorkTrees(repo, where, reopen, restore)
-        self._shared = repo.object_store.shared_perm
-        self._keeps_logs = keeps_logs(repo)
+        self._layout = LayoutNow(repo, reopen)
+        self.work_trees = WorkTrees(repo, where, reopen, restore, self._layout)
 
     def publish(self, objects: Objects, refs: Refs, base: ObjectID | None, new: NewCommit) -> None:
         """Make a commit the newest one of the branch that `refs` finds.
@@ -46,10 +45,11 @@ class Publishing:
         before = refs.find()
         if before.commit != base:
             raise Moved(f"{refs.where}: the branch moved")
-        objects.add(new.objects)
+        layout = self._layout()
+        objects.add(new.objects, layout.shared)
         with (
             self.work_trees.held(before.ref) as bring,
-            moving(refs, before, new.commit, self._logs(refs, before.ref), self._shared),
+            moving(refs, before, new.commit, self._logs(refs, before.ref, layout), layout.shared),
         ):
             # First the indexes: whoever reads a HEAD and then an index, as git commit does, must
             # not find the new commit with the index of the old one.
@@ -59,8 +59,8 @@ class Publishing:
         """Stop waiting for indexes."""
         self.work_trees.close()
 
-    def _logs(self, refs: Refs, ref: bytes) -> list[Path]:
+    def _logs(self, refs: Refs, ref: bytes, layout: Layout) -> list[Path]:
         """The logs of a ref, and of the HEADs that stand for it, as far as they are kept."""
         heads = [folder / "logs" / "HEAD" for folder in self.work_trees.folders(ref)]
         own = [] if ref == HEAD else [refs.log(ref)]
-        return [log for log in [*own, *heads] if self._keeps_logs or log.exists()]
+        return [log for log in [*own, *heads] if layout.keeps_logs or log.exists()]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dulwich.config import ConfigFile, StackedConfig, env_config
+from dulwich.file import SharedPerm
 from dulwich.repo import Repo
 
 from datastream.errors import DatastreamError
@@ -96,6 +97,62 @@ def keeps_logs(repo: Repo) -> bool:
         )
     except KeyError:
         return not is_bare(repo)
+
+
+class Layout(NamedTuple):
+    """What is configured of a repository's files."""
+
+    root: Path | None
+    """The folder with the files of the main work tree; None if there is none."""
+    keeps_logs: bool
+    shared: SharedPerm | None
+    """How files are made accessible to others; None leaves that to the umask."""
+
+
+class LayoutNow:
+    """The layout of a repository, whose configuration may change at any time.
+
+    Safe to use from several threads.
+
+    Args:
+        repo: the repository; it is not used later.
+        reopen: opens it once more.
+    """
+
+    def __init__(self, repo: Repo, reopen: Callable[[], Repo]) -> None:
+        self._files = [
+            Path(folder, name)
+            for folder in dict.fromkeys((repo.commondir(), repo.controldir()))
+            for name in ("config", "config.worktree")
+        ]
+        self._reopen = reopen
+        self._known = self._signature(), _layout(repo)
+
+    def __call__(self) -> Layout:
+        """The layout now."""
+        signature = self._signature()
+        known, layout = self._known
+        if signature != known:
+            with closing(self._reopen()) as repo:
+                layout = _layout(repo)
+            self._known = signature, layout
+        return layout
+
+    def _signature(self) -> Hashable:
+        """Changes when git writes its configuration."""
+        return tuple(map(_written, self._files))
+
+
+def _written(file: Path) -> Hashable:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _layout(repo: Repo) -> Layout:
+    return Layout(main_root(repo), keeps_logs(repo), repo.object_store.shared_perm)
 
 
 @contextmanager

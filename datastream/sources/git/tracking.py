@@ -158,7 +158,7 @@ class RemoteBranch:
         """
         ref, commit = (self._head or self.look()).ref, new.commit.id
         # First, so that all that can fail once it is pushed is to note it.
-        objects.add(new.objects)
+        objects.add(new.objects, objects.shared)
         with self._turns.push():
             self._remote.push(Head(ref, base.commit), new)
         # It is pushed, which is what counts: from here on it is read, also if noting it fails.

@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
+from dulwich.file import SharedPerm
 from dulwich.objects import ObjectID
 from dulwich.repo import Repo
 
@@ -20,7 +21,7 @@ from datastream.sources.git.errors import DAMAGE
 from datastream.sources.git.keys import is_checked_out
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.refs import HEAD
-from datastream.sources.git.repository import main_root
+from datastream.sources.git.repository import LayoutNow
 from datastream.sources.git.tree import Change
 from datastream.sources.git.worktree import WorkTree
 
@@ -58,23 +59,26 @@ class WorkTrees:
         where: the repository as error texts name it.
         reopen: opens it once more.
         restore: called by a thread of this object; None if nothing can be done.
+        layout: what is configured of its files.
     """
 
     def __init__(
-        self, repo: Repo, where: str, reopen: Callable[[], Repo], restore: Restore | None
+        self,
+        repo: Repo,
+        where: str,
+        reopen: Callable[[], Repo],
+        restore: Restore | None,
+        layout: LayoutNow,
     ) -> None:
         self._common = Path(repo.commondir()).resolve()
         self._own = Path(repo.controldir()).resolve()
-        self._shared = repo.object_store.shared_perm
+        self._layout = layout
         self._where = where
         self._reopen = reopen
         self._restore = restore
         # What is to be restored; a deque, since any thread may find it.
         self._lost: deque[list[Change]] = deque()
         self._known: dict[Path, WorkTree] = {}
-        root = main_root(repo)
-        if root is not None:
-            self._known[self._common] = self._tree(self._common, root)
         # Guards the thread; never held while a file is read or written.
         self._mutex = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -136,16 +140,27 @@ class WorkTrees:
             folders = [Path(found.path) for found in os.scandir(linked)]
         except OSError:
             folders = []
+        layout = self._layout()
+        self._follow(self._common, layout.root, layout.shared)
         for own in folders:
-            root, known = _linked_root(own), self._known.get(own)
-            # It may have been moved since, or made anew under its old name.
-            if root is not None and (known is None or known.root != root):
-                self._known[own] = self._tree(own, root)
+            self._follow(own, _linked_root(own), layout.shared)
         there = {self._common, *folders}
+        self._forget(set(self._known) - there)
         return [tree for own, tree in sorted(self._known.items()) if own in there]
 
-    def _tree(self, own: Path, root: Path) -> WorkTree:
-        return WorkTree(self._common, own, root, self._where, self._shared)
+    def _forget(self, missing: Iterable[Path]) -> None:
+        """Forget the work trees that were removed, unless the whole repository is away."""
+        for own in missing:
+            if not own.exists() and (self._common / "HEAD").exists():
+                self._known.pop(own, None)
+
+    def _follow(self, own: Path, root: Path | None, shared: SharedPerm | None) -> None:
+        """Know a work tree, and where it is now; without `root`, what was known stays."""
+        known = self._known.get(own)
+        if known is not None:
+            known.root, known.shared = root or known.root, shared
+        elif root is not None:
+            self._known[own] = WorkTree(self._common, own, root, self._where, shared)
 
     # Bringing along, now or later.
 
@@ -212,18 +227,23 @@ class WorkTrees:
             while True:
                 pause = min(max(FIRST_PAUSE, (monotonic() - began) / LOOKS), SLOWEST_PAUSE)
                 stopped = self._stop.wait(pause)
-                try:
+                with self._passing_trouble():
                     # Opened before the lock is taken, which others may want by then.
                     objects = objects or Objects(self._reopen())
                     self._look(objects)
                     self._restore_lost()
-                except (DatastreamError, OSError, *DAMAGE) as error:
-                    log.debug("%s: indexes have not followed yet: %s", self._where, error)
                 if self._is_over(stopped=stopped):
                     return
         finally:
             if objects is not None:
                 objects.close()
+
+    @contextmanager
+    def _passing_trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except (DatastreamError, OSError, *DAMAGE) as error:
+            log.debug("%s: indexes have not followed yet: %s", self._where, error)
 
     def _is_over(self, *, stopped: bool) -> bool:
         """Whether the thread ends; then the next one may begin."""
@@ -235,19 +255,26 @@ class WorkTrees:
         return False
 
     def _look(self, objects: Objects) -> None:
-        for tree in list(self._known.values()):
-            commit = tree.tip() if tree.late() else None
-            if commit is not None:
-                # Read before the lock is taken: a git program may want that by now.
-                root = objects.state(commit).tree
-                lock = tree.lock(patient=False)
-                if lock is not None:
-                    try:
-                        if root is not None and tree.tip() == commit:
-                            self._note_lost(tree, tree.taken_back(objects, root))
-                            self._attempt(tree, objects, root)
-                    finally:
-                        lock.abort()
+        # They may have been moved meanwhile, or removed.
+        for tree in self._all():
+            if tree.late():
+                with self._passing_trouble():
+                    self._look_at(tree, objects)
+
+    def _look_at(self, tree: WorkTree, objects: Objects) -> None:
+        commit = tree.tip()
+        if commit is None:
+            return
+        # Read before the lock is taken: a git program may want that by now.
+        root = objects.state(commit).tree
+        lock = tree.lock(patient=False)
+        if lock is not None:
+            try:
+                if root is not None and tree.tip() == commit:
+                    self._note_lost(tree, tree.taken_back(objects, root))
+                    self._attempt(tree, objects, root)
+            finally:
+                lock.abort()
 
     def _restore_lost(self) -> None:
         while self._lost and self._restore is not None:

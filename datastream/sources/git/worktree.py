@@ -60,7 +60,7 @@ class WorkTree:
         self._common = common
         self._index = own / "index"
         self._head = Refs(common, own, HEAD, where)
-        self._shared = shared
+        self.shared = shared
         self.obstacle = ""
         """Why paths wait."""
         # Guards what follows, for memory work only.
@@ -195,7 +195,7 @@ class WorkTree:
         temporary = self._index.with_name(f"index.datastream-{secrets.token_hex(6)}")
         try:
             temporary.write_bytes(raw)
-            adjust_shared_perm(temporary, self._shared)
+            adjust_shared_perm(temporary, self.shared)
             temporary.replace(self._index)
         except BaseException:
             temporary.unlink(missing_ok=True)
