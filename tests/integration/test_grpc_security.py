@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import datastream_grpc
@@ -10,10 +12,13 @@ import pytest
 import trustme
 from datastream_grpc import Tls
 from datastream_grpc._pb import service_pb2 as pb
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
 
 import datastream
-from datastream import DatastreamError, Denied, Feature, ReadOnly, SourceUnavailable
+from datastream import DatastreamError, Denied, Feature, ReadOnly, SourceUnavailable, State
+from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, eventually
 
 
@@ -168,7 +173,112 @@ def test_files_that_are_missing_are_said_at_once(store, authority, tmp_path):
             datastream.open("grpcs://localhost:1", **options)
 
 
+def test_files_that_hold_something_else_are_said_at_once(store, authority, tmp_path):
+    certificate, key = authority.issue("server")
+    _, other_key = authority.issue("other")
+    garbage, empty = tmp_path / "garbage.pem", tmp_path / "empty.pem"
+    garbage.write_text("no PEM")
+    empty.write_text("")
+    for pair in ((garbage, key), (certificate, garbage), (certificate, other_key)):
+        with pytest.raises(DatastreamError, match="no certificate with its private key"):
+            datastream_grpc.serve(store, "localhost:0", tls=Tls(*pair))
+        shown = {"certificate": str(pair[0]), "key": str(pair[1])}
+        with pytest.raises(DatastreamError, match="no certificate with its private key"):
+            datastream.open("grpcs://localhost:1", **shown)
+    for roots in (garbage, empty):
+        with pytest.raises(DatastreamError, match="holds no certificates"):
+            datastream_grpc.serve(store, "localhost:0", tls=Tls(certificate, key, roots))
+        with pytest.raises(DatastreamError, match="holds no certificates"):
+            datastream.open("grpcs://localhost:1", roots=str(roots))
+
+
+def test_files_that_become_wrong_leave_those_before(stack, store, authority, caplog):
+    certificate, key = authority.issue("server")
+    server = serving(stack, store, tls=Tls(certificate, key))
+    _, other_key = authority.issue("other")
+    with open(other_key, "rb") as source, open(key, "wb") as target:
+        target.write(source.read())
+    assert opened(stack, server, roots=authority.roots)["k"] == 1
+    assert "the files of TLS are wrong, those before stand" in caplog.text
+
+
 # --- tokens ---
+
+
+def test_who_cannot_check_a_token_tells_a_stranger_nothing(stack, store, caplog):
+    caplog.set_level("INFO", "datastream.grpc")
+
+    def check(token):
+        raise RuntimeError("no answer from /srv/secret")
+
+    server = serving(stack, store, tokens=check)
+    client = opened(stack, server, "grpc", token="any")
+    for call in (lambda: client["k"], lambda: client.put("k", 2), client.snapshot):
+        with pytest.raises(SourceUnavailable, match="cannot find out just now") as error:
+            call()
+        assert "secret" not in str(error.value)
+    assert "/srv/secret" in caplog.text
+    assert store["k"] == 1
+
+
+def test_a_refused_call_is_logged_and_has_details(stack, store, caplog):
+    caplog.set_level("INFO", "datastream.grpc")
+    server = serving(stack, store, tokens={"right": "web"}.get)
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    with pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary("/datastream.DataService/Sync")(b"", timeout=TIMEOUT)
+    (detail,) = rpc_status.from_call(error.value).details
+    info = error_details_pb2.ErrorInfo()
+    assert detail.Unpack(info)
+    assert info.reason == "DENIED"
+    assert "Sync ipv" in caplog.text
+    assert "UNAUTHENTICATED" in caplog.text
+
+
+def test_a_token_that_cannot_be_had_fails_calls_until_it_can(stack, store):
+    away = True
+
+    def token():
+        if away:
+            raise OSError("the vault is sealed")
+        return "s3cret"
+
+    def put_by_threads():
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda n: client.put("k", n), range(8)))
+
+    server = serving(stack, store, tokens={"s3cret": "web"}.get)
+    client = opened(stack, server, "grpc", token=token)
+    for call in (
+        lambda: client["k"],
+        lambda: client.put("k", 2),
+        put_by_threads,
+        lambda: asyncio.run(client.aget("k")),
+        lambda: asyncio.run(client.aput("k", 2)),
+        lambda: asyncio.run(client.asnapshot()),
+    ):
+        with pytest.raises(SourceUnavailable, match="the vault is sealed"):
+            call()
+    recorder = Recorder(client, "k")
+    eventually(lambda: client.status.current.state is State.STALE, "the status of the watch")
+    away = False
+    asyncio.run(client.aput("k", 3))
+    assert asyncio.run(client.aget("k")) == 3
+    recorder.wait_state({"k": b"3"})
+
+
+def test_a_token_that_no_header_holds_is_refused():
+    for token in ("gr\u00fc\u00df", "two\nlines"):
+        with pytest.raises(DatastreamError, match="printable ASCII") as error:
+            datastream.open("grpc://127.0.0.1:1", token=token)
+        assert token not in str(error.value)
+
+
+def test_a_token_is_sent_in_plaintext_to_several_ports_of_this_machine(stack, store):
+    server = serving(stack, store, tokens={"s3cret": "web"}.get)
+    port = server.address.rpartition(":")[2]
+    url = f"grpc://127.0.0.1:1,127.0.0.1:{port}"
+    assert stack.enter_context(datastream.open(url, token="s3cret"))["k"] == 1
 
 
 def test_calls_need_a_token(stack, store, tmp_path):

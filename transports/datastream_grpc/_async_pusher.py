@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import grpc
 
+from datastream import DatastreamError
 from datastream_grpc import _loop
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._credentials import Opener
@@ -153,7 +154,10 @@ class AsyncPusher:
         """One stream, until it breaks: why it did; None if it was given up."""
         metadata: Any = ()
         if self._opener.has_token:
-            metadata = await asyncio.to_thread(self._opener.metadata)
+            try:
+                metadata = await asyncio.to_thread(self._opener.metadata)
+            except DatastreamError as error:
+                return self._refused(error)
         async with self._opener.for_loop() as channel:
             push = channel.stream_stream(
                 f"/{SERVICE}/Push",
@@ -170,6 +174,13 @@ class AsyncPusher:
                 self._reading.cancel()
                 sending.cancel()
                 call.cancel()
+
+    def _refused(self, error: Exception) -> Exception:
+        """Take in that no stream can begin, and so no write that waits for one be sent."""
+        self._sent |= {waiting.request.id: waiting for waiting in self._queue}
+        self._queue.clear()
+        self._filled.clear()
+        return error
 
     async def _read(self, call: Any) -> Exception:
         try:
@@ -239,7 +250,7 @@ class AsyncPusher:
 
 
 def _is_broken(error: Exception) -> bool:
-    return is_unnamed(error, grpc.StatusCode.UNAVAILABLE)
+    return isinstance(error, grpc.RpcError) and is_unnamed(error, grpc.StatusCode.UNAVAILABLE)
 
 
 def _give(outcomes: Iterable[tuple[_Waiting, Outcome]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from datastream import SourceUnavailable
+from datastream import DatastreamError, SourceUnavailable
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import is_unnamed
 
@@ -214,8 +214,8 @@ class Connection:
         self.heard()
         try:
             self._described(answer_or_none(call.result))
-        except grpc.RpcError:
-            # It is away; whoever needs it finds that out.
+        except (grpc.RpcError, DatastreamError):
+            # It is away, or there is no token; whoever needs it finds that out.
             return
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import grpc
 from grpc import aio
 
-from datastream import DatastreamError
+from datastream import DatastreamError, SourceUnavailable
+from datastream.errors import printable
 from datastream_grpc._files import WatchedFile
+from datastream_grpc._pem import check_pem
 from datastream_grpc._security import is_local
 
 Path = str | os.PathLike[str]
@@ -39,8 +42,8 @@ class Opener:
         credentials: for TLS and tokens.
 
     Raises:
-        DatastreamError: a file cannot be read, half a pair is missing, or a token would be sent in
-            plaintext.
+        DatastreamError: a file cannot be read or holds something else, half a pair is missing, a
+            token is none, or would be sent in plaintext.
     """
 
     def __init__(
@@ -96,7 +99,27 @@ class Opener:
 
 
 def _authorization(token: Callable[[], str]) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token()}"),)
+    """The metadata of a call.
+
+    Raises:
+        SourceUnavailable: there is no token just now.
+        DatastreamError: no header can hold it.
+    """
+    try:
+        given = token()
+    except DatastreamError:
+        raise
+    except Exception as error:
+        # Of whoever gives tokens, such as a vault that is away: the next call asks again.
+        raise SourceUnavailable(f"token= gave no token: {printable(repr(error))}") from error
+    return (("authorization", f"Bearer {_checked(given)}"),)
+
+
+def _checked(token: str) -> str:
+    """A token that fits into a header: gRPC would only say that its metadata is wrong."""
+    if not (isinstance(token, str) and token.isascii() and token.isprintable()):
+        raise DatastreamError("the token is no text of printable ASCII, which headers consist of")
+    return token
 
 
 def _tls_files(credentials: Credentials) -> tuple[WatchedFile | None, ...] | None:
@@ -106,11 +129,11 @@ def _tls_files(credentials: Credentials) -> tuple[WatchedFile | None, ...] | Non
         raise DatastreamError("certificate and key belong together; give both, or none")
     if not (credentials.tls or roots or key):
         return None
-    return (
-        WatchedFile(roots, "authorities to trust") if roots else None,
-        WatchedFile(key, "client's private key") if key else None,
-        WatchedFile(certificate, "client's certificate") if certificate else None,
-    )
+    trusted = WatchedFile(roots, "authorities to trust") if roots else None
+    private = WatchedFile(key, "client's private key") if key else None
+    shown = WatchedFile(certificate, "client's certificate") if certificate else None
+    check_pem(shown, private, trusted)
+    return trusted, private, shown
 
 
 def _token(credentials: Credentials) -> Callable[[], str] | None:
@@ -122,7 +145,7 @@ def _token(credentials: Credentials) -> Callable[[], str] | None:
         return lambda: file.data().decode("utf-8", "replace").strip()
     if callable(token):
         return token
-    return (lambda: token) if token else None
+    return partial(_checked, token) if _checked(token) else None
 
 
 class _Details(NamedTuple):

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
-import grpc
-
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import from_answer
 
@@ -87,7 +85,8 @@ class Pusher:
             for response in self._call:
                 for answer in response.answers:
                     self._answered(answer)
-        except grpc.RpcError as broken:
+        except Exception as broken:  # noqa: BLE001
+            # Of gRPC, or there is no token.
             error = broken
         with self._lock:
             self.ended = True

@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 import grpc
 from grpc import aio
 
-from datastream import DatastreamError, Denied
+from datastream import DatastreamError, Denied, SourceUnavailable
+from datastream._secrets import logger
+from datastream_grpc._details import details_of
 from datastream_grpc._files import WatchedFile
+from datastream_grpc._pem import check_pem
 from datastream_grpc._principal import token_name
 from datastream_grpc._status import NAME
 
@@ -25,6 +28,8 @@ Path = str | os.PathLike[str]
 OPEN_TO_ALL = "/grpc.health.v1.Health/"
 """Asked by balancers, which have no token."""
 SCHEME = "bearer "
+
+log = logger("datastream.grpc")
 
 
 class Tls(NamedTuple):
@@ -56,10 +61,15 @@ def check_exposure(address: str, *, tls: Tls | None, tokens: object) -> None:
 
 
 def is_local(address: str) -> bool:
-    """Whether only this machine reaches `address`."""
+    """Whether only this machine reaches `address`, or all of several addresses."""
     if address.startswith(("unix:", "unix-abstract:")):
         return True
-    host = address.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0].strip("[]")
+    places = address.removeprefix("ipv4:").removeprefix("ipv6:").split(",")
+    return all(map(_is_local_place, places))
+
+
+def _is_local_place(place: str) -> bool:
+    host = place.rpartition(":")[0].strip("[]")
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)} if host else set()
     except (OSError, UnicodeError):
@@ -71,7 +81,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     """What a server proves itself with; files that change count from the next connection on.
 
     Raises:
-        DatastreamError: a file cannot be read.
+        DatastreamError: a file cannot be read, or holds something else.
     """
     certificate = WatchedFile(tls.certificate, "server's certificate")
     key = WatchedFile(tls.key, "server's private key")
@@ -81,6 +91,7 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         return key.data(), certificate.data(), None if roots is None else roots.data()
 
     given = read()
+    check_pem(certificate, key, roots)
 
     def changed() -> Any:
         nonlocal given
@@ -88,6 +99,12 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
         if now == given:
             return None
         given = now
+        try:
+            check_pem(certificate, key, roots)
+        except DatastreamError as error:
+            # Perhaps half of them is replaced.
+            log.error("the files of TLS are wrong, those before stand: %s", error)
+            return None
         return _configuration(*now)
 
     return grpc.dynamic_ssl_server_credentials(
@@ -147,23 +164,48 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
         if handler is None or handler_call_details.method.startswith(OPEN_TO_ALL):
             return handler
         token = _token_of(handler_call_details.invocation_metadata)
-        name = await self._name_of(token) if token else None
+        method = handler_call_details.method.rpartition("/")[2]
+        try:
+            name = await self._name_of(token) if token else None
+        except Exception:
+            # Its text is no business of who has not said who that is.
+            log.exception("%s: the token cannot be checked", method)
+            return _refusing(handler, method, UNCHECKED)
         if name is None:
-            return _refusing(handler)
+            return _refusing(handler, method, NO_TOKEN)
         # gRPC makes the call in the same context.
         token_name.set(name)
         return handler
 
 
-def _refusing(handler: Any) -> Any:
+class _Refusal(NamedTuple):
+    """How a call ends whose token does not count."""
+
+    code: grpc.StatusCode
+    error: type[DatastreamError]
+    text: str
+
+
+NO_TOKEN = _Refusal(
+    grpc.StatusCode.UNAUTHENTICATED,
+    Denied,
+    "this server wants a bearer token, and this is none of its own",
+)
+UNCHECKED = _Refusal(
+    grpc.StatusCode.UNAVAILABLE,
+    SourceUnavailable,
+    "the server cannot find out just now whether this bearer token is one; try again",
+)
+
+
+def _refusing(handler: Any, method: str, refusal: _Refusal) -> Any:
     """A handler of the same kind that answers nothing."""
+    code, error, text = refusal
 
     async def refuse(request: Any, context: Any) -> None:
-        await context.abort(
-            grpc.StatusCode.UNAUTHENTICATED,
-            "this server wants a bearer token, and this is none of its own",
-            ((NAME, Denied.__name__),),
-        )
+        log.info("%s %s 0.0 ms %s", method, context.peer(), code.name)
+        named = ((NAME, error.__name__),)
+        await context.abort(code, text, (*named, *details_of(code, error.__name__, text)))
 
     kind = "stream" if handler.request_streaming else "unary"
     kind += "_stream" if handler.response_streaming else "_unary"

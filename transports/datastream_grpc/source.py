@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from datastream import Capability, DatastreamError, Entry, Revision
+from datastream import Capability, DatastreamError, Entry, Revision, SourceUnavailable
 from datastream.selection import Selection, Selects
 from datastream.source import Health, Publish, Reading, Source, Write, Written
 from datastream.url import Count, Location, Seconds, checks_options, configured
@@ -104,7 +104,7 @@ class GrpcSource(Source):
         self._async_calls = AsyncCalls(self._calls, opener)
         self._stream = LongStream(self._calls, self._told)
         # The first call that needs an answer says why there is none.
-        with suppress(grpc.RpcError):
+        with suppress(grpc.RpcError, SourceUnavailable):
             self._described(self._connection.describe(min(timeout, FIRST_ASK)))
 
     @property
