@@ -30,9 +30,12 @@ class Connection:
     """One connection with any number of calls, each sending one message.
 
     Flow control is opened as far as it goes, and the amounts measured stay below that.
+
+    Args:
+        window: bytes of each call that the server may send.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, window: int = LARGEST_WINDOW) -> None:
         host, _, port = address.rpartition(":")
         self._socket = socket.create_connection((host, int(port)), TIMEOUT)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -40,11 +43,14 @@ class Connection:
         self._next_stream = 1
         self._received = bytearray()
         self._unread: dict[int, bytes] = {}
-        settings = struct.pack(">HI", 4, LARGEST_WINDOW)
-        window = struct.pack(">I", LARGEST_WINDOW - 65_535)
-        self._socket.sendall(
-            PREFACE + _frame(SETTINGS, 0, 0, settings) + _frame(WINDOW_UPDATE, 0, 0, window)
-        )
+        shared = struct.pack(">I", LARGEST_WINDOW - 65_535)
+        self._socket.sendall(PREFACE)
+        self.open(window)
+        self._socket.sendall(_frame(WINDOW_UPDATE, 0, 0, shared))
+
+    def open(self, window: int) -> None:
+        """Let the server send so many bytes of each call, also of those that run."""
+        self._socket.sendall(_frame(SETTINGS, 0, 0, struct.pack(">HI", 4, window)))
 
     def fileno(self) -> int:
         return self._socket.fileno()

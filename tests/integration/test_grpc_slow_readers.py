@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 
 import grpc
 import psutil
@@ -10,12 +11,14 @@ import pytest
 from datastream_grpc._pb import service_pb2 as pb
 
 import datastream
-from tests.bench.raw_client import Subscribers
+from tests.bench.raw_client import LARGEST_WINDOW, Connection, Subscribers
 from tests.integration._programs.tools import Child
 
 STATE, VALUE = 20_000_000, 100_000
 STREAMS = 40
 CROWD, CONNECTIONS = 5_000, 50
+CALLS, FEW = 24, 14
+"""States of answers that are made at the same time, each with its entries."""
 MOST = 2_000_000
 """Bytes that a stream may cost beyond the state that all share, and the one just being read."""
 
@@ -66,6 +69,26 @@ def test_streams_that_are_not_read_share_one_state(stack, tmp_path, url):
     unread.begin(STREAMS)
     each = (settled(process) - one - STATE) / STREAMS
     assert each <= MOST
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(180)
+def test_answers_that_are_not_read_are_few_and_come_once_they_are(stack, tmp_path):
+    url = f"sqlite:{tmp_path}/store.db"
+    with datastream.open(url) as store:
+        store.put_many({f"k/{n}": b"v" * VALUE for n in range(STATE // VALUE)})
+    child = stack.enter_context(Child("server", url, "127.0.0.1:0"))
+    connection = stack.enter_context(closing(Connection(child.line(), window=0)))
+    process = psutil.Process(child.process.pid)
+    before = process.memory_info().rss
+    for _ in range(CALLS):
+        connection.call("/datastream.DataService/Sync", b"")
+    assert settled(process) - before <= FEW * STATE
+    connection.open(LARGEST_WINDOW)
+    sizes = []
+    while len(sizes) < CALLS:
+        sizes += [len(message) for _, message in connection.messages()]
+    assert min(sizes) >= STATE
 
 
 @pytest.mark.chaos

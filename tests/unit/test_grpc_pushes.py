@@ -3,10 +3,13 @@
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+from datastream_grpc._convert import MESSAGE_BYTES
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._writes import Pushes
+from datastream_grpc._writes import IN_FLIGHT, UNSENT, Pushes
 
 MANY = 10_000
+LARGE, NUMBER = 100_000, 300
 
 
 class Client:
@@ -41,5 +44,50 @@ def test_a_message_of_very_many_writes_lets_others_run():
         running.cancel()
         assert client.answers == MANY
         assert turns > 2
+
+    asyncio.run(main())
+
+
+class Reader:
+    """A call's context, whose client reads nothing until it is told to."""
+
+    def __init__(self):
+        self.reads = asyncio.Event()
+        self.sizes = []
+        self.ids = []
+
+    async def write(self, message):
+        await self.reads.wait()
+        self.sizes.append(len(message))
+        self.ids += [answer.id for answer in pb.PushResponse.FromString(message).answers]
+
+
+@pytest.mark.parametrize("instant", [True, False])
+def test_of_a_client_that_reads_no_answer_few_writes_are_done(instant):
+    done = []
+
+    async def answer(request, principal):
+        done.append(request.id)
+        return pb.WriteResponse(entries=[pb.Data(value=b"v" * LARGE)]).SerializeToString()
+
+    def requests():
+        for number in range(NUMBER):
+            item = pb.WriteItem(data=pb.Data(key=f"k{number}"))
+            yield pb.WriteRequest(id=str(number), writes=[item])
+
+    async def main():
+        client = Reader()
+        pushes = Pushes(SimpleNamespace(answer=answer), None, client, instant=instant)
+        taking = asyncio.ensure_future(pushes.take(requests()))
+        for _ in range(10 * NUMBER):
+            await asyncio.sleep(0)
+        if not instant:
+            assert len(done) * LARGE <= MESSAGE_BYTES + UNSENT + IN_FLIGHT * LARGE
+        client.reads.set()
+        await taking
+        await pushes.end()
+        assert sorted(client.ids, key=int) == [str(number) for number in range(NUMBER)]
+        # Any client takes them.
+        assert max(client.sizes) <= MESSAGE_BYTES + LARGE
 
     asyncio.run(main())

@@ -29,7 +29,8 @@ class Limits(NamedTuple):
     """Characters of all patterns of one request: every key is compared with each of them."""
     stream_bytes: int = 8 << 20
     """What may wait for the reader of one stream. One that falls further behind goes on with the
-    difference to what it has, as if it had resumed."""
+    difference to what it has, as if it had resumed. Also of the answers to calls of one connection,
+    beyond which the next waits."""
     principal_bytes: int = 64 << 20
     """The same, of all streams of a principal."""
     streams: int = 2_000

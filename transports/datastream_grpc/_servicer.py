@@ -29,6 +29,7 @@ from datastream_grpc._sender import Ready
 from datastream_grpc._subscribing import Subscribing
 from datastream_grpc._telemetry import Metrics
 from datastream_grpc._texts import Texts
+from datastream_grpc._untaken import Untaken
 from datastream_grpc._writes import Pushes, Writes
 
 LONG_READS = 8
@@ -88,6 +89,7 @@ class Servicer:
         self._answering = Answering(self._texts, self.metrics, self.streams, limits.calls)
         # Of reads that may take long: as many as leave cores and threads to all others.
         self._long_reads = asyncio.Semaphore(LONG_READS)
+        self._untaken = Untaken(limits)
 
     def handlers(self) -> Any:
         """The methods, to be registered with a server."""
@@ -128,7 +130,8 @@ class Servicer:
             scope = self._access.scope(principal, (), ())
             return _convert.to_capabilities(scope.capabilities(store))
 
-        return await self._read(capabilities, request.at)
+        make = partial(self._read, capabilities, request.at)
+        return await self._untaken.answer(make, context)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
         check_selected(request, self._meter.limits)
@@ -138,7 +141,7 @@ class Servicer:
             scope = self._access.scope(principal, *selected(request))
             return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
-        return await self._selected(request, state)
+        return await self._untaken.answer(partial(self._selected, request, state), context)
 
     async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
         check_selected(request, self._meter.limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
 from time import monotonic
 
@@ -11,6 +11,7 @@ from datastream import DatastreamError, Store
 from datastream_grpc import _convert, _shared_ids
 from datastream_grpc._access import Access
 from datastream_grpc._answering import told
+from datastream_grpc._convert import MESSAGE_BYTES
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import Principal
@@ -22,6 +23,8 @@ REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
 """Answers that are kept for writes that come again."""
 IN_FLIGHT = 64
 """Writes of one stream that are done at the same time."""
+UNSENT = 1 << 20
+"""Bytes of answers that the client of a stream may leave unread, before its next write is done."""
 FEW_WRITES = 64
 """A request with more is done in a thread, also where a store does no I/O."""
 
@@ -133,7 +136,10 @@ class Pushes:
         self._room = asyncio.Semaphore(IN_FLIGHT)
         self._last: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: list[pb.PushAnswer] = []
+        self._answers: deque[pb.PushAnswer] = deque()
+        self._unsent = 0
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._is_sending = False
 
     async def take(self, requests: Iterable[pb.WriteRequest]) -> None:
@@ -144,6 +150,7 @@ class Pushes:
                 await self._do(request, ())
             else:
                 await self._room.acquire()
+                await self._has_room.wait()
                 self._begin(request)
             if monotonic() > until:
                 # One message may have millions, and the loop is everybody's.
@@ -184,24 +191,45 @@ class Pushes:
             outcome: bytes | Exception = await self._writes.answer(request, self._principal)
         except Exception as error:  # noqa: BLE001
             outcome = error
-        self._answers.append(self._answer(request, outcome))
+        self._add(self._answer(request, outcome))
         if not self._instant:
             await self._send()
 
+    def _add(self, answer: pb.PushAnswer) -> None:
+        self._answers.append(answer)
+        self._unsent += answer.ByteSize()
+        if self._unsent > UNSENT:
+            self._has_room.clear()
+
     async def _send(self) -> None:
-        """Send what is answered, in as few messages as it takes."""
+        """Send what is answered, in few messages that any client takes."""
         if self._is_sending:
             return
         self._is_sending = True
         try:
             while self._answers:
-                answers, self._answers = self._answers, []
-                await write(self._context, pb.PushResponse(answers=answers).SerializeToString())
+                response = pb.PushResponse(answers=self._taken())
+                await write(self._context, response.SerializeToString())
         except ClientLeft:
             # What it wrote is written all the same; the call ends by itself.
             return
         finally:
             self._is_sending = False
+
+    def _taken(self) -> list[pb.PushAnswer]:
+        """The next answers that travel together."""
+        together: list[pb.PushAnswer] = []
+        size = 0
+        while self._answers:
+            size += self._answers[0].ByteSize()
+            if together and size > MESSAGE_BYTES:
+                break
+            answer = self._answers.popleft()
+            self._unsent -= answer.ByteSize()
+            together.append(answer)
+        if self._unsent <= UNSENT:
+            self._has_room.set()
+        return together
 
     def _answer(self, request: pb.WriteRequest, outcome: bytes | Exception) -> pb.PushAnswer:
         if isinstance(outcome, bytes):
