@@ -198,7 +198,15 @@ class OverlaySource(Source):
         """What differs from a position of another table; None if not all layers can tell."""
         is_poll = not isinstance(selection, Selection)
         asked = selection if isinstance(selection, Selection) else following.table.selection
-        sequence = following.table.sequence
+        with following.table.marking() as mark:
+            changed = self._ask(following, asked, place)
+            if changed is None:
+                return None
+            following.catch_up()
+            return following.table.resumed(mark, changed, place, keep=not is_poll)
+
+    def _ask(self, following: Following, asked: Selection, place: Place) -> list[Reading] | None:
+        """What each layer has changed since its cursor; None if one of them cannot tell."""
         changed: list[Reading] = []
         for index, cursor in enumerate(place.cursors):
             upstream = self.layers[index].upstream
@@ -214,8 +222,7 @@ class OverlaySource(Source):
             if reading.complete:
                 return None
             changed.append(reading)
-        following.catch_up()
-        return following.table.resumed(sequence, changed, place, keep=not is_poll)
+        return changed
 
     def _follow(self, selection: Selects) -> Following:
         """What follows the layers for at least `selection`.

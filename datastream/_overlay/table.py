@@ -9,6 +9,7 @@ import secrets
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from datastream._overlay.position import Place, spell, spell_cursor
@@ -32,6 +33,20 @@ class _Changed(NamedTuple):
     key: str
     before: str | None
     """The revision that was visible until then; "" for none, None where it was concealed."""
+
+
+class Mark:
+    """A moment of a table, for one who asks the layers from then on.
+
+    Args:
+        sequence: what the table had counted.
+        layers: how many there are.
+    """
+
+    def __init__(self, sequence: int, layers: int) -> None:
+        self.sequence = sequence
+        self.held: tuple[dict[str, Entry | None], ...] = tuple({} for _ in range(layers))
+        """By layer, what it held at that moment of the keys that have changed since."""
 
 
 class Table:
@@ -62,6 +77,8 @@ class Table:
         self._floor = 0
         # The last batch, with its author and message.
         self._last: Batch = Batch()
+        # Of those who ask the layers just now.
+        self._marks: list[Mark] = []
 
     def covers(self, selection: Selects) -> bool:
         """Whether the layers give all keys of `selection`."""
@@ -102,6 +119,8 @@ class Table:
             if is_state:
                 keys: Iterable[str] = self._replace(layer, batch)
             else:
+                if self._marks:
+                    self._remember(layer, (entry.key for entry in batch.entries))
                 keys = _update(held, batch)
                 if self._unread[layer]:
                     self._unread[layer] -= {entry.key for entry in batch.entries}
@@ -140,6 +159,8 @@ class Table:
     def _replace(self, layer: int, batch: Batch) -> Iterable[str]:
         held, unread = self._held[layer], batch.unread
         before = dict(held)
+        if self._marks:
+            self._remember(layer, before.keys() | {entry.key for entry in batch.entries})
         held.clear()
         # What cannot be read just now is as it was.
         held.update((key, old) for key, old in before.items() if is_below(key, unread))
@@ -148,6 +169,14 @@ class Table:
         self._unread[layer] = unread
         changed = {**before, **held}
         return changed | self._below(concealing) if concealing else changed
+
+    def _remember(self, layer: int, keys: Iterable[str]) -> None:
+        """Keep what a layer holds of keys that change now, for those who ask the layers."""
+        held = self._held[layer]
+        for key in keys:
+            entry = held.get(key)
+            for mark in self._marks:
+                mark.held[layer].setdefault(key, entry)
 
     def _below(self, places: frozenset[str]) -> dict[str, None]:
         """The keys that any layer holds among these, or below them."""
@@ -239,32 +268,44 @@ class Table:
                 return reading._replace(author=self._last.author, message=self._last.message)
             return reading
 
+    @contextmanager
+    def marking(self) -> Iterator[Mark]:
+        """Around asking the layers and `resumed`: what they held now is known until the end."""
+        with self._lock:
+            mark = Mark(self._sequence, len(self._held))
+            self._marks.append(mark)
+        try:
+            yield mark
+        finally:
+            with self._lock:
+                self._marks.remove(mark)
+
     def resumed(
-        self, sequence: int, readings: Sequence[Reading], place: Place, *, keep: bool = True
+        self, mark: Mark, readings: Sequence[Reading], place: Place, *, keep: bool = True
     ) -> Reading | None:
         """What looks different since a position of another table.
 
         Args:
-            sequence: of this table, before the layers were asked.
+            mark: from before the layers were asked.
             readings: for each layer, what changed since its cursor in `place`.
             place: the position.
             keep: give it back where nothing differs; else the answer has one of this table.
         """
         changed = [{e.key: e.key in read.created for e in read.entries} for read in readings]
         with self._lock:
-            if not self._floor <= sequence <= self._sequence:
+            if not self._floor <= mark.sequence <= self._sequence:
                 return None
-            later = self._changed_since(sequence)
+            later = self._changed_since(mark.sequence)
             keys = {key for keys in changed for key in keys}
-            news = [key for key in keys if self._is_news(key, changed)]
+            news = [key for key in keys if key in later or self._is_news(key, changed, mark)]
             news += [key for key in later if key not in keys]
-            created = {key for key in keys if self._held_nothing(key, changed)}
+            created = {key for key in keys if self._held_nothing(key, changed, mark)}
             created.update(k for k, before in later.items() if before == "" and k not in keys)
             entries = [self._now(key) for key in news]
             position = self._position if entries or not keep else spell(*place)
-            author, message = self._about(sequence, readings)
+            author, message = self._about(mark.sequence, readings)
             back = list(map(_changed_back, readings))
-            same = {key for key in keys - later.keys() if self._is_same(key, changed, back)}
+            same = {k for k in keys - later.keys() if self._is_same(k, changed, back, mark)}
             return Reading(
                 entries,
                 position,
@@ -286,30 +327,45 @@ class Table:
         is_one = made and sequence + 1 >= self._sequence and made.count(made[0]) == len(made)
         return made[0] if is_one else ("", "")
 
-    def _is_news(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
+    # What a layer held when it was asked, and had not changed since the cursor, it held at both:
+    # that is asked of the mark, since by now it may hold something else.
+
+    def _is_news(self, key: str, changed: Sequence[Mapping[str, bool]], mark: Mark) -> bool:
         """Whether a layer changed `key` that is not hidden by one above that did not."""
-        for held, keys in zip(self._held, changed, strict=True):
+        for layer, keys in enumerate(changed):
             if key in keys:
                 return True
-            if key in held:
+            if self._held_at(mark, layer, key) is not None:
                 return False
         return False
 
     def _is_same(
-        self, key: str, changed: Sequence[Mapping[str, bool]], back: Sequence[Set[str]]
+        self,
+        key: str,
+        changed: Sequence[Mapping[str, bool]],
+        back: Sequence[Set[str]],
+        mark: Mark,
     ) -> bool:
         """Whether the layer that shows `key` has it unchanged, and none above has changed it."""
-        for held, keys, same in zip(self._held, changed, back, strict=True):
+        for layer, (keys, same) in enumerate(zip(changed, back, strict=True)):
             if key in keys and key not in same:
                 return False
-            if key in held:
+            if self._held_at(mark, layer, key) is not None:
                 return True
         return False
 
-    def _held_nothing(self, key: str, changed: Sequence[Mapping[str, bool]]) -> bool:
-        return all(
-            keys.get(key, key not in held) for held, keys in zip(self._held, changed, strict=True)
-        )
+    def _held_nothing(self, key: str, changed: Sequence[Mapping[str, bool]], mark: Mark) -> bool:
+        """Whether nothing of `key` was visible at the cursor."""
+        for layer, keys in enumerate(changed):
+            held = None if key in keys else self._held_at(mark, layer, key)
+            if not keys.get(key, True) or held is not None:
+                return held is not None and visible(held) is None
+        return True
+
+    def _held_at(self, mark: Mark, layer: int, key: str) -> Entry | None:
+        """What a layer held of `key` at a mark."""
+        earlier = mark.held[layer]
+        return earlier[key] if key in earlier else self._held[layer].get(key)
 
     def _changed_since(self, sequence: int) -> dict[str, str | None]:
         """The keys that changed since a count, in order, with the revisions visible then."""

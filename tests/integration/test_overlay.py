@@ -30,6 +30,8 @@ from datastream import (
     overlay,
 )
 from datastream._overlay import layer as layer_module
+from datastream._overlay.table import Table
+from datastream._upstream import Upstream
 from datastream._watch.routing import Union
 from datastream.selection import NOTHING
 from datastream.source import Reading
@@ -474,6 +476,34 @@ def test_what_is_again_as_it_was_at_a_cursor_is_not_told_again(layers, resume):
     assert [(e.key, e.value) for e in resumed.batches[0].entries] == [("other", b"2")]
     layers["top"].put("back", 3)
     resumed.wait_state({"start": b"1", "back": b"3", "other": b"2"})
+
+
+def test_what_came_and_went_while_one_resumed_across_tables_is_not_told(layers, monkeypatch):
+    """One layer tells of the key, another has it only after it was asked."""
+    laid = layers.overlay()
+    first = Recorder(laid)
+    first.dispose()
+    Recorder(laid)
+    await_first_poll(laid)
+    layers["top"]["key"] = 1
+    changes, resumed = Upstream.changes, Table.resumed
+
+    def ask(upstream, *args):
+        reading = changes(upstream, *args)
+        if upstream.store is layers["bottom"]:
+            layers["bottom"]["key"] = 2
+        return reading
+
+    def resume(*args, **kwargs):
+        reading = resumed(*args, **kwargs)
+        for name in ("top", "bottom"):
+            layers[name].delete("key", missing_ok=True)
+        return reading
+
+    monkeypatch.setattr(Upstream, "changes", ask)
+    monkeypatch.setattr(Table, "resumed", resume)
+    again = Recorder(laid, since=first.cursor)
+    assert [list(batch) for batch in again.batches] == [[]]
 
 
 def test_a_cursor_across_layers_that_were_swapped_is_reset(tmp_path):

@@ -11,6 +11,7 @@ from datastream.entry import deleted
 from datastream.source import Reading
 
 EVERYTHING = Selection()
+ELSEWHERE = Place("other", 7, ("c", "c", "c"))
 
 
 def entry(key, revision, value=b"v"):
@@ -46,6 +47,11 @@ def shown(table):
 def news(table, since, sequence):
     reading = table.changes(since, sequence)
     return [(e.key, e.revision) for e in reading.entries]
+
+
+def resumed(table, *readings, **options):
+    with table.marking() as mark:
+        return table.resumed(mark, readings, ELSEWHERE, **options)
 
 
 def test_the_first_layer_that_holds_a_key_shows_it(table):
@@ -101,23 +107,20 @@ def test_the_revisions_that_were_visible_at_a_position_are_known(table):
 
 
 def test_across_tables_those_are_known_that_every_layer_has_changed_back(table):
-    _, sequence = table.mark()
-    place = Place("other", 7, ("c", "c", "c"))
     readings = [
         read(deleted("b"), deleted("c"), created=["b", "c"]),
         read(entry("b", "b1"), before={"b": "b1"}),
         read(entry("c", "c2")),
     ]
-    assert table.resumed(sequence, readings, place).before == {"b": "b1"}
-    table.apply(1, changes(entry("b", "b9")))
-    assert not table.resumed(sequence, readings, place).before
+    with table.marking() as mark:
+        assert table.resumed(mark, readings, ELSEWHERE).before == {"b": "b1"}
+        table.apply(1, changes(entry("b", "b9")))
+        assert not table.resumed(mark, readings, ELSEWHERE).before
 
 
 def test_what_changed_below_the_layer_that_shows_a_key_does_not_count(table):
-    _, sequence = table.mark()
     readings = [read(deleted("b"), created=["b"]), read(), read(entry("b", "b9"))]
-    reading = table.resumed(sequence, readings, Place("other", 7, ("c", "c", "c")))
-    assert reading.before == {"b": "b1"}
+    assert resumed(table, *readings).before == {"b": "b1"}
 
 
 def test_a_tombstone_hides_all_below(table):
@@ -187,32 +190,63 @@ def test_a_write_is_known_if_nothing_else_lies_between(table):
 
 
 def test_resuming_from_a_position_of_another_process(table):
-    place = Place("other", 7, ("c", "c", "c"))
     same = read()
-    nothing = table.resumed(table.sequence, [same] * 3, place)
-    assert (nothing.entries, nothing.position) == ([], spell(*place))
-    assert table.resumed(table.sequence, [same] * 3, place, keep=False).position == table.mark()[0]
+    nothing = resumed(table, same, same, same)
+    assert (nothing.entries, nothing.position) == ([], spell(*ELSEWHERE))
+    assert resumed(table, same, same, same, keep=False).position == table.mark()[0]
     # b changed in the lowest layer, which hides nothing and is hidden; a was removed above.
     table.apply(0, changes(deleted("a")))
-    reading = table.resumed(
-        table.sequence, [read(deleted("a")), same, read(entry("b", "2"))], place
-    )
+    reading = resumed(table, read(deleted("a")), same, read(entry("b", "2")))
     assert [(e.key, e.revision) for e in reading.entries] == [("a", "a1")]
     # Came and went in one layer, and no other holds it.
-    reading = table.resumed(table.sequence, [read(deleted("x"), created={"x"}), same, same], place)
+    reading = resumed(table, read(deleted("x"), created={"x"}), same, same)
     assert reading.created == {"x"}
 
 
 def test_resuming_says_who_made_the_one_change(table):
-    place, same = Place("other", 7, ("c", "c", "c")), read()
-    begun, by_ann = table.sequence, read(entry("z", "1"), author="Ann")
-    assert table.resumed(begun, [by_ann, same, same], place).author == "Ann"
-    assert table.resumed(begun, [by_ann, by_ann._replace(author="Bob"), same], place).author == ""
-    table.apply(0, changes(entry("z", "1"), author="Ann"))
-    for readings in ([by_ann, same, same], [same, same, same]):
-        assert table.resumed(begun, readings, place).author == "Ann", "asked before or after"
-    table.apply(0, changes(entry("z", "2"), author="Ann"))
-    assert table.resumed(begun, [same, same, same], place).author == ""
+    same, by_ann = read(), read(entry("z", "1"), author="Ann")
+    assert resumed(table, by_ann, same, same).author == "Ann"
+    assert resumed(table, by_ann, by_ann._replace(author="Bob"), same).author == ""
+    with table.marking() as mark:
+        table.apply(0, changes(entry("z", "1"), author="Ann"))
+        for readings in ([by_ann, same, same], [same, same, same]):
+            reading = table.resumed(mark, readings, ELSEWHERE)
+            assert reading.author == "Ann", "asked before or after"
+        table.apply(0, changes(entry("z", "2"), author="Ann"))
+        assert table.resumed(mark, [same, same, same], ELSEWHERE).author == ""
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["changes", "whole state"])
+@pytest.mark.parametrize("layer", [0, 2])
+def test_what_changes_in_one_layer_after_it_was_asked_while_another_tells_of_it(
+    table, layer, whole
+):
+    """Layer 1 tells that `n` came, and is asked before or after `n` comes in another layer."""
+    readings = [read(), read(entry("n", "n1"), created={"n"}), read()]
+    table.apply(1, changes(entry("n", "n1")))
+    with table.marking() as mark:
+        held = [entry("a", "a0")] if layer == 0 else [entry("b", "b2"), entry("c", "c2")]
+        new = entry("n", "new")
+        table.apply(layer, state(*held, new) if whole else changes(new))
+        reading = table.resumed(mark, readings, ELSEWHERE)
+    assert {e.key: e.revision for e in reading.entries} == {"n": "new" if layer == 0 else "n1"}
+    assert reading.created == {"n"}
+
+
+def test_what_hid_a_key_at_the_cursor_and_has_gone_since(table):
+    """The first layer was asked before `a` was removed there, the second one tells of `a`."""
+    with table.marking() as mark:
+        table.apply(0, changes(deleted("a")))
+        reading = table.resumed(mark, [read(), read(entry("a", "a1"), created={"a"}), read()],
+                                ELSEWHERE)  # fmt: skip
+    assert [(e.key, e.revision) for e in reading.entries] == [("a", "a1")]
+    assert not reading.created
+
+
+def test_what_a_tombstone_hid_at_the_cursor_was_not_there(table):
+    table.apply(1, changes(entry("c", "t", TOMBSTONE)))
+    reading = resumed(table, read(deleted("c"), created={"c"}), read(), read(entry("c", "c2")))
+    assert (reading.entries, reading.created) == ([deleted("c")], {"c"})
 
 
 @pytest.mark.parametrize(
