@@ -151,7 +151,9 @@ class Publisher:
         # One that did not ask for a newcomer's keys does not move the position, and tells it
         # nothing; every other one has to be applied, whenever it began.
         number = None if part.covers is None else ticket.number
-        self._members.buffer(Published(reading, values, part.skipped), number)
+        if self._members.joining:
+            shown = reading if reading.complete else self._with_before(reading)
+            self._members.buffer(Published(shown, values, part.skipped), number)
         compares = reading.complete and reading.position == ticket.since == self.position
         # What was left out has to be read again: by the next poll, from where all are.
         if part.is_whole:
@@ -276,7 +278,13 @@ class Publisher:
         entries, known = written.entries, self._known.revisions
         created = frozenset(entry.key for entry in entries if entry.key not in known)
         reading = Reading(entries, written.position, False, created=created)
-        self._members.buffer(Published(reading, NO_VALUES))
+        self._members.buffer(Published(self._with_before(reading), NO_VALUES))
+
+    def _with_before(self, reading: Reading) -> Reading:
+        """A reading that tells those who join what its keys held until now."""
+        known = self._known.revisions
+        before = {e.key: known[e.key] for e in reading.entries if e.key in known}
+        return reading._replace(before=before)
 
     @contextmanager
     def deleted(self, keys: Sequence[str]) -> Iterator[None]:

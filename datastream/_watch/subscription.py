@@ -10,7 +10,7 @@ from datastream._watch import diff
 from datastream._watch.routing import Route
 from datastream.entry import DELETE, PUT, Batch, Entry, deleted
 from datastream.selection import Selection
-from datastream.source import NO_REVISIONS, Reading, Written, is_below
+from datastream.source import Reading, Written, is_below
 
 Since = str | Mapping[str, str] | None
 """Where to resume: a cursor, or the revision of each key one has."""
@@ -135,7 +135,7 @@ class Join:
         self.is_aligned = True
         self._confirmed: set[str] = set()
         # Revisions at the cursor, where they are known, of keys that have changed since.
-        self._before: Mapping[str, str] = NO_REVISIONS
+        self._before: dict[str, str] = {}
         self._transient = False
         self._origin: dict[str, str] = {}
         self._unread: frozenset[str] = frozenset()
@@ -194,7 +194,7 @@ class Join:
         self._transient = transient
         self._created = reading.created
         if not transient:
-            self._before = reading.before
+            self._before = dict(reading.before)
         self._origin = self.revisions()
 
     def apply(self, published: Iterable[Published], since: str | None) -> bool:
@@ -243,8 +243,17 @@ class Join:
             self._created |= created - self._origin.keys()
         elif self._has_met:
             self._created |= created
+            self._take_before(reading)
         else:
             self._doubtful |= created
+
+    def _take_before(self, reading: Reading) -> None:
+        """Learn what keys held at the cursor of which nothing has changed until now."""
+        if self._transient:
+            return
+        for key, revision in reading.before.items():
+            if key not in self._resumed and key not in self._created:
+                self._before.setdefault(key, revision)
 
     def _is_unsure(self, reading: Reading) -> bool:
         """Whether it deletes a key of which nothing says that there was one at the cursor.

@@ -494,6 +494,40 @@ def test_what_changed_after_the_cursor_and_back_is_not_sent(publisher):
     assert two.sink.news[1:] == [[("same", "4")]]
 
 
+def replaced(publisher, position, *entries):
+    """A write of this store, which publishes from position to position."""
+    assert publisher.publish_written(Written(entries, position, publisher.position), 0)
+
+
+def resuming(publisher, **revisions):
+    """One that resumes, where nothing has changed between its cursor and "p1"."""
+    joined(publisher, state("p1", **revisions))
+    two = register(publisher, since="p0")
+    join = Join(ALL, "p0")
+    join.resume(changes("p1"))
+    return two, join
+
+
+def test_what_changes_and_changes_back_while_one_resumes_is_not_sent(publisher):
+    two, join = resuming(publisher, back="1", other="1")
+    replaced(publisher, "p2", put("back", "2"), put("other", "2"))
+    replaced(publisher, "p3", put("back", "1"), put("new", "1"))
+    replaced(publisher, "p4", put("other", "4"), put("new", "2"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p4"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert sorted(two.sink.news[0]) == [("new", "2"), ("other", "4")]
+
+
+def test_what_a_poll_finds_changed_back_while_one_resumes_is_not_sent(publisher):
+    two, join = resuming(publisher, back="1")
+    publisher.publish(publisher.ticket(), changes("p2", back="2"))
+    ticket = publisher.ticket()
+    publisher.publish(ticket, changes("p3", back="1"))
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[]]
+
+
 def test_a_relay_is_sent_also_what_changed_back(publisher):
     """One of its readers may have read the key in between."""
     two = register(publisher, since="p0")
