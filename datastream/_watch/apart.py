@@ -25,8 +25,8 @@ class News(NamedTuple):
     """What is news to one of them."""
 
     entries: list[Entry]
-    created: frozenset[str]
-    """Keys of these that held nothing to it."""
+    before: list[str | None]
+    """The revision of each of their keys that it had, None for a missing one."""
 
 
 class Told(NamedTuple):
@@ -131,6 +131,9 @@ def _news(selection: Selection, given: Given, known: Mapping[str, str], told: To
         for key in _held(given, known)
         if key not in present and told.tells_of(key) and matches(key)
     ]
-    had = {key: given.get(key, known.get(key)) for key in present}
-    changed = [entry for entry in entries if (had[entry.key] or "") != entry.revision]
-    return News(gone + changed, frozenset(e.key for e in changed if had[e.key] is None))
+
+    def had(entry: Entry) -> str | None:
+        return given.get(entry.key, known.get(entry.key))
+
+    news = gone + [entry for entry in entries if (had(entry) or "") != entry.revision]
+    return News(news, list(map(had, news)))

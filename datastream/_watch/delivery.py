@@ -56,11 +56,10 @@ class Delivery:
             self.deliver_one(news[0], position, about)
             return
         self._known.version += 1
-        for subscription, (entries, created) in apart.items():
+        for subscription, (entries, before) in apart.items():
             if entries:
-                batch = as_batch(tuple(entries), position, about, created)
-                # Without the revisions before: that it may drop what changes nothing costs more.
-                subscription.sink.offer(batch, None)
+                created = created_among(entries, before)
+                subscription.sink.offer(as_batch(tuple(entries), position, about, created), before)
         if news:
             self._deliver_parts(news, position, about)
 

@@ -714,6 +714,17 @@ def test_a_newcomer_is_told_of_the_delete_of_what_only_it_was_given(lagging):
     assert two.sink.news == [[("a", "1"), ("k", "2")], [("k", None)]]
 
 
+def test_one_that_stands_apart_is_told_with_the_revisions_it_had(lagging):
+    """So that what comes and goes before it is taken is left out, as it is for others."""
+    one = joined(lagging, state("p1", a="1", gone="1", k="1"))
+    two = newcomer(lagging, state("p2", a="2", gone="2"))
+    lagging.publish(lagging.ticket(), state("p3", a="3", k="3"))
+    assert two.sink.news[1:] == [[("gone", None), ("a", "3"), ("k", "3")]]
+    assert two.sink.before[1:] == [["2", "2", None]]
+    assert two.sink.batches[1].created == {"k"}
+    assert one.sink.before[-1] == ["1", "1", "1"]
+
+
 def test_a_first_batch_is_of_one_moment_though_a_key_came_and_went_before_it(lagging):
     """What is published since then names other keys: laid over the state, it would be of two."""
     one = joined(lagging, state("p1", a="1", b="1"))
