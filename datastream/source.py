@@ -239,8 +239,10 @@ class Source(ABC):
     def wait(self, timeout: float | None) -> None:
         """Block until something *may* have changed since the last `read`, at most `timeout` s.
 
-        Returns early on `wake`. May return for no reason at all. A Source whose `read` answers
-        from a copy finds out here that the backend is away, and says so in `health`.
+        That is one with a position, by any thread: the store calls `wake` where it has read what
+        it did not publish. Returns early on `wake`. May return for no reason at all. A Source
+        whose `read` answers from a copy finds out here that the backend is away, and says so in
+        `health`.
         """
 
     @abstractmethod
