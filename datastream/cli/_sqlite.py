@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import click
 
 from datastream.url import parse
@@ -35,13 +33,12 @@ def restore(new: str, target: str, timeout: float) -> None:
 def uninstall(url: str) -> None:
     """Remove the triggers and the change log of the table that URL names.
 
-    The table stays as it is. To drop the log by other means, drop its triggers, too:
-    without the log they let no program write to the table.
+    The table stays as it is, or may have been dropped. To drop the log by other means, drop its
+    triggers, too: without the log they let no program write to the table.
     """
-    from datastream.sources.sqlite import open_sqlite
+    from datastream.sources.sqlite import uninstall_sqlite
 
     location = parse(url)
     if location.scheme != "sqlite":
         raise click.UsageError(f"{location.shown} is no sqlite: URL")
-    with closing(open_sqlite(location, create=False)) as source:
-        source.uninstall()
+    uninstall_sqlite(location)

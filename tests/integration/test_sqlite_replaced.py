@@ -14,7 +14,7 @@ from click.testing import CliRunner
 import datastream
 from datastream import DatastreamError, ReadOnly
 from datastream.cli import main
-from datastream.sources.sqlite import restore
+from datastream.sources.sqlite import SqliteSource, restore
 from tests.integration._programs.tools import Collected, Follower, database, eventually
 
 TABLE = """CREATE TABLE data (
@@ -286,3 +286,49 @@ def test_the_command_line_restores_and_uninstalls(path, store, new):
     failed = run(["sqlite", "restore", f"{path}-none", str(path)])
     assert failed.exit_code == 1
     assert "app.db-none is not there" in failed.output
+
+
+def names_in(path):
+    with database(path) as db:
+        return {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+
+
+@pytest.mark.parametrize(
+    "gone", ["DROP TABLE data", "DROP TABLE data; DROP TABLE _datastream", "SELECT 1"]
+)
+def test_the_command_line_removes_what_is_left_of_a_table(path, gone):
+    """For any columns; what belongs to tables of similar names stays."""
+    with database(path) as db:
+        for table in ("data", "data_deadbeef"):
+            db.execute(f"CREATE TABLE {table} (key TEXT PRIMARY KEY, value, other)")
+            SqliteSource(path, table=table).close()
+    SqliteSource(path, table="data", value="other").close()
+    others = {name for name in names_in(path) if "data_deadbeef" in name}
+    with database(path) as db:
+        db.executescript(gone)
+    left = names_in(path) - others
+    assert len([name for name in left if name.startswith("_datastream_data_")]) >= 2
+    run = partial(CliRunner().invoke, main, prog_name="datastream")
+    result = run(["sqlite", "uninstall", f"sqlite:{path}?key=nothing&table=DATA"])
+    assert result.exit_code == 0, result.output
+    assert not [name for name in names_in(path) - others if name.startswith("_datastream_")]
+    assert others <= names_in(path)
+    with datastream.open(f"sqlite:{path}", table="data_deadbeef") as store:
+        store["a"] = 1
+    if "DROP" in gone:
+        failed = run(["sqlite", "uninstall", f"sqlite:{path}"])
+        assert failed.exit_code == 1
+        assert "no such table, and nothing is left of one; it has data_deadbeef" in failed.output
+
+
+def test_triggers_of_a_table_that_was_renamed_are_removed(path, store):
+    store["a"] = 1
+    store.close()
+    with database(path, "ALTER TABLE data RENAME TO later"):
+        pass
+    run = partial(CliRunner().invoke, main, prog_name="datastream")
+    assert run(["sqlite", "uninstall", f"sqlite:{path}?table=later"]).exit_code == 0
+    assert not [name for name in names_in(path) if "datastream" in name]
+    missing = run(["sqlite", "uninstall", f"sqlite:{path}-none"])
+    assert missing.exit_code == 1
+    assert "app.db-none is not there" in missing.output

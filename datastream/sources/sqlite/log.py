@@ -88,7 +88,7 @@ class ChangeLog:
         with transaction(db):
             # Another thread or process may have installed it while this one waited for the lock.
             if not self.epoch(db):
-                with _schema_change(db):
+                with schema_change(db):
                     self._make(db)
                 self._begin_epoch(db)
         self.prune(db)
@@ -102,8 +102,8 @@ class ChangeLog:
 
     def uninstall(self, db: sqlite3.Connection) -> None:
         """Remove triggers and log; the table itself stays as it is."""
-        with transaction(db), _schema_change(db):
-            _remove(db, self._layout.mark)
+        with transaction(db), schema_change(db):
+            remove(db, self._layout.mark)
         if not db.execute("SELECT 1 FROM _datastream").fetchone():
             db.execute("DROP TABLE _datastream")
 
@@ -153,7 +153,7 @@ class ChangeLog:
             db.execute(statement)
         tables = {folded(name) for (name,) in db.execute("SELECT tbl_name FROM sqlite_master")}
         for mark in self._layout.former_marks & tables:
-            _remove(db, mark)
+            remove(db, mark)
 
     def _begin_epoch(self, db: sqlite3.Connection) -> None:
         epoch = secrets.token_hex(4)
@@ -270,18 +270,23 @@ def _rowid(epoch: str) -> int | None:
 
 
 @contextmanager
-def _schema_change(db: sqlite3.Connection) -> Iterator[None]:
+def schema_change(db: sqlite3.Connection) -> Iterator[None]:
     """Keep the logs of other tables trusted: this change is our own."""
     before = schema_version(db)
     yield
     db.execute("UPDATE _datastream SET schema = ? WHERE schema = ?", (schema_version(db), before))
 
 
-def _remove(db: sqlite3.Connection, mark: str) -> None:
-    """Remove the log and the triggers of that name, as SQLite compares names."""
+def remove(db: sqlite3.Connection, mark: str, *, has_records: bool = True) -> None:
+    """Remove the log and the triggers of that name, as SQLite compares names.
+
+    Args:
+        has_records: there is a table of the epochs.
+    """
     _drop_triggers(db, mark)
     db.execute(f"DROP TABLE IF EXISTS {quote_identifier(mark)}")
-    db.execute("DELETE FROM _datastream WHERE log = ? COLLATE NOCASE", (mark,))
+    if has_records:
+        db.execute("DELETE FROM _datastream WHERE log = ? COLLATE NOCASE", (mark,))
 
 
 def _drop_triggers(db: sqlite3.Connection, mark: str) -> None:

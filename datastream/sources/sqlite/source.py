@@ -41,6 +41,7 @@ from datastream.sources.sqlite.current import Asked, CurrentTable, make_missing
 from datastream.sources.sqlite.layout import Columns
 from datastream.sources.sqlite.log import KEPT, ChangeLog, Touched
 from datastream.sources.sqlite.position import parse, position
+from datastream.sources.sqlite.removal import uninstall
 from datastream.sources.sqlite.rows import Row, entry, entry_of, value_of
 from datastream.url import Location, Seconds, checks_options, configured
 
@@ -481,10 +482,24 @@ def _are_plain(keys: Sequence[str]) -> bool:
 
 def open_sqlite(location: Location, **options: object) -> SqliteSource:
     """The Source of ``sqlite:PATH`` and ``sqlite:///ABSOLUTE/PATH``."""
+    return configured(partial(SqliteSource, _path(location)), location, options)
+
+
+def uninstall_sqlite(location: Location) -> None:
+    """Remove triggers and logs of the table that `location` names, which may have gone."""
+    configured(partial(_uninstall, _path(location)), location, {})
+
+
+def _uninstall(path: str, *, table: str = "data", timeout: Seconds = 5.0, **_: object) -> None:
+    # Whatever columns are asked for.
+    uninstall(path, table, timeout)
+
+
+def _path(location: Location) -> str:
     example = "sqlite:settings.db, or memory: for none"
     path = local_path(location, example, "file")
     if path.lstrip("/").startswith((":memory:", "file:")):
         # Each of SQLite's connections would have a database of its own; and its own URLs are not
         # taken, whose options are others.
         raise DatastreamError(f"{location.shown!r} names no file; write {example}")
-    return configured(partial(SqliteSource, path), location, options)
+    return path
