@@ -8,11 +8,12 @@ import psycopg
 import pytest
 
 import datastream
-from datastream import KeyNotFound, ReadOnly
+from datastream import InvalidKey, InvalidValue, KeyNotFound, ReadOnly
 from datastream.source import Feature, Write
 from datastream.sources.postgres import PostgresSource
 from datastream.testing import Recorder
 from tests.integration._programs.tools import Follower, eventually
+from tests.servers.postgres import fresh_database
 
 
 def long(*values):
@@ -322,3 +323,73 @@ def test_a_session_that_takes_backslashes_for_escapes(db, postgres):
         first = store.put("a\\b", b"\\x00", value_type="bytes")
         store.put("a\\b", "2", expect=first.revision)
         assert [revision.entry.value for revision in store.history("a\\b")] == [b"2", b"\\x00"]
+
+
+@pytest.mark.parametrize("mode", ["", "poll"])
+@pytest.mark.parametrize("encoding", ["LATIN1", "WIN1251"])
+def test_keys_that_the_encoding_of_a_database_lacks(postgres_server, stack, encoding, mode):
+    """They are in no row: asking for them fails nothing, for nobody."""
+    url = stack.enter_context(fresh_database(postgres_server, encoding))
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TABLE data (key text PRIMARY KEY, value text)")
+        has, lacks = ("ж", "é") if encoding == "WIN1251" else ("é", "ж")
+        with datastream.open(url, mode=mode, interval=0.02, history=True) as store:
+            everything = Recorder(store)
+            some = Recorder(store, lacks, f"{lacks}/", f"{has}/")
+            for watch in (everything, some):
+                watch.wait_ready()
+            store.put_many({f"{has}/1": has, "a": "1"})
+            everything.wait_state({f"{has}/1": has.encode(), "a": b"1"})
+            some.wait_state({f"{has}/1": has.encode()})
+            assert store.get(lacks) is None
+            assert lacks not in store
+            assert store.snapshot(lacks, f"{lacks}/") == {}
+            assert set(store.snapshot(match=[f"{lacks}*", "a"])) == {"a"}
+            if not mode:
+                assert list(store.history(lacks)) == []
+            with pytest.raises(InvalidKey, match="encoding of this database"):
+                store[lacks] = "1"
+            with pytest.raises(InvalidValue, match="no equivalent in encoding"):
+                store["a"] = lacks
+            db.execute("DELETE FROM data")
+            some.wait_state({})
+
+
+def test_a_type_of_an_extension_that_the_session_does_not_see(postgres_server, stack):
+    """Its operators are outside of the search_path, as it is itself."""
+    url = stack.enter_context(fresh_database(postgres_server, "UTF8"))
+    with psycopg.connect(url, autocommit=True) as db:
+        has_it = "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+        if db.execute(has_it).fetchone() == (0,):
+            pytest.skip("this server has no such extension")
+        db.execute("CREATE SCHEMA hidden; CREATE EXTENSION vector SCHEMA hidden")
+        db.execute(
+            "CREATE TABLE data (key hidden.vector PRIMARY KEY, part int, value text, "
+            "UNIQUE (key, part)); INSERT INTO data VALUES ('[1,2]', 1, 'x'), ('[3,4]', 2, 'y')"
+        )
+        with (
+            datastream.open(url, mode="notify") as store,
+            datastream.open(url, mode="notify", key="key,part") as several,
+        ):
+            recorder, parts = Recorder(store), Recorder(several)
+            db.execute("UPDATE data SET value = 'z' WHERE part = 1")
+            recorder.wait_state({"[1,2]": b"z", "[3,4]": b"y"})
+            parts.wait_state({"[1,2]/1": b"z", "[3,4]/2": b"y"})
+            assert store["[3,4]"] == "y"
+            assert several["[3,4]/2"] == "y"
+            assert set(several.snapshot("[1,2]/1")) == {"[1,2]/1"}
+
+
+@pytest.mark.parametrize(
+    ("type", "key"), [("json", '{"a": 1}'), ("jsonpath", '$."a"'), ("point", "(1,2)")]
+)
+def test_keys_of_types_without_equality(db, postgres, type, key):
+    db.execute(f"CREATE TABLE data (key {type}, value text)")
+    db.execute(f"INSERT INTO data VALUES ('{key}', '1')")
+    with datastream.open(postgres, interval=0.02) as store:
+        recorder = Recorder(store, key)
+        recorder.wait_state({key: b"1"})
+        assert store[key] == "1"
+        db.execute("DELETE FROM data")
+        recorder.wait_state({})
+        assert key not in store

@@ -9,6 +9,7 @@ import datastream
 from datastream import DatastreamError, State, Unreadable
 from datastream.sources.postgres.table import RowTable
 from tests.integration._programs.tools import Follower, Statuses, eventually
+from tests.servers.postgres import fresh_database
 
 VIEW = (
     "CREATE TABLE numbers (key text PRIMARY KEY, n text); CREATE VIEW data AS "
@@ -125,3 +126,34 @@ def test_a_broken_row_that_goes_while_the_others_are_read(postgres, db, monkeypa
         db.execute("DELETE FROM pg_enum WHERE enumlabel = 'sad' AND enumtypid = 'mood'::regtype")
         store.refresh()
         follower.wait_state({"a": b"ok"})
+
+
+def test_text_that_is_no_utf_8_in_a_database_without_encoding(postgres_server, stack):
+    url = stack.enter_context(fresh_database(postgres_server, "SQL_ASCII"))
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("CREATE TABLE data (key text PRIMARY KEY, value text)")
+        with datastream.open(url) as store:
+            follower = Follower(store)
+            db.execute("INSERT INTO data VALUES ('bad', E'\\xff'), ('é', 'ñ')".encode())
+            follower.wait_state({"é": "ñ".encode()})
+            assert "'bad' (invalid byte sequence" in store.status.current.degraded
+            with pytest.raises(Unreadable, match="'bad'"):
+                store.entry("bad")
+            db.execute("UPDATE data SET value = '1' WHERE key = 'bad'")
+            follower.wait_key("bad", b"1")
+
+
+def test_a_materialized_view_that_is_empty_until_it_is_refreshed(postgres, db):
+    db.execute("CREATE TABLE numbers (key text PRIMARY KEY, value text)")
+    db.execute("INSERT INTO numbers VALUES ('a', '1')")
+    db.execute("CREATE MATERIALIZED VIEW data AS SELECT * FROM numbers")
+    with datastream.open(postgres, interval=0.02) as store:
+        statuses, follower = Statuses(store), Follower(store)
+        follower.wait_state({"a": b"1"})
+        db.execute("REFRESH MATERIALIZED VIEW data WITH NO DATA")
+        statuses.wait(State.STALE)
+        assert follower.state == {"a": b"1"}
+        db.execute("UPDATE numbers SET value = '2'")
+        db.execute("REFRESH MATERIALIZED VIEW data")
+        follower.wait_state({"a": b"2"})
+        assert State.FAILED not in statuses.states

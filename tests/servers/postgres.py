@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from socket import socket
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 
@@ -152,6 +152,21 @@ def fresh_schema(url: str) -> Iterator[str]:
         connection.execute(f"CREATE SCHEMA {name}")
         yield f"{url}{'&' if '?' in url else '?'}options={quote(f'-csearch_path={name}')}"
         connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@contextmanager
+def fresh_database(url: str, encoding: str) -> Iterator[str]:
+    """The URL of a database with this encoding that is empty and goes away."""
+    name = f"d_{secrets.token_hex(6)}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' "
+            "LC_COLLATE 'C' LC_CTYPE 'C'"
+        )
+        try:
+            yield urlsplit(url)._replace(path=f"/{name}").geturl()
+        finally:
+            connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _make_accessible(folder: Path) -> None:

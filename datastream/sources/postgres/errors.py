@@ -134,6 +134,10 @@ _MEANINGS: dict[str, tuple[type[DatastreamError], str]] = {
     "53": (SourceUnavailable, "the server is short of something; make room and retry"),
     "54000": (InvalidKey, "the key is too long for its index; nothing was written"),
     "54": (InvalidValue, "this is too large for PostgreSQL; nothing was written"),
+    "55000": (
+        SourceUnavailable,
+        "it is not ready for that, such as before its first REFRESH; retry",
+    ),
     "55P03": (SourceUnavailable, "another session holds the lock; retry"),
     "57014": (SourceUnavailable, "statement_timeout was too short, or somebody cancelled; retry"),
     "57": (SourceUnavailable, "the server is stopping or starting; retry"),

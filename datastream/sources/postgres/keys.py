@@ -34,10 +34,10 @@ def parts_of(layout: Layout, text: str) -> list[str]:
 def is_key(layout: Layout, text: str) -> str:
     """A condition: the key of the row ``t`` is the one spelled like the expression `text`."""
     if len(layout.keys) == 1:
-        found = f"{_compared(layout.key)} = {text}::{layout.key.type}"
+        found = _equal(layout.key, f"{text}::{layout.key.type}")
         return found if layout.key.spells_alone else f"{found} AND {_exactly(layout, text)}"
     parts = zip(layout.keys, parts_of(layout, f"{text}::text"), strict=True)
-    found = " AND ".join(f"{_compared(column)} = {part}" for column, part in parts)
+    found = " AND ".join(_equal(column, part) for column, part in parts)
     return f"{found} AND {_exactly(layout, text)}"
 
 
@@ -48,8 +48,8 @@ def is_among(layout: Layout, first: int) -> str:
         # By the first column's index, as far as that goes; then exactly.
         part = parts_of(layout, "k")[0]
         firsts = f"ARRAY(SELECT {part} FROM pg_catalog.unnest({given}) AS k)"
-        first_key = _compared(layout.keys[0])
-        return f"({first_key} = ANY({firsts}) AND {key_of(layout, 't')} = ANY({given}))"
+        found = _equal(layout.keys[0], f"ANY({firsts})")
+        return f"({found} AND {key_of(layout, 't')} = ANY({given}))"
     if not layout.key.spells_alone:
         return f"t.{layout.key.quoted}::text = ANY({given})"
     return f"t.{layout.key.quoted} = ANY(${first}::{layout.key.type}[])"
@@ -68,6 +68,8 @@ def begins_among(layout: Layout, number: int) -> str:
 
 def fits(layout: Layout, key: str) -> bool:
     """Whether the columns of the key can hold this very text."""
+    if not spells(layout, key):
+        return False
     if len(layout.keys) == 1:
         return fits_key(key, layout.key)
     parts = key.split("/", len(layout.keys) - 1)
@@ -85,11 +87,26 @@ def object_of(members: Sequence[Column], row: str) -> str:
     return f"({' || '.join(pieces or [_EMPTY])})"
 
 
-def _compared(column: Column) -> str:
-    """A column of the row ``t`` beside another value of its type."""
+def spells(layout: Layout, text: str) -> bool:
+    """Whether the database can spell this text: what it cannot is part of no key."""
+    if not layout.codec or text.isascii():
+        return True
+    try:
+        text.encode(layout.codec)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _equal(column: Column, other: str) -> str:
+    """A condition, by which an index is found: a column of the row ``t`` equals a value of its
+    type."""
+    if not column.equals:
+        return "true"
     name = f"t.{column.quoted}"
     # A domain over an enum cannot be compared with the enum. Indexes are found all the same.
-    return name if column.spells_alone else f"{name}::{column.type}"
+    compared = name if column.spells_alone else f"{name}::{column.type}"
+    return f"{compared} {column.equals} {other}"
 
 
 def _exactly(layout: Layout, text: str) -> str:

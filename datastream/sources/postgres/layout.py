@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
@@ -57,6 +58,8 @@ class Column(NamedTuple):
     generated: str
     """Why the server takes no value for it: "a" for an identity, "s" for an expression whose value
     is stored, "v" for one that is worked out when it is read; "" if it does."""
+    equals: str = "="
+    """The operator: by its schema where it is an extension's, "" where the type has none."""
 
     @property
     def spells_alone(self) -> bool:
@@ -101,6 +104,9 @@ class Layout(NamedTuple):
     """A crash of the server empties it."""
     is_guarded: bool
     """Triggers or rules of its owner may pass over a write, or do something else instead."""
+    codec: str
+    """Of Python, for the texts that the database can spell; "" where it takes any, or is not asked
+    for it."""
     marked: Marked
     """What `marks` go by."""
     fingerprint: str
@@ -252,6 +258,7 @@ def find_layout(
         owns=relation.owns and relation.may_create,
         is_unlogged=relation.unlogged,
         is_guarded=relation.guarded,
+        codec=_codec(connection.info.parameter_status("server_encoding") or ""),
         marked=Marked(
             *marked[:3],
             tuple(used),
@@ -261,6 +268,17 @@ def find_layout(
         ),
         fingerprint=fingerprint,
     )
+
+
+def _codec(encoding: str) -> str:
+    """Python's name of an encoding that has few characters and one byte for each."""
+    if not encoding.startswith(("LATIN", "ISO_8859", "WIN", "KOI8")):
+        return ""
+    name = encoding.replace("WIN", "cp").replace("KOI8", "koi8_")
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        return ""
 
 
 def _fingerprint(connection: Connection, marked: Marked) -> str:
@@ -319,7 +337,12 @@ WITH RECURSIVE below AS (
 )
 SELECT attname::text, attnum, typname::text, format_type(t.oid, -1), format_type(t.oid, typmod),
   typmod, coalesce(collisdeterministic, true) AND typname <> 'citext',
-  atttypid::int8, attgenerated::text || CASE attidentity WHEN 'a' THEN 'a' ELSE '' END
+  atttypid::int8, attgenerated::text || CASE attidentity WHEN 'a' THEN 'a' ELSE '' END,
+  CASE WHEN typname IN ('json', 'jsonpath', 'xml', 'point', 'polygon') THEN '' ELSE coalesce((
+    SELECT pg_catalog.format('OPERATOR(%I.=)', nspname) FROM pg_operator
+    JOIN pg_namespace n ON n.oid = oprnamespace
+    WHERE oprname = '=' AND oprleft = t.oid AND oprright = t.oid AND nspname <> 'pg_catalog' LIMIT 1
+  ), '=') END
 FROM below JOIN pg_type t ON t.oid = type AND typtype <> 'd'
 JOIN pg_attribute ON attrelid = $1::oid AND attnum = number
 LEFT JOIN pg_collation c ON c.oid = attcollation ORDER BY attnum

@@ -51,7 +51,9 @@ class Readable:
         self._key = f'{key_of(layout, "t")}::text COLLATE "C"'
         self._keys = f"SELECT DISTINCT {self._key} FROM {layout.name} t"
         some = f"{select} WHERE {is_among(layout, 1)}"
-        self._try = f"SELECT sum(pg_catalog.hashtextextended(ROW(r.*)::text, 0)) FROM ({some}) r"
+        # Also of text that is no UTF-8, as a database without an encoding may hold it.
+        sent = "pg_catalog.convert_to(ROW(r.*)::text, 'UTF8')"
+        self._try = f"SELECT sum(pg_catalog.length({sent})) FROM ({some}) r"
         self.unread = unread
 
     def ask(

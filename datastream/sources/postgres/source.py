@@ -50,6 +50,7 @@ from datastream.sources.postgres.errors import (
     unknown_outcome,
 )
 from datastream.sources.postgres.history import past
+from datastream.sources.postgres.keys import spells
 from datastream.sources.postgres.layout import create_table
 from datastream.sources.postgres.listener import Listener
 from datastream.sources.postgres.log import Names, run
@@ -259,6 +260,8 @@ class PostgresSource(Source):
 
     def history(self, key: str) -> Iterator[Revision]:
         catalogue = self._access.known
+        if not spells(catalogue.layout, key):
+            return
         kept = Names.of(catalogue.layout).history
         found = None
         for found in past(self._fetch, kept, key, catalogue.table.shape.kind):

@@ -14,7 +14,7 @@ from datastream.sources._common.odd_names import OddNames
 from datastream.sources._common.unread import Unread
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered
-from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of
+from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of, spells
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.readable import LOOKS, Condition, Readable
 from datastream.sources.postgres.rows import Row, Shape, entries, shape
@@ -161,6 +161,7 @@ class RowTable:
             return Condition(self._present)
         layout = self._layout
         keys = sorted(key for key in selection.keys if fits(layout, key))
+        begins = {text for text in begins if spells(layout, text)}
         listed = is_among(layout, first)
         if not begins:
             return Condition(listed, (keys,))

@@ -16,7 +16,7 @@ from datastream.source import Write, check_expected
 from datastream.sources.postgres.arrays import arrays
 from datastream.sources.postgres.connection import ATTEMPTS, Connection
 from datastream.sources.postgres.copying import Copying
-from datastream.sources.postgres.keys import fits, parts_of
+from datastream.sources.postgres.keys import fits, parts_of, spells
 from datastream.sources.postgres.layout import Column, Layout
 from datastream.sources.postgres.rows import entries
 from datastream.sources.postgres.table import RowTable, rows
@@ -119,6 +119,11 @@ class Writing(ABC):
         column = self.layout.key
         if fits(self.layout, key):
             return
+        if not spells(self.layout, key):
+            raise InvalidKey(
+                f"{shown(key)} has characters that the encoding of this database, "
+                f"{self.layout.codec}, lacks; leave them out"
+            )
         if len(self.layout.keys) > 1:
             names = "/".join(f"{column.name} ({column.type})" for column in self.layout.keys)
             raise InvalidKey(
