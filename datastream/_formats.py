@@ -96,14 +96,14 @@ class Toml(Format):
     def _read(self, data: bytes) -> Any:
         import tomllib
 
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
 
     def _load(self, data: bytes) -> Any:
         try:
             import tomlkit
         except ImportError as error:
             raise ImportError(f"writing TOML needs tomlkit: {EXTRA}") from error
-        return tomlkit.parse(data)
+        return tomlkit.parse(data.decode("utf-8-sig"))
 
     def _dump(self, document: Any, before: bytes) -> bytes:
         import tomllib
@@ -138,7 +138,7 @@ class Yaml(Format):
         return self._parsed("safe", data)
 
     def _load(self, data: bytes) -> Any:
-        return self._parsed("rt", data)
+        return self._parsed("rt", _yaml_parts(data)[1])
 
     def _parsed(self, kind: str, data: bytes) -> Any:
         from ruamel.yaml.comments import CommentedMap
@@ -166,7 +166,8 @@ class Yaml(Format):
         parser.indent(mapping=mapping, sequence=sequence, offset=offset)
         stream = io.StringIO()
         parser.dump(document, stream)
-        return stream.getvalue().encode()
+        begin, _, end = _yaml_parts(before)
+        return begin + stream.getvalue().encode() + end
 
 
 class Json(Format):
@@ -245,6 +246,25 @@ def _yaml_problem(error: Exception) -> str:
         problem = "a name is there twice"
     mark = getattr(error, "problem_mark", None)
     return problem if mark is None else f"{problem} (line {mark.line + 1})"
+
+
+# Lines that are empty or a comment, and the marks of a document's begin and end.
+_NO_CONTENT = rb"(?:[ \t]*(?:#[^\n]*)?\n)*"
+_YAML_BEGIN = re.compile(rb"%b---[ \t]*(?:#[^\n]*)?\n" % _NO_CONTENT)
+_YAML_END = re.compile(rb"^\.\.\.(?:[ \t][^\n]*)?\n%b\Z" % _NO_CONTENT, re.MULTILINE)
+
+
+def _yaml_parts(data: bytes) -> tuple[bytes, bytes, bytes]:
+    """What the library forgets, on both sides of what it keeps: marks, and comments alone."""
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    found = _YAML_BEGIN.match(data)
+    begin = found[0] if found is not None else b""
+    body = data[len(begin) :]
+    found = _YAML_END.search(body)
+    end = found[0] if found is not None else b""
+    body = body[: len(body) - len(end)]
+    return (begin + body, b"", end) if re.fullmatch(_NO_CONTENT, body) else (begin, body, end)
 
 
 def _yaml_indents(text: str) -> tuple[int, int, int]:

@@ -119,6 +119,36 @@ def test_a_write_changes_its_leaf_and_nothing_else(file, name, text):
     assert "table" not in path.read_text(), "an empty table is removed"
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("---\na: 1\n", "---\na: 2\nb: 1\n"),
+        ("# ours\n\n--- # theirs\n# of a\na: 1\n", "# ours\n\n--- # theirs\n# of a\na: 2\nb: 1\n"),
+        ("---\na: 1\n...\n", "---\na: 2\nb: 1\n...\n"),
+        ("a: 1\n... # end\n# after\n", "a: 2\nb: 1\n... # end\n# after\n"),
+        ("# nothing yet\n", "# nothing yet\na: 2\nb: 1\n"),
+        ("---\n# nothing yet", "---\n# nothing yet\na: 2\nb: 1\n"),
+        ("---\n...\n", "---\na: 2\nb: 1\n...\n"),
+        ("--- {a: 1}\n", "{a: 2, b: 1}\n"),
+        ("---\r\na: 1\r\n", "---\r\na: 2\r\nb: 1\r\n"),
+    ],
+)
+def test_how_yaml_marks_its_begin_and_end_stays(file, before, after):
+    path, store = file("s.yaml", "a: 0\n")
+    path.write_bytes(before.encode())
+    store.refresh()
+    store.put_many({"a": 2, "b": 1})
+    assert path.read_bytes().decode() == after
+    assert dict(store) == {"a": 2, "b": 1}
+
+
+def test_toml_with_the_mark_that_editors_of_windows_write(file):
+    path, store = file("s.toml", "\ufeffa = 1 # one\n")
+    assert dict(store) == {"a": 1}
+    store["a"] = 2
+    assert path.read_text() == "a = 2 # one\n"
+
+
 def test_what_is_written_is_what_is_read(file):
     for name in ("s.toml", "s.yaml", "s.json"):
         _, store = file(name, "{}" if name.endswith("json") else "")
