@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 from datastream_grpc import _calls, _older
 
 import datastream
-from datastream import DatastreamError, KeyNotFound
+from datastream import DatastreamError, KeyNotFound, SourceUnavailable
 from tests.integration._programs.tools import TIMEOUT, Follower, Statuses, eventually
 from tests.servers import old_servers
 
@@ -42,6 +43,21 @@ def test_what_is_there_is_found(old, remote):
         assert key not in remote
         with pytest.raises(KeyNotFound):
             remote.entry(key)
+
+
+def test_coroutines_find_the_same(old, remote):
+    async def run():
+        assert await remote.aget("a") == 1
+        assert await remote.aget("missing", "none") == "none"
+        with pytest.raises(KeyNotFound):
+            await remote.aentry("missing")
+        assert sorted(await remote.asnapshot("fx/", "missing")) == ["fx/b", "fx/c"]
+        old.unreadable.add("a")
+        if old.fails_missing:
+            with pytest.raises(SourceUnavailable, match="file not found"):
+                await remote.aget("a")
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("selected", [(), ("fx/", "a", "new"), ("a", "fx/b", "new")])

@@ -17,7 +17,6 @@ from datastream_grpc._calls import Calls
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._credentials import Opener
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._status import is_unnamed
 from datastream_grpc._stream import StateParts, Wanted
 
 T = TypeVar("T")
@@ -66,13 +65,7 @@ class AsyncReader:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asking, self._loop))
 
     async def _entry(self, key: str) -> Entry | None:
-        try:
-            response = await self._answer(partial(self._sync, key))
-        except grpc.RpcError as error:
-            if is_unnamed(error, grpc.StatusCode.NOT_FOUND):
-                return None
-            raise
-        return _convert.to_entry(response.data[key]) if key in response.data else None
+        return _convert.entry_of(await self._answer(partial(self._sync, key)), key)
 
     async def _state(self, wanted: Wanted) -> Reading | None:
         try:

@@ -70,19 +70,19 @@ class Calls:
         response = self._call(
             "ListCapabilities", self._stubs.list, pb.ListCapabilitiesRequest(at=at)
         )
-        return [Capability(c.key, c.value_type) for c in response.capabilities if c.key != "/"]
+        return [Capability(c.key, c.value_type) for c in response.capabilities if _is_key(c.key)]
 
     def entry(self, key: str, at: str = "") -> Entry | None:
         """The entry of one key, now or at a point in the past."""
         try:
             response = self._call("Sync", self._stubs.sync, pb.DataRequest(keys=(key,), at=at))
         except grpc.RpcError as error:
-            if at or not self._may_be_older(error):
+            if at or not self.may_be_older(error):
                 raise
             response = self.older.state((key,), None)
             if key in response.unread:
                 raise
-        return _convert.to_entry(response.data[key]) if key in response.data else None
+        return _convert.entry_of(response, key)
 
     def state(self, wanted: Wanted, at: str = "") -> Reading:
         """The complete state, now or at a point in the past."""
@@ -101,7 +101,7 @@ class Calls:
         try:
             response = self._call("Sync", self._stubs.sync, wanted.request(at=at, partial=True))
         except grpc.RpcError as error:
-            if at or not self._may_be_older(error):
+            if at or not self.may_be_older(error):
                 raise
             return self._older_state(wanted)
         if not (response.cursor or self.pushes):
@@ -181,7 +181,7 @@ class Calls:
             if is_unnamed(error, grpc.StatusCode.UNIMPLEMENTED):
                 return [self._push_alone(writes)]
             raise
-        return [_convert.to_entry(data) for data in response.entries]
+        return _convert.stored_of(response, writes)
 
     def new_id(self) -> str:
         """Of a write: one that nobody else has, or guesses."""
@@ -280,7 +280,7 @@ class Calls:
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             self.connection.ask()
 
-    def _may_be_older(self, error: Any) -> bool:
+    def may_be_older(self, error: Any) -> bool:
         """Whether an error may be that of an ancestor's server for a key that is not there."""
         return not self.pushes and not name_of(error) and error.code() not in PASSING
 
@@ -306,3 +306,8 @@ class Calls:
             data.updated_at.GetCurrentTime()
         self._call("PushUpdate", self._stubs.push_update, data)
         return _convert.to_entry(data)
+
+
+def _is_key(text: str) -> bool:
+    """Whether what a server lists may be a key; those of S3 list "/"."""
+    return bool(text) and text[-1] != "/" and "\0" not in text

@@ -9,9 +9,9 @@ from hashlib import blake2b
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from datastream import Batch, Entry, InvalidValue, Revision
+from datastream import Batch, DatastreamError, Entry, InvalidValue, Revision
 from datastream._columns import EntryColumns
-from datastream.entry import DELETE
+from datastream.entry import DELETE, PUT
 from datastream.errors import shown
 from datastream.source import Write
 from datastream_grpc._columns import from_columns, pieces_of, to_columns
@@ -52,6 +52,28 @@ def to_entry(data: pb.Data) -> Entry:
         return Entry(data.key, b"", data.value_type, _time(data), "", DELETE)
     revision = data.revision or _fingerprint(data.value, data.value_type)
     return Entry(data.key, data.value, data.value_type, _time(data), revision)
+
+
+def entry_of(response: pb.DataResponse, key: str) -> Entry | None:
+    """What an answer says that `key` holds: one about another key says nothing."""
+    if key not in response.data:
+        return None
+    entry = to_entry(response.data[key])
+    return entry if entry.key == key and entry.operation is PUT else None
+
+
+def stored_of(response: pb.WriteResponse, writes: Sequence[Write]) -> list[Entry]:
+    """The entries of an answer to `writes`.
+
+    Raises:
+        DatastreamError: it is about something else.
+    """
+    entries = [to_entry(data) for data in response.entries]
+    if [entry.key for entry in entries] != [write.key for write in writes]:
+        raise DatastreamError(
+            "the server answered with other keys than were written; it may have written them"
+        )
+    return entries
 
 
 def to_write(data: pb.Data, expect: str | None = None) -> Write:
