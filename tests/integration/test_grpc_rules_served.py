@@ -104,6 +104,46 @@ def test_the_past_shows_what_may_be_read(store, opened):
     assert keys(replayed) == sorted([*SHOWN, "a/1"])
 
 
+HIDDEN = {"message": "the hidden one", "author": "Hidden <h@example.com>"}
+
+
+@IN_GIT
+@pytest.mark.parametrize("match", ["a/*", "**"])
+def test_the_past_has_no_trace_of_what_may_not_be_read(store, opened, match):
+    store.put("a/1", 10, message="shown")
+    for number in range(3):
+        store.put("a/secret", number, **HIDDEN)
+    store.put("a/1", 11, message="shown too")
+    store.put("a/secret", 9, **HIDDEN)
+    web = opened("web")
+    first, *batches = web.replayed(match=match)
+    assert [batch.message.strip() for batch in batches if batch.entries][-2:] == [
+        "shown", "shown too"
+    ]  # fmt: skip
+    # The last has the cursor from which a watch goes on.
+    assert all(batch.entries for batch in batches[:-1])
+    assert not any(batch.author.startswith("Hidden") for batch in (first, *batches))
+    assert not any("hidden" in batch.message for batch in (first, *batches))
+    assert not batches[-1].point
+
+
+@IN_GIT
+@pytest.mark.parametrize("selected", [{}, {"match": "a/*"}])
+def test_who_resumes_is_not_told_who_made_what_may_not_be_read(store, opened, selected):
+    web = opened("web")
+    before = Recorder(web, **selected)
+    before.wait_ready()
+    cursor = before.cursor
+    before.dispose()
+    store.put("a/secret", 20, **HIDDEN)
+    recorder = Recorder(web, since=cursor, **selected)
+    recorder.wait_ready()
+    store.put("a/secret", 21, **HIDDEN)
+    store.put("a/1", 10, message="shown")
+    recorder.wait(lambda r: r.state.get("a/1") == b"10", "the change")
+    assert not any(b.author.startswith("Hidden") or "hidden" in b.message for b in recorder.batches)
+
+
 def test_a_watch_is_told_of_what_may_be_read(store, opened):
     web = opened("web")
     everything, some = Recorder(web), Recorder(web, "a/secret", match="**/1")

@@ -95,7 +95,7 @@ class Scope:
         """The past of it."""
         keys, match, exclude = self._keys, self._match, self._exclude
         batches = store.replayed(*keys, match=match, exclude=exclude, since=since)
-        return map(self.shown, batches) if self.mark else batches
+        return _with_entries(map(self.shown, batches)) if self.mark else batches
 
     def cursor_of(self, since: str) -> str | None:
         """The store's cursor of one that was given out for this right; None for another."""
@@ -118,6 +118,9 @@ class Scope:
         entries = batch.entries
         if not self._is_exact:
             entries = tuple(entry for entry in entries if self._right.matches(entry.key))
+        if not entries:
+            # Who made a change that is not shown, and why, is not shown either.
+            batch = replace(batch, author="", message="", point="")
         return replace(
             batch,
             entries=entries,
@@ -125,6 +128,22 @@ class Scope:
             created=batch.created.intersection(entry.key for entry in entries),
             unread=frozenset(key for key in batch.unread if may_hold(self._right, key)),
         )
+
+
+def _with_entries(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches less those without entries, whose number would tell of what is not shown.
+
+    The first is a state, and the cursor of the last one is where a watch goes on.
+    """
+    last: Batch | None = None
+    for batch in batches:
+        if batch.entries or batch.initial:
+            yield batch
+            last = None
+        else:
+            last = batch
+    if last is not None:
+        yield last
 
 
 def mark_of(right: Selection | None) -> str:
