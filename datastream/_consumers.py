@@ -39,6 +39,7 @@ class StoreConsumers(StoreWatches):
         concurrency: int = 1,
         batch: Literal[False] = False,
         conflate: bool = False,
+        moved: bool = False,
     ) -> Consumer: ...
     @overload
     def consume(
@@ -55,6 +56,7 @@ class StoreConsumers(StoreWatches):
         concurrency: Literal[1] = 1,
         batch: Literal[True],
         conflate: bool = False,
+        moved: bool = False,
     ) -> Consumer: ...
     def consume(
         self,
@@ -70,6 +72,7 @@ class StoreConsumers(StoreWatches):
         concurrency: int = 1,
         batch: bool = False,
         conflate: bool = False,
+        moved: bool = False,
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Consumer:
         """Call `handler` with each change, at least once, also across restarts; see `Consumer`.
@@ -91,11 +94,12 @@ class StoreConsumers(StoreWatches):
             concurrency: how many keys are handled at a time.
             batch: the handler takes a `Batch` of what was committed together.
             conflate: of what waits, only the newest entry of each key is handled.
+            moved: the store that this place is about has another URL now, and a new log or none.
 
         Raises:
             InvalidKey, InvalidValue, StoreClosed, Denied: as for `watch`.
             Taken: another consumer uses this place.
-            DatastreamError: no place can be kept there.
+            DatastreamError: no place can be kept there, or it is about another store.
         """
         from datastream._consume.running import Plan
         from datastream.consume import Retry, consume
@@ -116,7 +120,7 @@ class StoreConsumers(StoreWatches):
             conflate=conflate,
             concurrency=concurrency,
         )
-        return consume(plan, place, retry)
+        return consume(plan, place, retry, moved=moved)
 
     async def aconsume(
         self, handler: Callable[[Any], Awaitable[object] | object], *keys: str, **options: Any

@@ -16,10 +16,12 @@ from datastream._consume.progress import MemoryPlace, Place
 from datastream._consume.running import ConsumerCounts, Plan, Run
 from datastream._consume.store_place import StorePlace
 from datastream._consume.webhook import verify
+from datastream._identity import identity_of, spoken
+from datastream._secrets import presentable
 from datastream._view.status import Forget, Standing, ViewStatus
 from datastream._watches import StoreWatches
 from datastream.aio import Threads
-from datastream.errors import InvalidValue, ReadOnly, shown
+from datastream.errors import DatastreamError, InvalidValue, ReadOnly, shown
 from datastream.selection import check_key
 from datastream.source import Feature
 from datastream.status import State, Status
@@ -207,13 +209,23 @@ class Consumer(AbstractContextManager["Consumer"], AbstractAsyncContextManager["
 
 
 def consume(
-    plan: Plan, place: str | PathLike[str] | Store | None, retry: Retry | int | None
+    plan: Plan,
+    place: str | PathLike[str] | Store | None,
+    retry: Retry | int | None,
+    *,
+    moved: bool,
 ) -> Consumer:
     """Start the consumer of `plan`; see `Store.consume`."""
     _check(plan)
     made = plan._replace(retry=Retry.of(retry))
     follower = _Follower()
-    run = Run(made, _place_of(made, place), follower.moved)
+    kept = _place_of(made, place)
+    try:
+        _check_store(made, kept, moved=moved)
+    except BaseException:
+        kept.close()
+        raise
+    run = Run(made, kept, follower.moved)
     follower.run = run
     run.start()
     made.store._consumers.add(run)
@@ -253,13 +265,35 @@ def _check_apart(plan: Plan, store: Any, what: str) -> None:
         )
 
 
+def _check_store(plan: Plan, place: Place, *, moved: bool) -> None:
+    """Refuse a place that is about another store: all keys of that one would be told as gone."""
+    kept, store = place.progress.kept, plan.store
+    if not place.progress.may_be_another:
+        return
+    if not moved:
+        is_same = Feature.LOG in store.features and bool(kept.cursor)
+        # Only the same log knows the cursor, wherever it is now.
+        if not is_same or store._core.read_changes(plan.selection, kept.cursor).complete:
+            raise DatastreamError(
+                f"the place of {shown(plan.name)} is about {presentable(spoken(kept.store))}, not "
+                f"{presentable(spoken(place.progress.store))}: keys that are missing here would be "
+                "handled as deleted. Give this consumer another place, or moved=True if the "
+                "same data is there now"
+            )
+    try:
+        place.save({}, None)
+    except OSError as error:
+        raise DatastreamError(f"the place of {shown(plan.name)} cannot be kept: {error}") from error
+
+
 def _place_of(plan: Plan, place: str | PathLike[str] | Store | None) -> Place:
     if place is None:
         return MemoryPlace(plan.selection)
+    consumed = identity_of(plan.store.name, plan.store._source)
     if isinstance(place, StoreWatches):
         _check_writable(place, "places")
         _check_apart(plan, place, "places")
-        return StorePlace(place, plan.name, plan.selection)
+        return StorePlace(place, plan.name, plan.selection, consumed)
     if not isinstance(place, str | PathLike):
         raise InvalidValue("place is the path of a file, or a store, or None")
-    return FilePlace(place, plan.name, plan.selection)
+    return FilePlace(place, plan.name, plan.selection, consumed)

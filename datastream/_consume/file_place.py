@@ -45,16 +45,19 @@ class FilePlace:
         path: the file; made if it is missing, its directory is not.
         name: of the consumer, which is the only one that may go on from there.
         selection: which keys.
+        store: which store, see `identity_of`.
 
     Raises:
         Taken: a consumer is using it.
         DatastreamError: it is the place of another consumer, or no place at all.
     """
 
-    def __init__(self, path: str | PathLike[str], name: str, selection: Selection) -> None:
+    def __init__(
+        self, path: str | PathLike[str], name: str, selection: Selection, store: str = ""
+    ) -> None:
         self._path = Path(path).absolute()
         self._name = name
-        self.progress = Progress(selection)
+        self.progress = Progress(selection, store)
         self._size = self._least = 0
         self._is_sound = True
         try:
@@ -116,9 +119,10 @@ class FilePlace:
             seen += len(line.content["revisions"])
             self._size = line.end
         if self.progress.begun:
-            self.progress.found(head.content["selection"], self.progress.cursor)
-        # The header says which keys the cursor is about.
-        self._is_sound = head.content["selection"] == self.progress.selection
+            store = head.content.get("store", "")
+            self.progress.found(head.content["selection"], self.progress.cursor, store)
+        # The header says which keys the cursor is about, and of which store.
+        self._is_sound = head.content == self._head()
         self._least = self._size * len(self.progress.revisions) // max(1, seen)
 
     def _write_anew(self) -> None:
@@ -142,9 +146,14 @@ class FilePlace:
         self._size = self._least = size
         self._is_sound = True
 
+    def _head(self) -> dict[str, Any]:
+        progress = self.progress
+        head = {"format": FORMAT, "name": self._name, "selection": progress.selection}
+        return {**head, "store": progress.store}
+
     def _whole(self) -> Iterator[bytes]:
         progress = self.progress
-        yield _line({"format": FORMAT, "name": self._name, "selection": progress.selection})
+        yield _line(self._head())
         rows = iter(progress.revisions.items())
         while some := dict(islice(rows, ROWS)):
             yield _line({"cursor": None, "revisions": some})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from datastream._watch.diff import revision_of
 from datastream.entry import Entry
@@ -16,15 +16,26 @@ Handled = Mapping[str, str | None]
 """The revision at which keys were handled; None where they were removed."""
 
 
+class Kept(NamedTuple):
+    """Where a consumer stood that was here before."""
+
+    store: str = ""
+    """Which store it consumed; "" if that is not known."""
+    cursor: str = ""
+
+
 class Progress:
     """What is known of what was handled.
 
     Args:
         selection: which keys.
+        store: which store, see `identity_of`.
     """
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, store: str = "") -> None:
         self.selection = listed(selection)
+        self.store = store
+        self.kept = Kept()
         self.begun = False
         """A consumer has stood here before."""
         self.cursor = ""
@@ -41,11 +52,17 @@ class Progress:
         if cursor is not None:
             self.begun, self.cursor = True, cursor
 
-    def found(self, selection: list[list[str]], cursor: str) -> None:
+    def found(self, selection: list[list[str]], cursor: str, store: str) -> None:
         """Take in where a consumer of `selection` stood."""
         self.begun = True
+        self.kept = Kept(store, cursor)
         # A cursor says nothing of keys that were not selected then.
         self.cursor = cursor if selection == self.selection else ""
+
+    @property
+    def may_be_another(self) -> bool:
+        """Whether the store that was consumed until now has another URL."""
+        return bool(self.store and self.kept.store) and self.store != self.kept.store
 
     def is_news(self, entry: Entry) -> bool:
         """Whether this state of the key was not handled yet."""

@@ -25,16 +25,17 @@ class StorePlace:
         store: keeps the place, and is not closed here.
         name: of the consumer.
         selection: which keys.
+        consumed: which store, see `identity_of`.
 
     Raises:
         DatastreamError: the store cannot be read, or what is there is no place.
     """
 
-    def __init__(self, store: Store, name: str, selection: Selection) -> None:
+    def __init__(self, store: Store, name: str, selection: Selection, consumed: str = "") -> None:
         self._store = store
         self._name = name
         self._cursor_key = f"{name}/cursor"
-        self.progress = Progress(selection)
+        self.progress = Progress(selection, consumed)
         self._parts: list[dict[str, str]] = [{} for _ in range(PARTS)]
         self._revision = ""
         self._changed: set[int] = set()
@@ -74,7 +75,7 @@ class StorePlace:
     def _head(self) -> dict[str, Any]:
         progress = self.progress
         cursor = progress.cursor if progress.begun else None
-        return {"cursor": cursor, "selection": progress.selection}
+        return {"cursor": cursor, "selection": progress.selection, "store": progress.store}
 
     def _part_key(self, number: int) -> str:
         return f"{self._name}/revisions/{number:02x}"
@@ -89,7 +90,7 @@ class StorePlace:
             if entry := found.get(self._cursor_key):
                 self._revision, head = entry.revision, entry.decode()
                 if head["cursor"] is not None:
-                    self.progress.found(head["selection"], head["cursor"])
+                    self.progress.found(head["selection"], head["cursor"], head.get("store", ""))
         except (InvalidValue, ValueError, KeyError, TypeError) as error:
             raise DatastreamError(
                 f"{self._name}/ in {self._store.name} holds no place of a consumer: {error}; "

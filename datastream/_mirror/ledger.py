@@ -6,9 +6,10 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from datastream._columns import revisions_of
+from datastream._identity import spoken
 from datastream._mirror.entries import same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
-from datastream._mirror.progress import Place, Progress, spoken
+from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
 from datastream.entry import Batch, Entry, deleted
 from datastream.errors import DatastreamError

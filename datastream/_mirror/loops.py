@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from inspect import signature
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from datastream._mirror.progress import MIRRORS, Progress, spoken
+from datastream._identity import identity_of, spoken
+from datastream._mirror.progress import MIRRORS, Progress
 from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
 from datastream.selection import Selection, literal_prefix
 from datastream.store import Store
-from datastream.url import Location, parse
 
-_ON_DISK = frozenset(("sqlite", "file", "local", "git"))
-_MANNERS = frozenset((
-    "anon", "author", "cache", "certificate", "create", "credentials", "email", "heartbeat",
-    "history", "history_days", "history_rows", "insecure", "interval", "max_bytes",
-    "max_message_size", "message", "mode", "nkey", "password", "polling", "profile", "progress",
-    "readonly", "replicas", "roots", "storage", "timeout", "tls", "token", "token_file",
-    "triggers", "ttl", "user", "username",
-))  # fmt: skip
-"""Options that say how a store is opened, and not which one."""
+_MEMORY = "memory:"
 _process = secrets.token_hex(4)
 _anonymous: WeakKeyDictionary[object, str] = WeakKeyDictionary()
 _lock = threading.Lock()
@@ -57,26 +47,10 @@ def identity(store: Store) -> str:
     """
     if isinstance(store._source, TranslatedSource):
         return identity(store._source.upstream.store)
-    try:
-        location = parse(store.name)
-    except DatastreamError:
-        return _of_process(store)
-    options = "&".join(f"{name}={text}" for name, text in sorted(_telling(store, location)))
-    if location.scheme in _ON_DISK and not location.path.startswith("//"):
-        return f"{location.scheme}:{os.path.realpath(location.path)}?{options}"
-    if location.scheme == "memory":
-        return f"{store.name}#{_process}" if location.path else _of_process(store)
-    return f"{location.scheme}:{location.path}?{options}"
-
-
-def _telling(store: Store, location: Location) -> Iterator[tuple[str, str]]:
-    """The options that tell a store from others."""
-    parameters = signature(type(store._source)).parameters
-    for name, text in location.options.items():
-        known = parameters.get(name)
-        is_default = known is not None and str(known.default) == text
-        if name not in _MANNERS and not is_default:
-            yield name, text
+    if found := identity_of(store.name, store._source):
+        return found
+    is_named = store.name.startswith(_MEMORY) and store.name != _MEMORY
+    return f"{store.name}#{_process}" if is_named else _of_process(store)
 
 
 def _of_process(store: Store) -> str:

@@ -75,11 +75,6 @@ def _typed(name: str, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def spoken(identity: str) -> str:
-    """Which store it is, as errors give it."""
-    return identity.removesuffix("?")
-
-
 class Place(Protocol):
     """Where a mirror keeps its progress."""
 

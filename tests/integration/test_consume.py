@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import datastream
-from datastream import InvalidValue, Operation, SourceUnavailable, State
+from datastream import DatastreamError, InvalidValue, Operation, SourceUnavailable, State
 from datastream._consume import file_place, running
 from datastream.consume import Retry, Taken, Undeliverable
 from datastream.sources.memory import MemorySource
@@ -583,6 +583,58 @@ def test_a_log_that_was_lost_costs_no_delete(place):
         with store.consume(seen, place=place) as consumer:
             assert consumer.flush(10)
     assert sorted(seen.pairs) == [("a", 1), ("gone", None)]
+
+
+PLACES = ["in a file", "in a store"]
+
+
+@pytest.fixture
+def place_in(request, tmp_path):
+    if request.param == "in a file":
+        yield tmp_path / "place"
+    else:
+        with datastream.open("memory:") as kept:
+            yield kept
+
+
+def consumed(url, place, **options):
+    """What a consumer is given that ends once nothing is left."""
+    seen = Recorder()
+    with datastream.open(url) as store, store.consume(seen, place=place, **options) as consumer:
+        assert consumer.flush(10)
+    return seen.pairs
+
+
+@pytest.mark.parametrize("place_in", PLACES, indirect=True)
+@pytest.mark.parametrize("kind", ["sqlite", "file"])
+def test_a_place_of_another_store_is_refused(tmp_path, kind, place_in):
+    """All that the other one holds would be handled as deleted."""
+    here, there = (f"{kind}:{tmp_path}/{name}?create=true" for name in ("here", "there"))
+    for url, key in ((here, "a"), (there, "b")):
+        with datastream.open(url) as store:
+            store[key] = 1
+    assert consumed(here, place_in, initial=True) == [("a", 1)]
+    for _ in range(2):
+        with pytest.raises(DatastreamError, match=r"/here, not .*/there: keys that"):
+            consumed(there, place_in)
+    with datastream.open(here) as store:
+        store["c"] = 1
+    assert consumed(here, place_in) == [("c", 1)], "the place is as it was"
+    told = [("a", None), ("b", 1), ("c", None)]
+    assert sorted(consumed(there, place_in, moved=True), key=str) == told
+    assert consumed(there, place_in) == [], "it is the place of that one now"
+
+
+@pytest.mark.parametrize("place_in", PLACES, indirect=True)
+def test_the_place_of_a_store_that_was_moved_with_its_log_goes_on(tmp_path, place_in):
+    with datastream.open(f"sqlite:{tmp_path}/here?create=true") as store:
+        store.update({"a": 1, "gone": 1})
+    assert len(consumed(f"sqlite:{tmp_path}/here", place_in, initial=True)) == 2
+    (tmp_path / "here").rename(tmp_path / "there")
+    with datastream.open(f"sqlite:{tmp_path}/there") as store:
+        del store["gone"]
+    assert consumed(f"sqlite:{tmp_path}/there", place_in) == [("gone", None)]
+    assert consumed(f"sqlite:{tmp_path}/there?interval=1", place_in) == []
 
 
 def test_a_key_whose_handling_was_not_saved_and_that_is_gone_is_told(tmp_path, place):

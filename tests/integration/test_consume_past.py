@@ -63,7 +63,7 @@ def test_what_differs_is_handled_where_commits_are_lost(repository, tmp_path):
     seen.clear()
     with datastream.open(f"git:{tmp_path}/other") as store:
         store.update({"a": 1, "b": 1})
-        with store.consume(seen.append, place=tmp_path / "place") as consumer:
+        with store.consume(seen.append, place=tmp_path / "place", moved=True) as consumer:
             _handled(consumer, seen, 2)
             store["a"] = 2
             _handled(consumer, seen, 3)
