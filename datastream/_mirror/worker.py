@@ -318,18 +318,22 @@ class Worker:
     def _check_deletes(self, writes: Iterable[Write]) -> None:
         keys = [write.key for write in writes if write.value is None]
         limit, name = self._rules.delete_limit, self._target.store.name
+        # One key may well be the last; several at once look like a directory that is unmounted.
+        is_empty = len(keys) > 1 and not self._source._core.knows_any(self._is_mirrored)
         try:
-            check_deletes(len(keys), lambda: len(self._held()), limit, name, is_empty=False)
+            check_deletes(len(keys), lambda: len(self._held()), limit, name, is_empty=is_empty)
         except TooMany:
             # Some may be of what was never written, because the target is full.
             held = self._held()
             there = sum(key in held for key in keys)
-            check_deletes(there, lambda: len(held), limit, name, is_empty=False)
+            check_deletes(there, lambda: len(held), limit, name, is_empty=is_empty)
 
     def _held(self) -> set[str]:
         """The keys of the target that the mirror may delete."""
-        keys = (capability.key for capability in self._target.store.capabilities())
-        return {key for key in keys if self._selection.matches(key) and not is_reserved(key)}
+        return {c.key for c in self._target.store.capabilities() if self._is_mirrored(c.key)}
+
+    def _is_mirrored(self, key: str) -> bool:
+        return self._selection.matches(key) and not is_reserved(key)
 
     def _follow_target(self) -> None:
         batch = self._feeds.follow_target()

@@ -173,7 +173,7 @@ class Core:
 
     def _read_state(self, selection: Selection) -> Reading:
         reading = self._feed.read(selection, None)
-        if not reading.entries and self._publisher.knows_any(selection):
+        if not reading.entries and self._publisher.knows_any(selection.matches):
             # Watchers know better: the poll finds out, and believes it only after a second look.
             self._feed.catch_up_twice()
             reading = self._feed.read(selection, None)
@@ -353,6 +353,10 @@ class Core:
             self.unsubscribe(subscription)
             sink.end()
         return subscription
+
+    def knows_any(self, matches: Callable[[str], bool]) -> bool:
+        """Whether watchers know that one of the keys which `matches` says holds something."""
+        return self._publisher.knows_any(matches)
 
     def reached(self) -> str | None:
         """The cursor up to which all that have joined were offered everything, if there is one."""

@@ -326,10 +326,10 @@ class Publisher:
         with self._lock:
             return key in self._known.revisions
 
-    def knows_any(self, selection: Selection) -> bool:
-        """Whether one of the selected keys is known to hold something."""
+    def knows_any(self, matches: Callable[[str], bool]) -> bool:
+        """Whether one of the keys that `matches` says is known to hold something."""
         with self._lock:
-            return any(map(selection.matches, self._known.revisions))
+            return any(map(matches, self._known.revisions))
 
     # Subscriptions come and go.
 

@@ -88,6 +88,30 @@ def test_an_empty_source_never_empties_the_target(source, target, tmp_path):
             assert values(target) == {"a": 1, "b": 3}
 
 
+def test_a_source_that_is_emptied_at_once_does_not_empty_the_target(target, tmp_path):
+    """Such as a directory that is not mounted any more, which a second look does not tell."""
+    conf, away = tmp_path / "data" / "conf", tmp_path / "away"
+    with datastream.open(f"file:{tmp_path}/data", create=True) as source:
+        source.put_many({"conf/a": 1, "conf/b": 2})
+        with mirror(source, target) as running:
+            assert running.flush(LONG)
+            conf.rename(away)
+            eventually(
+                lambda: "source is empty" in str(running.status.current.error), "it is refused"
+            )
+            assert values(target) == {"conf/a": 1, "conf/b": 2}
+            away.rename(conf)
+            eventually(lambda: state_of(running) is State.READY, "all is back")
+            source.put("conf/a", 3)
+            assert running.flush(LONG)
+            assert values(target) == {"conf/a": 3, "conf/b": 2}
+            # One by one, they may well go.
+            for key in ("conf/a", "conf/b"):
+                source.delete(key)
+                assert running.flush(LONG)
+            assert values(target) == {}
+
+
 def test_too_many_deletes_at_once_wait_for_a_decision(source, target):
     source.put_many({f"k{n}": n for n in range(40)})
     with mirror(source, target) as running:
