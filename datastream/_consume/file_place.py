@@ -72,7 +72,8 @@ class FilePlace:
 
     def save(self, handled: Handled, cursor: str | None, *, durable: bool = True) -> None:
         self.progress.advance(handled, cursor)
-        if not self._is_sound or self._size > 2 * self._least + SLACK:
+        is_there = self._is_there()
+        if not (is_there and self._is_sound) or self._size > 2 * self._least + SLACK:
             self._write_anew()
             return
         line = _line({"cursor": cursor, "revisions": dict(handled)})
@@ -86,6 +87,24 @@ class FilePlace:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def _is_there(self) -> bool:
+        """Whether the file is still where the next start looks for it.
+
+        Raises:
+            Taken: another one is.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            log.warning("%s: it was removed or moved away; it is made anew", self._path)
+            return False
+        if not os.path.samestat(os.fstat(self._fd), found):
+            raise Taken(
+                f"another file is at {self._path}, which another consumer may use; stop that "
+                "one, or name another file"
+            )
+        return True
 
     def _load(self) -> None:
         with os.fdopen(os.dup(self._fd), "rb") as file:
@@ -136,7 +155,6 @@ class FilePlace:
             size = sum(_write(fd, line) for line in self._whole())
             os.fsync(fd)
             temporary.replace(self._path)
-            _sync_directory(self._path.parent)
         except BaseException:
             os.close(fd)
             temporary.unlink(missing_ok=True)
@@ -144,6 +162,8 @@ class FilePlace:
         before, self._fd = self._fd, fd
         os.close(before)
         self._size = self._least = size
+        self._is_sound = False
+        _sync_directory(self._path.parent)
         self._is_sound = True
 
     def _head(self) -> dict[str, Any]:

@@ -154,6 +154,37 @@ def test_of_another_selection_only_the_revisions_count(path):
     assert read(path)[1] == ""
 
 
+@pytest.mark.parametrize("is_kept", [True, False], ids=["moved away", "removed"])
+def test_a_file_that_goes_meanwhile_is_made_anew(path, is_kept, caplog):
+    """Else all that is handled from then on would be forgotten by the next start."""
+    place = opened(path)
+    place.save({"fx/a": "1"}, "c1")
+    if is_kept:
+        path.rename(path.with_name("elsewhere"))
+    else:
+        path.unlink()
+    place.save({"fx/b": "2"}, "c2")
+    with pytest.raises(Taken):
+        opened(path)
+    place.save({"fx/b": "3"}, "c3")
+    place.close()
+    assert read(path) == (True, "c3", {"fx/a": "1", "fx/b": "3"})
+    assert caplog.messages == [f"{path}: it was removed or moved away; it is made anew"]
+
+
+def test_a_file_that_another_one_has_replaced_is_left_to_that(path):
+    place = opened(path)
+    path.rename(path.with_name("elsewhere"))
+    other = opened(path)
+    other.save({"fx/a": "9"}, "c9")
+    for _ in range(2):
+        with pytest.raises(Taken, match="another file"):
+            place.save({"fx/b": "2"}, "c2")
+    place.close()
+    other.close()
+    assert read(path) == (True, "c9", {"fx/a": "9"})
+
+
 def test_it_is_used_by_one_at_a_time_also_after_it_was_written_anew(path, monkeypatch):
     monkeypatch.setattr(file_place, "SLACK", -(1 << 40))
     place = opened(path)
