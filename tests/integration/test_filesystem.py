@@ -361,6 +361,7 @@ def test_an_archive_is_read_while_it_is_replaced(tmp_path):
     assert all(one.retired != (one is source._opened) for one in opened)
     assert not any(one.users for one in opened)
     assert all(one._system.zip.fp is None for one in opened if one.retired)
+    assert all(one._system.fo.closed for one in opened if one.retired)
     source.close()
 
 

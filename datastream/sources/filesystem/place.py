@@ -168,13 +168,17 @@ class Opened:
 
     def close(self) -> None:
         """Close what the filesystem holds open."""
-        close = getattr(self._system, "close", None)
-        if close is not None:
-            try:
-                close()
-            except Exception as error:  # noqa: BLE001
-                # Without its text, which may hold a secret of the options.
-                log.debug("closing a filesystem raised %s", type(error).__name__)
+        self._close(self._system)
+        if self.is_archive:
+            # The file is not its own business: fsspec leaves it to the garbage collector.
+            self._close(self._system.fo)
+
+    def _close(self, held: Any) -> None:
+        try:
+            getattr(held, "close", lambda: None)()
+        except Exception as error:  # noqa: BLE001
+            # Without its text, which may hold a secret of the options.
+            log.debug("closing a filesystem raised %s", type(error).__name__)
 
     def _content(self, found: Any) -> bytes | Refused | None:
         if isinstance(found, bytes):
