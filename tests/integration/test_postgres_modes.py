@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 import datastream
-from datastream import DatastreamError, State
+from datastream import DatastreamError, ReadOnly, State
 from datastream.cli import main
 from datastream.source import Feature
 from datastream.sources.postgres import PostgresSource
@@ -223,6 +223,30 @@ def test_a_limit_on_idle_sessions_does_not_end_the_one_that_waits(postgres, db, 
         store["a"] = "2"
         follower.wait_state({"a": b"2"})
         assert set(statuses.states) <= {State.CONNECTING, State.READY}
+
+
+def test_a_role_that_only_reads_for_a_while(postgres, db, monkeypatch):
+    """As databases are set for maintenance. Sessions from then would go on so."""
+    monkeypatch.setattr(_catalogue, "INSTALL_AGAIN", 0.1)
+    role = f"r_{db.execute('SELECT current_schema').fetchone()[0]}"
+    db.execute(f"CREATE ROLE {role} SUPERUSER LOGIN")
+    db.execute(f"ALTER ROLE {role} SET default_transaction_read_only = on")
+    try:
+        with datastream.open(f"{postgres}&user={role}", interval=0.05) as store:
+            statuses, follower = Statuses(store), Follower(store)
+            assert "set to only read" in statuses.wait(State.READY).degraded
+            for _ in range(3):
+                with pytest.raises(ReadOnly):
+                    store["a"] = "1"
+            db.execute(f"ALTER ROLE {role} RESET default_transaction_read_only")
+            store["a"] = "1"
+            store.put_many({"b": "1", "c": "1"})
+            follower.wait_state(dict.fromkeys("abc", b"1"))
+            eventually(lambda: statuses.seen[-1].degraded == "", "the triggers are made")
+            db.execute("DELETE FROM data")
+            follower.wait_state({})
+    finally:
+        db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")
 
 
 def test_a_table_that_is_being_written_gets_its_triggers_later(postgres, db, monkeypatch):

@@ -143,11 +143,21 @@ def _checked(session: Session, catalogue: Catalogue) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, InvalidKey, InvalidValue) as error:
-        if session.is_lost:
+        if session.is_lost or _only_reads_still(error, session):
             raise ConnectionLost from error
         if _is_outdated(error, session.db, catalogue):
             raise Altered from error
         raise
+
+
+def _only_reads_still(error: Exception, session: Session) -> bool:
+    """Whether a write may be done on a session that begins now: role and database may have been
+    set to only read until a moment ago. Closes the one of before."""
+    only_reads = isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+    if not only_reads or session.is_new:
+        return False
+    session.close()
+    return True
 
 
 def _is_outdated(error: Exception, db: Connection, catalogue: Catalogue) -> bool:

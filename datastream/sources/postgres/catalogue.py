@@ -199,10 +199,13 @@ def _try_install(db: Connection, layout: Layout, found: Found, wanted: History |
     except psycopg.errors.LockNotAvailable:
         reason = "it is being written; triggers are tried again"
         return _log(found, reason, monotonic() + INSTALL_AGAIN)
+    except psycopg.errors.ReadOnlySqlTransaction:
+        reason = "role or database is set to only read; triggers are tried again"
+        return _log(found, reason, monotonic() + INSTALL_AGAIN)
     except psycopg.OperationalError:
         raise
     except psycopg.Error as error:
-        # Rights, a transaction that only reads, an event trigger that lets nobody.
+        # Rights, an event trigger that lets nobody.
         return _log(found, f"triggers cannot be made: {error.diag.message_primary}; {_REMEDY}")
     return _log(look_up(db, layout), "its triggers were removed as soon as they were made")
 

@@ -44,6 +44,8 @@ class Session:
         self.started = ""
         """When the server was started, and the database: tells it from others, and from itself
         after a restart."""
+        self.is_new = True
+        """It was lent to nobody before."""
         self.is_pooled = False
         """Whether PgBouncer or the like stands between."""
         self._lock = threading.Lock()

@@ -153,6 +153,7 @@ class Pool:
 
     def _give_back(self, session: Session) -> None:
         healthy = session.is_idle
+        session.is_new = False
         if not healthy:
             self._connector.forget()
         with self._lock:
