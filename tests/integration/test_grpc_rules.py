@@ -7,7 +7,8 @@ from datastream_grpc._principal import Principal
 from datastream_grpc._rules import Rules
 
 import datastream
-from datastream import DatastreamError, Selection
+from datastream import DatastreamError, Feature, Selection, Store, Unreadable
+from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
 
 WEB = Principal("web")
@@ -56,3 +57,34 @@ def test_rules_that_are_wrong_or_missing_are_said_at_once(tmp_path):
     file.write_text("[web]\nreed = ['a']\n")
     with pytest.raises(DatastreamError, match="web/reed"):
         Rules(file)
+
+
+class Archive(MemorySource):
+    """A table of which some keys cannot be read; no log, so that each change is a new state."""
+
+    features = MemorySource.features - {Feature.LOG}
+    hidden = frozenset()
+
+    def read(self, selection, since):
+        reading = super().read(selection, None)
+        entries = [entry for entry in reading.entries if entry.key not in self.hidden]
+        return reading._replace(entries=entries, unread=self.hidden)
+
+
+def test_a_rule_that_cannot_be_read_denies_all_the_same(caplog):
+    """Who may read ``**`` but for what is denied would read that, too."""
+    source = Archive()
+    with Store(source, name="archive") as store:
+        store.put_many({"web/read": ["**"], "web/deny": ["secret"]})
+        source.hidden = frozenset(("web/deny",))
+        with pytest.raises(Unreadable, match="web/deny"):
+            Rules(store)
+        caplog.clear()
+        source.hidden = frozenset()
+        with Rules(store) as rules:
+            source.hidden = frozenset(("web/deny",))
+            store.put("web/write", ["a"])
+            store.flush()
+            assert rules(WEB, "write", Selection()) == Selection.of("a", exclude="secret")
+            assert not rules(WEB, "read", Selection()).matches("secret")
+    assert "those before stand" not in caplog.text

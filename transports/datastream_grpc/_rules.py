@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import datastream
-from datastream import Batch, DatastreamError, Entry, SourceUnavailable, Store
+from datastream import Batch, DatastreamError, Entry, SourceUnavailable, Store, Unreadable
 from datastream.entry import DELETE
 from datastream.errors import shown
 from datastream.selection import Selection
+from datastream.source import is_below
 from datastream_grpc._narrow import rights_of
 from datastream_grpc._principal import Principal
 
@@ -81,6 +82,7 @@ class Rules(AbstractContextManager["Rules"]):
         self._listeners: dict[object, Callable[[], None]] = {}
         self._lock = threading.Lock()
         self._leaves: dict[str, Entry] = {}
+        self._unread: frozenset[str] = frozenset()
         self._table: Table | None = None
         self._error: DatastreamError | None = None
         subscription = _follow(store, weakref.WeakMethod(self._take))
@@ -114,13 +116,18 @@ class Rules(AbstractContextManager["Rules"]):
 
     def _take(self, batch: Batch) -> None:
         if batch.reset:
-            self._leaves.clear()
+            # What cannot be read just now is not gone.
+            kept = self._leaves.items()
+            self._leaves = {key: entry for key, entry in kept if is_below(key, batch.unread)}
+        if batch.reset or batch.initial:
+            self._unread = batch.unread
         for entry in batch.entries:
             if entry.operation is DELETE:
                 self._leaves.pop(entry.key, None)
             else:
                 self._leaves[entry.key] = entry
         try:
+            self._check_whole()
             self._table = Table.of({key: e.decode() for key, e in self._leaves.items()})
         except DatastreamError as error:
             self._error = error
@@ -130,6 +137,16 @@ class Rules(AbstractContextManager["Rules"]):
             listeners = list(self._listeners.values())
         for changed in listeners:
             changed()
+
+    def _check_whole(self) -> None:
+        """Refuse a table of which a part was never read: it may be what denies.
+
+        Raises:
+            Unreadable: there is such a part.
+        """
+        for place in sorted(self._unread):
+            if not any(is_below(key, {place}) for key in self._leaves):
+                raise Unreadable(f"{shown(place)} cannot be read")
 
 
 class Table:
