@@ -315,7 +315,7 @@ def test_an_answer_is_given_to_who_wrote_only(stack, server, store):
 
     assert write("admintoken", "a/secret") == "a/secret"
     assert write("webtoken", "a/1") == "a/1"
-    assert write("admintoken", "b") == "a/secret"
+    assert write("admintoken", "a/1") == "a/1"
 
 
 def test_the_ancestors_push_is_held_to_the_rules(stack, server, store):

@@ -153,6 +153,15 @@ def test_a_write_that_comes_again_is_answered_as_before(source, channel):
     assert error.value.code() is grpc.StatusCode.ABORTED
 
 
+def test_clients_that_count_their_writes_lose_none(store, channel):
+    for number in range(2):
+        requests = [written(f"{number}/{key}", id=key) for key in ("1", "2")]
+        answers = push(channel, [pb.PushRequest(writes=requests)])
+        assert all(answer.HasField("response") for r in answers for answer in r.answers)
+    assert write(channel)(written("0/1", b"9", id="1")).entries[0].value == b"9"
+    assert dict(store) == {"0/1": 9, "0/2": 1, "1/1": 1, "1/2": 1}
+
+
 def test_a_write_that_comes_again_while_it_is_done_is_done_once(source, channel):
     source.gate.clear()
     request = written("k", id="once", expect="")

@@ -10,7 +10,7 @@ from datastream_grpc._principal import NOBODY
 from datastream_grpc._shared_ids import Known, SharedIds, Unsure
 from datastream_grpc._status import code_of, to_answer
 from datastream_grpc._texts import Texts
-from datastream_grpc._writes import Writes
+from datastream_grpc._writes import Writes, _name_of
 
 from datastream import InvalidKey, Store
 from datastream.sources.memory import MemorySource
@@ -83,13 +83,22 @@ def test_a_delete_is_not_done_again(workers):
 
 def test_one_that_was_begun_is_done_if_it_is_what_is_stored_and_else_unsure(workers, ids):
     one, other, _ = workers
-    assert ids.begin("1") is Known.NOTHING
+    assert ids.begin(_name_of(request(b"1"), NOBODY)) is Known.NOTHING
     with pytest.raises(Unsure, match="may have been done") as error:
         answer(other, request(b"1"))
     assert code_of(error.value).name == "UNAVAILABLE"
     assert to_answer(error.value)[0] == "SourceUnavailable"
     answer(one, request(b"1", id="2"))
     assert answer(other, request(b"1")).revision
+
+
+def test_one_of_other_content_is_another_whatever_its_id(workers):
+    """Clients that count their writes have the same ids."""
+    one, other, _ = workers
+    assert answer(one, request(b"1")).value == b"1"
+    assert answer(other, request(b"2")).value == b"2"
+    assert answer(one, delete("1")).operation == pb.OPERATION_DELETE
+    assert "k" not in one._store
 
 
 def test_one_that_was_refused_may_come_again(workers):

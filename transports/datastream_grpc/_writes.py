@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
+from hashlib import blake2b
 from time import monotonic
 
 from datastream import DatastreamError, Store
@@ -51,10 +52,7 @@ class Writes:
     async def answer(self, request: pb.WriteRequest, principal: Principal) -> bytes:
         """Do what a request asks for, unless that was done before: the answer, serialised."""
         self._access.check_writes(principal, map(_asked_of, request.writes))
-        # An id is a client's own: nobody is given the answer to another.
-        name = request.id
-        if name and principal.name:
-            name = f"{principal.name}\0{name}"
+        name = _name_of(request, principal)
         known = self._answers.get(name) if name else None
         if known is not None:
             return known
@@ -97,6 +95,25 @@ class Writes:
             while len(self._answers) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
                 self._bytes -= len(self._answers.popitem(last=False)[1])
         return answer
+
+
+def _name_of(request: pb.WriteRequest, principal: Principal) -> str:
+    """By what a write is known that comes again; "" for one without an id.
+
+    An id is a client's own: nobody is given the answer to another. Clients may not know that, and
+    count theirs; so one with other content is another write, and is done.
+    """
+    name = request.id
+    if not name:
+        return ""
+    if principal.name:
+        name = f"{principal.name}\0{name}"
+    content = blake2b(f"{request.author}\0{request.message}".encode(), digest_size=8)
+    for item in request.writes:
+        content.update(item.SerializeToString())
+    end = f"\0{content.hexdigest()}"
+    # A relay that has it from a client, or from another relay, has named it so.
+    return name if name.endswith(end) else name + end
 
 
 def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
