@@ -235,7 +235,43 @@ def test_a_unix_socket(store, tmp_path):
         assert Follower(remote).state == {"k": b"1"}
 
 
-@pytest.mark.parametrize("url", ["grpc://", "grpc:", "grpc:///x", "grpc://host:1/path"])
+def test_a_unix_socket_is_taken_from_nobody(store, stack, tmp_path):
+    path = tmp_path / "socket"
+    with datastream_grpc.serve(store, f"unix:{path}"):
+        remote = stack.enter_context(datastream.open(f"grpc:unix:{path}"))
+        remote["k"] = 1
+        for address in (f"unix:{path}", f"unix://{path}"):
+            with pytest.raises(OSError, match="in use"):
+                datastream_grpc.serve(store, address)
+        assert remote["k"] == 1
+    path.write_text("somebody's")
+    for address, reason in (
+        (f"unix:{path}", "no socket"),
+        (f"unix:{tmp_path}/nothing/socket", "no such directory"),
+        (f"unix:{tmp_path / ('x' * 120)}", "107 bytes"),
+        ("unix:", "no path"),
+    ):
+        with pytest.raises(OSError, match=reason):
+            datastream_grpc.serve(store, address)
+    assert path.read_text() == "somebody's"
+
+
+def test_a_unix_socket_that_a_killed_server_left_is_taken(store, tmp_path):
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "socket"))
+    with datastream_grpc.serve(store, f"unix:{tmp_path}/socket"):
+        with datastream.open(f"grpc:unix:{tmp_path}/socket") as remote:
+            remote["k"] = 1
+    assert store["k"] == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "grpc://", "grpc:", "grpc:///x", "grpc://host:1/path", "grpc://host", "grpc://a b:1",
+        "grpc:unix:", f"grpc:unix:/{'x' * 120}",
+    ],
+)  # fmt: skip
 def test_urls_that_name_no_server(url):
     with pytest.raises(DatastreamError, match="names no server"):
         datastream.open(url)

@@ -32,6 +32,7 @@ from datastream_grpc._security import (
     token_check,
 )
 from datastream_grpc._servicer import Servicer
+from datastream_grpc._unix import is_unix, unix_trouble
 
 MAX_MESSAGE = 4 << 20
 """Bytes a client may send at once, gRPC's usual limit."""
@@ -253,10 +254,7 @@ class _Inner:
             port = _listen(server, self._address, credentials)
         except RuntimeError as error:
             await server.stop(None)
-            raise OSError(
-                f"cannot listen on {self._address}: in use, or not an address of this machine; "
-                "choose another, or port 0 for a free one"
-            ) from error
+            raise OSError(f"cannot listen on {self._address}: {_why_not(self._address)}") from error
         self._follow_status()
         # So that the health is known when the first client asks.
         with suppress(TimeoutError):
@@ -342,6 +340,13 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
     )
 
 
+def _why_not(address: str) -> str:
+    """Why gRPC, which does not say, cannot listen there."""
+    if is_unix(address):
+        return unix_trouble(address) or "the socket cannot be made"
+    return "in use, or not an address of this machine; choose another, or port 0 for a free one"
+
+
 def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | None) -> int:
     if credentials is None:
         return int(server.add_insecure_port(address))
@@ -351,6 +356,8 @@ def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | Non
 def _check_port(address: str) -> None:
     """gRPC takes a port modulo 65,536, and no text that cannot be encoded."""
     is_text = isinstance(address, str) and address.isprintable()
+    if is_text and is_unix(address) and (trouble := unix_trouble(address)):
+        raise OSError(f"cannot listen on {address}: {trouble}")
     if not is_text or not (":" in address or address.startswith("unix")):
         raise OSError(f"cannot listen on {address!r}: it is no address; write host:port")
     port = address.rpartition(":")[2]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import random
-import socket
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +16,7 @@ from weakref import WeakSet
 import datastream
 from datastream import DatastreamError, Store, _flock
 from datastream.url import parse
+from datastream_grpc._unix import listens
 from datastream_grpc.server import serve
 from datastream_grpc.source import GrpcSource
 
@@ -107,7 +107,7 @@ class _Relay:
         """Serve, or find that another process does."""
         until = monotonic() + START
         while not self._serves():
-            if _listens(self._path) or monotonic() > until:
+            if listens(self._path) or monotonic() > until:
                 self._thread.start()
                 return
             self._closing.wait(PAUSE / 10)
@@ -183,10 +183,3 @@ def _forked() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forked)
-
-
-def _listens(path: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
-        client.connect(path)
-        return True
-    return False

@@ -26,6 +26,7 @@ from datastream_grpc._past import PastSource
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
 from datastream_grpc._stream import LIMITS, Wanted
+from datastream_grpc._unix import is_unix, length_trouble, path_of
 
 MAX_MESSAGE = 64 << 20
 """Bytes a server may answer at once."""
@@ -252,10 +253,12 @@ def open_grpc(location: Location, **options: Any) -> GrpcSource:
     target = location.path.removeprefix("//").rstrip("/")
     if "@" in target:
         raise DatastreamError(f"{location.scheme}: takes no user and password; write host:port")
-    if not target or ("/" in target and not target.startswith("unix:")):
+    if not target or ("/" in target and not is_unix(target)):
         raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
-    if not target.startswith("unix:"):
+    if not is_unix(target):
         target = _checked(target, location.shown)
+    elif trouble := length_trouble(path_of(target)):
+        raise DatastreamError(f"{location.shown!r} names no server: {trouble}")
     if location.scheme == "grpcs":
         options.setdefault("tls", True)
     return configured(partial(GrpcSource, target), location, options)
@@ -264,11 +267,11 @@ def open_grpc(location: Location, **options: Any) -> GrpcSource:
 def _checked(target: str, shown: str) -> str:
     """One ``host:port``, or several with numbers for hosts, as gRPC wants it."""
     places = [place.rpartition(":")[::2] for place in target.split(",")]
-    for host, port in places:
+    for place, (host, port) in zip(target.split(","), places, strict=True):
         if not _is_address(host, port):
             raise DatastreamError(
-                f"{shown!r} names no server: {f'{host}:{port}'!r} is no host:port; the port is a "
-                "number up to 65535"
+                f"{shown!r} names no server: {place!r} is no host:port; the port is a number up to "
+                "65535"
             )
     if len(places) == 1:
         return target
@@ -290,5 +293,7 @@ def _version(host: str) -> int | None:
 
 def _is_address(host: str, port: str) -> bool:
     """Whether it is a host with a port; an IPv6 address stands in brackets."""
-    is_host = bool(host) and (":" not in host or (host[0] == "[" and host[-1] == "]"))
+    is_host = (
+        bool(host) and " " not in host and (":" not in host or (host[0] == "[" and host[-1] == "]"))
+    )
     return is_host and port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 1 << 16

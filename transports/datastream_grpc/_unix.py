@@ -1,0 +1,57 @@
+"""Sockets of this machine, by their paths."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+PREFIX = "unix:"
+MAX_PATH = 107
+"""Bytes of a path, which the system limits."""
+
+
+def is_unix(address: str) -> bool:
+    """Whether `address` is a path."""
+    return address.startswith(PREFIX)
+
+
+def path_of(address: str) -> str:
+    """Of ``unix:path`` or ``unix:///path``."""
+    path = address.removeprefix(PREFIX)
+    return path.removeprefix("//") if path.startswith("///") else path
+
+
+def listens(path: str) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.connect(path)
+        return True
+    return False
+
+
+def length_trouble(path: str) -> str:
+    """Why no socket can have this path; "" if one can."""
+    if not path:
+        return "it has no path; write unix:/path/to/socket"
+    if len(os.fsencode(path)) > MAX_PATH:
+        return f"the path of a socket has at most {MAX_PATH} bytes; choose a shorter one"
+    return ""
+
+
+def unix_trouble(address: str) -> str:
+    """Why nobody can begin to listen there; "" if that is not known.
+
+    gRPC takes the place of a socket whose server still runs, and its clients with it.
+    """
+    path = path_of(address)
+    if trouble := length_trouble(path):
+        return trouble
+    if not Path(path).parent.is_dir():
+        return "there is no such directory"
+    with suppress(OSError):
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return "there is a file that is no socket"
+    return "in use; choose another path" if listens(path) else ""
