@@ -51,6 +51,8 @@ class Ledger:
         """Keys that were left to others."""
         self.conflicts = 0
         self._loaded = False
+        self._names_suspects = False
+        """The place does."""
         # The revisions that the target had when both stores were compared, until it is watched.
         self._before: dict[str, str] = {}
         # What was written here, and the watch of the target has not shown yet.
@@ -78,6 +80,7 @@ class Ledger:
             self.is_ours = True
             self.theirs = set(kept.theirs)
             self.suspects = set(kept.suspects)
+            self._names_suspects = bool(kept.suspects)
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
         self._loaded = True
@@ -220,6 +223,7 @@ class Ledger:
     def intend(self, writes: Sequence[Write], after: Progress) -> Write | None:
         """Keep, before anything is written, what will be; the write that does, where it can."""
         self._written.update(write.key for write in writes)
+        self._names_suspects |= bool(self.suspects or self.judged)
         place = self._place.write(self._kept(after)) if self._target.is_atomic else None
         if place is None and self._rules.on_conflict != "source":
             # With what is in the target by now: a crash repeats this batch, which harms nobody.
@@ -235,10 +239,19 @@ class Ledger:
 
     # Keeping it.
 
+    @property
+    def is_misleading(self) -> bool:
+        """Whether the place names suspects all of which were judged: it may not wait to be saved.
+
+        Who starts from it would take what has changed since for what others wrote.
+        """
+        return self._names_suspects and not (self.suspects or self.judged)
+
     def save(self) -> None:
         """Keep the progress."""
         self._place.save(self._kept(self.progress))
         self.is_saved = True
+        self._names_suspects = bool(self.suspects or self.judged)
 
     def try_to_save(self) -> None:
         """Keep it, if that can be; else a later process finds out again."""

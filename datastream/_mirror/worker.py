@@ -221,6 +221,8 @@ class Worker:
         if self._ledger.doubt():
             return
         self._ledger.confirm()
+        if self._ledger.is_misleading and not self._dry_run:
+            self._ledger.try_to_save()
         self._behind_since = None
         self._show(None)
         self._rests = True

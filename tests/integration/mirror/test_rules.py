@@ -163,6 +163,23 @@ def test_what_others_write_is_told_also_after_a_restart(source, target, restart)
     running.close()
 
 
+def test_a_conflict_that_is_settled_stays_so_after_a_crash(source, target):
+    running = mirror(source, target)
+    assert running.flush(LONG)
+    target["a"] = 1
+    with pytest.raises(DatastreamError, match="others wrote"):
+        running.flush(LONG)
+    del target["a"]
+    assert running.flush(LONG)
+    # As if it was killed: it saves nothing any more.
+    running._worker.ledger.save = lambda: None
+    running.close()
+    source["a"] = 2
+    with mirror(source, target) as running:
+        assert running.flush(LONG)
+        assert values(target) == {"a": 2}
+
+
 def test_the_source_wins(source, target):
     source.put_many({"a": 1, "b": 1})
     with mirror(source, target, on_conflict="source") as running:
