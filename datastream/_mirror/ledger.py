@@ -51,8 +51,8 @@ class Ledger:
         """Keys that were left to others."""
         self.conflicts = 0
         self._loaded = False
-        self._names_suspects = False
-        """The place does."""
+        # Suspects, and what is left to others, as the place has them; and as it is to have them.
+        self._kept_marks = self._intended_marks = self._marks
         # The revisions that the target had when both stores were compared, until it is watched.
         self._before: dict[str, str] = {}
         # What was written here, and the watch of the target has not shown yet.
@@ -80,9 +80,9 @@ class Ledger:
             self.is_ours = True
             self.theirs = set(kept.theirs)
             self.suspects = set(kept.suspects)
-            self._names_suspects = bool(kept.suspects)
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
+        self._kept_marks = self._marks
         self._loaded = True
 
     def begin(self, plan: Plan, target: Sequence[Entry]) -> None:
@@ -223,12 +223,18 @@ class Ledger:
     def intend(self, writes: Sequence[Write], after: Progress) -> Write | None:
         """Keep, before anything is written, what will be; the write that does, where it can."""
         self._written.update(write.key for write in writes)
-        self._names_suspects |= bool(self.suspects or self.judged)
+        self._intended_marks = self._marks
         place = self._place.write(self._kept(after)) if self._target.is_atomic else None
         if place is None and self._rules.on_conflict != "source":
             # With what is in the target by now: a crash repeats this batch, which harms nobody.
             self._place.save(self._kept(self.progress))
         return place
+
+    def wrote(self, after: Progress, *, with_place: bool) -> None:
+        """What was intended is in the target, and with it what `intend` has returned."""
+        self.progress, self.is_saved = after, with_place
+        if with_place:
+            self._kept_marks = self._intended_marks
 
     def confirm(self) -> None:
         """What was written has been shown by now, or had changed nothing."""
@@ -240,18 +246,22 @@ class Ledger:
     # Keeping it.
 
     @property
-    def is_misleading(self) -> bool:
-        """Whether the place names suspects all of which were judged: it may not wait to be saved.
+    def _marks(self) -> tuple[frozenset[str], frozenset[str]]:
+        return frozenset(self.theirs), frozenset(self.suspects | self.judged)
 
-        Who starts from it would take what has changed since for what others wrote.
+    @property
+    def is_misleading(self) -> bool:
+        """Whether others' keys are not those that the place names: it may not wait to be saved.
+
+        Who starts from it would overwrite what was left to others, or take what the source has
+        changed since a conflict was settled for another one.
         """
-        return self._names_suspects and not (self.suspects or self.judged)
+        return self._kept_marks != self._marks
 
     def save(self) -> None:
         """Keep the progress."""
         self._place.save(self._kept(self.progress))
-        self.is_saved = True
-        self._names_suspects = bool(self.suspects or self.judged)
+        self.is_saved, self._kept_marks = True, self._marks
 
     def try_to_save(self) -> None:
         """Keep it, if that can be; else a later process finds out again."""

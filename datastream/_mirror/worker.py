@@ -402,8 +402,7 @@ class Worker:
         if has_deletes(writes):
             # They may have made room for what the target could not hold.
             ledger.suspects.update(self._target.refused)
-        ledger.progress = after
-        ledger.is_saved = place is not None
+        ledger.wrote(after, with_place=place is not None)
 
     @property
     def _expects(self) -> bool:

@@ -180,6 +180,20 @@ def test_a_conflict_that_is_settled_stays_so_after_a_crash(source, target):
         assert values(target) == {"a": 2}
 
 
+def test_what_is_left_to_others_stays_so_after_a_crash(source, target):
+    running = mirror(source, target, on_conflict="target")
+    assert running.flush(LONG)
+    target["a"] = "theirs"
+    assert running.flush(LONG)
+    running._worker.ledger.save = lambda: None
+    running.close()
+    del target["a"]
+    source["a"] = 1
+    with mirror(source, target, on_conflict="target") as running:
+        assert running.flush(LONG)
+        assert values(target) == {}
+
+
 def test_the_source_wins(source, target):
     source.put_many({"a": 1, "b": 1})
     with mirror(source, target, on_conflict="source") as running:
