@@ -519,7 +519,7 @@ def test_a_get_does_not_wait_until_triggers_can_be_made(source, db, postgres):
 def test_two_who_install_at_once_make_one_log(postgres, db, open_source):
     """The second one has seen no triggers, and waits until the first has made them."""
     looking = PostgresSource(postgres, mode="poll")
-    lock = _lock(looking._access.known.layout)
+    lock = _lock(looking._access.known.layout.mark)
     looking.close()
     with ThreadPoolExecutor(4) as threads, psycopg.connect(postgres) as other:
         other.execute("SELECT pg_advisory_xact_lock(%s)", (lock,))

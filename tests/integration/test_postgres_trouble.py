@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import psycopg
@@ -421,3 +422,29 @@ def test_deadlocks_among_writers(postgres, db):
             stop.set()
             thread.join()
         eventually(lambda: len(store) == 2, "it still answers")
+
+
+def test_a_role_with_few_connections(postgres):
+    """Its calls take turns; with none at all they say why."""
+    with psycopg.connect(postgres, autocommit=True) as db:
+        role = f"r_{db.execute('SELECT current_schema').fetchone()[0]}"
+        db.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 2")
+        db.execute("CREATE TABLE data (key text PRIMARY KEY, value text)")
+        db.execute(f"ALTER TABLE data OWNER TO {role}; GRANT ALL ON SCHEMA {role[2:]} TO {role}")
+        url = f"{postgres}&user={role}"
+        try:
+            with datastream.open(url, mode="notify") as store:
+                statuses, follower = Statuses(store), Follower(store)
+                statuses.wait(State.READY)
+                with ThreadPoolExecutor(10) as threads:
+                    done = [threads.submit(store.put, f"k{n}", "1") for n in range(40)]
+                    done += [threads.submit(store.get, "k0") for _ in range(20)]
+                    for future in done:
+                        future.result()
+                follower.wait(lambda state: len(state) == 40)
+                assert set(statuses.states) <= {State.CONNECTING, State.READY}
+            db.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+            with pytest.raises(SourceUnavailable, match="raise that limit"):
+                datastream.open(url)
+        finally:
+            db.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}")

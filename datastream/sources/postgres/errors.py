@@ -27,6 +27,10 @@ class ConnectionLost(Exception):
     """The connection broke before the server answered; its cause is what psycopg says."""
 
 
+class Crowded(SourceUnavailable):
+    """The server, or this role, has as many connections as it may have."""
+
+
 @contextmanager
 def passing() -> Iterator[None]:
     """For calls after the first: what was there once, such as a table, may come back.
@@ -110,7 +114,9 @@ _MALFORMED = (
 )
 """What libpq and the server say of options with values that they do not know."""
 _DENIED = "check user, password and pg_hba.conf"
+_CROWDED = ("too many connections", "too many clients", "connection slots are reserved")
 _CONNECTING: tuple[tuple[tuple[str, ...], type[DatastreamError], str], ...] = (
+    (_CROWDED, Crowded, "raise that limit, or close what is not needed"),
     (_MALFORMED, DatastreamError, "check the options of the URL, and the settings of this role"),
     (("does not exist", "does not accept"), DatastreamError, "check the name"),
     (("SSL", "certificate", "pg_hba.conf", "encryption"), Denied, "check sslmode= and pg_hba.conf"),

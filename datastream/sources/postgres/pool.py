@@ -17,6 +17,7 @@ import psycopg
 
 from datastream.errors import SourceUnavailable, StoreClosed
 from datastream.sources.postgres.connection import Connector, Session
+from datastream.sources.postgres.errors import Crowded
 
 KEPT = 2
 """Idle sessions that are kept for long."""
@@ -24,6 +25,10 @@ IDLE = 5.0
 """Seconds after which those beyond `KEPT` are closed."""
 PATIENCE = 10.0
 """Seconds that a call waits for one of its kind to give back a session."""
+ENDING = 1.0
+"""Seconds in which the server notices that a session was closed."""
+RETRY = 0.02
+"""Seconds between two looks whether it has."""
 GRACE = 0.3
 """Seconds that `close` gives to running calls before it cancels them, and again after it."""
 CANCEL = 1.0
@@ -55,6 +60,8 @@ class Pool:
         self._idle: list[tuple[float, Session]] = []
         """Since when, oldest first."""
         self._lent: set[Session] = set()
+        self._making = 0
+        """How many are being made."""
         self._usable: set[Session] = set()
         """All made since the last `clear`."""
         self._trimmer: threading.Timer | None = None
@@ -88,6 +95,7 @@ class Pool:
         with self._lock:
             idle, self._idle = self._idle, []
             self._usable.clear()
+            self._lock.notify_all()
         for _, session in idle:
             session.close()
 
@@ -125,20 +133,71 @@ class Pool:
                 # If it does not listen to one, it does not listen to the others.
                 return
 
+    def connect(self) -> Session:
+        """A session beside these, of which idle ones make room if need be.
+
+        Raises:
+            SourceUnavailable, Denied, DatastreamError: what prevents it.
+        """
+        begun = monotonic()
+        while True:
+            try:
+                return self._connector.connect()
+            except Crowded as error:
+                self.clear()
+                if monotonic() - begun > ENDING:
+                    raise SourceUnavailable(str(error)) from error
+                self._await_room(begun)
+
     def _take(self) -> Session:
-        while (session := self._newest_idle()) is not None:
-            if not session.is_lost:
-                return session
-            self._connector.forget()
-            self._discard(session)
-        session = self._connector.connect()
+        begun = monotonic()
+        while True:
+            if (session := self._newest_idle()) is not None:
+                if not session.is_lost:
+                    return session
+                self._connector.forget()
+                self._discard(session)
+                continue
+            try:
+                return self._made()
+            except Crowded as error:
+                # Few connections are enough for many calls, one after the other.
+                if not self._await_room(begun):
+                    raise SourceUnavailable(str(error)) from error
+
+    def _await_room(self, begun: float) -> bool:
+        """Wait until a session that others have is idle or closed, or until the server may have
+        ended one that was closed before; False if that has taken too long."""
         with self._lock:
-            if not self._closed:
-                self._lent.add(session)
-                self._usable.add(session)
-                return session
-        session.close()
-        raise self._is_closed()
+            others = len(self._lent) + self._making
+            left = begun + (PATIENCE if others or self._idle else ENDING) - monotonic()
+            if left <= 0:
+                return False
+
+            def has_come() -> bool:
+                return bool(self._idle) or self._closed or len(self._lent) + self._making < others
+
+            self._lock.wait_for(has_come, left if others else min(left, RETRY))
+            return True
+
+    def _made(self) -> Session:
+        with self._lock:
+            self._making += 1
+        session = None
+        try:
+            session = self._connector.connect()
+        finally:
+            with self._lock:
+                self._making -= 1
+                is_closed = self._closed
+                if session is not None and not is_closed:
+                    self._lent.add(session)
+                    self._usable.add(session)
+                self._lock.notify_all()
+        if is_closed:
+            session.close()
+            raise self._is_closed()
+        return session
 
     def _newest_idle(self) -> Session | None:
         """The one used last, which has most statements prepared."""
@@ -161,6 +220,7 @@ class Pool:
             if keep:
                 self._idle.append((monotonic(), session))
                 self._lent.discard(session)
+                self._lock.notify_all()
                 self._trim_later()
         if not keep:
             self._discard(session)

@@ -141,8 +141,8 @@ class PostgresSource(Source):
         self._polling = ""
         """Why it polls; "" if it need not."""
         self._pool = Pool(connector, self._where)
-        self._listener = Listener(connector.connect)
-        self._inspector = Inspector(self._wishes, self._where, connector.connect, self._unread)
+        self._listener = Listener(self._pool.connect)
+        self._inspector = Inspector(self._wishes, self._where, self._pool.connect, self._unread)
         self._access = Access(self._pool, self._look_up, self._publish, self._lend)
         self._trusted: tuple[int, str] | None = None
         self._changes = 0
