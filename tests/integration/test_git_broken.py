@@ -52,11 +52,13 @@ def gone(place):
     place.unlink()
 
 
-BROKEN = [
-    *(("refs/heads/main", how) for how in (empty, cut, zeros, gone)),
-    *(("HEAD", how) for how in (empty, cut, zeros, gone)),
-    *(("packed-refs", how) for how in (empty, cut, zeros, gone)),
-]
+def pipe(place):
+    place.unlink()
+    os.mkfifo(place)
+
+
+HOW = (empty, cut, zeros, gone, pipe)
+BROKEN = [(name, how) for name in ("refs/heads/main", "HEAD", "packed-refs") for how in HOW]
 
 
 @pytest.mark.parametrize(("name", "how"), BROKEN, ids=lambda part: getattr(part, "__name__", part))
@@ -85,6 +87,7 @@ def test_a_broken_ref_is_trouble_and_no_empty_store(repository, name, how, branc
             lambda source=source: source.wait(0.01),
         ):
             assert isinstance(trouble(source, action), SourceUnavailable)
+    place.unlink(missing_ok=True)
     place.write_bytes(kept)
     for source in (live, fresh):
         assert source.read(ALL, position).entries == []

@@ -33,6 +33,7 @@ _OF_WORK_TREE = (b"refs/bisect/", b"refs/worktree/", b"refs/rewritten/")
 # As git reads them: in any case, and what follows behind a space counts for nothing.
 _COMMIT = re.compile(rb"([0-9a-fA-F]{40})(\s.*)?", re.DOTALL)
 _PACKED = re.compile(rb"([0-9a-fA-F]{40})[ \t](\S+)\s*")
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _HOLDS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 
 
@@ -289,7 +290,8 @@ class _Folder:
         """A file, open; None if there is none, or a directory of that name."""
 
         def opener(path: str, mode: int) -> int:
-            return os.open(path, mode | flags, dir_fd=self._handle)
+            # Without NONBLOCK, opening a pipe would wait until somebody writes into it.
+            return os.open(path, mode | flags | _NONBLOCK, dir_fd=self._handle)
 
         path = os.fsdecode(name)
         try:
