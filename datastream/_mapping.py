@@ -231,7 +231,7 @@ class _Keys(KeysView[str]):
 
     def __iter__(self) -> Iterator[str]:
         store = self._store
-        snapshot = _Snapshot(store._core, store._core.read_state(EVERYTHING))
+        snapshot = _Snapshot(store._core, store._core.read_keys(EVERYTHING))
         yield from snapshot.keys
         _passing.give(store, snapshot, sys._getframe(1))
 

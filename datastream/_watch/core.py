@@ -148,9 +148,7 @@ class Core:
             Unreadable: there is nothing but what cannot be read; it would pass for an empty store.
         """
         reading = self._read_whole(selection)
-        if not reading.entries and any(map(selection.matches, reading.unread)):
-            why = self._source.health.degraded
-            raise Unreadable(f"nothing of what is selected can be read: {why}")
+        self._check_readable(reading, selection)
         return state_of(reading, selection)
 
     def state(self, selection: Selection) -> Batch:
@@ -166,6 +164,21 @@ class Core:
         # What has gone while it was loaded is no part of a state.
         present = [entry for entry in entries if entry.operation is PUT]
         return reading._replace(entries=present, unread=reading.unread | left_out)
+
+    def read_keys(self, selection: Selection) -> Reading:
+        """The selected keys, perhaps without their values.
+
+        Raises:
+            Unreadable: as of `snapshot`.
+        """
+        reading = self.read_state(selection)
+        self._check_readable(reading, selection)
+        return reading
+
+    def _check_readable(self, reading: Reading, selection: Selection) -> None:
+        if not reading.entries and any(map(selection.matches, reading.unread)):
+            why = self._source.health.degraded
+            raise Unreadable(f"nothing of what is selected can be read: {why}")
 
     def read_state(self, selection: Selection) -> Reading:
         """The selected keys, perhaps without their values; see `Reading.load`."""

@@ -252,3 +252,16 @@ def test_a_broken_index_of_packs_hides_nothing_that_others_hold(repository, name
         assert store["z"] == 9
     place.unlink()
     place.write_bytes(kept)
+
+
+def test_a_partial_clone_without_contents_is_no_empty_store(tmp_path):
+    """Neither as a snapshot nor as a dict."""
+    origin = Repository.new(tmp_path / "origin")
+    origin.commit({"a": "1", "dir/b": "2"})
+    origin.git("config", "uploadpack.allowFilter", "true")
+    part = tmp_path / "part"
+    origin.git("clone", "-q", "--filter=blob:none", "--no-checkout", f"file://{origin.path}", part)
+    with datastream.open(f"git:{part}") as store:
+        for read in (store.snapshot, store.copy, lambda: dict(store), lambda: {**store}):
+            with pytest.raises(Unreadable, match="partial clone"):
+                read()
