@@ -128,6 +128,24 @@ def test_a_path_as_a_remote(bare):
         recorder.wait_state({"a": b"by git", "b": b"2"})
 
 
+@pytest.mark.parametrize("scheme", ["file", "http"])
+def test_a_remote_that_is_a_shallow_clone(bare, server, tmp_path, scheme):
+    for number in range(4):
+        bare.import_commit({"a": str(number), "b": "kept"})
+    shallow = Repository(tmp_path / "served" / "shallow.git")
+    bare.git("clone", "-q", "--bare", "--depth", "2", f"file://{bare.path}", shallow.path)
+    shallow.git("config", "http.receivepack", "true")
+    remote = f"{server.url}/shallow.git" if scheme == "http" else f"file://{shallow.path}"
+    with opened(f"git+{remote}") as store:
+        assert dict(store) == {"a": 3, "b": "kept"}
+        assert [revision.entry.decode() for revision in store.history("a")] == [3, 2]
+        recorder = Recorder(store)
+        store["c"] = 1
+        shallow.import_commit({"a": "by git"})
+        recorder.wait_state({"a": b"by git", "b": b"kept", "c": b"1"})
+    shallow.fsck()
+
+
 def test_a_path_whose_branch_is_checked_out_is_not_pushed_to(tmp_path):
     repository = Repository.new(tmp_path / "checked-out")
     head = repository.commit({"a": "1"})
@@ -424,6 +442,25 @@ def test_nothing_is_fetched_where_nothing_moved(url, bare, server):
     # ls-refs is two requests; a fetch would be more than that in a row.
     gets = [method for method, _ in later].count("GET")
     assert abs(2 * gets - len(later)) <= 1
+
+
+def test_several_questions_at_once_are_no_warning(url, bare, server, caplog):
+    """Such as a look while somebody puts, of which urllib3 complained where it kept one only."""
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=60) as store:
+        Recorder(store).wait_ready()
+        server.hold = threading.Event()
+        asked = len(server.requests)
+        putting = threading.Thread(target=store.put, args=("b", 2))
+        looking = threading.Thread(target=store.refresh)
+        for thread in (putting, looking):
+            thread.start()
+        server.wait_for_requests(asked + 2)
+        server.hold.set()
+        for thread in (putting, looking):
+            thread.join()
+        assert dict(store) == {"a": 1, "b": 2}
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []
 
 
 def test_an_unwatched_store_asks_when_it_is_read(url, bare, server, caplog):

@@ -25,7 +25,7 @@ from dulwich.client import (
 )
 from dulwich.errors import GitProtocolError, NotGitRepository
 from dulwich.protocol import Protocol
-from dulwich.repo import Repo
+from dulwich.repo import BaseRepo, Repo
 
 from datastream.errors import Unsupported
 from datastream.sources.git.objects import open_repo
@@ -78,6 +78,13 @@ def _shut(sock: socket.socket) -> None:
 
 class LocalClient(LocalGitClient):
     """A client for a repository on this machine, opened as all others are."""
+
+    def fetch(self, path: bytes | str, target: BaseRepo, *args: Any, **kwargs: Any) -> Any:
+        with self._open_repo(path) as repo:
+            # Where it ends, the clone ends too; dulwich looks for the parents all the same.
+            if shallow := repo.get_shallow():
+                target.update_shallow(shallow, None)
+        return super().fetch(path, target, *args, **kwargs)
 
     @classmethod
     def _open_repo(cls, path: str | bytes) -> closing[Repo]:

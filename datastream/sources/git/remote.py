@@ -37,6 +37,8 @@ from datastream.sources.git.repository import is_bare, user_config
 
 DEFAULT = "main"
 """The branch that a remote without any commit is given."""
+CONNECTIONS = 8
+"""Kept open to a server over HTTP while nobody uses them."""
 _TAGS = b"refs/tags/"
 _RACES = ("lock", "fetch first", "non-fast-forward", "failed to update ref", "incorrect old value")
 
@@ -217,6 +219,8 @@ class Remote:
 
         pool = default_urllib3_manager(self._config, base_url=self.where, timeout=self._timeout)
         self._sockets.follow(pool)
+        # A push, a fetch and some looks at a time; more are closed after use, with a warning.
+        pool.connection_pool_kw["maxsize"] = CONNECTIONS
         pool.connection_pool_kw["retries"] = Retry(5, connect=1, read=1, redirect=5)
         return pool
 
