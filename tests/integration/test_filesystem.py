@@ -13,6 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 import datastream
@@ -327,6 +328,45 @@ def together(*functions, seconds=2.0):
         sys.setswitchinterval(before)
     assert not problems
     assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "local"])
+def test_a_name_of_a_directory_can_be_a_key_once_all_below_is_deleted(tmp_path, scheme):
+    place = f"memory://{tmp_path.name}" if scheme == "memory" else f"local://{tmp_path}"
+    with datastream.open(place, create=True) as store:
+        store.put_many({"a/b/c": 1, "a/d": 1, "e/f/g": 1})
+        store.delete("a/b/c")
+        store["a/b"] = 2
+        store.delete("e/f/g")
+        store["e"] = 2
+        assert dict(store) == {"a/b": 2, "a/d": 1, "e": 2}
+        for key in list(store):
+            store.delete(key)
+        assert dict(store) == {}
+
+
+def test_a_directory_that_a_delete_removes_meanwhile_is_made_again(monkeypatch):
+    with datastream.open("memory://meanwhile", create=True) as store:
+        store["a/b"] = 1
+        pipe_file = MemoryFileSystem.pipe_file
+
+        def overtaken(system, path, value):
+            if system.exists(path.replace("c", "b")):
+                system.rm_file(path.replace("c", "b"))
+                system.rmdir(path.rpartition("/")[0])
+                # As of a filesystem that needs the directory; this one does not.
+                raise FileNotFoundError(path)
+            pipe_file(system, path, value)
+
+        monkeypatch.setattr(MemoryFileSystem, "pipe_file", overtaken)
+        store["a/c"] = 2
+        assert dict(store) == {"a/c": 2}
+
+
+@pytest.mark.parametrize("cache", ["filecache", "simplecache", "blockcache"])
+def test_a_cache_that_hides_changes_is_refused(tmp_path, cache):
+    with pytest.raises(DatastreamError, match=f"leave {cache}:: out"):
+        datastream.open(f"{cache}::file://{tmp_path}")
 
 
 def test_an_archive_is_read_while_it_is_replaced(tmp_path):

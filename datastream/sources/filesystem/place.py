@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import logging
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
@@ -32,12 +33,14 @@ _OBJECT_STORES = frozenset(
 
 _THREAD_SAFE = frozenset({"data", "file", "local", "memory", "zip"})
 """Protocols whose calls may overlap, besides those of filesystems on fsspec's event loop."""
+_KEEPS_FULL = frozenset({"file", "local", "memory", "ftp", "sftp", "ssh"})
+"""Protocols whose `rmdir` removes no directory with anything in it; that of others may."""
 REFUSED = "datastream-refused"
 """In the information on a directory that cannot be listed: why."""
 PIECE = 1 << 20
 """Bytes that are read at once where a whole content is not needed."""
-LISTINGS = 3
-"""Attempts to list a place while files or directories are removed from it."""
+ATTEMPTS = 3
+"""How often a place is listed, or written to, anew while directories are removed from it."""
 
 log = logging.getLogger("datastream")
 
@@ -115,8 +118,7 @@ class Opened:
     def write(self, key: str, value: bytes) -> None:
         """Put a content in its place, directories included."""
         path = self._path(key)
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        self._system.pipe_file(path, value)
+        self._in_its_folder(path, partial(self._system.pipe_file, path, value))
 
     def pieces(self, key: str) -> Iterator[bytes]:
         """One content in pieces."""
@@ -134,17 +136,24 @@ class Opened:
     def put_pieces(self, key: str, pieces: Iterable[bytes]) -> None:
         """Put a content in its place, directories included, as the pieces come."""
         path = self._path(key)
-        self._system.makedirs(path.rpartition("/")[0], exist_ok=True)
         if self._is_memory:
-            self._system.pipe_file(path, b"".join(pieces))
+            self.write(key, b"".join(pieces))
             return
-        with self._system.open(path, "wb") as file:
+        with self._in_its_folder(path, partial(self._system.open, path, "wb")) as file:
             for piece in pieces:
                 file.write(piece)
 
     def remove(self, key: str) -> None:
-        """Remove one file."""
+        """Remove one file, and the directories that it leaves empty: their names can be keys."""
         self._system.rm_file(self._path(key))
+        if not self._protocols & _KEEPS_FULL:
+            return
+        folder = key.rpartition("/")[0]
+        # Each raises its own error for a directory that is not empty.
+        with suppress(Exception):
+            while folder:
+                self._system.rmdir(self._path(folder))
+                folder = folder.rpartition("/")[0]
 
     def info(self, key: str) -> Mapping[str, Any]:
         """The filesystem's information on one file."""
@@ -180,6 +189,17 @@ class Opened:
             # Without its text, which may hold a secret of the options.
             log.debug("closing a filesystem raised %s", type(error).__name__)
 
+    def _in_its_folder(self, path: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, once there is a directory for the file at `path`."""
+        folder = path.rpartition("/")[0]
+        for _ in range(ATTEMPTS - 1):
+            # A delete may remove the directory between the two steps, because it is empty.
+            with suppress(FileNotFoundError):
+                self._system.makedirs(folder, exist_ok=True)
+                return make()
+        self._system.makedirs(folder, exist_ok=True)
+        return make()
+
     def _content(self, found: Any) -> bytes | Refused | None:
         if isinstance(found, bytes):
             return found
@@ -211,7 +231,7 @@ class Opened:
         return True
 
     def _all_found(self) -> list[tuple[str, Mapping[str, Any]]]:
-        for _ in range(LISTINGS - 1):
+        for _ in range(ATTEMPTS - 1):
             # A directory, or a file in it, may be removed during the listing.
             with suppress(FileNotFoundError, KeyError, RuntimeError):
                 return list(self._found())
@@ -282,7 +302,19 @@ def open_fsspec(url: str, options: Mapping[str, Any], names: OddNames) -> Opened
     # expires.
     with _hints(protocol):
         system, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **typed)
+    _check_followed(system, url)
     return Opened(system, root, names)
+
+
+def _check_followed(system: Any, url: str) -> None:
+    from fsspec.implementations.cached import CachingFileSystem
+
+    if isinstance(system, CachingFileSystem) and not system.check_files:
+        cache = url.partition(":")[0]
+        raise DatastreamError(
+            f"{cache} keeps copies and looks for no changes; leave {cache}:: out of the URL. "
+            "view(cache=…) keeps values for the time that a store is away"
+        )
 
 
 @contextmanager
