@@ -1,5 +1,6 @@
 """The work tree of a checked-out branch: brought along path by path, the user's left alone."""
 
+import errno
 import logging
 import os
 import shutil
@@ -273,6 +274,36 @@ def test_a_broken_index_is_said_and_not_written(store, repository, caplog):
     index.write_bytes(sound)
     store["dir/b"] = "y"
     assert repository.git("status", "--porcelain") == ""
+
+
+def test_an_index_that_was_broken_follows_once_it_is_mended(store, repository, caplog):
+    index = repository.path / ".git/index"
+    sound = index.read_bytes()
+    index.write_bytes(b"broken")
+    store["a"] = "x"
+    index.write_bytes(sound)
+    await_followed()
+    assert repository.git("status", "--porcelain") == ""
+    assert committed(repository)[b"a"] == b"x"
+    assert len(warnings(caplog)) == 1
+
+
+def test_an_index_follows_once_there_is_room_on_the_disk(store, repository, caplog, monkeypatch):
+    replace, full = worktree.WorkTree._replace, threading.Event()
+
+    def without_room(tree, raw):
+        if not full.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(tree, raw)
+
+    monkeypatch.setattr(worktree.WorkTree, "_replace", without_room)
+    store["a"] = "x"
+    assert "No space left" in warnings(caplog)[0]
+    full.set()
+    await_followed()
+    assert repository.git("status", "--porcelain") == ""
+    assert committed(repository)[b"a"] == b"x"
+    assert len(warnings(caplog)) == 1
 
 
 def test_an_edit_that_git_has_not_noticed_stays_visible(store, repository):

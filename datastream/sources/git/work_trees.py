@@ -111,8 +111,10 @@ class WorkTrees:
                     tree.leave_behind(ref, news.commit, changes)
                     if lock is None:
                         self._postpone(tree)
-                    else:
-                        self._attempt(tree, news.objects, news.root)
+                    elif obstacle := self._attempt(tree, news.objects, news.root):
+                        # Until there is room on the disk, or the index is mended.
+                        self._warn(tree, obstacle)
+                        self._start()
 
             yield bring
 
@@ -201,15 +203,16 @@ class WorkTrees:
                 self._thread = threading.Thread(target=self._catch_up, name=name, daemon=True)
                 self._thread.start()
 
-    def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID) -> None:
+    def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID) -> str:
+        """Bring a work tree along; why nothing of it could be, "" if something was."""
         try:
             left = tree.bring(objects, root)
         except (OSError, *DAMAGE) as error:
             tree.obstacle = f"its index cannot be used: {error}"
-            self._warn(tree, tree.obstacle)
-        else:
-            if left:
-                self._warn(tree, f"{_listed(left)} was changed there")
+            return tree.obstacle
+        if left:
+            self._warn(tree, f"{_listed(left)} was changed there")
+        return ""
 
     def _warn(self, tree: WorkTree, reason: str) -> None:
         log.warning(
@@ -257,7 +260,7 @@ class WorkTrees:
     def _look(self, objects: Objects) -> None:
         # They may have been moved meanwhile, or removed.
         for tree in self._all():
-            if tree.late():
+            if tree.late() and not tree.is_still_broken():
                 with self._passing_trouble():
                     self._look_at(tree, objects)
 

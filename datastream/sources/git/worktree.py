@@ -34,6 +34,9 @@ _SPARSE = (b"core",), b"sparseCheckout"
 _CONE = (b"core",), b"sparseCheckoutCone"
 
 
+_File = tuple[int, int]
+
+
 class Waiting(NamedTuple):
     """What waits to be brought along of one path."""
 
@@ -58,7 +61,7 @@ class WorkTree:
     ) -> None:
         self.own, self.root = own, root
         self._common = common
-        self._index = own / "index"
+        self._index, self._lock = own / "index", own / "index.lock"
         self._head = Refs(common, own, HEAD, where)
         self.shared = shared
         self.obstacle = ""
@@ -68,8 +71,9 @@ class WorkTree:
         self._behind: dict[bytes, Waiting] = {}
         self._branch = b""
         self._commit = ObjectID(b"")
-        # The lock that was waited for in vain.
-        self._left: tuple[int, int] | None = None
+        # The lock that was waited for in vain, and the index that could not be read.
+        self._left: _File | None = None
+        self._broken: _File | None = None
 
     def ref(self) -> bytes:
         """The branch that is checked out; b"" if git itself could not tell."""
@@ -84,7 +88,7 @@ class WorkTree:
         git commit and git add hold it too: nothing changes between our read and our write.
         """
         # A lock that was waited for in vain is a killed program's, or an editor is open.
-        known = self._left is not None and self._left == self._lock_there()
+        known = self._left is not None and self._left == _file_at(self._lock)
         patience = LOCK_TIMEOUT if patient and not known else 0
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(FileLocked),
@@ -96,8 +100,12 @@ class WorkTree:
             lock = retrying(GitFile, str(self._index), "wb", mask=0o666)
         except OSError:
             return None
-        self._left = self._lock_there() if lock is None else None
+        self._left = _file_at(self._lock) if lock is None else None
         return lock
+
+    def is_still_broken(self) -> bool:
+        """Whether the index is the one that `bring` could not read."""
+        return self._broken is not None and self._broken == _file_at(self._index)
 
     def late(self) -> list[str]:
         """The paths that wait for the index to be free."""
@@ -172,23 +180,19 @@ class WorkTree:
                     del self._behind[path]
         return left
 
-    def _lock_there(self) -> tuple[int, int] | None:
-        """Which lock it is that another program holds."""
-        try:
-            found = self._index.with_name(f"{self._index.name}.lock").stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns
-
     def _read(self) -> tuple[Index, int]:
         """The index, and when it was written, in nanoseconds."""
         try:
+            found = _file_at(self._index)
             with self._index.open("rb") as file:
                 written = os.fstat(file.fileno()).st_mtime_ns
                 raw = file.read()
         except FileNotFoundError:
             return Index(), 0
-        return Index.read(raw, self._shared_index), written
+        self._broken = found
+        index = Index.read(raw, self._shared_index)
+        self._broken = None
+        return index, written
 
     def _replace(self, raw: bytes) -> None:
         # Not by renaming the lock, which is held until the branch has moved, too.
@@ -213,6 +217,15 @@ class WorkTree:
         lines = patterns.read_text("utf-8", "surrogateescape").splitlines()
         inside = sparse_path_matcher(lines, bool(config.get_boolean(*_CONE, True)))
         return lambda path: not inside(os.fsdecode(path))
+
+
+def _file_at(place: Path) -> _File | None:
+    """Which file is there; another one, or one that was written, differs."""
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _has_committed(log: Path, since: ObjectID) -> bool:
