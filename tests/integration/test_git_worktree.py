@@ -11,7 +11,7 @@ import pytest
 
 import datastream
 from datastream.source import Write
-from datastream.sources.git import GitSource, work_trees, worktree
+from datastream.sources.git import GitSource, bringing, work_trees, worktree
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 
@@ -304,6 +304,45 @@ def test_an_index_follows_once_there_is_room_on_the_disk(store, repository, capl
     assert repository.git("status", "--porcelain") == ""
     assert committed(repository)[b"a"] == b"x"
     assert len(warnings(caplog)) == 1
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """The disk has no room for files until this is set."""
+    write, has_room = bringing._write, threading.Event()
+
+    def write_if_there_is_room(*arguments):
+        if not has_room.is_set():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*arguments)
+
+    monkeypatch.setattr(bringing, "_write", write_if_there_is_room)
+    return has_room
+
+
+def test_files_follow_once_there_is_room_on_the_disk(store, repository, caplog, full):
+    store.put_many({"a": "x", "new": "y"})
+    assert read(repository, "a") == "1"
+    assert "no room on the disk" in warnings(caplog)[0]
+    full.set()
+    await_followed()
+    assert (read(repository, "a"), read(repository, "new")) == ("x", "y")
+    assert repository.git("status", "--porcelain") == ""
+    assert len(warnings(caplog)) == 1
+
+
+def test_what_git_commit_takes_back_while_the_disk_is_full_is_committed_once_more(
+    store, repository, full, monkeypatch
+):
+    monkeypatch.setattr(worktree, "RETRY", 3600.0)
+    store["a"] = "x"
+    repository.git("commit", "-qam", "by the user")
+    assert store["a"] == 1
+    full.set()
+    store["dir/b"] = "y"
+    await_followed()
+    assert store["a"] == read(repository, "a") == "x"
+    assert repository.git("status", "--porcelain") == ""
 
 
 def test_an_edit_that_git_has_not_noticed_stays_visible(store, repository):

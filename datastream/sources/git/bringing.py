@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -19,6 +20,7 @@ from datastream.sources.git.objects import Objects
 from datastream.sources.git.tree import FILE, is_file
 
 _SECOND = 1_000_000_000
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Step(NamedTuple):
@@ -56,6 +58,8 @@ class Bringing:
         self._outside = outside
         # Whether there are files at all: a disk may be away, whose index is here.
         self._is_there = root.is_dir()
+        self.without_room: set[bytes] = set()
+        """The paths whose files wait, since the disk is full; their index has followed."""
 
     def take(self, step: Step) -> str:
         """Bring one path along; its name if the index or the file stays the user's."""
@@ -73,9 +77,11 @@ class Bringing:
                 followed = entry is None or entry.skipped or self._remove(step, entry)
             else:
                 followed = self._put(step, entry, step.new)
-        except (OSError, *DAMAGE):
+        except (OSError, *DAMAGE) as error:
             # The index comes first, so it has followed.
-            followed = False
+            followed = isinstance(error, OSError) and error.errno in _FULL
+            if followed:
+                self.without_room.add(step.path)
         return "" if followed else os.fsdecode(step.path)
 
     def keep_unsure(self) -> None:

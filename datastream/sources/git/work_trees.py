@@ -204,7 +204,7 @@ class WorkTrees:
                 self._thread.start()
 
     def _attempt(self, tree: WorkTree, objects: Objects, root: ObjectID) -> str:
-        """Bring a work tree along; why nothing of it could be, "" if something was."""
+        """Bring a work tree along; why paths wait all the same, "" if none does."""
         try:
             left = tree.bring(objects, root)
         except (OSError, *DAMAGE) as error:
@@ -212,7 +212,7 @@ class WorkTrees:
             return tree.obstacle
         if left:
             self._warn(tree, f"{_listed(left)} was changed there")
-        return ""
+        return tree.obstacle if tree.late() else ""
 
     def _warn(self, tree: WorkTree, reason: str) -> None:
         log.warning(
@@ -260,7 +260,7 @@ class WorkTrees:
     def _look(self, objects: Objects) -> None:
         # They may have been moved meanwhile, or removed.
         for tree in self._all():
-            if tree.late() and not tree.is_still_broken():
+            if tree.is_due():
                 with self._passing_trouble():
                     self._look_at(tree, objects)
 

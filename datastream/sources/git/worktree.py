@@ -12,6 +12,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 
 import tenacity
@@ -29,6 +30,9 @@ from datastream.sources.git.tree import Change, is_file, lookup
 
 LOCK_TIMEOUT = 0.5
 """Seconds to wait for a git command that holds the index."""
+
+RETRY = 1.0
+"""Seconds until `bring` is tried again after something failed: git wants the index, too."""
 
 _SPARSE = (b"core",), b"sparseCheckout"
 _CONE = (b"core",), b"sparseCheckoutCone"
@@ -74,6 +78,8 @@ class WorkTree:
         # The lock that was waited for in vain, and the index that could not be read.
         self._left: _File | None = None
         self._broken: _File | None = None
+        # When it is tried again after something failed.
+        self._due = 0.0
 
     def ref(self) -> bytes:
         """The branch that is checked out; b"" if git itself could not tell."""
@@ -103,9 +109,10 @@ class WorkTree:
         self._left = _file_at(self._lock) if lock is None else None
         return lock
 
-    def is_still_broken(self) -> bool:
-        """Whether the index is the one that `bring` could not read."""
-        return self._broken is not None and self._broken == _file_at(self._index)
+    def is_due(self) -> bool:
+        """Whether paths wait that `bring` may bring along now, after it could not."""
+        is_broken = self._broken is not None and self._broken == _file_at(self._index)
+        return bool(self._behind) and not is_broken and monotonic() >= self._due
 
     def late(self) -> list[str]:
         """The paths that wait for the index to be free."""
@@ -161,6 +168,7 @@ class WorkTree:
         Raises:
             BrokenIndex, OSError: the index cannot be read or written; the paths wait.
         """
+        self._due = monotonic() + RETRY
         with self._mutex:
             waiting = dict(self._behind)
         steps = [
@@ -173,10 +181,14 @@ class WorkTree:
         left = list(filter(None, map(bringing.take, steps)))
         bringing.keep_unsure()
         self._replace(index.written())
+        if bringing.without_room:
+            self.obstacle = "there is no room on the disk for its files"
+        else:
+            self._due = 0.0
         with self._mutex:
-            for path, held in waiting.items():
+            for path in waiting.keys() - bringing.without_room:
                 # Unless it was left behind once more, meanwhile.
-                if self._behind.get(path) == held:
+                if self._behind.get(path) == waiting[path]:
                     del self._behind[path]
         return left
 
