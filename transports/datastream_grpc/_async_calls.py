@@ -10,7 +10,7 @@ import grpc
 
 from datastream import Entry
 from datastream.source import Reading, Write
-from datastream_grpc import _convert
+from datastream_grpc import _convert, _loop
 from datastream_grpc._async_pusher import AsyncPusher
 from datastream_grpc._async_reader import AsyncReader
 from datastream_grpc._calls import Calls
@@ -20,7 +20,8 @@ from datastream_grpc._stream import Wanted
 
 
 class AsyncCalls:
-    """Made on the loop that grpc.aio has in this process, for coroutines of any.
+    """Made on the loop that grpc.aio has in this process, for coroutines of any; in threads after a
+    fork, where it has none.
 
     Args:
         calls: of the same server.
@@ -37,7 +38,7 @@ class AsyncCalls:
 
     async def write(self, writes: Sequence[Write]) -> list[Entry] | None:
         """Write all of them: the entries as stored; None if it takes a call of its own."""
-        if not self._calls.pushes:
+        if not self._calls.pushes or _loop.shared.lost:
             return None
         request = _convert.to_request(writes, self._calls.new_id())
         if request.ByteSize() > MOST_BYTES:
@@ -49,6 +50,8 @@ class AsyncCalls:
 
     async def entry(self, key: str) -> Entry | None:
         """What `key` holds."""
+        if _loop.shared.lost:
+            return await asyncio.to_thread(self._calls.entry, key)
         try:
             with self._calls.metrics.call("Sync"):
                 return await self._reader_now().entry(key)
@@ -60,7 +63,7 @@ class AsyncCalls:
 
     async def state(self, wanted: Wanted) -> Reading | None:
         """The complete state; None if the server sends none in parts, or no more just now."""
-        if not self._calls.snapshots:
+        if not self._calls.snapshots or _loop.shared.lost:
             return None
         with self._calls.metrics.call("Snapshot"):
             return await self._reader_now().state(wanted)

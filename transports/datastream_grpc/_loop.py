@@ -7,9 +7,12 @@ first server and ends with the last.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from datastream import DatastreamError
 
 T = TypeVar("T")
 
@@ -26,12 +29,35 @@ class LoopThread:
     """A loop that runs while it has users."""
 
     def __init__(self) -> None:
+        self.has_run = False
+        """grpc.aio was used in this process, or in one that it was forked from."""
+        self.lost = False
+        """Since it was before the fork, it cannot be here: its calls would never end."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Have no loop and no users."""
         self._lock = threading.Lock()
         self._users = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
+    def check(self) -> None:
+        """Refuse what needs a loop where there can be none.
+
+        Raises:
+            DatastreamError: this process was forked from one that had it.
+        """
+        if self.lost:
+            raise DatastreamError(
+                "this process was forked from one that had served a store, or awaited one, over "
+                "gRPC, which its library survives in the parent only; fork before that, or start "
+                "a new process instead (multiprocessing: spawn)"
+            )
+
     def acquire(self) -> asyncio.AbstractEventLoop:
+        self.check()
+        self.has_run = True
         with self._lock:
             if self._loop is None:
                 loop = _new_loop()
@@ -71,3 +97,13 @@ def run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T
 
 
 shared = LoopThread()
+
+
+def _forked() -> None:
+    """A child has neither the thread of its parent's loop nor that which grpc.aio waits in."""
+    shared.lost = shared.lost or shared.has_run
+    shared.reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

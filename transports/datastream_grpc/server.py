@@ -79,7 +79,10 @@ class Server(AbstractContextManager["Server"]):
             raise
         self.address = _with_port(address, port)
         """Where it listens, ``host:port`` with the real port where 0 was asked for."""
-        self._finalizer = weakref.finalize(self, _abandon, self._loop, self._inner)
+        self._process = os.getpid()
+        self._finalizer = weakref.finalize(
+            self, _abandon, self._loop, self._inner, process=self._process
+        )
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -89,9 +92,10 @@ class Server(AbstractContextManager["Server"]):
     def stop(self, grace: float = 2.0) -> None:
         """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop.
 
-        Idempotent; not to be called from the event loop that runs a client of this server.
+        Idempotent; not to be called from the event loop that runs a client of this server. In a
+        process that was forked from the server's it does nothing.
         """
-        if self._finalizer.detach() is not None:
+        if self._finalizer.detach() is not None and os.getpid() == self._process:
             try:
                 _loop.run(self._loop, self._inner.stop(grace))
             finally:
@@ -179,8 +183,8 @@ def serve(
 
     Raises:
         DatastreamError: `heartbeat` is too short, a file cannot be read, a limit is none, other
-            machines reach the address without `tls` or proof, or processes cannot serve that, such
-            as ``memory:``.
+            machines reach the address without `tls` or proof, processes cannot serve that, such
+            as ``memory:``, or this one was forked from one that had served, or awaited a store.
         OSError: the address is in use, or not this machine's.
     """
     options = {name: value for name, value in locals().items() if name not in NOT_OF_WORKERS}
@@ -190,6 +194,7 @@ def serve(
         return Workers(store, address, workers, options)
     if workers != 1:
         raise DatastreamError("workers open a store of their own; give serve its URL")
+    _loop.shared.check()
     if not heartbeat >= LEAST_HEARTBEAT:
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
@@ -370,8 +375,11 @@ def _with_port(address: str, port: int) -> str:
     return f"{host}:{port}" if colon and not address.startswith("unix:") else address
 
 
-def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner) -> None:
+def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner, *, process: int) -> None:
     """`stop` for a garbage collector, which may run on any thread, the loop's included."""
+    if os.getpid() != process:
+        # A child has none of it.
+        return
 
     def stop() -> None:
         try:

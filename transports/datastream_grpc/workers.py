@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import socket
 import threading
@@ -42,7 +43,10 @@ class Workers(Server):
         try:
             job = Job(url, self.address, options, ids.number).pickled()
             self._crew = _Crew(job, ids, number, self._shown)
-            self._unless_stopped = weakref.finalize(self, _abandon, self._crew, self._reserved, ids)
+            self._process = os.getpid()
+            self._unless_stopped = weakref.finalize(
+                self, _abandon, self._crew, self._reserved, ids, process=self._process
+            )
             self._crew.start()
         except BaseException:
             ids.close()
@@ -56,7 +60,7 @@ class Workers(Server):
 
     def stop(self, grace: float = 2.0) -> None:
         """End the streams with UNAVAILABLE, give running calls `grace` seconds, and stop all."""
-        if self._unless_stopped.detach() is not None:
+        if self._unless_stopped.detach() is not None and os.getpid() == self._process:
             self._crew.stop(grace)
             self._reserved.close()
             self._ids.close()
@@ -161,8 +165,11 @@ class _Crew:
         return True
 
 
-def _abandon(crew: _Crew, reserved: socket.socket, ids: IdsFile) -> None:
+def _abandon(crew: _Crew, reserved: socket.socket, ids: IdsFile, *, process: int) -> None:
     """`stop` for a garbage collector: waits for nothing."""
+    if os.getpid() != process:
+        # The workers are the parent's, and a child has their pipes, too.
+        return
     crew.ask_to_end(0.0)
     reserved.close()
     ids.close()
