@@ -10,10 +10,15 @@ from datastream.selection import MAX_KEYS, Selects
 from datastream.source import Publish, Reading, Written
 from datastream_grpc._calls import LEGACY, Calls
 from datastream_grpc._status import translated
-from datastream_grpc._stream import Message, Stream, Told, Wanted, reading_of
+from datastream_grpc._stream import BRIEF, Message, Stream, Told, Wanted, reading_of
 
 JOIN = 2.0
 """Seconds `close` waits for the thread of the cancelled stream."""
+
+
+HELD_MOST, MANY = 5.0, 16
+"""Seconds, at most, for which no stream is opened after some that the server ended at once; and how
+many of these are counted."""
 
 
 class LongStream:
@@ -41,6 +46,8 @@ class LongStream:
         self._lacking: frozenset[str] = frozenset()
         # Held by the one reader that opens a stream: the others would open the same again.
         self._opener = threading.Lock()
+        # Streams in a row that the server ended at once. Of who has `_opener`.
+        self._refusals = 0
 
     @property
     def is_running(self) -> bool:
@@ -208,11 +215,21 @@ class LongStream:
         return stream.error is None and stream.trouble is not None and not self._released
 
     def _raise_if_refused(self) -> None:
-        """After a stream that the server ended at once, let the store pause before the next."""
+        """After a stream that the server ended at once, let the store pause before the next.
+
+        After several in a row for longer: the state that each began with had the store try again
+        as soon as ever.
+        """
         with self._lock:
             stream = self._stream
-            if stream is None or not stream.refused or stream.error is None:
+            if stream is None or stream.error is None:
                 return
-            self._stream = None
+            if not stream.refused:
+                self._refusals = 0
+                return
+            held = min(BRIEF * ((1 << self._refusals) - 1), HELD_MOST)
+            if monotonic() >= stream.ended + held:
+                self._stream = None
+                self._refusals = min(self._refusals + 1, MANY)
         error = translated(stream.error, self._calls.where)
         raise SourceUnavailable(f"{self._calls.where} ended the stream: {error}") from error

@@ -134,6 +134,8 @@ class Stream:
         """Why the call ended, once it has."""
         self.refused = False
         """The server ended the call within `BRIEF` seconds."""
+        self.ended = 0.0
+        """When."""
         self.trouble: Exception | None = None
         """Why the backend of the server is away, if the server says so."""
         self.asked: Selects | None = None
@@ -252,7 +254,8 @@ class Stream:
 
     def end(self, error: Exception) -> None:
         """Take in that the watch has ended."""
-        self.refused = time.monotonic() - self.opened < BRIEF
+        self.ended = time.monotonic()
+        self.refused = self.ended - self.opened < BRIEF
         with self._lock:
             self.error = error
         self._has_begun = True
