@@ -6,7 +6,9 @@ import threading
 from dataclasses import replace
 
 import datastream_grpc
+import grpc
 import pytest
+from datastream_grpc._pb import service_pb2 as pb
 from dulwich import porcelain
 
 import datastream
@@ -160,3 +162,25 @@ def test_a_resume_is_told_of_no_key_that_came_and_went(stack, local, remote):
     local.put_many({"k": 2, "newer": 1})
     assert arrived.acquire(timeout=TIMEOUT)
     assert batches[1].created == {"newer"}
+
+
+def test_a_point_that_is_none_is_the_clients_fault(stack, local):
+    server = stack.enter_context(datastream_grpc.serve(local, "127.0.0.1:0"))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    calls = {
+        "Sync": (channel.unary_unary, pb.DataRequest(at="nowhere")),
+        "Describe": (channel.unary_unary, pb.DescribeRequest(at="nowhere")),
+        "ListCapabilities": (channel.unary_unary, pb.ListCapabilitiesRequest(at="nowhere")),
+        "Snapshot": (channel.unary_stream, pb.DataRequest(at="nowhere")),
+        "History": (channel.unary_stream, pb.HistoryRequest(key="a", at="nowhere")),
+        "Replay": (channel.unary_stream, pb.ReplayRequest(since="nowhere")),
+    }
+    for method, (kind, request) in calls.items():
+        call = kind(f"/datastream.DataService/{method}")
+        with pytest.raises(grpc.RpcError, match="nowhere") as error:
+            list(call(request.SerializeToString(), timeout=TIMEOUT))
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT, method
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    for ask in (lambda: remote.at("nowhere"), lambda: list(remote.replayed(since="nowhere"))):
+        with pytest.raises(DatastreamError, match="nowhere"):
+            ask()

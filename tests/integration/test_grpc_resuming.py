@@ -10,7 +10,8 @@ import datastream_grpc
 import pytest
 
 import datastream
-from datastream import DatastreamError, Operation, State
+from datastream import DatastreamError, Operation, RevisionConflict, State
+from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT, Child, Follower, Statuses, eventually
 from tests.repositories import Repository
 
@@ -180,3 +181,16 @@ class Load:
         else:
             self._store.put(key, self.count, wait=TIMEOUT)
             self.state[key] = self.count
+
+
+def test_a_cursor_or_revision_that_no_wire_carries_is_none(stack):
+    store = stack.enter_context(datastream.open("memory:"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    remote["k"] = 1
+    recorder = Recorder(remote, since="\ud800")
+    recorder.wait_state({"k": b"1"})
+    assert recorder.batches[0].reset
+    with pytest.raises(RevisionConflict):
+        remote.put("k", 2, expect="\ud800")
+    assert remote.status.current.state is State.READY

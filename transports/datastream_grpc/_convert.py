@@ -109,7 +109,9 @@ def to_item(write: Write) -> pb.WriteItem:
         data.operation = pb.OPERATION_DELETE
     if write.updated_at is not None:
         set_time(data.updated_at, write.updated_at)
-    return pb.WriteItem(data=data, expect=write.expect, ttl=write.ttl or 0)
+    # What no wire can carry is no revision of anything.
+    expect = None if write.expect is None else as_utf8(write.expect)
+    return pb.WriteItem(data=data, expect=expect, ttl=write.ttl or 0)
 
 
 def to_request(writes: Sequence[Write], id: str) -> pb.WriteRequest:
@@ -266,7 +268,7 @@ def to_revision(told: pb.Revision) -> Revision:
 
 def to_point(point: str | datetime) -> str:
     """A point in the past as text."""
-    return point if isinstance(point, str) else point.isoformat()
+    return as_utf8(point) if isinstance(point, str) else point.isoformat()
 
 
 def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> bytes:

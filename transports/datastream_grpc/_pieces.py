@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from itertools import islice
 from time import monotonic
 from typing import Generic, TypeVar
 
-from datastream import Revision, Store
+from datastream import DatastreamError, Revision, Store
 
 ITEMS, SECONDS = 64, 0.1
 """What is read at once, at most."""
@@ -56,10 +57,33 @@ class Pieces(Generic[T]):
         getattr(self._items, "close", lambda: None)()
 
 
+class NoSuchPoint(DatastreamError):
+    """A client has named a point that the past does not have."""
+
+
 def at_point(store: Store, point: str, use: Callable[[Store], T]) -> T:
-    """What `use` finds in `store` as it was."""
-    with store.at(point) as past:
+    """What `use` finds in `store` as it was.
+
+    Raises:
+        NoSuchPoint: there is no such point.
+    """
+    with _at(store, point) as past:
         return use(past)
+
+
+def from_point(start: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """What an iterator gives that begins at a point of the past.
+
+    Raises:
+        NoSuchPoint: there is no such point.
+    """
+    items = start()
+    try:
+        first = [*islice(items, 1)]
+    except DatastreamError as error:
+        raise _of_point(error) from error
+    yield from first
+    yield from items
 
 
 def history_of(store: Store, key: str, at: str, *, may_read: bool = True) -> Iterator[Revision]:
@@ -72,5 +96,17 @@ def history_of(store: Store, key: str, at: str, *, may_read: bool = True) -> Ite
         revisions = store.history(key)
         yield from revisions if may_read else ()
         return
-    with store.at(at) as past:
+    with _at(store, at) as past:
         yield from history_of(past, key, "", may_read=may_read)
+
+
+def _at(store: Store, point: str) -> Store:
+    try:
+        return store.at(point)
+    except DatastreamError as error:
+        raise _of_point(error) from error
+
+
+def _of_point(error: DatastreamError) -> DatastreamError:
+    """An error without a kind of its own is of the point, which is the client's."""
+    return NoSuchPoint(str(error)) if type(error) is DatastreamError else error

@@ -22,7 +22,7 @@ from datastream_grpc._limits import Limits, Meter, check_selected
 from datastream_grpc._open_streams import OpenStreams
 from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._pieces import Pieces, at_point, history_of
+from datastream_grpc._pieces import Pieces, at_point, from_point, history_of
 from datastream_grpc._principal import Principal, host_or_name, principal_of
 from datastream_grpc._requests import checked, is_small, lenient, selected
 from datastream_grpc._sender import Ready
@@ -236,6 +236,8 @@ class Servicer:
         check_selected(request, self._meter.limits)
         scope = self._access.scope(self._access.principal(context), *selected(request))
         batches = partial(scope.replayed, self._store, request.since or None)
+        if request.since:
+            batches = partial(from_point, batches)
 
         def messages(piece: Sequence[Batch]) -> Iterable[bytes]:
             for batch in piece:

@@ -10,6 +10,7 @@ import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
 from datastream_grpc._limits import Forbidden, LimitReached
+from datastream_grpc._pieces import NoSuchPoint
 from datastream_grpc._shared_ids import Unsure
 
 NAME = "datastream-error"
@@ -54,6 +55,8 @@ def code_of(error: Exception) -> grpc.StatusCode:
     """The status of an error; INTERNAL for what is not ours."""
     if isinstance(error, LimitReached):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
+    if isinstance(error, NoSuchPoint):
+        return grpc.StatusCode.INVALID_ARGUMENT
     return CODES.get(_public_kind(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
 
 
@@ -61,7 +64,7 @@ def _public_kind(error: Exception) -> type[Exception]:
     """What clients know of the kinds of an error: some are only the server's."""
     return (
         type(error).__mro__[1]
-        if isinstance(error, Forbidden | LimitReached | Unsure)
+        if isinstance(error, Forbidden | LimitReached | NoSuchPoint | Unsure)
         else type(error)
     )
 

@@ -71,9 +71,13 @@ class Wanted(NamedTuple):
         """The same as a selection."""
         return Selection(self.keys, self.prefixes, self.patterns)
 
-    def request(self, **fields: Any) -> pb.DataRequest:
+    def request(self, since: str = "", **fields: Any) -> pb.DataRequest:
         return pb.DataRequest(
-            keys=[*self.keys, *self.prefixes], match=list(self.patterns), **fields
+            keys=[*self.keys, *self.prefixes],
+            match=list(self.patterns),
+            # A cursor may be any text, and is of no server if the wire cannot carry it.
+            since=_convert.as_utf8(since),
+            **fields,
         )
 
 
