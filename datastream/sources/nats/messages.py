@@ -16,6 +16,7 @@ from datastream.sources.nats.keys import to_key
 from datastream.sources.nats.position import moment, nanoseconds
 
 OPERATION = "KV-Operation"
+REMOVING = ("DEL", "PURGE")
 MARKER = "Nats-Marker-Reason"
 ROLLUP = "Nats-Rollup"
 TTL = "Nats-TTL"
@@ -48,13 +49,12 @@ class Message(NamedTuple):
     @property
     def is_delete(self) -> bool:
         """Whether it says that the key is gone: removed by somebody, or expired."""
-        headers = self.headers
-        return bool(headers) and (OPERATION in headers or MARKER in headers)
+        return bool(self.headers) and _says_gone(self.headers)
 
     def entry(self, epoch: str) -> Entry:
         """What it says of its key."""
         headers = self.headers
-        if headers and (OPERATION in headers or MARKER in headers):
+        if headers and _says_gone(headers):
             return deleted(self.key, _time_of(self))
         kind = headers.get(TYPE) if headers else None
         return Entry(
@@ -161,6 +161,11 @@ def headers_of(write: Write, at: datetime) -> dict[str, str]:
 def size_of(headers: Mapping[str, str]) -> int:
     """Bytes that headers take in a message."""
     return 14 + sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+
+
+def _says_gone(headers: Mapping[str, str]) -> bool:
+    # Another operation, such as a plain "PUT", is that of a value to NATS's own tools.
+    return headers.get(OPERATION) in REMOVING or MARKER in headers
 
 
 def _time_of(message: Message) -> datetime:

@@ -73,6 +73,20 @@ def test_subjects_that_are_no_keys_are_left_out(running, bucket, store, caplog):
     assert [record.args[1] for record in caplog.records] == [f"'$KV.{bucket}.caf\u00e9'"]
 
 
+def test_an_operation_that_removes_nothing_is_of_a_value(running, bucket, store):
+    async def publish(client):
+        for name in ("PUT", "LATER", "DEL", "PURGE"):
+            headers = {"KV-Operation": name}
+            await client.jetstream().publish(f"$KV.{bucket}.{name}", b"1", headers=headers)
+
+    recorder = Recorder(store)
+    recorder.wait_ready()
+    with_client(running.url, publish)
+    recorder.wait_state({"PUT": b"1", "LATER": b"1"})
+    assert dict(store) == {"PUT": 1, "LATER": 1}
+    assert store.get("PURGE") is store.get("DEL") is None
+
+
 def test_what_plain_tools_remove_is_told(running, bucket, store):
     store.put_many({"a": 1, "b": 2, "c": 3})
     recorder = Recorder(store)
