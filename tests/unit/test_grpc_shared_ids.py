@@ -83,7 +83,7 @@ def test_a_delete_is_not_done_again(workers):
 
 def test_one_that_was_begun_is_done_if_it_is_what_is_stored_and_else_unsure(workers, ids):
     one, other, _ = workers
-    assert ids.begin(_name_of(request(b"1"), NOBODY)) is Known.NOTHING
+    assert ids.begin(_name_of(request(b"1"), "1")) is Known.NOTHING
     with pytest.raises(Unsure, match="may have been done") as error:
         answer(other, request(b"1"))
     assert code_of(error.value).name == "UNAVAILABLE"

@@ -52,31 +52,35 @@ class Writes:
     async def answer(self, request: pb.WriteRequest, principal: Principal) -> bytes:
         """Do what a request asks for, unless that was done before: the answer, serialised."""
         self._access.check_writes(principal, map(_asked_of, request.writes))
-        name = _name_of(request, principal)
+        # An id is a client's own: nobody is given the answer to another.
+        id = request.id
+        if id and principal.name:
+            id = f"{principal.name}\0{id}"
+        name = _name_of(request, id)
         known = self._answers.get(name) if name else None
         if known is not None:
             return known
         threads = self._store.threads
         if threads.instant and len(request.writes) <= FEW_WRITES:
-            return self._keep(name, write_all(self._store, request, name))
+            return self._keep(name, write_all(self._store, request, id))
         running = self._running.get(name) if name else None
         if running is None:
-            running = asyncio.ensure_future(self._write(request, name))
+            running = asyncio.ensure_future(self._write(request, id, name))
             if name:
                 self._running[name] = running
                 running.add_done_callback(lambda done: self._done(name, done))
         # It goes on though its client may leave, and who asks again gets the same answer.
         return await asyncio.shield(running)
 
-    async def _write(self, request: pb.WriteRequest, name: str) -> bytes:
+    async def _write(self, request: pb.WriteRequest, id: str, name: str) -> bytes:
         run, ids = self._store.threads.run, self._ids
         if ids is None or not name:
-            return await run(write_all, self._store, request, name)
+            return await run(write_all, self._store, request, id)
         known = ids.begin(name)
         if known is not Known.NOTHING:
             return await run(answer_again, self._store, request, known)
         try:
-            answer = await run(write_all, self._store, request, name)
+            answer = await run(write_all, self._store, request, id)
         except Exception:
             ids.failed(name)
             raise
@@ -97,23 +101,17 @@ class Writes:
         return answer
 
 
-def _name_of(request: pb.WriteRequest, principal: Principal) -> str:
+def _name_of(request: pb.WriteRequest, id: str) -> str:
     """By what a write is known that comes again; "" for one without an id.
 
-    An id is a client's own: nobody is given the answer to another. Clients may not know that, and
-    count theirs; so one with other content is another write, and is done.
+    Clients may count theirs, each from 1. So one with other content is another write, and is done.
     """
-    name = request.id
-    if not name:
+    if not id:
         return ""
-    if principal.name:
-        name = f"{principal.name}\0{name}"
-    content = blake2b(f"{request.author}\0{request.message}".encode(), digest_size=8)
+    content = blake2b(f"{request.author}\0{request.message}".encode(), digest_size=16)
     for item in request.writes:
         content.update(item.SerializeToString())
-    end = f"\0{content.hexdigest()}"
-    # A relay that has it from a client, or from another relay, has named it so.
-    return name if name.endswith(end) else name + end
+    return f"{id}\0{content.hexdigest()}"
 
 
 def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
@@ -121,15 +119,15 @@ def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
     return item.data.key, item.HasField("expect")
 
 
-def write_all(store: Store, request: pb.WriteRequest, name: str) -> bytes:
-    """What a request asks for, in one go; `name` is its id, of whoever sends it."""
+def write_all(store: Store, request: pb.WriteRequest, id: str) -> bytes:
+    """What a request asks for, in one go; `id` is its own, of whoever sends it."""
     writes = [_convert.of_item(item) for item in request.writes]
     if request.message or request.author:
         message, author = request.message, request.author
         writes = [write._replace(message=message, author=author) for write in writes]
-    if name:
+    if id:
         # A relay passes it on: what comes again by another way is known where it was done.
-        writes = [write._replace(id=name) for write in writes]
+        writes = [write._replace(id=id) for write in writes]
     return _convert.to_stored(store.write(*writes))
 
 

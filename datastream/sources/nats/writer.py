@@ -327,6 +327,15 @@ class Writer:
 
 
 def _name_of(writes: Sequence[Write]) -> str:
-    """What servers know them by; the same where they come again, as after a lost answer."""
+    """What servers know them by; the same where they come again, as after a lost answer.
+
+    Servers drop what they know, and clients that count their writes have the same ids.
+    """
     given = next((write.id for write in writes if write.id), "")
-    return blake2b(given.encode(), digest_size=12).hexdigest() if given else secrets.token_hex(12)
+    if not given:
+        return secrets.token_hex(12)
+    name = blake2b(given.encode(), digest_size=12)
+    for write in writes:
+        name.update(f"\0{write.key}\0".encode())
+        name.update(b"\0" if write.value is None else write.value)
+    return name.hexdigest()

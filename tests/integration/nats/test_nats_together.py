@@ -261,3 +261,14 @@ def test_a_write_that_comes_again_by_another_server_is_done_once(url, store, key
         with suppress(SourceUnavailable):
             other.write(*anew)
         assert dict(store) == dict.fromkeys(keys, 1) | {"a": 2}, "what followed stays"
+
+
+def test_clients_that_count_their_writes_lose_none(url, store):
+    with datastream.open(url) as other:
+        for number, one in enumerate((store, other)):
+            for key in "ab":
+                one.write(datastream.Write(f"{number}/{key}", b"1", "int", id=key))
+            many = [datastream.Write(f"{number}/{key}", b"2", "int", id="3") for key in "cd"]
+            one.write(*many)
+        store.write(datastream.Write("0/a", None, id="a"))
+    assert dict(store) == {"0/b": 1, "0/c": 2, "0/d": 2, "1/a": 1, "1/b": 1, "1/c": 2, "1/d": 2}
