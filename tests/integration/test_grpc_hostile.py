@@ -8,14 +8,20 @@ from __future__ import annotations
 import random
 import resource
 import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from time import perf_counter
 
+import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc._pb import service_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import datastream
+from datastream import SourceUnavailable, Store
+from datastream.sources.memory import MemorySource
+from tests.bench.raw_client import Connection
 from tests.integration._programs.tools import TIMEOUT, Child, eventually
 
 CORPUS = Path(__file__).parent / "corpus" / "grpc_requests.txt"
@@ -209,3 +215,64 @@ def test_metadata_beyond_the_limit_ends_the_call_alone(connect):
         call(b"", metadata=(("x-large", "x" * 100_000),), timeout=TIMEOUT)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert call(pb.DataRequest(keys=["a"]).SerializeToString(), timeout=TIMEOUT)
+
+
+def test_who_reads_no_health_keeps_it_from_nobody(stack, tmp_path):
+    """Health needs no token, so that anybody may ask."""
+    source = Away()
+    store = stack.enter_context(Store(source, name="away"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", tokens=bool))
+    deaf = stack.enter_context(closing(Connection(server.address, window=0)))
+    for _ in range(3):
+        deaf.call("/grpc.health.v1.Health/Watch", b"")
+    eventually(lambda: len(server._inner._health._news) == 3, "the streams")
+    with grpc.insecure_channel(server.address) as channel:
+        changes = health_pb2_grpc.HealthStub(channel).Watch(
+            health_pb2.HealthCheckRequest(), timeout=TIMEOUT
+        )
+        states = health_pb2.HealthCheckResponse
+        assert next(changes).status == states.SERVING
+        source.away = True
+        with suppress(SourceUnavailable):
+            store.get("k")
+        assert next(changes).status == states.NOT_SERVING
+        source.away = False
+        assert next(changes).status == states.SERVING
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        assert next(changes).status == states.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as error:
+            next(changes)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    stopping.join(TIMEOUT)
+    assert not stopping.is_alive()
+
+
+def test_streams_of_health_are_limited_and_so_are_their_names(stack, store):
+    limits = datastream_grpc.Limits(streams=2)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    watch = health_pb2_grpc.HealthStub(channel).Watch
+    held = [watch(health_pb2.HealthCheckRequest(), timeout=TIMEOUT) for _ in range(2)]
+    assert [next(one).status for one in held] == [health_pb2.HealthCheckResponse.SERVING] * 2
+    for service, code in (
+        ("", grpc.StatusCode.RESOURCE_EXHAUSTED),
+        ("x" * 100_000, grpc.StatusCode.INVALID_ARGUMENT),
+    ):
+        with pytest.raises(grpc.RpcError) as error:
+            next(watch(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT))
+        assert error.value.code() is code
+    for one in held:
+        one.cancel()
+
+
+class Away(MemorySource):
+    """A backend that may be away."""
+
+    away = False
+    instant = False
+
+    def get(self, key):
+        if self.away:
+            raise SourceUnavailable("away")
+        return super().get(key)

@@ -66,10 +66,10 @@ class Servicer:
         self._access = access
         self._read_only = read_only
         self._call, self._run = store.threads.call, store.threads.run
-        self._meter = Meter(limits)
+        self.meter = Meter(limits)
         self._texts = Texts(store.name, hides_keys=access.restricts)
         self._writes = Writes(store, access, self._texts)
-        self.streams = OpenStreams(self._meter)
+        self.streams = OpenStreams(self.meter)
         self.metrics = Metrics(address, store.name.partition(":")[0], lambda: len(self.streams))
         self.descriptions = Descriptions(
             store, message_bytes, limits, self._texts, read_only=read_only
@@ -79,7 +79,7 @@ class Servicer:
         self.subscribing = Subscribing(
             store,
             access,
-            self._meter,
+            self.meter,
             self.metrics,
             self.streams,
             self.descriptions,
@@ -134,7 +134,7 @@ class Servicer:
         return await self._untaken.answer(make, context)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
-        check_selected(request, self._meter.limits)
+        check_selected(request, self.meter.limits)
         principal = self._access.principal(context)
 
         def state(store: Store) -> bytes:
@@ -144,7 +144,7 @@ class Servicer:
         return await self._untaken.answer(partial(self._selected, request, state), context)
 
     async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
-        check_selected(request, self._meter.limits)
+        check_selected(request, self.meter.limits)
         principal = principal_of(context)
 
         def state(store: Store) -> Batch:
@@ -159,7 +159,7 @@ class Servicer:
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
         send = partial(self.subscribing.watch, principal=principal_of(context))
         with self.streams.carrying():
-            await Follow(send, context, self._texts, self._meter.limits).take(requests)
+            await Follow(send, context, self._texts, self.meter.limits).take(requests)
 
     async def _selected(self, request: pb.DataRequest, use: Callable[[Store], T]) -> T:
         """What `use` finds of what is selected; a few keys wait for no long read."""
@@ -188,10 +188,10 @@ class Servicer:
 
     def _pushing(self, context: Context, count: int) -> Principal:
         """Who writes; refused, if that is too often."""
-        if not self._meter.limits.pushes:
+        if not self.meter.limits.pushes:
             return self._access.principal(context)
         principal = principal_of(context)
-        self._meter.check_push(host_or_name(principal), count)
+        self.meter.check_push(host_or_name(principal), count)
         return principal
 
     async def push(self, requests: AsyncIterator[Any], context: Context) -> None:
@@ -203,7 +203,7 @@ class Servicer:
         with self.streams.opened(principal):
             try:
                 async for request in requests:
-                    if pause := self._meter.push(who, len(checked(request).writes)):
+                    if pause := self.meter.push(who, len(checked(request).writes)):
                         await asyncio.sleep(pause)
                     await pushes.take(request.writes)
                 await pushes.end()
@@ -233,7 +233,7 @@ class Servicer:
         await self._send_past(revisions, messages, context)
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
-        check_selected(request, self._meter.limits)
+        check_selected(request, self.meter.limits)
         scope = self._access.scope(self._access.principal(context), *selected(request))
         batches = partial(scope.replayed, self._store, request.since or None)
         if request.since:

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple, cast
 
 import grpc
 from grpc import aio
-from grpc_health.v1 import health, health_pb2
 from reactivex.abc import DisposableBase
 
 from datastream import DatastreamError, KeyNotFound, State, Status, Store
 from datastream_grpc import _loop, _reflection
 from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
+from datastream_grpc._health import Health
 from datastream_grpc._limits import Limits, check_limits
 from datastream_grpc._rules import Authorize, Rules
 from datastream_grpc._security import (
@@ -233,7 +233,7 @@ class _Inner:
             loop=loop,
             read_only=settings.read_only,
         )
-        self._health = health.aio.HealthServicer()  # pyright: ignore[reportAttributeAccessIssue]
+        self._health = Health((SERVICE,), self._servicer.meter)
         self._status: DisposableBase | None = None
         self._server: aio.Server | None = None
         self._state = State.CONNECTING
@@ -274,7 +274,7 @@ class _Inner:
             self._status.dispose()
         if self._looking is not None:
             self._looking.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.stop()
         await self._servicer.streams.stop()
         if self._server is not None:
             await self._server.stop(grace)
@@ -292,10 +292,7 @@ class _Inner:
     async def _set_health(self, status: Status) -> None:
         self._state = status.state
         self._servicer.descriptions.tell()
-        states = health_pb2.HealthCheckResponse
-        serving = states.SERVING if status.state is State.READY else states.NOT_SERVING
-        for name in ("", SERVICE):
-            await self._health.set(name, serving)
+        self._health.set(serving=status.state is State.READY)
         if status.state is not State.CONNECTING:
             self._asked.set()
         self._look_if_needed()
