@@ -11,7 +11,7 @@ import click
 
 from datastream.cli._exit import exit_code
 from datastream.cli._interrupt import end_if_pressed, end_soon_after_ctrl_c
-from datastream.cli._standard_files import open_closed_ones
+from datastream.cli._standard_files import open_closed_ones, write_utf8
 from datastream.cli._words import did_you_mean
 from datastream.errors import shown
 
@@ -47,6 +47,7 @@ class _App(click.Group):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         # Not in `main`, which tests call within a process that is to live on.
         open_closed_ones()
+        write_utf8()
         end_soon_after_ctrl_c()
         answers: list[Any] = []
         try:

@@ -1,7 +1,8 @@
-"""Opens standard input, output and error where the parent process has closed them."""
+"""Standard input, output and error as commands need them: open, and in UTF-8."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -20,3 +21,13 @@ def open_closed_ones() -> None:
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def write_utf8() -> None:
+    """Have all text go out as lines do: in UTF-8, whatever the locale says.
+
+    Else a live table, whose marks are no ASCII, would end at its first line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")

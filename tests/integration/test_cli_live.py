@@ -85,6 +85,15 @@ def test_wide_and_hostile_text_keeps_its_place_on_the_screen(store, terminal):
     assert b"owned\x07" not in shown.sent
 
 
+@pytest.mark.parametrize("command", ["watch", "top"])
+def test_a_locale_of_ascii_shows_the_same(store, terminal, command):
+    store["漢字"] = "日本語"
+    shown = terminal(command, store.name, environment={"PYTHONIOENCODING": "ascii"})
+    shown.shows("↑ ↓" if command == "top" else "日本語")
+    shown.type("q")
+    assert shown.exit_code() == 0
+
+
 @pytest.mark.parametrize("columns", [80, 20])
 def test_a_long_key_leaves_room_for_its_value(store, terminal, columns):
     store["svc/" + "long/" * 40 + "key"] = "the value"
