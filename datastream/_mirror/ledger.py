@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from datastream._columns import revisions_of
 from datastream._identity import spoken
@@ -85,17 +85,21 @@ class Ledger:
         self._kept_marks = self._marks
         self._loaded = True
 
-    def begin(self, plan: Plan, target: Sequence[Entry]) -> None:
+    def begin(self, plan: Plan, target: Sequence[Entry], cursor: str) -> None:
         """Both stores were compared: what was known before is of no use.
 
         Args:
             target: what the target holds.
+            cursor: of the target then. What it changes from there on and is not named as written
+                here was written by others, also if this process ends before it follows the target.
         """
         self.take_in(plan)
         for known in (self._target.left, self._written, self.suspects, self.judged):
             known.clear()
         self._before = revisions_of(target)
-        self.progress = self.progress._replace(cursor="", target_cursor="", suspects=(), written=())
+        self.progress = self.progress._replace(
+            cursor="", target_cursor=cursor, suspects=(), written=()
+        )
         if not self.is_ours:
             # From here on, what the target holds is what the mirror has put there.
             self.save()
@@ -116,6 +120,10 @@ class Ledger:
                 self.suspects.add(key)
         target.forget(self._written)
         self.progress = self.progress._replace(target_cursor=batch.cursor)
+
+    def suspect_others(self, keys: Iterable[str]) -> None:
+        """These keys of the target have changed since it was last followed."""
+        self.suspects.update(k for k in keys if k not in self._written and not is_reserved(k))
 
     def check(self, batch: Batch) -> None:
         """Find what others wrote between the comparison and now, from all that there is."""

@@ -9,7 +9,7 @@ from random import uniform
 from time import monotonic
 from typing import NamedTuple
 
-from datastream._columns import by_key
+from datastream._columns import by_key, keys_of
 from datastream._mirror.entries import present, readable, visible
 from datastream._mirror.events import Events, Inbox
 from datastream._mirror.feeds import Feeds, First
@@ -29,6 +29,7 @@ from datastream._mirror.plan import (
 )
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
+from datastream._watch.diff import changed_back
 from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
 from datastream.errors import KeyNotFound, RevisionConflict, StoreClosed
@@ -265,7 +266,17 @@ class Worker:
         self._ledger.suspect(first.target)
         self._plan_batch(first.source, monotonic())
 
+    def _suspect_others(self) -> None:
+        """Find what others wrote since the target was last followed: comparing does not tell."""
+        ledger, core = self._ledger, self._target.store._core
+        if since := ledger.progress.target_cursor:
+            changed = core.read_changes(self._selection, since)
+            if not changed.complete:
+                news = set(keys_of(changed.entries)) - changed_back(changed)
+                ledger.suspect_others(filter(self._is_mirrored, news))
+
     def _compare(self, first: First) -> None:
+        self._suspect_others()
         source, target = visible(first.source.entries), visible(first.target.entries)
         ledger, name = self._ledger, self._target.store.name
         not_ours = ledger.theirs | ledger.suspects
@@ -280,7 +291,7 @@ class Worker:
             self.planned = (*plan.writes, *as_writes(plan.missing))
             self._feeds.leave()
             return
-        ledger.begin(plan, target)
+        ledger.begin(plan, target, first.target.cursor)
         since = monotonic()
         chunks: list[Sequence[Write] | Sequence[Entry]] = []
         chunks += in_chunks(plan.writes, CHUNK, CHUNK_BYTES)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from datastream._overlay.position import Place, spell, spell_cursor
 from datastream._overlay.tombstone import visible
+from datastream._watch.diff import changed_back
 from datastream.entry import DELETE, Batch, Entry, deleted
 from datastream.selection import NOTHING, Selection, Selects, selected
 from datastream.source import Reading, Written, is_below
@@ -304,7 +305,7 @@ class Table:
             entries = [self._now(key) for key in news]
             position = self._position if entries or not keep else spell(*place)
             author, message = self._about(mark.sequence, readings)
-            back = list(map(_changed_back, readings))
+            back = list(map(changed_back, readings))
             same = {k for k in keys - later.keys() if self._is_same(k, changed, back, mark)}
             return Reading(
                 entries,
@@ -414,16 +415,6 @@ def covers(mine: Selection, selection: Selects) -> bool:
         and selection.prefixes <= mine.prefixes
         and (selection.keys <= mine.keys or all(map(mine.matches, selection.keys)))
     )
-
-
-def _changed_back(reading: Reading) -> set[str]:
-    """The keys of a layer's reading that it holds as it did before."""
-    return {
-        entry.key
-        for entry in reading.entries
-        if (entry.operation is DELETE and entry.key in reading.created)
-        or reading.before.get(entry.key) == entry.revision
-    }
 
 
 def _update(held: dict[str, Entry], batch: Batch) -> Iterator[str]:

@@ -43,3 +43,13 @@ def has_moved_on(reading: Reading, values: Mapping[str, Entry]) -> bool:
         entry.key in values and values[entry.key].revision != entry.revision
         for entry in reading.entries
     )
+
+
+def changed_back(reading: Reading) -> set[str]:
+    """The keys of what changed since a position that are as they were there."""
+    return {
+        entry.key
+        for entry in reading.entries
+        if (entry.operation is DELETE and entry.key in reading.created)
+        or reading.before.get(entry.key) == entry.revision
+    }

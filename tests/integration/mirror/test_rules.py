@@ -18,6 +18,7 @@ from datastream import (
     mirror,
 )
 from datastream._mirror import worker
+from datastream._mirror.feeds import Feeds
 from datastream.entry import deleted
 from datastream.selection import Selection, is_reserved
 from datastream.sources.memory import MemorySource
@@ -110,6 +111,66 @@ def test_a_source_that_is_emptied_at_once_does_not_empty_the_target(target, tmp_
                 source.delete(key)
                 assert running.flush(LONG)
             assert values(target) == {}
+
+
+def ended_at_once(running):
+    """End it as the end of its process does: nothing more is kept."""
+    running._worker._end = running._worker._feeds.leave
+    running.close()
+
+
+def test_what_others_write_before_a_killed_mirror_followed_the_target_is_theirs(
+    source, target, monkeypatch
+):
+    """It has compared, and kept that the target is its own."""
+    source.put_many({"a": 1, "b": 1})
+    has_compared = threading.Event()
+
+    def follow_target(_):
+        has_compared.set()
+        raise SourceUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Feeds, "follow_target", follow_target)
+        running = mirror(source, target)
+        assert has_compared.wait(LONG)
+        ended_at_once(running)
+    target.put("theirs", 1)
+    target.put("a", 2)
+    source.put("b", 2)
+    with mirror(source, target) as running:
+        with pytest.raises(DatastreamError, match="others wrote"):
+            running.ready(LONG)
+        assert values(target)["theirs"] == 1
+    with mirror(source, target, on_conflict="target") as running:
+        assert running.flush(LONG)
+        assert values(target)["theirs"] == 1
+        assert values(target)["b"] == 2
+
+
+def test_what_others_wrote_is_theirs_though_the_source_forgot_its_cursors(target, tmp_path):
+    file = tmp_path / "source.db"
+
+    def begun(**options):
+        return mirror(f"sqlite:{file}?create=true", target, **options)
+
+    def written(values):
+        file.unlink(missing_ok=True)
+        with datastream.open(f"sqlite:{file}?create=true") as source:
+            source.put_many(values)
+
+    written({"a": 1, "b": 1})
+    with begun() as running:
+        assert running.flush(LONG)
+    target.put("theirs", 1)
+    written({"a": 1, "b": 2})
+    with begun() as running:
+        with pytest.raises(DatastreamError, match="'theirs', which others wrote"):
+            running.ready(LONG)
+    assert values(target) == {"a": 1, "b": 1, "theirs": 1}
+    with begun(on_conflict="target") as running:
+        assert running.flush(LONG)
+    assert values(target) == {"a": 1, "b": 2, "theirs": 1}
 
 
 def test_too_many_deletes_at_once_wait_for_a_decision(source, target):
