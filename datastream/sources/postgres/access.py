@@ -24,6 +24,8 @@ _CERTAIN = (
     psycopg.NotSupportedError,
     # A pooler sent it to a session that has not prepared it.
     psycopg.errors.InvalidSqlStatementName,
+    # Somebody makes the log anew, and was waited for in a circle.
+    psycopg.errors.DeadlockDetected,
 )
 """Errors that always call for another look at the catalogue, on a new connection."""
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import psycopg
 
-from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.connection import Connection, persistently
 from datastream.sources.postgres.history import History
 from datastream.sources.postgres.keys import key_of
 from datastream.sources.postgres.layout import Layout, literal, quoted
@@ -210,10 +210,17 @@ def begin_epoch(connection: Connection, layout: Layout) -> None:
 def run(connection: Connection, mark: str, statements: Callable[[], Iterable[str]]) -> None:
     """One transaction, one process at a time, that does not make others wait for long.
 
+    Those who read the log hold what is dropped here while they wait for the table. So it is tried
+    again when the server ends such a deadlock.
+
     Args:
         mark: of what is made or removed.
         statements: called when no other process installs any more.
     """
+    persistently(lambda: _run(connection, mark, statements))
+
+
+def _run(connection: Connection, mark: str, statements: Callable[[], Iterable[str]]) -> None:
     with connection.transaction():
         connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT}".encode())
         # DROP IF EXISTS of what is not there is worth no notice.
