@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from pathlib import Path
 from time import monotonic
 
 from datastream.sources._common.wake import WakeEvent, jittered
@@ -61,6 +62,9 @@ class Watcher:
         # When to look at everything: after the first look that was notified, and after the last.
         self._again_at: float | None = None
         self._last_at = float("-inf")
+        # Whether files are mounted by themselves, and when to look at those.
+        self._mounts_files = False
+        self._poll_at = 0.0
 
     # Looks.
 
@@ -73,6 +77,7 @@ class Watcher:
         self._lost = self._tree.opened = False
         self.disarm()
         self._place = place
+        self._mounts_files = any(Path(point).is_file() for point in place.mounts)
         self.look_at_all()
         if self._polling or monotonic() < self._rests_until:
             return
@@ -165,6 +170,10 @@ class Watcher:
         if self._again_at is not None and now > self._again_at:
             # Directories that were new since that time was set may have no watch yet.
             self._again_at = self._last_at if self._last_at > now else None
+            return True
+        if self._mounts_files and now > self._poll_at:
+            # It is one of another directory, and the system tells that one what is done to it.
+            self._poll_at = now + jittered(self._interval)
             return True
         return self._place is None or not self._tree.is_at(self._place)
 

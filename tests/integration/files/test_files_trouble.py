@@ -224,6 +224,27 @@ def test_a_directory_below_that_is_mounted_later_is_watched(root, store, watcher
 
 
 @ROOT_ONLY
+@pytest.mark.parametrize("name", ["", "/s.json"], ids=["directory", "document"])
+def test_a_file_that_is_mounted_by_itself_is_looked_at(tmp_path, name):
+    """As containers have one file of the host, of whose directory they are told nothing."""
+    root, theirs = tmp_path / "root", tmp_path / "theirs.json"
+    root.mkdir()
+    (root / "s.json").touch()
+    theirs.write_text('{"a": 1}')
+    mount("--bind", theirs, root / "s.json")
+    try:
+        with datastream.open(f"file:{root}{name}", interval=0.05) as store:
+            key = "a" if name else "s.json"
+            recorder = Recorder(store)
+            recorder.wait(lambda r: b"1" in r.state.get(key, b""))
+            # The first may be seen by a look that is due anyway.
+            for number in (2, 3, 4):
+                theirs.write_text(f'{{"a": {number}}}')
+                recorder.wait(lambda r, part=b"%d" % number: part in r.state[key])
+    finally:
+        unmount(root / "s.json")
+
+
 def test_made_unreadable_and_readable_again(root):
     open_way(root)
     with Child("unprivileged", f"file:{root}") as nobody:
