@@ -190,8 +190,8 @@ class _InMemory(_State):
         return batch
 
 
-async def write(context: Context, message: bytes) -> None:
-    """Send one message.
+async def write(context: Context, message: object) -> None:
+    """Send one message, serialised or as the method has it.
 
     Raises:
         ClientLeft: nobody takes it.

@@ -183,17 +183,20 @@ class Pool:
     def _made(self) -> Session:
         with self._lock:
             self._making += 1
-        session = None
         try:
             session = self._connector.connect()
-        finally:
+        except BaseException:
             with self._lock:
                 self._making -= 1
-                is_closed = self._closed
-                if session is not None and not is_closed:
-                    self._lent.add(session)
-                    self._usable.add(session)
                 self._lock.notify_all()
+            raise
+        with self._lock:
+            self._making -= 1
+            is_closed = self._closed
+            if not is_closed:
+                self._lent.add(session)
+                self._usable.add(session)
+            self._lock.notify_all()
         if is_closed:
             session.close()
             raise self._is_closed()
