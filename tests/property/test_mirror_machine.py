@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from datastream import DatastreamError, SourceUnavailable, State, Store, Write, mirror
-from datastream._mirror import worker
 from datastream._mirror.progress import MIRRORS, Progress
 from datastream.sources.memory import MemorySource
 from datastream.testing import Spy
-from datastream.testing._tools import eventually
 from tests.property.machine import search, searched
 
 AWAY = SourceUnavailable("the server is away")
@@ -116,9 +114,6 @@ class MirrorMachine(RuleBasedStateMachine):
             return
         ours = {key: value for key, value in self.want.items() if key not in self.theirs}
         self.have = ours | {key: self.have[key] for key in self.theirs if key in self.have}
-        if self.touched:
-            # What was decided of them, else a crash has them decided anew, by what is there then.
-            eventually(lambda: self.running._worker._ledger.is_saved, "the place is kept")
         self.touched.clear()
         self.before = dict(self.have)
         assert self.held(1) == self.have
@@ -205,6 +200,5 @@ class Refuses(MirrorMachine):
 
 @pytest.mark.timeout(300)
 @searched((SourceWins, 40, 20), (TargetWins, 40, 20), (Refuses, 40, 20))
-def test_mirror_machine(machine, examples, steps, monkeypatch):
-    monkeypatch.setattr(worker, "SAVE_AFTER", 0.02)
+def test_mirror_machine(machine, examples, steps):
     search(machine, examples, steps)
