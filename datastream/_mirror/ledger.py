@@ -122,8 +122,8 @@ class Ledger:
         self.progress = self.progress._replace(target_cursor=batch.cursor)
 
     def suspect_others(self, keys: Iterable[str]) -> None:
-        """These keys of the target have changed since it was last followed."""
-        self.suspects.update(k for k in keys if k not in self._written and not is_reserved(k))
+        """These mirrored keys of the target have changed since it was last followed."""
+        self.suspects.update(key for key in keys if key not in self._written)
 
     def check(self, batch: Batch) -> None:
         """Find what others wrote between the comparison and now, from all that there is."""
