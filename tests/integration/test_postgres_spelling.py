@@ -361,7 +361,7 @@ def test_a_type_of_an_extension_that_the_session_does_not_see(postgres_server, s
     with psycopg.connect(url, autocommit=True) as db:
         has_it = "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
         if db.execute(has_it).fetchone() == (0,):
-            pytest.skip("this server has no such extension")
+            pytest.skip("needs a server with the extension vector (pgvector)")
         db.execute("CREATE SCHEMA hidden; CREATE EXTENSION vector SCHEMA hidden")
         db.execute(
             "CREATE TABLE data (key hidden.vector PRIMARY KEY, part int, value text, "

@@ -110,7 +110,7 @@ def _authorization(token: Callable[[], str]) -> tuple[tuple[str, str], ...]:
     except DatastreamError:
         raise
     except Exception as error:
-        # Of whoever gives tokens, such as a vault that is away: the next call asks again.
+        # What gives tokens, such as a vault, may be away for a moment: the next call asks again.
         raise SourceUnavailable(f"token= gave no token: {printable(repr(error))}") from error
     return (("authorization", f"Bearer {_checked(given)}"),)
 

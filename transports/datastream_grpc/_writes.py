@@ -120,7 +120,7 @@ def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
 
 
 def write_all(store: Store, request: pb.WriteRequest, id: str) -> bytes:
-    """What a request asks for, in one go; `id` is its own, of whoever sends it."""
+    """What a request asks for, in one go; `id` is that of the request and of its sender."""
     writes = [_convert.of_item(item) for item in request.writes]
     if request.message or request.author:
         message, author = request.message, request.author
