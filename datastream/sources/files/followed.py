@@ -14,7 +14,7 @@ from typing import NamedTuple
 from datastream.selection import Selects
 from datastream.sources._common.look import Known, Look, Seen, digest_of, hash_of
 from datastream.sources.files.tree import Moment
-from datastream.sources.files.walk import Walk, part_of
+from datastream.sources.files.walk import Walk
 
 OWN = 1000
 """Positions of own writes that are remembered."""
@@ -48,7 +48,6 @@ class Followed:
         self._thread: int | None = None
         self._has_waited = False
         self._names: _Names | None = None
-        self._part = ""
         self._position = ""
         self._moment: Moment | None = None
         self._seen: dict[str, Seen] = {}
@@ -121,11 +120,9 @@ class Followed:
 
     def state_at(self, ask: Ask) -> Mapping[str, Seen] | None:
         """All that was in that part of the tree at that position, if it is known."""
-        part = part_of(ask.selection)
         with self._lock:
-            if ask.since != self._position or not self._is_all or not part.startswith(self._part):
-                return None
-            return {key: seen for key, seen in self._seen.items() if key.startswith(part)}
+            # A position is one of that part of the tree alone.
+            return {**self._seen} if ask.since == self._position and self._is_all else None
 
     def looked_at_all(
         self,
@@ -141,7 +138,7 @@ class Followed:
                 self._changed = set()
             elif self._changed is not None:
                 self._changed |= _difference(self._seen, found.seen)
-            self._names, self._part, self._is_all = names, part_of(ask.selection), found.is_all
+            self._names, self._is_all = names, found.is_all
             self._seen, self._total = dict(found.seen), found.total
             self._position, self._moment, self.linked = position, walk.moment, walk.linked
             self._own_keys.clear()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from datastream.entry import DELETE, PUT
 from datastream.selection import Selection
 from datastream.sources.files import FilesSource, watcher
 from tests.integration._core_sources import Call
@@ -43,5 +46,36 @@ def test_the_poller_is_notified_although_another_thread_has_asked_for_that(root,
         newcomer.ends()
         (root / "a").write_text("1")
         assert [entry.key for entry in polling.ends("the poller").entries] == ["a"]
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ALL,
+        Selection(keys={"d/changed", "d/gone", "d/made", "d/same"}),
+        Selection(prefixes={"d/"}),
+        Selection(prefixes={"d/", "e/"}),
+        Selection(patterns={"d/*"}),
+        Selection(keys={"d/changed", "d/gone", "d/same"}, patterns={"*/made"}),
+    ],
+    ids=["all", "keys", "prefix", "prefixes", "pattern", "mixed"],
+)
+def test_a_reader_beside_the_poller_is_told_exactly_what_has_changed(root, selection):
+    (root / "d").mkdir()
+    for name in ("changed", "gone", "same"):
+        (root / "d" / name).write_text("1")
+    source = FilesSource(root, interval=3600)
+    try:
+        # Twice: the first look finds out what the contents are.
+        position = source.read(selection, source.read(selection, None).position).position
+        (root / "d" / "changed").write_text("2")
+        (root / "d" / "gone").unlink()
+        (root / "d" / "made").write_text("1")
+        reading = Call(source.read, selection, position).ends("the reader beside")
+        told = {entry.key: entry.operation for entry in reading.entries}
+        assert not reading.complete
+        assert told == {"d/changed": PUT, "d/gone": DELETE, "d/made": PUT}
     finally:
         source.close()
