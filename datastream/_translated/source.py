@@ -62,6 +62,9 @@ class TranslatedSource(Source):
         try:
             if since is None:
                 state = self.upstream.snapshot(asked)
+                if not isinstance(selection, Selection):
+                    # A poll, that has to look at everything.
+                    self._tell_below(state.cursor)
                 found = Reading(state.entries, state.cursor, True, unread=state.unread)
                 if self._followed not in (None, asked):
                     # A newcomer may join with it: the next poll asks for its keys too.
@@ -69,9 +72,19 @@ class TranslatedSource(Source):
             else:
                 self._follow(asked, since)
                 found = self.upstream.changes(asked, since)
+                if found.position != since:
+                    self._tell_below(found.position)
             return self._seen(found)
         finally:
             self._look()
+
+    def _tell_below(self, position: str) -> None:
+        """What was read may be ahead of what the store below has offered: have that told as well.
+
+        What is undone before the store below looks is no change to it, so it would not ring again.
+        """
+        if self.upstream.catch_up() != position:
+            self._wake.set()
 
     def _seen(self, found: Reading) -> Reading:
         """A reading of the store below, as it is here."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from datastream._formats import Malformed, format_of
 from datastream.entry import Batch, Capability, Entry, Revision
@@ -78,8 +79,9 @@ class DocumentSource(Source):
         self._ends: list[Callable[[], None]] | None = None
         # The last good one: what stands while it is watched, and what need not be parsed again.
         self._parsed: Parsed | None = None
-        # The revision that the holder has offered last.
-        self._offered = ""
+        # The revisions that the holder has offered last, that was read last, and up to which it
+        # was made to look.
+        self._offered = self._found = self._told = ""
         # The last change of it: the revisions before and after, author and message.
         self._about = ("", "", "", "")
         self._skipped: set[str] = set()
@@ -97,10 +99,12 @@ class DocumentSource(Source):
     def read(self, selection: Selects, since: str | None) -> Reading:
         if since is not None:
             self._follow()
-        parsed = self._document(armed=since is not None)
+        parsed = self._document()
         position = self._versions.position(parsed.revision)
-        if since is not None and self._versions.is_same(since, position):
-            return Reading((), since, complete=False)
+        if since is not None:
+            self._tell_holder()
+            if self._versions.is_same(since, position):
+                return Reading((), since, complete=False)
         entries = [leaf.entry for leaf in parsed.leaves.values()]
         selected = [entry for entry in entries if selection.matches(entry.key)]
         before, after, author, message = self._about
@@ -108,14 +112,29 @@ class DocumentSource(Source):
             author = message = ""
         return Reading(selected, position, True, author=author, message=message)
 
-    def _document(self, *, armed: bool = False) -> Parsed:
+    def _tell_holder(self) -> None:
+        """What was read may be ahead of what the holder has offered: have that told as well.
+
+        What changes back before the holder looks is no change to it, so it would not ring again.
+        """
+        revision, told = self._found, self._told
+        self._told = revision
+        if revision in (self._offered, told):
+            return
+        with suppress(DatastreamError):
+            # Its status says what prevents it, and rings when it is well again.
+            self._holder.catch_up()
+        if revision != self._offered:
+            self._wake.set()
+
+    def _document(self) -> Parsed:
         """The document now; while it is watched and in trouble, as it last was.
 
         Raises:
             SourceUnavailable: it is not there, or half saved.
         """
         try:
-            parsed = self._read(armed=armed)
+            parsed = self._read()
         except DatastreamError as error:
             last = self._parsed
             if last is None or self._ends is None:
@@ -127,26 +146,27 @@ class DocumentSource(Source):
             self.health = parsed.health
         return parsed
 
-    def _read(self, *, armed: bool) -> Parsed:
+    def _read(self) -> Parsed:
         before = self._parsed
-        parsed = self._parse(self._holder.get(self._key))
+        parsed = self._parse(self._fetch())
         for _ in range(SETTLES):
             if not self._torn or before is None or before.leaves.keys() <= parsed.leaves.keys():
                 break
             # It may be half of what somebody is writing.
             self._stopped.wait(SETTLED)
-            again = self._parse(self._holder.get(self._key))
+            again = self._parse(self._fetch())
             if again.revision == parsed.revision:
                 break
             parsed = again
         else:
             raise SourceUnavailable(f"{self._where} changes all the time; read it again")
-        if armed and parsed.revision != self._offered:
-            # What was read may be ahead of what the holder has offered. From here on it is not,
-            # so that a change back to that is offered too.
-            self._holder.catch_up()
         self._parsed = parsed
         return parsed
+
+    def _fetch(self) -> Entry | None:
+        entry = self._holder.get(self._key)
+        self._found = MISSING if entry is None else entry.revision
+        return entry
 
     def _parse(self, entry: Entry | None) -> Parsed:
         if entry is None:
@@ -226,7 +246,7 @@ class DocumentSource(Source):
 
     def _write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         for attempt in range(WRITES):
-            before = self._parse(self._holder.get(self._key))
+            before = self._parse(self._fetch())
             change = Change(before, writes)
             since = self._versions.position(before.revision)
             if not change.steps:
