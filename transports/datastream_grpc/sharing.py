@@ -16,7 +16,7 @@ from weakref import WeakSet
 import datastream
 from datastream import DatastreamError, Store, _flock
 from datastream.url import parse
-from datastream_grpc._unix import listens
+from datastream_grpc._unix import length_trouble, listens
 from datastream_grpc.server import serve
 from datastream_grpc.source import GrpcSource
 
@@ -24,8 +24,6 @@ PAUSE = 0.2
 """Seconds, at most, between two attempts to take over from a process that ended."""
 START = 10.0
 """Seconds that the process which came first has to serve."""
-MAX_PATH = 100
-"""Bytes of a unix socket's path, which the system limits."""
 GRACE = 0.2
 """Seconds that calls of others get when the process that serves ends."""
 
@@ -57,8 +55,8 @@ def shared(url: str, path: str | os.PathLike[str], **options: Any) -> Store:
             "backend that lasts"
         )
     place = os.path.abspath(os.fspath(path))  # noqa: PTH100
-    if len(os.fsencode(place)) > MAX_PATH:
-        raise DatastreamError(f"{place}: a unix socket's path has at most {MAX_PATH} bytes")
+    if trouble := length_trouble(place):
+        raise DatastreamError(f"{place}: {trouble}")
     relay = _Relay(lambda: datastream.open(url, **options), place)
     return Store(_SharedSource(relay, place), name=f"{location.shown}, shared at {place}")
 
