@@ -49,13 +49,12 @@ class Upstream:
         """What changed since a cursor; complete, if the backend cannot tell."""
         return self._core.read_changes(selection, since)
 
-    def catch_up(self) -> str | None:
-        """Offer followers all that is there now, before this returns.
-
-        Returns:
-            The position up to which they have everything; None if there is no such one.
-        """
+    def catch_up(self) -> None:
+        """Offer followers all that is there now, before this returns."""
         self._core.catch_up()
+
+    def reached(self) -> str | None:
+        """The position up to which followers were offered everything, None if it is not known."""
         return self._core.reached()
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:

@@ -83,8 +83,10 @@ class TranslatedSource(Source):
 
         What is undone before the store below looks is no change to it, so it would not ring again.
         """
-        if self.upstream.catch_up() != position:
-            self._wake.set()
+        if self.upstream.reached() != position:
+            self.upstream.catch_up()
+            if self.upstream.reached() != position:
+                self._wake.set()
 
     def _seen(self, found: Reading) -> Reading:
         """A reading of the store below, as it is here."""
