@@ -36,7 +36,7 @@ def workers(monkeypatch, ids):
     """Some of one backend, as far as writes go."""
     monkeypatch.setattr(_shared_ids, "of_process", ids)
     with Store(Slow()) as store:
-        yield [Writes(store, Access(None), Texts("", hides_keys=False)) for _ in range(3)]
+        yield [Writes(store, Access(None), Texts("", hides_keys=False), 1 << 20) for _ in range(3)]
 
 
 def request(value, id="1", **item):

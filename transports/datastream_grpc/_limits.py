@@ -33,6 +33,9 @@ class Limits(NamedTuple):
     beyond which the next waits."""
     principal_bytes: int = 64 << 20
     """The same, of all streams of a principal."""
+    write_bytes: int = 256 << 20
+    """Of the writes of a principal that are under way, with all that is theirs. A Push waits before
+    it takes more; other calls are refused."""
     streams: int = 2_000
     """Streams of one connection, and watches of its Follow calls."""
     principal_streams: int = 10_000

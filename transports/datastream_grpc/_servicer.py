@@ -68,7 +68,7 @@ class Servicer:
         self._call, self._run = store.threads.call, store.threads.run
         self.meter = Meter(limits)
         self._texts = Texts(store.name, hides_keys=access.restricts)
-        self._writes = Writes(store, access, self._texts)
+        self._writes = Writes(store, access, self._texts, limits.write_bytes)
         self.streams = OpenStreams(self.meter)
         self.metrics = Metrics(address, store.name.partition(":")[0], lambda: len(self.streams))
         self.descriptions = Descriptions(
@@ -178,8 +178,7 @@ class Servicer:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
         request.ClearField("operation")
         self._check_writable()
-        self._access.check_writes(self._pushing(context, 1), [(request.key, False)])
-        await self._call(self._store.write, _convert.to_write(request))
+        await self._writes.put(request, self._pushing(context, 1))
         return _EMPTY
 
     async def write(self, request: pb.WriteRequest, context: Context) -> bytes:
@@ -188,7 +187,7 @@ class Servicer:
 
     def _pushing(self, context: Context, count: int) -> Principal:
         """Who writes; refused, if that is too often."""
-        if not self.meter.limits.pushes:
+        if self._store.threads.instant and not self.meter.limits.pushes:
             return self._access.principal(context)
         principal = principal_of(context)
         self.meter.check_push(host_or_name(principal), count)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from typing import NamedTuple
 from datastream_grpc._limits import Limits
 from datastream_grpc._outgoing import Context
 from datastream_grpc._principal import host_or_name, principal_of
+from datastream_grpc._turns import Turns
 
 SMALL = 16 << 10
 """Bytes of an answer that does not count: gRPC takes it off the server's hands."""
@@ -36,7 +36,7 @@ class Untaken:
         self._limits = limits
         # On the loop only.
         self._bytes: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._turns = Turns()
 
     async def answer(self, make: Callable[[], Awaitable[bytes]], context: Context) -> bytes:
         """An answer to a call, made once its connection and its principal have room for it."""
@@ -54,11 +54,11 @@ class Untaken:
                 # Not held while it waits; made again with what is there then.
                 del answer
                 waited_for.add(full)
-                await self._turn(full)
+                await self._turns.take(full)
         finally:
             # There may be room for one more, or its turn has come and it needs none.
             for name in waited_for:
-                self._wake(name)
+                self._turns.give(name)
 
     def _full(self, of: _Of, size: int) -> str:
         """What has no room for an answer; each takes one, however large it is."""
@@ -78,23 +78,7 @@ class Untaken:
             self._bytes[name] -= size
             if not self._bytes[name]:
                 del self._bytes[name]
-            self._wake(name)
-
-    async def _turn(self, name: str) -> None:
-        """Wait until one of those that wait for the same may try again."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(name, deque()).append(turn)
-        await turn
-
-    def _wake(self, name: str) -> None:
-        """Let the next go on: all at once would all make an answer."""
-        waiting = self._waiting.get(name)
-        while waiting:
-            turn = waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._waiting.pop(name, None)
+            self._turns.give(name)
 
 
 def _of(context: Context) -> _Of:

@@ -15,10 +15,11 @@ from datastream_grpc._answering import told
 from datastream_grpc._convert import MESSAGE_BYTES
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._principal import Principal
+from datastream_grpc._principal import Principal, host_or_name
 from datastream_grpc._sender import SLICE
 from datastream_grpc._shared_ids import Known, answer_again
 from datastream_grpc._texts import Texts
+from datastream_grpc._under_way import Room, UnderWay
 
 REMEMBERED, REMEMBERED_BYTES = 10_000, 16 << 20
 """Answers that are kept for writes that come again."""
@@ -37,10 +38,12 @@ class Writes:
         store: what is written.
         access: who may write it.
         texts: makes those of errors.
+        most: bytes of the writes of a principal that are under way.
     """
 
-    def __init__(self, store: Store, access: Access, texts: Texts) -> None:
+    def __init__(self, store: Store, access: Access, texts: Texts, most: int) -> None:
         self.texts = texts
+        self.under_way = UnderWay(most)
         self._store = store
         self._access = access
         self._ids = _shared_ids.of_process
@@ -49,8 +52,14 @@ class Writes:
         # Those being done, by the id under which they may come again meanwhile.
         self._running: dict[str, asyncio.Future[bytes]] = {}
 
-    async def answer(self, request: pb.WriteRequest, principal: Principal) -> bytes:
-        """Do what a request asks for, unless that was done before: the answer, serialised."""
+    async def answer(
+        self, request: pb.WriteRequest, principal: Principal, room: Room | None = None
+    ) -> bytes:
+        """Do what a request asks for, unless that was done before: the answer, serialised.
+
+        Args:
+            room: for it; without, it may be refused for want of that.
+        """
         self._access.check_writes(principal, map(_asked_of, request.writes))
         # An id is a client's own: nobody is given the answer to another.
         id = request.id
@@ -65,12 +74,29 @@ class Writes:
             return self._keep(name, write_all(self._store, request, id))
         running = self._running.get(name) if name else None
         if running is None:
+            if room is None:
+                room = self.under_way.room(host_or_name(principal), request.ByteSize())
             running = asyncio.ensure_future(self._write(request, id, name))
+            room.hold(running)
             if name:
                 self._running[name] = running
                 running.add_done_callback(lambda done: self._done(name, done))
         # It goes on though its client may leave, and who asks again gets the same answer.
         return await asyncio.shield(running)
+
+    async def put(self, data: pb.Data, principal: Principal) -> None:
+        """Put one value, as an ancestor's client asks for it."""
+        self._access.check_writes(principal, [(data.key, False)])
+        write = _convert.to_write(data)
+        threads = self._store.threads
+        if threads.instant:
+            self._store.write(write)
+            return
+        room = self.under_way.room(host_or_name(principal), data.ByteSize())
+        running = asyncio.ensure_future(threads.call(self._store.write, write))
+        room.hold(running)
+        # It goes on though its client may leave.
+        await asyncio.shield(running)
 
     async def _write(self, request: pb.WriteRequest, id: str, name: str) -> bytes:
         run, ids = self._store.threads.run, self._ids
@@ -145,10 +171,12 @@ class Pushes:
         self, writes: Writes, principal: Principal, context: Context, *, instant: bool
     ) -> None:
         self._writes = writes
+        self._under_way = writes.under_way
         self._principal = principal
+        self._who = host_or_name(principal)
         self._context = context
         self._instant = instant
-        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._in_flight = asyncio.Semaphore(IN_FLIGHT)
         self._last: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._answers: deque[pb.PushAnswer] = deque()
@@ -162,11 +190,11 @@ class Pushes:
         until = monotonic() + SLICE
         for request in requests:
             if self._instant:
-                await self._do(request, ())
+                await self._do(request)
             else:
-                await self._room.acquire()
+                await self._in_flight.acquire()
                 await self._has_room.wait()
-                self._begin(request)
+                self._begin(request, await self._under_way.wait(self._who, request.ByteSize()))
             if monotonic() > until:
                 # One message may have millions, and the loop is everybody's.
                 await self._send()
@@ -184,26 +212,32 @@ class Pushes:
         for task in self._tasks:
             task.cancel()
 
-    def _begin(self, request: pb.WriteRequest) -> None:
+    def _begin(self, request: pb.WriteRequest, room: Room) -> None:
         keys = {item.data.key for item in request.writes}
         before = {self._last[key] for key in keys if key in self._last}
-        task = asyncio.create_task(self._do(request, before))
+        task = asyncio.create_task(self._do(request, before, room))
         self._tasks.add(task)
         self._last.update(dict.fromkeys(keys, task))
-        task.add_done_callback(lambda done: self._ended(done, keys))
+        task.add_done_callback(lambda done: self._ended(done, keys, room))
 
-    def _ended(self, task: asyncio.Task[None], keys: Iterable[str]) -> None:
-        self._room.release()
+    def _ended(self, task: asyncio.Task[None], keys: Iterable[str], room: Room) -> None:
+        room.leave()
+        self._in_flight.release()
         self._tasks.discard(task)
         for key in keys:
             if self._last.get(key) is task:
                 del self._last[key]
 
-    async def _do(self, request: pb.WriteRequest, before: Collection[asyncio.Task[None]]) -> None:
+    async def _do(
+        self,
+        request: pb.WriteRequest,
+        before: Collection[asyncio.Task[None]] = (),
+        room: Room | None = None,
+    ) -> None:
         if before:
             await asyncio.wait(before)
         try:
-            outcome: bytes | Exception = await self._writes.answer(request, self._principal)
+            outcome: bytes | Exception = await self._writes.answer(request, self._principal, room)
         except Exception as error:  # noqa: BLE001
             outcome = error
         self._add(self._answer(request, outcome))

@@ -1,0 +1,118 @@
+"""What writes may cost while the backend takes long, whether their clients wait or leave."""
+
+from __future__ import annotations
+
+import threading
+
+import datastream_grpc
+import grpc
+import pytest
+from datastream_grpc._pb import service_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
+
+from datastream import Store
+from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import TIMEOUT, eventually
+
+LIMIT, LARGE, MOST = 1_000_000, b"x" * 300_000, 3
+
+
+class Slow(MemorySource):
+    """Writes wait, and are counted."""
+
+    instant = False
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+        self.begun = self.most = 0
+        self._lock = threading.Lock()
+
+    def write(self, writes):
+        with self._lock:
+            self.begun += 1
+            self.most = max(self.most, self.begun)
+        assert self.go.wait(2 * TIMEOUT)
+        with self._lock:
+            self.begun -= 1
+        return super().write(writes)
+
+
+@pytest.fixture
+def source():
+    source = Slow()
+    yield source
+    source.go.set()
+
+
+@pytest.fixture
+def channel(stack, source):
+    # Closed last, when its writes go on.
+    store = stack.enter_context(Store(source))
+    limits = datastream_grpc.Limits(write_bytes=LIMIT)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    channel = stack.enter_context(grpc.insecure_channel(server.address, options))
+    yield channel
+    source.go.set()
+
+
+def write_of(number, value=LARGE):
+    item = pb.WriteItem(data=pb.Data(key=f"k{number}", value=value))
+    return pb.WriteRequest(id=f"{number}", writes=[item])
+
+
+def write(channel, number):
+    method = channel.unary_unary(
+        "/datastream.DataService/Write",
+        request_serializer=pb.WriteRequest.SerializeToString,
+        response_deserializer=pb.WriteResponse.FromString,
+    )
+    return method.future(write_of(number), timeout=TIMEOUT)
+
+
+def push_update(channel, number):
+    method = channel.unary_unary(
+        "/datastream.DataService/PushUpdate",
+        request_serializer=pb.Data.SerializeToString,
+        response_deserializer=Empty.FromString,
+    )
+    return method.future(pb.Data(key=f"k{number}", value=LARGE), timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("call", [write, push_update])
+def test_writes_of_clients_that_leave_are_bounded(source, channel, call):
+    """What has begun is done all the same, and counts until then."""
+    for number in range(MOST):
+        gone = call(channel, number)
+        eventually(lambda count=number + 1: source.begun == count, "it has begun")
+        gone.cancel()
+    refused = call(channel, MOST).exception(TIMEOUT)
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "under way" in refused.details()
+    source.go.set()
+    eventually(lambda: source.begun == 0, "all are done")
+    eventually(lambda: call(channel, MOST).exception(TIMEOUT) is None, "there is room again")
+
+
+def test_a_push_waits_for_room(source, channel):
+    count = 20
+    method = channel.stream_stream(
+        "/datastream.DataService/Push",
+        request_serializer=pb.PushRequest.SerializeToString,
+        response_deserializer=pb.PushResponse.FromString,
+    )
+    requests = (pb.PushRequest(writes=[write_of(number)]) for number in range(count))
+    responses = method(requests, timeout=TIMEOUT)
+    eventually(lambda: source.begun == MOST, "they have begun")
+    # Small ones, of another call, are not kept from being written.
+    small = channel.unary_unary("/datastream.DataService/Write").future(
+        write_of(count, b"small").SerializeToString(), timeout=TIMEOUT
+    )
+    eventually(lambda: source.begun == MOST + 1, "the small one, too")
+    source.go.set()
+    answers = [answer for response in responses for answer in response.answers]
+    assert sorted(answer.id for answer in answers) == sorted(map(str, range(count)))
+    assert all(answer.HasField("response") for answer in answers)
+    assert small.result(TIMEOUT)
+    assert source.most == MOST + 1
