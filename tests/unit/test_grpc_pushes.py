@@ -1,11 +1,12 @@
 """The writes of one Push stream, on a loop without a server."""
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 from datastream_grpc._convert import MESSAGE_BYTES
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._principal import NOBODY
+from datastream_grpc._under_way import UnderWay
 from datastream_grpc._writes import IN_FLIGHT, UNSENT, Pushes
 
 MANY = 10_000
@@ -21,8 +22,15 @@ class Client:
         self.answers += len(pb.PushResponse.FromString(message).answers)
 
 
-async def answer(request, principal):
-    return b""
+class Writes:
+    """Answers with what a function makes of a request."""
+
+    def __init__(self, make=lambda request: b"", most=1 << 30):
+        self.make = make
+        self.under_way = UnderWay(most)
+
+    async def answer(self, request, principal, room=None):
+        return self.make(request)
 
 
 def test_a_message_of_very_many_writes_lets_others_run():
@@ -38,7 +46,7 @@ def test_a_message_of_very_many_writes_lets_others_run():
                 await asyncio.sleep(0)
 
         running = asyncio.ensure_future(others())
-        pushes = Pushes(SimpleNamespace(answer=answer), None, client, instant=True)
+        pushes = Pushes(Writes(), NOBODY, client, instant=True)
         await pushes.take(pb.WriteRequest() for _ in range(MANY))
         await pushes.end()
         running.cancel()
@@ -66,7 +74,7 @@ class Reader:
 def test_of_a_client_that_reads_no_answer_few_writes_are_done(instant):
     done = []
 
-    async def answer(request, principal):
+    def answer(request):
         done.append(request.id)
         return pb.WriteResponse(entries=[pb.Data(value=b"v" * LARGE)]).SerializeToString()
 
@@ -77,7 +85,7 @@ def test_of_a_client_that_reads_no_answer_few_writes_are_done(instant):
 
     async def main():
         client = Reader()
-        pushes = Pushes(SimpleNamespace(answer=answer), None, client, instant=instant)
+        pushes = Pushes(Writes(answer), NOBODY, client, instant=instant)
         taking = asyncio.ensure_future(pushes.take(requests()))
         for _ in range(10 * NUMBER):
             await asyncio.sleep(0)
@@ -89,5 +97,23 @@ def test_of_a_client_that_reads_no_answer_few_writes_are_done(instant):
         assert sorted(client.ids, key=int) == [str(number) for number in range(NUMBER)]
         # Any client takes them.
         assert max(client.sizes) <= MESSAGE_BYTES + LARGE
+
+    asyncio.run(main())
+
+
+def test_what_is_cancelled_before_it_is_written_leaves_its_room():
+    class Hanging(Writes):
+        async def answer(self, request, principal, room=None):
+            await asyncio.Event().wait()
+
+    async def main():
+        writes = Hanging(most=LARGE)
+        pushes = Pushes(writes, NOBODY, Client(), instant=False)
+        item = pb.WriteItem(data=pb.Data(key="k", value=b"v" * LARGE))
+        await pushes.take([pb.WriteRequest(writes=[item])])
+        pushes.cancel()
+        await pushes.end()
+        for _ in range(2):
+            writes.under_way.room("host ", LARGE).leave()
 
     asyncio.run(main())
