@@ -10,7 +10,7 @@ from typing import NamedTuple
 from datastream.entry import Entry, deleted
 from datastream.selection import Selects
 from datastream.source import Reading, is_below
-from datastream.sources._common.look import Look, Seen, look
+from datastream.sources._common.look import Look, Seen, common_scope, look
 from datastream.sources.files.followed import Ask, Followed
 from datastream.sources.files.reader import Reader
 from datastream.sources.files.tree import Tree
@@ -130,8 +130,10 @@ class Poll:
         keys = {key for key in (*due, *named) if key and self._tree.admits(key)}
         if len(keys) > MOST or any(self._is_directory(walk, key) for key in keys):
             return None
+        # A directory above all that is selected was never read, so that its end shows only here.
+        parts = (*ask.selection.keys, common_scope(ask.selection))
         starts = tuple(f"{key}/" for key in keys)
-        return None if any(key.startswith(starts) for key in ask.selection.keys) else keys
+        return None if any(part.startswith(starts) for part in parts) else keys
 
     def _is_directory(self, walk: Walk, key: str) -> bool:
         """Whether it is a directory or a link, or was one."""

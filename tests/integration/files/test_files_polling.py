@@ -79,3 +79,46 @@ def test_a_reader_beside_the_poller_is_told_exactly_what_has_changed(root, selec
         assert told == {"d/changed": PUT, "d/gone": DELETE, "d/made": PUT}
     finally:
         source.close()
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(keys={"a/b/x"}),
+        Selection(prefixes={"a/b/"}),
+        Selection(prefixes={"a/b/x", "a/b/y"}),
+        Selection(patterns={"a/b/*"}),
+        Selection(keys={"a/b/x"}, prefixes={"a/b/c/"}),
+    ],
+    ids=["keys", "prefix", "prefixes", "pattern", "mixed"],
+)
+def test_a_directory_above_all_that_is_selected_is_moved_away(root, monkeypatch, selection):
+    # No look at everything comes to the rescue.
+    monkeypatch.setattr(watcher, "LOOK_AGAIN", 1000.0)
+    (root / "a/b").mkdir(parents=True)
+    (root / "a/b/x").write_text("1")
+    source = FilesSource(root, interval=3600)
+
+    follows = threading.Event()
+
+    def poll(at):
+        """As a store's poller does: who it is shows with the first wait, which ends at once."""
+        source.wait(None)
+        at = source.read(selection, at).position
+        follows.set()
+        while True:
+            source.wait(None)
+            reading = source.read(selection, at)
+            if reading.complete or reading.entries:
+                return reading
+            at = reading.position
+
+    try:
+        # The first look after that of the state finds out what the contents are.
+        position = source.read(selection, source.read(selection, None).position).position
+        polling = Call(poll, position)
+        assert follows.wait(TIMEOUT)
+        (root / "a").rename(root.parent / "away")
+        assert polling.ends("the poller").entries == []
+    finally:
+        source.close()
