@@ -6,6 +6,7 @@ import random
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 STEP_MS = 8
@@ -78,12 +79,39 @@ class FileNotifications:
         None if `wake` was set: notifications collected until then are lost, so that everything
         has to be looked at.
         """
-        changes = self._notify.watch(DEBOUNCE_MS, STEP_MS, max(1, int(timeout * 1000)), wake)
-        if changes == "stop":
+        try:
+            changes = self._notify.watch(DEBOUNCE_MS, STEP_MS, 0, _End(wake, timeout))
+        except _TimeIsOver:
+            return set()
+        if isinstance(changes, str):
+            # It was woken, or a signal has come.
             wake.clear()
             return None
-        return set() if isinstance(changes, str) else {path for _, path in changes}
+        return {path for _, path in changes}
 
     def close(self) -> None:
         """Stop watching."""
         self._notify.close()
+
+
+class _TimeIsOver(Exception):
+    """Ends a wait for notifications."""
+
+
+class _End:
+    """What the library asks between two checks for notifications.
+
+    It has a timeout of its own, but drops what it has collected by then, and with it what comes
+    after its last check. An exception makes it keep that for the next wait.
+    """
+
+    def __init__(self, wake: WakeEvent, timeout: float) -> None:
+        self._wake = wake
+        self._until = monotonic() + timeout
+
+    def is_set(self) -> bool:
+        if self._wake.is_set():
+            return True
+        if monotonic() > self._until:
+            raise _TimeIsOver
+        return False
