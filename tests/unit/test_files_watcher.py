@@ -10,12 +10,20 @@ from datastream.sources.files.watcher import LOOK_AGAIN, Watcher
 
 
 class Silent:
-    """Notifications that never come; time goes on while they are waited for."""
+    """Notifications that come when told to; time goes on while they are waited for."""
 
     failure = ""
     now = 100.0
+    pause = 0.1
+
+    def __init__(self):
+        self.paths = []
+        self.is_busy = False
 
     def wait(self, wake, timeout):
+        if self.paths or self.is_busy:
+            self.now += self.pause
+            return {self.paths.pop() if self.paths else "busy"}
         self.now += timeout
         return set()
 
@@ -45,20 +53,44 @@ def watcher(silent):
 def until_a_look(watcher, silent):
     """How long it waits until everything is to be looked at."""
     began = silent.now
+    while True:
+        watcher.wait(None)
+        if watcher.take() is None:
+            return silent.now - began
+
+
+def notify(watcher, silent, path="a"):
+    """Have it notified of a path, and look at that."""
+    silent.paths.append(path)
     watcher.wait(None)
-    assert watcher.take()[0] is None
-    return silent.now - began
+    assert watcher.take() == {path}
 
 
-def test_a_look_that_was_notified_is_followed_by_one_more(watcher, silent):
-    watcher.looked_at_all(0.01, notified=True)
+def test_after_a_notification_everything_is_looked_at_once(watcher, silent):
+    notify(watcher, silent)
+    assert LOOK_AGAIN < until_a_look(watcher, silent) < LOOK_AGAIN + 1
+    # The next one that comes of itself is the one that every source makes.
+    watcher.wait(LOOK_AGAIN * 10)
+    assert silent.now > 100 + LOOK_AGAIN * 10
+
+
+def test_what_is_new_just_before_that_look_is_looked_at_later_too(watcher, silent):
+    notify(watcher, silent)
+    silent.now += LOOK_AGAIN - 0.5
+    notify(watcher, silent, "b")
+    assert until_a_look(watcher, silent) < 1
+    assert LOOK_AGAIN - 1 < until_a_look(watcher, silent) < LOOK_AGAIN + 1
+
+
+def test_one_file_that_changes_all_the_time_does_not_put_that_look_off(watcher, silent):
+    silent.is_busy = True
+    notify(watcher, silent)
     assert LOOK_AGAIN < until_a_look(watcher, silent) < LOOK_AGAIN + 1
 
 
-def test_what_is_new_just_before_that_one_is_looked_at_later_too(watcher, silent):
-    watcher.looked_at_all(0.01, notified=True)
-    silent.now += LOOK_AGAIN - 0.1
-    watcher.looked_at_all(0.01, notified=True)
-    assert until_a_look(watcher, silent) < 1
-    watcher.looked_at_all(0.01, notified=False)
-    assert LOOK_AGAIN - 1 < until_a_look(watcher, silent) < LOOK_AGAIN + 1
+def test_looks_that_take_long_are_rare(watcher, silent):
+    watcher.looked_at_all(3)
+    silent.is_busy = True
+    notify(watcher, silent)
+    assert 60 < until_a_look(watcher, silent) < 61
+    assert 59 < until_a_look(watcher, silent) < 61

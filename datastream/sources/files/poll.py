@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from time import monotonic
-from typing import NamedTuple
 
 from datastream.entry import Entry, deleted
 from datastream.selection import Selects
@@ -19,14 +18,6 @@ from datastream.sources.files.watcher import Watcher
 
 MOST = 500
 """Files looked at one by one; if more may have changed, the whole directory is looked at."""
-
-
-class _Changed(NamedTuple):
-    """What the notifications since the last look were about."""
-
-    paths: set[str] | None
-    """None if anything may have changed."""
-    notified: bool
 
 
 class Poll:
@@ -54,11 +45,9 @@ class Poll:
             nonlocal relies
             # Armed before anything is looked at.
             self._watcher.arm(walk.place)
-            changed = _Changed(*self._watcher.take())
-            if not relies:
-                changed = changed._replace(paths=None)
-            relies = False
-            return self._read_changed(walk, ask, changed) or self._read_all(walk, ask, changed)
+            taken = self._watcher.take()
+            changed, relies = taken if relies else None, False
+            return self._read_changed(walk, ask, changed) or self._read_all(walk, ask)
 
         try:
             return self._reader.whole(attempt)
@@ -81,14 +70,14 @@ class Poll:
 
         return self._reader.whole(attempt)
 
-    def _read_all(self, walk: Walk, ask: Ask, changed: _Changed) -> Reading:
+    def _read_all(self, walk: Walk, ask: Ask) -> Reading:
         began = monotonic()
         # The call also finds out whether `since` is a position of the watchers.
         self._followed.due(ask, walk.moment)
         found = self._reader.look(walk, ask.selection, ask.known)
         reading = self._reading(walk, ask, found)
         self._followed.looked_at_all(ask, walk, found, reading.position)
-        self._watcher.looked_at_all(monotonic() - began, notified=changed.notified)
+        self._watcher.looked_at_all(monotonic() - began)
         return reading
 
     def _reading(self, walk: Walk, ask: Ask, found: Look) -> Reading:
@@ -98,8 +87,12 @@ class Poll:
         load = partial(self._reader.load, walk, found.loaded)
         return Reading(found.entries, position, True, load, unread=frozenset(found.unread))
 
-    def _read_changed(self, walk: Walk, ask: Ask, changed: _Changed) -> Reading | None:
-        """What has become of the files that may have changed; None to look at everything."""
+    def _read_changed(self, walk: Walk, ask: Ask, changed: set[str] | None) -> Reading | None:
+        """What has become of the files that may have changed; None to look at everything.
+
+        Args:
+            changed: the paths that notifications named; None if anything may have changed.
+        """
         keys = self._keys(walk, ask, changed)
         if keys is None:
             return None
@@ -119,12 +112,12 @@ class Poll:
         entries, unread = [*gone, *found.entries], frozenset(found.unread)
         return Reading(entries, position, False, load, unread=unread)
 
-    def _keys(self, walk: Walk, ask: Ask, changed: _Changed) -> set[str] | None:
+    def _keys(self, walk: Walk, ask: Ask, changed: set[str] | None) -> set[str] | None:
         """Keys that may have changed since a position; None if any may have."""
-        if changed.paths is None or self._followed.linked:
+        if changed is None or self._followed.linked:
             return None
         due = self._followed.due(ask, walk.moment)
-        named = {walk.place.key_of(path) for path in changed.paths}
+        named = {walk.place.key_of(path) for path in changed}
         if due is None or None in named:
             return None
         keys = {key for key in (*due, *named) if key and self._tree.admits(key)}

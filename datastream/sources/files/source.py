@@ -231,6 +231,9 @@ class FilesSource(ListedSource):
         written = self._written(stored)
         moments = (Moment(held.place, batch or "") for batch in (before, staging.batch()))
         self._followed.wrote(written.position, {write.key for write in writes}, *moments)
+        # A look may have found already what others made of these keys since, which is then told
+        # before this write.
+        self._watcher.look_again()
         return written
 
     def _check_place(self, place: Place, text: str) -> None:

@@ -14,8 +14,10 @@ from datastream.sources.files.tree import Place, Tree
 LOOK_AT_ROOT = 0.5
 """Seconds between looks whether the path still leads to the same directory."""
 LOOK_AGAIN = 2.0
-"""Seconds from a look at the whole directory that a notification led to until the next one:
-inotify misses files created before the new directory's watch exists."""
+"""Seconds from notifications, or from a write, until everything is looked at, since these are not
+the whole truth. inotify misses files created before a new directory's watch exists, and its queue
+may overflow; the library drops what comes while it hands out what it has; and what a look has found
+beside a write is told before that write."""
 UNDECODED = "decode path"
 """In the text of notifications that fail over a name that is no UTF-8."""
 FAILS_AGAIN, REST = 10.0, 60.0
@@ -59,9 +61,11 @@ class Watcher:
         self._lost = False
         self._folders = 0
         self._failed_at = self._rests_until = float("-inf")
-        # When to look at everything: after the first look that was notified, and after the last.
+        # When to look at everything: after the first notification, and after the last.
         self._again_at: float | None = None
         self._last_at = float("-inf")
+        # How long the last look at everything took.
+        self._seconds = 0.0
         # Whether files are mounted by themselves, and when to look at those.
         self._mounts_files = False
         self._poll_at = 0.0
@@ -89,35 +93,36 @@ class Watcher:
         except OSError as error:
             self._fall_back(error.strerror or str(error))
 
-    def take(self) -> tuple[set[str] | None, bool]:
-        """The paths that changed since the last call, and whether there were any notifications.
-
-        None instead of paths if everything has to be looked at.
-        """
+    def take(self) -> set[str] | None:
+        """The paths that changed since the last call; None if everything has to be looked at."""
         changed: set[str] | None = None if self._notifications is None else set()
-        notified = False
         while self._changed:
             more = self._changed.popleft()
-            notified |= bool(more)
+            if more:
+                self.look_again()
             changed = None if changed is None or more is None else changed | more
-        return changed, notified
+        return changed
 
     def look_at_all(self) -> None:
         """Have the next look look at everything."""
         self._changed.append(None)
 
-    def looked_at_all(self, seconds: float, *, notified: bool) -> None:
-        """After a look at the whole, which took so long: are the new directories watched too?"""
-        notifications = self._notifications
-        if notified:
-            self._last_at = monotonic() + max(LOOK_AGAIN, 20 * seconds)
+    def look_again(self) -> None:
+        """Have everything looked at some time from now, besides."""
+        with self._lock:
+            self._last_at = monotonic() + max(LOOK_AGAIN, 20 * self._seconds)
             self._again_at = self._again_at or self._last_at
+
+    def looked_at_all(self, seconds: float) -> None:
+        """After a look at the whole, which took so long: are the new directories watched too?"""
+        self._seconds = seconds
+        notifications = self._notifications
         if notifications is None or notifications.failure:
             return
         if self._tree.opened:
             # The next look arms anew, and the wait before it must not miss that directory.
             self._wake.set()
-        elif notified and notifications.misses_folders():
+        elif notifications.misses_folders():
             self._lost = True
             self._wake.set()
         elif self._folders != (folders := len(self._tree.folders)):
@@ -150,10 +155,14 @@ class Watcher:
             if self.degraded and monotonic() - self._failed_at > FAILS_AGAIN:
                 self.degraded = ""
             if changed:
-                return self._changed.append(changed)
+                self._changed.append(changed)
             # A wait that was woken, or was in vain, means everything.
-            if changed is None or left < LOOK_AT_ROOT or self._is_due():
+            is_over = changed is None or (not changed and left < LOOK_AT_ROOT)
+            # One that is notified all the time must not put off the rest.
+            if is_over or self._is_due() or not (changed or self._is_in_place()):
                 return self.look_at_all()
+            if changed:
+                return None
 
     def disarm(self) -> None:
         """Collect no more notifications."""
@@ -167,15 +176,19 @@ class Watcher:
 
     def _is_due(self) -> bool:
         now = monotonic()
-        if self._again_at is not None and now > self._again_at:
-            # Directories that were new since that time was set may have no watch yet.
-            self._again_at = self._last_at if self._last_at > now else None
-            return True
+        with self._lock:
+            if self._again_at is not None and now > self._again_at:
+                # What was notified since that time was set needs as much.
+                self._again_at = self._last_at if self._last_at > now else None
+                return True
         if self._mounts_files and now > self._poll_at:
             # It is one of another directory, and the system tells that one what is done to it.
             self._poll_at = now + jittered(self._interval)
             return True
-        return self._place is None or not self._tree.is_at(self._place)
+        return False
+
+    def _is_in_place(self) -> bool:
+        return self._place is not None and self._tree.is_at(self._place)
 
     def _fail(self, notifications: TreeNotifications) -> None:
         """Begin anew, but not again and again: a look may be what makes them fail."""
