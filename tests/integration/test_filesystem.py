@@ -30,9 +30,10 @@ from datastream.selection import Selection
 from datastream.source import Write
 from datastream.sources._common import look as _look
 from datastream.sources.filesystem import FilesystemSource
-from datastream.sources.filesystem.place import PIECE
+from datastream.sources.filesystem.place import PIECE, Opened
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
+from tests.integration._core_sources import Call
 from tests.integration._programs.tools import Statuses
 
 
@@ -402,6 +403,43 @@ def test_an_archive_is_read_while_it_is_replaced(tmp_path):
     assert not any(one.users for one in opened)
     assert all(one._system.zip.fp is None for one in opened if one.retired)
     assert all(one._system.fo.closed for one in opened if one.retired)
+    source.close()
+
+
+def test_a_reader_that_opened_an_archive_before_it_was_replaced(tmp_path, monkeypatch):
+    """Its handle, which comes last, does not take the place of the newer one."""
+    path, everything = tmp_path / "a.zip", Selection()
+    write_zip(path, {"k": "old", "same": "1"})
+    source = FilesystemSource(f"zip:{path}")
+    position = source.read(everything, None).position
+    opens, has_opened, go = source._open, threading.Event(), threading.Event()
+    newer = threading.current_thread()
+
+    def slow():
+        opened = opens()
+        if threading.current_thread() is not newer:
+            has_opened.set()
+            assert go.wait(TIMEOUT)
+        return opened
+
+    monkeypatch.setattr(source, "_open", slow)
+    late = Call(source.read, everything, None)
+    assert has_opened.wait(TIMEOUT)
+    write_zip(path, {"k": "new", "same": "1"})
+    files = Opened.files
+
+    def listed(self):
+        yield from files(self)
+        if threading.current_thread() is newer:
+            go.set()
+            late.ends()
+
+    monkeypatch.setattr(Opened, "files", listed)
+    for _ in range(2):
+        reading = source.read(everything, position)
+        assert reading.complete
+        entries = reading.load(reading.entries)
+        assert {entry.key: entry.value for entry in entries} == {"k": b"new", "same": b"1"}
     source.close()
 
 

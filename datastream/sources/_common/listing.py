@@ -10,6 +10,7 @@ import secrets
 import threading
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -23,6 +24,7 @@ from datastream.sources._common.look import (
     Coarse,
     Listed,
     Look,
+    Read,
     Seen,
     common_scope,
     fill,
@@ -67,7 +69,8 @@ class ListedSource(Source):
     def read(self, selection: Selects, since: str | None) -> Reading:
         scope = common_scope(selection)
         known = self._memory.known
-        found = look(scope, self._list(scope), selection, known, self._get, skips=self._skips)
+        with self._looking(scope) as (listing, get):
+            found = look(scope, listing, selection, known, get, skips=self._skips)
         self._memory.learn(found, selection, watched=since is not None)
         self._note_unread(found, selection, scope)
         position = self._position_of(found)
@@ -109,6 +112,11 @@ class ListedSource(Source):
         """Nothing tells but listings."""
 
     # What a backend has to do.
+
+    @contextmanager
+    def _looking(self, scope: str) -> Iterator[tuple[Iterable[Listed], Read]]:
+        """What `_list` lists, and what reads contents for it: nothing that is older."""
+        yield self._list(scope), self._get
 
     @abstractmethod
     def _list(self, scope: str) -> Iterator[Listed]:

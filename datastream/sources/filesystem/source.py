@@ -18,7 +18,7 @@ from datastream.selection import Selects
 from datastream.source import Feature, Summary, Write, Written, check_expected
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
-from datastream.sources._common.look import Coarse, Listed, is_unread, unread
+from datastream.sources._common.look import Coarse, Listed, Read, is_unread, unread
 from datastream.sources._common.odd_names import OddNames
 from datastream.sources.filesystem.errors import explain
 from datastream.sources.filesystem.info import member_signature, signature_of, time_of
@@ -32,6 +32,8 @@ from datastream.sources.filesystem.place import (
     open_fsspec,
 )
 from datastream.url import Location, Seconds, check_port, checks_options, configured
+
+_Signature = Callable[[Mapping[str, Any]], Hashable]
 
 
 class FilesystemSource(ListedSource):
@@ -70,6 +72,8 @@ class FilesystemSource(ListedSource):
         names = OddNames(self._where, "a file", check_name)
         self._open = partial(open_fsspec, url, storage_options, names)
         self._lock = threading.Lock()
+        # How often it was opened anew; which of these is the one that is open now.
+        self._opens = self._newest = 0
         try:
             self._opened = self._open()
             can_write = self._opened.can_write and not readonly
@@ -119,21 +123,27 @@ class FilesystemSource(ListedSource):
 
     # Reading.
 
+    @contextmanager
+    def _looking(self, scope: str) -> Iterator[tuple[Iterable[Listed], Read]]:
+        with self._looking_anew() as (opened, signature):
+            yield self._listed(opened, signature), partial(self._get_from, opened)
+
     def _list(self, scope: str) -> Iterator[Listed]:
-        signature = self._look_anew()
-        with self._using() as opened:
-            for key, info in opened.files():
-                if key in self._excluded:
-                    continue
-                if REFUSED in info:
-                    self._unread.add(key, info[REFUSED])
-                    yield Listed(key, None)
-                else:
-                    yield Listed(key, signature(info), "", time_of(info))
+        with self._looking_anew() as (opened, signature):
+            yield from self._listed(opened, signature)
+
+    def _listed(self, opened: Opened, signature: _Signature) -> Iterator[Listed]:
+        for key, info in opened.files():
+            if key in self._excluded:
+                continue
+            if REFUSED in info:
+                self._unread.add(key, info[REFUSED])
+                yield Listed(key, None)
+            else:
+                yield Listed(key, signature(info), "", time_of(info))
 
     def summaries(self, selection: Selects) -> Iterator[Summary]:
-        signature = self._look_anew()
-        with self._using() as opened:
+        with self._looking_anew() as (opened, signature):
             for key, info in opened.files():
                 if key in self._excluded or REFUSED in info:
                     if REFUSED in info:
@@ -157,7 +167,10 @@ class FilesystemSource(ListedSource):
 
     def _get(self, keys: Sequence[str]) -> Sequence[Entry]:
         with self._using() as opened:
-            contents = opened.read(keys)
+            return self._get_from(opened, keys)
+
+    def _get_from(self, opened: Opened, keys: Sequence[str]) -> Sequence[Entry]:
+        contents = opened.read(keys)
         return [self._entry(key, data) for key, data in zip(keys, contents, strict=True)]
 
     def _entry(self, key: str, data: bytes | Refused | None) -> Entry:
@@ -167,21 +180,30 @@ class FilesystemSource(ListedSource):
         self._unread.discard(key)
         return _entry(key, data)
 
-    def _look_anew(self) -> Callable[[Mapping[str, Any]], Hashable]:
-        """Begin a listing; gives what makes signatures of its files."""
+    @contextmanager
+    def _looking_anew(self) -> Iterator[tuple[Opened, _Signature]]:
+        """What a look reads, from its listing on, and what makes signatures of its files."""
         with self._using() as opened:
             if not opened.is_archive:
-                return signature_of
+                yield opened, signature_of
+                return
             # First: it must not be newer than what is read of the archive.
             archive = opened.archive_signature()
         self._open_anew()
-        return partial(member_signature, archive=archive)
+        with self._using() as opened:
+            yield opened, partial(member_signature, archive=archive)
 
     def _open_anew(self) -> None:
         """An archive's table of contents is read when it is opened."""
+        with self._lock:
+            self._opens += 1
+            number = self._opens
         opened = self._open()
         with self._lock:
-            old, self._opened = self._opened, opened
+            old = opened
+            # Else another one began to be opened after this one, and shows what is as new.
+            if number > self._newest:
+                old, self._opened, self._newest = self._opened, opened, number
             old.retired = True
             is_unused = not old.users
         if is_unused:
