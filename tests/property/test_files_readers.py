@@ -2,8 +2,9 @@
 
 What a reader has after each read was there while it read; what the poller has is there when all is
 quiet. A failure names its seed; threads are scheduled by the system, so that it repeats what was
-done, not when. ``DATASTREAM_READERS_SECONDS=20 DATASTREAM_READERS_SEEDS=9 pytest -m chaos`` searches
-longer.
+done, not when.
+
+``DATASTREAM_READERS_SECONDS=20 DATASTREAM_READERS_SEEDS=9 pytest -m chaos`` searches longer.
 """
 
 from __future__ import annotations
