@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import random
+import sys
 import threading
 import time
+import traceback
 
 import psutil
 import pytest
@@ -89,6 +91,13 @@ def files_and_threads():
     return psutil.Process().num_fds(), threading.active_count()
 
 
+def stacks(threads):
+    """Where those are that have not ended."""
+    frames = sys._current_frames()
+    alive = [frames[thread.ident] for thread in threads if thread.is_alive()]
+    return "\n".join("".join(traceback.format_stack(frame)) for frame in alive)
+
+
 def mix(store, seconds):
     problems = []
     until = time.monotonic() + seconds
@@ -98,7 +107,7 @@ def mix(store, seconds):
         thread.start()
     for thread in threads:
         thread.join(seconds + 60)
-    assert not [thread for thread in threads if thread.is_alive()], "a call never returned"
+    assert not (hang := stacks(threads)), f"never returned:\n{hang}"
     assert problems == []
     assert all(one.calls for one in crowd)
 

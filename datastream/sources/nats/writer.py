@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from datastream.sources.nats.errors import (
 from datastream.sources.nats.plan import Plan, plan_of
 from datastream.sources.nats.reader import PAUSE, Reader
 from datastream.sources.nats.together import MOST, Look, Together
+from datastream.sources.nats.turns import Turns
 
 FLIGHT = 500
 """Messages that are sent before the first of them is acknowledged."""
@@ -51,12 +53,14 @@ class Writer:
         self._where = where
         self._patience = patience
         self._together = Together(self._bucket, self._look_patiently, where, patience)
+        self._turns = Turns(patience)
         self._epoch = ""
         # Sequence number and hash of what was written last, by key.
         self._recent: dict[str, tuple[int, int]] = {}
 
     async def write(self, writes: Sequence[Write]) -> list[Entry]:
         """Do all of `writes`: as batches of the server, where it takes such."""
+        await self._turns.wait(write.key for write in writes)
         now, name = datetime.now(UTC), _name_of(writes)
         plans = [
             plan_of(write, self._bucket, now, f"{name}-{number}")
@@ -118,27 +122,35 @@ class Writer:
             SourceUnavailable: others changed one of the keys, each time, for too long.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._patience
-        while True:
-            plans = [*sure, *rest]
-            wanted = [plan for plan in plans if not plan.is_done()]
-            try:
-                if wanted:
-                    await self._check_kept([plan for plan in plans if plan.is_done()])
-                first = await self._together.store(wanted) if wanted else 0
-                break
-            except (ApiError, Changed) as error:
-                if isinstance(error, ApiError) and error.number not in WRONG_SEQUENCE:
-                    raise
-                if loop.time() > until:
-                    place = f"{self._where}, {len(wanted)} keys together"
-                    raise unsure(place, error, is_sent=False) from error
-            sure = await self._look_patiently(sure)
-            for plan in sure:
-                plan.check(epoch)
-            if rest:
-                rest = await self._reader.patiently(partial(look, rest))
-        done |= {plan.write.key: plan.kept(epoch) for plan in plans if plan.is_done()}
+        until = math.inf
+        with self._turns.of(plan.write.key for plan in (*sure, *rest)) as turn:
+            while True:
+                try:
+                    await self._store([*sure, *rest], epoch, done)
+                    return
+                except (ApiError, Changed) as error:
+                    if isinstance(error, ApiError) and error.number not in WRONG_SEQUENCE:
+                        raise
+                    if loop.time() > until:
+                        place = f"{self._where}, {len(sure) + len(rest)} keys together"
+                        raise unsure(place, error, is_sent=False) from error
+                await turn.take()
+                until = min(until, loop.time() + self._patience)
+                sure = await self._look_patiently(sure)
+                for plan in sure:
+                    plan.check(epoch)
+                if rest:
+                    rest = await self._reader.patiently(partial(look, rest))
+
+    async def _store(self, plans: Sequence[Plan], epoch: str, done: dict[str, Entry]) -> None:
+        """As one batch, those that change anything."""
+        wanted = [plan for plan in plans if not plan.is_done()]
+        kept = [plan for plan in plans if plan.is_done()]
+        first = 0
+        if wanted:
+            await self._check_kept(kept)
+            first = await self._together.store(wanted)
+        done |= {plan.write.key: plan.kept(epoch) for plan in kept}
         for sequence, plan in enumerate(wanted, first):
             self._did(plan, epoch, done, sequence)
 
@@ -269,21 +281,25 @@ class Writer:
         Also where nothing is expected: what was sent to a server that hangs may reach the bucket
         much later, and must not replace what was written and acknowledged meanwhile.
         """
-        while not plan.is_done():
-            try:
-                self._did(plan, epoch, done, await self._send(plan, unanswered))
-                return
-            except ApiError as error:
-                if error.number not in WRONG_SEQUENCE:
-                    raise
-            (plan,) = await self._look_patiently([plan])
-            plan.check(epoch)
-            if plan.write.expect not in (None, ANY_REVISION, ""):
-                # Another write is on its way, which the leader knows of and does not show yet.
-                raise RevisionConflict(
-                    f"{shown(plan.write.key)} is being changed by somebody else; read it again, "
-                    "decide and retry"
-                )
+        is_exact = plan.write.expect not in (None, ANY_REVISION, "")
+        with self._turns.of([plan.write.key]) as turn:
+            while not plan.is_done():
+                try:
+                    self._did(plan, epoch, done, await self._send(plan, unanswered))
+                    return
+                except ApiError as error:
+                    if error.number not in WRONG_SEQUENCE:
+                        raise
+                if not is_exact:
+                    await turn.take()
+                (plan,) = await self._look_patiently([plan])
+                plan.check(epoch)
+                if is_exact:
+                    # Another write is on its way, which the leader knows of and does not show yet.
+                    raise RevisionConflict(
+                        f"{shown(plan.write.key)} is being changed by somebody else; read it "
+                        "again, decide and retry"
+                    )
         done[plan.write.key] = plan.kept(epoch)
 
     async def _send(self, plan: Plan, unanswered: int) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 import datastream
 from datastream import Feature, RevisionConflict, SourceUnavailable, Write
+from datastream.sources.nats.together import Together
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.integration.nats.test_nats import update
@@ -139,6 +140,24 @@ def test_one_of_many_that_expect_the_same_wins(url, store):
         one.close()
     assert len(won) == 1
     assert dict(store) == {"a": won[0], "b": won[0], f"c{won[0]}": 1}
+
+
+def test_a_batch_gets_through_among_other_writes_of_its_keys(store, monkeypatch):
+    """Of the same store: another one is quicker each time, as it may be on a busy machine."""
+    others = []
+    send = Together._send
+
+    async def late(self, plans, *, asks):
+        others.append(threading.Thread(target=store.put, args=("a", f"other {len(others)}")))
+        others[-1].start()
+        await asyncio.to_thread(others[-1].join, 0.5)
+        return await send(self, plans, asks=asks)
+
+    monkeypatch.setattr(Together, "_send", late)
+    store.put_many({"a": 1, "b": 2, "c": 3})
+    for other in others:
+        other.join()
+    assert (store["b"], store["c"]) == (2, 3)
 
 
 def test_what_changes_nothing_is_not_written(running, bucket, store):
