@@ -23,7 +23,8 @@ LASTING = (
     "pytest_timeout",
     "Dummy",
 )
-GRACE = 10.0
+GRACE = 30.0
+"""Seconds that what a test started has to end: a busy disk takes ten to write a file out."""
 SLOW = 300
 """Seconds of time limit from which a test is begun early."""
 

@@ -14,7 +14,7 @@ from datastream.selection import Selection, Selects
 from datastream.source import Health, Reading, Source, Write, Written
 from datastream.store import Store
 
-TIMEOUT = 20.0
+TIMEOUT = 30.0
 """Seconds after which something that was to happen counts as not happening."""
 
 

@@ -452,7 +452,7 @@ def test_a_quick_subscriber_is_served_beside_a_hundred_that_block(gate):
         store["k"] = 1
         quick.wait_key("k", b"1", 10)
         for _ in range(100):
-            assert blocked.acquire(timeout=10)
+            assert blocked.acquire(timeout=30)
         for number in range(2, 200):
             store["k"] = number
             quick.wait_key("k", b"%d" % number, 1)
@@ -609,7 +609,7 @@ def test_close_with_a_blocked_subscriber_returns_soon(gate):
     assert entered.wait(TIMEOUT)
     closing = threading.Thread(target=store.close)
     closing.start()
-    closing.join(10)
+    closing.join(30)
     assert not closing.is_alive()
     gate.set()
 

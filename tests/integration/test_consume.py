@@ -56,7 +56,7 @@ def test_each_change_is_handled_in_order_and_none_of_what_was_there(store, place
         store["a"] = 1
         store.put_many({"a": 2, "b": 3})
         del store["a"]
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("a", 1), ("a", 2), ("b", 3), ("a", None)]
     assert consumer.counts.handled == 4
     assert consumer.lag == (0, 0.0)
@@ -67,19 +67,19 @@ def test_initial_handles_what_is_there_once(store, place):
     for expected in ([("a", 1), ("b", 2)], []):
         seen = Recorder()
         with store.consume(seen, place=place, initial=True) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         assert seen.pairs == expected
 
 
 def test_what_happened_meanwhile_is_handled_after_a_restart(store, place):
     store.update({"gone": 1, "same": 1})
     with store.consume(Recorder(), place=place, initial=True) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     store.update({"new": 1, "brief": 1})
     del store["gone"], store["brief"]
     seen = Recorder()
     with store.consume(seen, place=place) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert sorted(seen.pairs, key=str) == [("gone", None), ("new", 1)]
 
 
@@ -93,7 +93,7 @@ def test_what_happened_meanwhile_comes_in_the_order_in_which_it_happened(tmp_pat
             store[key] = 1
         del store["z"]
         with store.consume(seen, place=place) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     assert [key for key, _ in seen.pairs] == [*keys, "z"]
 
 
@@ -101,17 +101,17 @@ def test_only_what_is_selected_is_handled(store, place):
     seen = Recorder()
     with store.consume(seen, "fx/", match="*.txt", exclude="fx/x*", place=place) as consumer:
         store.update({"fx/a": 1, "fx/x": 2, "b.txt": 3, "c": 4})
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("fx/a", 1), ("b.txt", 3)]
 
 
 def test_more_keys_selected_later_are_handled_from_their_present_state(store, place):
     store.update({"a/1": 1, "b/1": 1})
     with store.consume(Recorder(), "a/", place=place, initial=True) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     seen = Recorder()
     with store.consume(seen, "a/", "b/", place=place) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("b/1", 1)]
 
 
@@ -122,14 +122,14 @@ def test_a_handler_is_called_again_and_then_the_consumer_stops_before_the_change
     store.update({"a": 2})
     store.update({"a": 3})
     with pytest.raises(datastream.DatastreamError, match=r"PUT of 'a'.*3 calls.*ValueError: no 2"):
-        consumer.wait(10)
+        consumer.wait(30)
     assert consumer.status.current.state is State.FAILED
     assert isinstance(consumer.status.current.error.__cause__, ValueError)
     assert seen.pairs == [("a", 1)]
     assert consumer.counts.retried == 2
     with store.consume(seen, place=place, retry=QUICK) as consumer:
         store["b"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     # The log of memory has the newest state of each key.
     assert seen.pairs == [("a", 1), ("a", 3), ("b", 1)]
 
@@ -139,7 +139,7 @@ def test_a_change_is_skipped(store, place, caplog):
     with store.consume(seen, place=place, retry=1, on_failure="skip") as consumer:
         for value in (1, 2, 3):
             store["a"] = value
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("a", 1), ("a", 3)]
     assert consumer.counts.skipped == 1
     assert "it is skipped: ValueError: no 2" in caplog.text
@@ -153,7 +153,7 @@ def test_a_change_becomes_a_dead_letter(store, place):
         ) as consumer:
             store["a"] = 2
             store.put("raw", b"\xff", value_type="bytes")
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         [(key, letter)] = letters.items()
     assert key.startswith("mails/a/2")
     assert letter["value"], letter["attempts"] == ("2", 3)
@@ -168,7 +168,7 @@ def test_a_dead_letter_finds_a_place_whatever_the_key_is(store, place, tmp_path)
             Recorder(1), place=place, name="mails", retry=1, on_failure=letters
         ) as consumer:
             store.put_many(dict.fromkeys(keys, 1))
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         assert sorted(letter["key"] for letter in letters.values()) == sorted(keys)
         assert len(letters.snapshot("mails/plain/")) == 1
 
@@ -182,7 +182,7 @@ def test_an_undeliverable_change_is_not_tried_again(store, place):
 
     with store.consume(handler, place=place, retry=None, on_failure="skip") as consumer:
         store["a"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert calls == ["a"]
 
 
@@ -217,14 +217,14 @@ def test_async_handlers_run_on_the_loop_that_is_there(store, place):
     async def main():
         async with await store.aconsume(handler, "k/", place=place, concurrency=4) as consumer:
             await store.aput_many({f"k/{n}": n for n in range(10)})
-            assert await consumer.aflush(10)
+            assert await consumer.aflush(30)
         assert loops == [asyncio.get_running_loop()] * 10
 
     asyncio.run(main())
     loops.clear()
     with store.consume(handler, place=place) as consumer:
         store["a"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert len(loops) == 1
 
 
@@ -241,11 +241,11 @@ def test_a_loop_that_ends_stops_the_consumer_and_skips_nothing(store, place):
 
     started = threading.Event()
     consumer = asyncio.run(main())
-    assert consumer.wait(10)
+    assert consumer.wait(30)
     assert consumer.counts.skipped == 0
     seen = Recorder()
     with store.consume(seen, place=place) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("a", 1)]
 
 
@@ -260,7 +260,7 @@ def test_a_hanging_async_handler_is_cancelled(store, place):
     started, cancelled = threading.Event(), threading.Event()
     consumer = store.consume(hang, place=place)
     store["a"] = 1
-    assert started.wait(10)
+    assert started.wait(30)
     assert consumer.stop(0.01)
     assert cancelled.is_set()
 
@@ -277,7 +277,7 @@ def test_what_a_handler_awaits_may_be_cancelled(store):
 
     with store.consume(handler, place=None, retry=QUICK) as consumer:
         store["a"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
         assert consumer.counts.retried == 1
     assert calls == [1, 1]
 
@@ -291,7 +291,7 @@ def test_flush_ends_when_the_consumer_does(store):
     started, release = threading.Event(), threading.Event()
     consumer = store.consume(handler, place=None, retry=1)
     store["a"] = 1
-    assert started.wait(10)
+    assert started.wait(30)
     answers = []
     flushing = threading.Thread(target=lambda: answers.append(consumer.flush()))
     flushing.start()
@@ -329,7 +329,7 @@ def test_a_hanging_handler_holds_up_its_key_alone(store, place, monkeypatch):
     consumer = store.consume(handler, place=place, concurrency=2)
     try:
         store["hangs"] = 1
-        assert started.wait(10)
+        assert started.wait(30)
         store.update({"a": 1})
         store.update({"a": 2})
         eventually(lambda: len(seen.pairs) == 2, "others are handled")
@@ -339,7 +339,7 @@ def test_a_hanging_handler_holds_up_its_key_alone(store, place, monkeypatch):
         assert not consumer.stop(0.01)
     finally:
         release.set()
-    assert consumer.wait(10)
+    assert consumer.wait(30)
     # Although the first one was never finished when they were.
     assert b'"a"' in place.read_bytes()
 
@@ -370,7 +370,7 @@ def test_keys_are_handled_at_a_time_and_each_in_order(store, place):
 
     def handler(entry):
         if entry.decode() == 0:
-            barrier.wait(20)
+            barrier.wait(30)
         seen(entry)
 
     with store.consume(handler, place=place, concurrency=4) as consumer:
@@ -386,7 +386,7 @@ def test_batches_are_handled_whole(store, place):
     with store.consume(batches.append, place=place, batch=True) as consumer:
         store.put_many({"a": 1, "b": 2})
         store["a"] = 3
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert [[entry.key for entry in batch] for batch in batches] == [["a", "b"], ["a"]]
 
 
@@ -400,11 +400,11 @@ def test_conflation_is_had_by_asking(store, place):
 
     with store.consume(handler, place=place, conflate=True) as consumer:
         store["first"] = 1
-        assert started.wait(10)
+        assert started.wait(30)
         for n in range(100):
             store["a"] = n
         release.set()
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs[0] == ("first", 1)
     assert seen.pairs[-1] == ("a", 99)
     # What the feed had taken before is handled, too.
@@ -417,7 +417,7 @@ def test_a_place_in_a_store(store):
         for value in (1, 2):
             with store.consume(seen, place=places, name="mails") as consumer:
                 store["a"] = value
-                assert consumer.flush(10)
+                assert consumer.flush(30)
             store["b"] = value
         assert "mails/cursor" in places
     assert seen.pairs == [("a", 1), ("b", 1), ("a", 2)]
@@ -449,7 +449,7 @@ def test_what_consuming_writes_must_not_be_consumed(store, place):
     seen = Recorder()
     with store.consume(seen, exclude="c/**", place=store, name="c", on_failure=store) as consumer:
         store["a"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("a", 1)]
 
 
@@ -526,14 +526,14 @@ def test_a_place_on_a_full_disk_is_waited_for(store, place, monkeypatch):
         assert consumer.flush(30)
     store["b"] = 1
     with store.consume(seen, place=place) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     assert seen.pairs == [("a", 1), ("b", 1)]
 
 
 def test_the_store_closing_ends_its_consumers(place):
     with datastream.open("memory:") as store:
         consumer = store.consume(Recorder(), place=place)
-    assert consumer.wait(10)
+    assert consumer.wait(30)
     assert consumer.status.current.state is State.CLOSED
 
 
@@ -544,7 +544,7 @@ def test_a_handler_may_stop_its_consumer(store, place):
     answers = []
     consumer = store.consume(handler, place=place)
     store["a"] = 1
-    assert consumer.wait(10)
+    assert consumer.wait(30)
     assert answers == [False]
 
 
@@ -553,7 +553,7 @@ def test_the_status_can_be_subscribed_to(store, place):
     consumer = store.consume(Recorder(1), place=place, retry=1)
     consumer.status.subscribe(lambda s: states.append(s.state), on_completed=done.set)
     store["a"] = 1
-    assert done.wait(10)
+    assert done.wait(30)
     assert states[-1] is State.FAILED
 
 
@@ -562,12 +562,12 @@ def test_what_a_backend_cannot_tell_is_told_key_by_key(tmp_path, place):
     with datastream.open(f"file:{tmp_path}/data", create=True) as store:
         store.update({"a": 1, "b": 1, "c": 1})
         with store.consume(Recorder(), place=place, initial=True) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         store.update({"b": 2, "d": 1})
         del store["c"]
         seen = Recorder()
         with store.consume(seen, place=place) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         assert sorted(seen.pairs, key=str) == [("b", 2), ("c", None), ("d", 1)]
 
 
@@ -576,12 +576,12 @@ def test_a_log_that_was_lost_costs_no_delete(place):
     with datastream.open("memory:") as store:
         store.update({"a": 1, "gone": 1})
         with store.consume(Recorder(), place=place, initial=True) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     seen = Recorder()
     with datastream.open("memory:") as store:
         store.update({"a": 1})
         with store.consume(seen, place=place) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     assert sorted(seen.pairs) == [("a", 1), ("gone", None)]
 
 
@@ -601,7 +601,7 @@ def consumed(url, place, **options):
     """What a consumer is given that ends once nothing is left."""
     seen = Recorder()
     with datastream.open(url) as store, store.consume(seen, place=place, **options) as consumer:
-        assert consumer.flush(10)
+        assert consumer.flush(30)
     return seen.pairs
 
 
@@ -645,7 +645,7 @@ def test_a_key_whose_handling_was_not_saved_and_that_is_gone_is_told(tmp_path, p
         eventually(lambda: b"kept" in place.read_bytes(), "the place is kept")
         saved = place.read_bytes()
         store["a"] = 1
-        assert consumer.flush(10)
+        assert consumer.flush(30)
         consumer.stop()
         lines = place.read_bytes().removeprefix(saved).splitlines(keepends=True)
         assert json.loads(lines[0].split(b" ", 1)[1])["revisions"]["a"].startswith("unsure:")
@@ -653,7 +653,7 @@ def test_a_key_whose_handling_was_not_saved_and_that_is_gone_is_told(tmp_path, p
         del store["a"]
         seen = Recorder()
         with store.consume(seen, place=place) as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     assert seen.pairs == [("a", None)]
 
 
@@ -673,7 +673,7 @@ if not child:
     os.read(ending, 1)
     os._exit(0)
 store["a"] = 1
-assert consumer.flush(10)
+assert consumer.flush(30)
 assert consumer.stop()
 # Though the child lives, the place is free.
 assert store.consume(print, place=sys.argv[1]).stop()

@@ -46,7 +46,7 @@ def test_a_branch_that_was_not_born_yet(repository, tmp_path):
     seen = []
     with datastream.open(repository) as store:
         with store.consume(seen.append, place=tmp_path / "place") as consumer:
-            assert consumer.flush(10)
+            assert consumer.flush(30)
         store["a"] = 1
         store["a"] = 2
         with store.consume(seen.append, place=tmp_path / "place") as consumer:
@@ -91,7 +91,7 @@ def test_postgres_with_history_leaves_nothing_out(postgres, tmp_path):
             del other["b"]
             other["b"] = 4
             _handled(consumer, seen, 11)
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     pairs = _pairs(seen)
     for key, values in {"a": [1, 2, 3, 4], "b": [1, 2, 3, None, 4], "gone": [1, None]}.items():
         assert [value for k, value in pairs if k == key] == values
@@ -102,4 +102,4 @@ def _handled(consumer, seen, number):
     from datastream.testing._tools import eventually
 
     eventually(lambda: len(seen) >= number, f"{number} handled, not {len(seen)}")
-    assert consumer.flush(10)
+    assert consumer.flush(30)

@@ -123,7 +123,7 @@ def crowd_of(backend, seconds):
         seen = []
         store.watch("end").subscribe(lambda entry: seen.append(entry.value))
         store["end"] = 1
-        assert store.flush(20)
+        assert store.flush(30)
         assert seen == [b"1"]
 
 

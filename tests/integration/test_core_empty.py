@@ -147,7 +147,7 @@ def test_it_is_believed_when_a_later_look_says_the_same(source, store, everythin
 def test_own_deletes_of_everything_are_told_at_once(store, everything):
     for key in "abc":
         del store[key]
-        assert store.flush(10)
+        assert store.flush(30)
         assert key not in everything.state
     assert everything.state == {}
     assert deletes(everything) == ["a", "b", "c"]
@@ -155,7 +155,7 @@ def test_own_deletes_of_everything_are_told_at_once(store, everything):
 
 def test_clear_is_told_at_once(store, everything):
     store.clear()
-    assert store.flush(10)
+    assert store.flush(30)
     assert everything.state == {}
 
 
@@ -164,5 +164,5 @@ def test_the_last_own_delete_after_anothers_is_told(source, store, everything):
     source.change(a=None, b=None)
     everything.wait_state({"c": b"c"})
     del store["c"]
-    assert store.flush(10)
+    assert store.flush(30)
     assert everything.state == {}

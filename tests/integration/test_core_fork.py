@@ -73,7 +73,7 @@ if pid == 0:
             seen = []
             anew.watch().subscribe(lambda entry: seen.append(entry.key))
             anew["child"] = 1
-            assert anew.flush(20) and "child" in seen, seen
+            assert anew.flush(30) and "child" in seen, seen
     del store, watch, subscription
     import gc; gc.collect()
     print("child ok", flush=True)
@@ -84,7 +84,7 @@ for thread in threads:
     thread.join()
 assert status == 0, status
 store["b"] = 2
-assert store.flush(20)
+assert store.flush(30)
 assert "b" in got, got
 if opens_anew:
     assert store["child"] == 1

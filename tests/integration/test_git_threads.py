@@ -207,7 +207,7 @@ def test_closed_during_traffic_every_call_ends_and_all_files_are_closed(source):
     # One thread waits, as the store's poller does.
     failures = together(*calls * 4, lambda: source.wait(0.05), seconds=1.5)
     closer.join()
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert failures
     assert {type(failure) for failure in failures} <= {StoreClosed}
     with pytest.raises(StoreClosed, match="closed"):
@@ -252,23 +252,23 @@ def test_reads_go_on_while_a_write_and_a_wait_hang(source, monkeypatch):
 
     def slow(*arguments):
         hanging.set()
-        go_on.wait(20)
+        go_on.wait(30)
         return publish(*arguments)
 
     monkeypatch.setattr(kind, "publish", slow)
     writer, written = in_thread(lambda: put(source, a=2))
     waiter, _ = in_thread(lambda: source.wait(20))
-    assert hanging.wait(10)
+    assert hanging.wait(30)
     assert source.get("a").value == b"1"
     assert source.read(ALL, None).position == position
     assert source.read(ALL, position).entries == []
     assert [c.key for c in source.capabilities()] == ["a"]
     assert writer.is_alive(), "they waited for the write"
     go_on.set()
-    writer.join(20)
+    writer.join(30)
     assert written[0].since == position
     source.wake()
-    waiter.join(20)
+    waiter.join(30)
     assert not waiter.is_alive()
 
 
@@ -297,9 +297,10 @@ def test_a_push_that_hangs_holds_up_no_reader_and_close_ends_it(bare, server):
     assert source.get("a").value == b"1"
     assert source.read(ALL, position).entries == []
     source.close()
-    writer.join(10)
+    writer.join(30)
     assert not writer.is_alive()
-    assert time.monotonic() - started < 10
+    # The server would let go after a minute, and the client give up.
+    assert time.monotonic() - started < 40
     server.hold.set()
     assert isinstance(result[0], DatastreamError)
 
@@ -313,12 +314,12 @@ def test_wait_is_ended_by_release_and_close_from_another_thread(bare):
         time.sleep(0.01)
         source.release()
         source.wake()
-        waiter.join(10)
+        waiter.join(30)
         assert result == [None]
     waiter, result = in_thread(lambda: source.wait(None))
     time.sleep(0.05)
     source.close()
-    waiter.join(10)
+    waiter.join(30)
     assert not waiter.is_alive()
 
 
@@ -509,16 +510,16 @@ def test_a_remote_that_is_away_shows_in_the_health_and_not_in_reads(bare, server
     position = source.read(ALL, None).position
     source.read(ALL, position)
     server.status = 503
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while source.health.error is None and time.monotonic() < deadline:
         source.wait(1)
     assert isinstance(source.health.error, SourceUnavailable)
     assert "503" in str(source.health.error)
     # It pauses, and goes on asking.
     asked, started = len(server.requests), time.monotonic()
-    while time.monotonic() - started < 1:
+    while time.monotonic() - started < 1 or len(server.requests) < asked + 2:
         source.wait(1)
-    assert 2 <= len(server.requests) - asked <= 20
+    assert len(server.requests) - asked <= 20 * max(1, time.monotonic() - started)
     assert source.read(ALL, position).entries == []
     assert source.get("a").value == b"1"
     with pytest.raises(SourceUnavailable, match="503"):
@@ -550,10 +551,11 @@ def test_opened_while_the_remote_is_away_it_says_so(bare, server):
 def test_one_of_many_readers_asks_for_all(bare, server):
     bare.import_commit({"a": "1"})
     source = RemoteGitSource(
-        f"{server.url}/bare.git", username=USER, password=PASSWORD, interval=0.3
+        f"{server.url}/bare.git", username=USER, password=PASSWORD, interval=3600
     )
     bare.import_commit({"a": "2"})
-    time.sleep(0.4)
+    # As if the hour had passed.
+    source._schedule.request()
     values = []
     threads = [
         threading.Thread(target=lambda: values.append(source.get("a").value)) for _ in range(8)

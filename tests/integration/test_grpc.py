@@ -191,7 +191,7 @@ def test_stop_does_not_wait_for_clients_that_read_nothing(store):
             store.put_many({f"k/{key}": b"%0100000d" % number for key in range(10)})
         stopping = threading.Thread(target=server.stop, args=(1.0,))
         stopping.start()
-        stopping.join(10)
+        stopping.join(30)
         assert not stopping.is_alive()
         for stream in streams:
             with pytest.raises(grpc.RpcError) as error:

@@ -339,7 +339,7 @@ def test_release_ends_a_wait_that_runs(served, source):
         waiting = threads.submit(source.wait, 60)
         eventually(lambda: source._stream.is_running, "the stream")
         source.release()
-        waiting.result(5)
+        waiting.result(30)
     served["k"] = 1
     assert values(news(source, union, position)) == {"k": b"1"}
 
@@ -351,7 +351,7 @@ def test_release_ends_a_wait_that_runs(served, source):
 def hole(stack, served):
     """A way to the server, and a source that takes it; `is_hole` makes it a black hole."""
     proxy = stack.enter_context(Proxy(int(served.server.address.rpartition(":")[2])))
-    proxy.source = opened(stack, f"127.0.0.1:{proxy.port}", timeout=30.0)
+    proxy.source = opened(stack, f"127.0.0.1:{proxy.port}", timeout=60.0)
     proxy.source.get("k")
     return proxy
 
@@ -377,7 +377,7 @@ def test_close_is_bounded_and_ends_every_call_while_the_server_is_black_holed(ho
         source.close()
         for call in running:
             with pytest.raises((grpc.RpcError, DatastreamError, ValueError)):
-                call.result(10)
+                call.result(30)
 
 
 def test_a_stream_that_hangs_while_it_is_opened_holds_up_no_other_call():

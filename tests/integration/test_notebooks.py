@@ -215,7 +215,7 @@ def test_a_cell_run_again_leaves_no_thread_and_no_subscription(cells: Cells, cel
         store.close()
         ours = [t for t in threads if t.name.startswith("datastream") and t.name != REAPER]
         for thread in ours:
-            thread.join(5)
+            thread.join(30)
         assert len(ours) >= 20
         assert not [thread for thread in ours if thread.is_alive()]
     """)
@@ -263,7 +263,7 @@ def test_synchronous_calls_work_inside_the_running_loop(cells: Cells, url: str) 
             entry = store.put("a", 1, expect="")
             store.put_many({{"b": 2, "c": 3}})
             del store["c"]
-            assert store.flush(5)
+            assert store.flush(30)
             assert seen == ["a", "b"]
             assert dict(store) == {{"a": 1, "b": 2}}
             assert store.snapshot("a") == {{"a": entry}}

@@ -125,7 +125,7 @@ def test_nobody_takes_it(source, notified):
         source.wait(0)
     thread = threading.Thread(target=source.wait, args=(0,))
     thread.start()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
     notified(3)
     source.release()

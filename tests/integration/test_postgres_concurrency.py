@@ -660,7 +660,7 @@ def test_one_look_up_serves_all_who_wait_also_when_it_fails():
     def work():
         calls.append(1)
         begun.set()
-        go.wait(10)
+        go.wait(30)
         raise SourceUnavailable("away")
 
     def wait():
@@ -671,7 +671,7 @@ def test_one_look_up_serves_all_who_wait_also_when_it_fails():
 
     with ThreadPoolExecutor(8) as threads:
         first = threads.submit(wait)
-        begun.wait(10)
+        begun.wait(30)
         with pytest.raises(TimeoutError):
             flight.run(work, 0.01)
         others = [threads.submit(wait) for _ in range(7)]

@@ -346,7 +346,7 @@ def test_readers_go_on_while_another_program_writes(source, path):
 
 
 def test_readers_go_on_while_own_writers_wait_for_a_lock(path):
-    with closing(SqliteSource(path, timeout=1.0)) as source, connect(path) as db:
+    with closing(SqliteSource(path, timeout=3.0)) as source, connect(path) as db:
         put(source, a="1")
         db.execute("BEGIN IMMEDIATE")
         with ThreadPoolExecutor(8) as pool:
@@ -358,7 +358,7 @@ def test_readers_go_on_while_own_writers_wait_for_a_lock(path):
                 read += 1
             errors = [write.exception() for write in writes]
         # Not one after the other, each for the whole timeout.
-        assert monotonic() - start < 7
+        assert monotonic() - start < 20
         assert read > 8
         assert all(isinstance(source.translate(e, "a"), SourceUnavailable) for e in errors)
         db.execute("COMMIT")

@@ -227,7 +227,7 @@ if pid == 0:
 assert os.waitpid(pid, 0)[1] == 0
 subscription.dispose()
 store["a"] = 3
-assert store.flush(20) and view["a"] == 3
+assert store.flush(30) and view["a"] == 3
 store.close()
 print("parent ok", flush=True)
 """

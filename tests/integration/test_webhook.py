@@ -84,7 +84,7 @@ def test_changes_arrive_signed(receiver, hook, tmp_path):
             entry = store.put("a", {"b": 1})
             store.put("raw", b"\xff")
             del store["a"]
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     contents = [json.loads(body) for _, body in receiver.requests]
     assert contents[0] == {
         "key": "a",
@@ -120,7 +120,7 @@ def test_trouble_of_the_receiver_is_tried_again(receiver, hook, tmp_path):
     with datastream.open("memory:") as store:
         with store.consume(hook, place=tmp_path / "place", retry=QUICK) as consumer:
             store["a"] = 1
-            assert consumer.flush(20)
+            assert consumer.flush(30)
     assert len(receiver.requests) == 4
     # What is sent again can be told from what is new.
     assert len({headers["X-Datastream-Delivery"] for headers, _ in receiver.requests}) == 1
@@ -140,7 +140,7 @@ def test_a_refusal_is_not_tried_again(receiver, hook, tmp_path, answer, words):
         consumer = store.consume(hook, place=tmp_path / "place", retry=None)
         store["a"] = 1
         with pytest.raises(datastream.DatastreamError, match=words) as caught:
-            consumer.wait(10)
+            consumer.wait(30)
     assert isinstance(caught.value.__cause__, Undeliverable)
     assert "T0KEN" not in str(caught.value)
     assert len(receiver.requests) == 1
@@ -204,7 +204,7 @@ def test_batches_are_sent_whole(receiver, hook, tmp_path):
     with datastream.open("memory:") as store:
         with store.consume(hook, place=tmp_path / "place", batch=True) as consumer:
             store.put_many({"a": 1, "b": 2})
-            assert consumer.flush(10)
+            assert consumer.flush(30)
     [(_, body)] = receiver.requests
     assert [entry["key"] for entry in json.loads(body)["entries"]] == ["a", "b"]
 

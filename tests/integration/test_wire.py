@@ -575,7 +575,7 @@ def test_a_server_of_something_else_is_a_clear_error():
                 with pytest.raises(Unsupported, match=f"127.0.0.1:{port}"):
                     call()
     finally:
-        server.stop(0).wait(20)
+        server.stop(0).wait(30)
 
 
 def test_errors_of_an_ancestors_server_are_ours(old, remote):

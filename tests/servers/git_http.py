@@ -38,7 +38,7 @@ class GitServer:
 
     def wait_for_requests(self, count):
         with self._asked:
-            assert self._asked.wait_for(lambda: len(self.requests) >= count, 20)
+            assert self._asked.wait_for(lambda: len(self.requests) >= count, 30)
 
     def close(self):
         self._server.shutdown()
@@ -65,7 +65,7 @@ class GitServer:
             self.requests.append((request.command, request.path))
             self._asked.notify_all()
         if self.hold is not None:
-            self.hold.wait(20)
+            self.hold.wait(60)
         if self.status is not None:
             return _refuse(request, self.status)
         if request.headers.get("Authorization") != self.expected:

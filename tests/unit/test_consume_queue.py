@@ -47,7 +47,7 @@ def test_a_full_queue_makes_wait(monkeypatch):
     thread.start()
     assert not put
     tasks.done(tasks.take())
-    thread.join(10)
+    thread.join(30)
     assert put == [True]
 
 

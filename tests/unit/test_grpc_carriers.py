@@ -63,7 +63,7 @@ def test_a_call_that_brings_others_something_goes_on(follower, heard):
     late, late_sink = watch(follower)
     batch = pb.DataResponse(cursor="1")
     follower._call.brings.put(pb.FollowResponse(watch=watched.number, response=batch))
-    heard.times.get(timeout=10)
+    heard.times.get(timeout=30)
     late.give_up()
     assert late_sink.error is not None
     assert sink.error is None

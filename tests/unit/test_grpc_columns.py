@@ -132,6 +132,6 @@ def test_a_sink_that_fails_is_told_so():
             self.is_cancelled = True
 
     sink, call = Sink(), Call()
-    _carriers.Subscribed(call, sink, lambda: None).join(10)
+    _carriers.Subscribed(call, sink, lambda: None).join(30)
     assert "what is that" in str(sink.ended)
     assert call.is_cancelled

@@ -87,7 +87,7 @@ def test_one_that_is_larger_than_allowed_is_taken_alone():
         first, second = await begun(untaken, calls, large)
         assert (first.done(), second.done()) == (True, False)
         calls[0].take()
-        assert await asyncio.wait_for(second, 10) == large.answer
+        assert await asyncio.wait_for(second, 30) == large.answer
 
     asyncio.run(run())
 
@@ -101,7 +101,7 @@ def test_a_principal_has_a_limit_beyond_its_connections():
         (waiting,) = await begun(untaken, [Call(9)], maker)
         assert not waiting.done()
         calls[0].take()
-        assert await asyncio.wait_for(waiting, 10) == STATE
+        assert await asyncio.wait_for(waiting, 30) == STATE
 
     asyncio.run(run())
 
@@ -120,7 +120,7 @@ def test_one_that_needs_its_turn_no_more_gives_it_on(end):
         if end == "cancelled":
             # Just as its turn has come.
             waiting.cancel()
-        assert await asyncio.wait_for(last, 10) == STATE
+        assert await asyncio.wait_for(last, 30) == STATE
         await asyncio.gather(waiting, return_exceptions=True)
 
     asyncio.run(run())

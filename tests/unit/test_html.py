@@ -368,7 +368,7 @@ def test_a_server_shows_its_address_and_its_clients(store: Store) -> None:
             came = threading.Event()
             remote.watch("a").subscribe(lambda _: came.set())
             store["a"] = 1
-            assert came.wait(10)
+            assert came.wait(30)
             (client,) = server.clients
             page = Page(server._repr_html_())
             for part in (server.address, "READY", "spied", "1", client):

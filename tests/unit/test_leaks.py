@@ -43,7 +43,7 @@ def test_a_subscription_keeps_its_store_open():
     )
     gc.collect()
     table["a"] = 1
-    assert seen.wait(10)
+    assert seen.wait(30)
     subscription.dispose()
     table.close()
 
@@ -53,7 +53,7 @@ def test_one_raising_on_completed_keeps_no_other_from_completing(caplog):
     with datastream.open("memory:") as store:
         store.watch().subscribe(lambda e: None, on_completed=lambda: 1 / 0)
         store.watch().subscribe(lambda e: None, on_completed=completed.set)
-    assert completed.wait(10)
+    assert completed.wait(30)
     assert "ZeroDivisionError" in caplog.text
 
 

@@ -258,7 +258,7 @@ class Slow(Shelf):
     def _list(self, scope):
         found = list(super()._list(scope))
         self.listing.set()
-        assert self.go.wait(20)
+        assert self.go.wait(30)
         yield from found
 
 
@@ -268,17 +268,17 @@ def test_nothing_waits_for_a_listing():
     answers = []
     poll = threading.Thread(target=lambda: answers.append(slow.read(ALL, "none")))
     poll.start()
-    assert slow.listing.wait(20)
+    assert slow.listing.wait(30)
     assert slow.get("a").value == b"one"
     assert slow.get("b") is None
     slow.files["a"] = (2, b"two")
     written = slow._written([])
     slow.release()
     slow.wake()
-    slow.wait(20)
+    slow.wait(30)
     assert not answers
     slow.go.set()
-    poll.join(20)
+    poll.join(30)
     # It began before the write, so that the next look has to show it.
     assert answers[0].position != written.position
     assert _revisions(slow.read(ALL, written.position)) == {"a": fingerprint(b"two")}

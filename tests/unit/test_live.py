@@ -67,7 +67,7 @@ class Widget:
             return bool(found)
 
         with self.came:
-            assert self.came.wait_for(is_there, 10), self.sent
+            assert self.came.wait_for(is_there, 30), self.sent
         return found[0]
 
 

@@ -101,7 +101,7 @@ def test_a_reader_that_resumes_is_not_told_of_keys_that_came_and_went():
         store.delete("gone")
         batches = []
         store.watch_batches(since=cursor).subscribe(batches.append)
-        assert store.flush(20)
+        assert store.flush(30)
     found = {entry.key: entry.operation for entry in batches[0].entries}
     assert found == {"new": Operation.PUT, "gone": Operation.DELETE}
 
@@ -124,7 +124,7 @@ def test_stores_that_share_a_table_wake_each_other():
     one, other = MemorySource("shared by two"), MemorySource("shared by two")
     position = other.read(EVERYTHING, None).position
     put(one, "a", b"1")
-    other.wait(20)
+    other.wait(30)
     assert [e.key for e in other.read(EVERYTHING, position).entries] == ["a"]
     third = weakref.ref(MemorySource("shared by two"))
     gc.collect()

@@ -59,7 +59,7 @@ def test_a_source_of_the_past_waits_until_it_is_woken_or_closed():
         waiter = threading.Thread(target=source.wait, args=(None,))
         waiter.start()
         getattr(source, end)()
-        waiter.join(10)
+        waiter.join(30)
         assert not waiter.is_alive()
     source = Past("here")
     source.wake()

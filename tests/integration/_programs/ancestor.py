@@ -194,7 +194,7 @@ class Server:
         with self.changed:
             self._stopping = True
             self.changed.notify_all()
-        self._server.stop(0).wait(20)
+        self._server.stop(0).wait(30)
         self._executor.shutdown()
 
     def __enter__(self) -> Server:

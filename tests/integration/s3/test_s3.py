@@ -267,7 +267,7 @@ def test_many_are_read_at_a_time(make, proxy, bucket):
             at_once.append(1)
             most.append(len(at_once))
         if len(most) <= 8:
-            together.wait(20)
+            together.wait(30)
         handler.answer(ask())
         with lock:
             at_once.pop()
@@ -327,7 +327,7 @@ def test_many_threads_read_at_a_time(make, proxy, put):
 
     def slow(handler, ask):
         # No answer before all eight have asked.
-        together.wait(20)
+        together.wait(30)
         handler.answer(ask())
 
     proxy.spoil("get", slow)
@@ -336,7 +336,7 @@ def test_many_threads_read_at_a_time(make, proxy, put):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(30)
     assert answers == [1] * 8
 
 
@@ -353,7 +353,7 @@ def test_reads_and_writes_go_on_while_a_look_takes_long(make, proxy, put):
         handler.answer(ask())
 
     proxy.spoil("list", slow)
-    assert looking.wait(20)
+    assert looking.wait(30)
     assert store["a"] == 1
     assert "b" not in store
     store["b"] = 2

@@ -483,11 +483,11 @@ def test_close_while_a_request_runs(make, proxy, raw):
     recorder = Recorder(store)
     recorder.wait_ready()
     proxy.spoil("list", slow)
-    assert asked.wait(20)
+    assert asked.wait(30)
     closing = threading.Thread(target=store.close)
     closing.start()
     release.set()
-    closing.join(20)
+    closing.join(30)
     assert not closing.is_alive()
     recorder.wait(lambda r: r.completed)
 

@@ -161,9 +161,9 @@ class EventLoop:
         self._thread.start()
 
     def close(self):
-        asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result(20)
+        asyncio.run_coroutine_threadsafe(_cancel_all(), self.loop).result(30)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(20)
+        self._thread.join(30)
         self.loop.close()
 
 
