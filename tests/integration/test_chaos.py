@@ -667,7 +667,7 @@ def test_a_storm_of_subscriptions_leaves_nothing_behind(tmp_path, kind, count):
         assert not publisher.routes._by_prefix
         eventually(lambda: not _is_polling(store), "the poller's thread is gone")
         if kind == "grpc":
-            eventually(lambda: not served._core._publisher.routes, "the server's stream is gone", 5)
+            eventually(lambda: not served._core._publisher.routes, "the server's stream is gone")
 
 
 def _is_polling(store):
@@ -709,7 +709,7 @@ def test_disposing_the_last_subscription_during_a_snapshot_ends_the_reading():
         subscription.dispose()
         source.gate.set()
         reader.join(TIMEOUT)
-        eventually(lambda: not _is_polling(store), "the poller's thread ends", 5)
+        eventually(lambda: not _is_polling(store), "the poller's thread ends")
 
 
 def test_disposing_the_last_subscription_while_the_backend_is_away_ends_the_retries():
@@ -726,7 +726,7 @@ def test_disposing_the_last_subscription_while_the_backend_is_away_ends_the_retr
         assert source.reading.wait(TIMEOUT)
         subscription.dispose()
         source.gate.set()
-        eventually(lambda: not _is_polling(store), "the poller's thread ends", 5)
+        eventually(lambda: not _is_polling(store), "the poller's thread ends")
 
 
 def test_disposing_the_last_remote_subscription_ends_the_stream():
@@ -740,7 +740,7 @@ def test_disposing_the_last_remote_subscription_ends_the_stream():
         follower.wait_key("k", b"1")
         assert store._core._publisher.routes
         follower.dispose()
-        eventually(lambda: not store._core._publisher.routes, "the server's watch is released", 5)
+        eventually(lambda: not store._core._publisher.routes, "the server's watch is released")
         again = Follower(remote)
         store["k"] = 2
         again.wait_key("k", b"2")

@@ -412,8 +412,8 @@ def test_clients_that_leave_in_the_middle_cost_a_line_for_debugging_only(store, 
                 stream = subscribe(channel)
                 next(stream)
                 stream.cancel()
-        eventually(lambda: not store._core._publisher.routes, "all are released", 10)
-        eventually(lambda: caplog.text.count(" CANCELLED") == 30, "their lines", 5)
+        eventually(lambda: not store._core._publisher.routes, "all are released")
+        eventually(lambda: caplog.text.count(" CANCELLED") == 30, "their lines")
     assert "Traceback" not in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -544,7 +544,7 @@ def test_a_killed_client_is_released_promptly(store, server, number):
         eventually(lambda: store._core._publisher.routes, "its stream")
         child.signal(number)
         child.wait()
-        eventually(lambda: not store._core._publisher.routes, "its watch is released", 5)
+        eventually(lambda: not store._core._publisher.routes, "its watch is released")
 
 
 def test_a_cancelled_stream_is_released_though_it_never_read(store, channel):
@@ -553,7 +553,7 @@ def test_a_cancelled_stream_is_released_though_it_never_read(store, channel):
         next(stream)
         store.put_many({f"k/{number}": os.urandom(50_000) for number in range(20)})
         stream.cancel()
-    eventually(lambda: not store._core._publisher.routes, "all are released", 5)
+    eventually(lambda: not store._core._publisher.routes, "all are released")
 
 
 def test_one_stuck_store_does_not_hold_up_another_server(stack):

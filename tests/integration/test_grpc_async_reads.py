@@ -84,7 +84,7 @@ def test_reads_in_flight_take_no_threads(stack, store, proxy):
 
 
 def test_reads_into_a_black_hole_fail_in_time_and_the_next_works(stack, proxy):
-    remote = opened(stack, proxy, timeout=0.5)
+    remote = opened(stack, proxy, timeout=2.0)
     assert run(remote.aget("k1")) == 1
     proxy.is_hole = True
 

@@ -12,7 +12,7 @@ from datastream import State
 from tests.integration._programs.tools import TIMEOUT, Follower, Statuses
 from tests.servers.proxy import Proxy
 
-HEARTBEAT = 0.4
+HEARTBEAT = 1.0
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_connection_that_ends_costs_nothing_but_another(stack, store, proxy, f
 
 
 def test_a_black_hole_is_stale_in_time_and_then_left(stack, store, proxy):
-    remote = opened(stack, proxy, timeout=1.0)
+    remote = opened(stack, proxy, timeout=3.0)
     statuses, follower = Statuses(remote), Follower(remote)
     works(store, remote, follower, 1)
     told = len(follower.entries)

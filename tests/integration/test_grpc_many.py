@@ -179,9 +179,9 @@ def _mix(store, truth, meanwhile):
         for job in running:
             job.result(60)
     final = _final(truth)
-    eventually(lambda: lasting.state == final, "the final state", 20)
+    eventually(lambda: lasting.state == final, "the final state")
     # A connection that was lost just now takes some time to be tried again.
-    eventually(lambda: _final_unless_away(store) == final, "the same by a read", 10)
+    eventually(lambda: _final_unless_away(store) == final, "the same by a read")
     assert lasting.problems == []
     assert mix.problems() == []
     assert min(mix.counts.values()) > 0, mix.counts

@@ -147,9 +147,9 @@ def test_nothing_is_written_to_the_terminal(stack):
     old.put("k", b"1", "int")
     program = (
         "import datastream\n"
-        f"with datastream.open('grpc://{old.address}', heartbeat=0.1, timeout=2.0) as store:\n"
+        f"with datastream.open('grpc://{old.address}', heartbeat=0.3, timeout=10.0) as store:\n"
         "    with store.watch().subscribe(lambda entry: None):\n"
-        "        __import__('time').sleep(1.0)\n"
+        "        __import__('time').sleep(2.0)\n"
         "        print(store['k'], flush=True)\n"
         "        input()\n"
         "        try: store['k']\n"

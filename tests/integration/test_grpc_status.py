@@ -290,7 +290,7 @@ def test_calls_without_a_watch_leave_a_dead_connection(stack):
     store["k"] = 1
     proxy = stack.enter_context(Proxy(int(server.address.rpartition(":")[2])))
     url = f"grpc://127.0.0.1:{proxy.port}"
-    remote = stack.enter_context(datastream.open(url, heartbeat=0.5, timeout=0.5))
+    remote = stack.enter_context(datastream.open(url, heartbeat=1.0, timeout=2.0))
     assert remote["k"] == 1
     proxy.is_hole = True
     with pytest.raises(SourceUnavailable):
@@ -323,11 +323,11 @@ def test_a_server_of_the_older_protocol_does_not_mind_being_asked(stack):
     """With gRPC's default policy, too many pings end the connection."""
     old = stack.enter_context(ancestor.Server())
     proxy = stack.enter_context(Proxy(int(old.address.rpartition(":")[2])))
-    source = Counting(f"127.0.0.1:{proxy.port}", heartbeat=0.1)
+    source = Counting(f"127.0.0.1:{proxy.port}", heartbeat=0.5)
     remote = stack.enter_context(Store(source))
     remote.watch().subscribe(lambda entry: None)
     until(remote, lambda s: s.state is State.READY)
-    for _ in range(12):
+    for _ in range(6):
         assert source.answers.acquire(timeout=TIMEOUT)
     assert len(proxy._pairs) == 1
 

@@ -48,7 +48,7 @@ def test_a_server_that_is_killed_and_started_again(server):
 def test_a_silent_server_is_noticed(server):
     with Proxy(server.port) as proxy:
         url = f"nats://127.0.0.1:{proxy.port}/{new_bucket()}"
-        with datastream.open(url, create=True, timeout=1, interval=0.2) as store:
+        with datastream.open(url, create=True, timeout=3, interval=0.2) as store:
             store["a"] = 1
             recorder = Recorder(store)
             recorder.wait_state({"a": b"1"})

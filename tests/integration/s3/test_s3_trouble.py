@@ -507,7 +507,7 @@ def test_connections_end_with_the_store(make, proxy, raw):
     assert proxy._open
     store.close()
     # Left alone they would end too, but much later.
-    eventually(lambda: not proxy._open, "all connections are closed", 5)
+    eventually(lambda: not proxy._open, "all connections are closed")
 
 
 def _fill(raw, count):
