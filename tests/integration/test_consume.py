@@ -199,7 +199,7 @@ def test_a_dead_letter_store_that_is_away_is_waited_for(store, place):
     with datastream.Store(source) as letters:
         with store.consume(Recorder(1), place=place, retry=1, on_failure=letters) as consumer:
             store["a"] = 1
-            assert consumer.status.wait(lambda status: status.state is State.STALE, 10)
+            assert consumer.status.wait(lambda status: status.state is State.STALE, 30)
             assert "the disk is full" in str(consumer.status.current.error)
             source.is_away = False
             assert consumer.flush(30)
@@ -520,7 +520,7 @@ def test_a_place_on_a_full_disk_is_waited_for(store, place, monkeypatch):
         monkeypatch.setattr(file_place.os, "write", write)
         full.set()
         store["a"] = 1
-        assert consumer.status.wait(lambda status: status.state is State.STALE, 10)
+        assert consumer.status.wait(lambda status: status.state is State.STALE, 30)
         assert "No space left" in str(consumer.status.current.error)
         full.clear()
         assert consumer.flush(30)

@@ -787,7 +787,7 @@ def test_an_entry_that_the_wire_cannot_carry_as_it_is_ends_no_stream(stack, odd)
     follower = Follower(remote)
     source.odd = odd
     store["good"] = 1
-    follower.wait(lambda state: state.get("good") == b"1", 5)
+    follower.wait(lambda state: state.get("good") == b"1")
     assert remote["good"] == 1
 
 
@@ -958,8 +958,8 @@ def test_a_resumed_reader_of_some_keys_does_not_cut_off_the_others(store, remote
         # Whatever is still on its way has arrived: nothing else wakes the reader by chance.
         threading.Event().wait(0.1)
         store["other"] = number
-        everything.wait_key("other", b"%d" % number, 5)
-        other.wait_key("other", b"%d" % number, 5)
+        everything.wait_key("other", b"%d" % number)
+        other.wait_key("other", b"%d" % number)
 
 
 @pytest.mark.chaos

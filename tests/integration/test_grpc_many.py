@@ -249,7 +249,7 @@ def test_a_key_that_a_newcomer_saw_first_reaches_the_others(stack):
     server.number, server.keys = 2, ("fx/new",)
     newcomer = Follower(remote, "fx/")
     for follower in (everything, newcomer):
-        follower.wait_state({"fx/new": b"2"}, 5)
+        follower.wait_state({"fx/new": b"2"})
         assert len(follower.entries) == 1
     remote.close()
 

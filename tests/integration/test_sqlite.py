@@ -876,7 +876,7 @@ def test_a_file_replaced_by_a_backup_that_lived_on(make, path, tmp_path, copy):
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     put_in_place(tmp_path / "backup", path)
     follower.wait_key("n/39", b"39")
-    follower.wait_state(expected, 5)
+    follower.wait_state(expected)
 
 
 def test_a_backup_restored_into_the_open_file(make, path, tmp_path):
@@ -892,7 +892,7 @@ def test_a_backup_restored_into_the_open_file(make, path, tmp_path):
     with database(path) as target, database(tmp_path / "backup") as backup:
         backup.backup(target)
     follower.wait_key("n/39", b"39")
-    follower.wait_state(expected, 5)
+    follower.wait_state(expected)
 
 
 @pytest.mark.parametrize("journal", ["wal", "delete"])
@@ -980,7 +980,7 @@ def test_a_file_replaced_by_a_wrong_one_and_then_by_a_right_one(make, path, tmp_
     if bad == "directory":
         path.rmdir()
     put_in_place(tmp_path / "good", path)
-    follower.wait_state({"same": b"1", "changed": b"2"}, 15)
+    follower.wait_state({"same": b"1", "changed": b"2"})
     statuses.wait(State.READY)
     assert [e.key for e in follower.entries].count("same") == 1
     store["mine"] = 1
@@ -1004,7 +1004,7 @@ def test_a_reconnection_that_fails_half_way_is_tried_again(make, path, tmp_path,
     monkeypatch.setattr(sqlite_file, "connect", real)
     with database(path) as db:
         db.execute("INSERT INTO data VALUES ('b', '1', 'int', NULL)")
-    follower.wait_state({"a": b"1", "b": b"1"}, 15)
+    follower.wait_state({"a": b"1", "b": b"1"})
     statuses.wait(State.READY)
 
 
@@ -1039,7 +1039,7 @@ def test_a_file_truncated_while_open_and_then_mended(make, path, size, journal):
         other.execute("DELETE FROM data WHERE key = 'k/8'")
     expected = {**before, "k/7": b"y"}
     del expected["k/8"]
-    follower.wait_state(expected, 15)
+    follower.wait_state(expected)
     assert sorted(e.key for e in follower.entries[seen:]) == ["k/7", "k/8"]
     statuses.wait(State.READY)
 
@@ -1430,7 +1430,7 @@ def test_whatever_is_written_watchers_store_and_table_agree(make, table, index, 
         for _ in range(12):
             chance.step()
         expected = values_believed(store)
-        follower.wait_state(expected, 5)
+        follower.wait_state(expected)
         assert {e.key: e.value for e in store.snapshot(*chance.keys).values()} == expected
         batches = []
         store.watch_batches(since=cursor).subscribe(batches.append).dispose()

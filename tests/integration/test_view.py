@@ -424,7 +424,7 @@ def test_values_that_end_the_thread_end_the_view_and_it_says_so():
         store["k"] = 1
         view = store.view(as_=make)
         store["k"] = "exit"
-        assert view.status.wait(lambda status: status.state is State.CLOSED, 10)
+        assert view.status.wait(lambda status: status.state is State.CLOSED, 30)
         assert "SystemExit" in str(view.status.current.error)
         assert view["k"] == 1
         store["k"] = 2

@@ -326,7 +326,7 @@ def test_a_binding_shows_fields_layers_and_why_a_state_was_rejected(store: Store
         eventually(lambda: binding.current.name == "above", "the name above")
         assert f"{store.name} hides {below.name}" in Page(binding._repr_html_()).text
         store["app/limit"] = "many"
-        assert binding.status.wait(lambda status: bool(status.degraded), 10)
+        assert binding.status.wait(lambda status: bool(status.degraded), 30)
         page = Page(binding._repr_html_())
         assert "rejected" in page.text
         assert "valid integer" in page.text
