@@ -310,7 +310,8 @@ def test_health_is_red_when_nobody_watches_too(tmp_path, stack):
     store = stack.enter_context(datastream.open(f"sqlite:{path}"))
     server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
     channel = stack.enter_context(grpc.insecure_channel(server.address))
-    changes = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=5)
+    request = health_pb2.HealthCheckRequest()
+    changes = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=TIMEOUT)
     serving = health_pb2.HealthCheckResponse
     assert next(changes).status == serving.SERVING
     good = path.read_bytes()
@@ -346,7 +347,9 @@ def test_a_server_finds_out_by_itself_whether_its_backend_answers(stack):
     store = stack.enter_context(Store(source))
     server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
     channel = stack.enter_context(grpc.insecure_channel(server.address))
-    changes = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=20)
+    changes = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), timeout=TIMEOUT
+    )
     serving = health_pb2.HealthCheckResponse
     assert next(changes).status == serving.NOT_SERVING
     assert store.status.current.state is State.STALE
@@ -365,7 +368,9 @@ def test_a_backend_that_hangs_delays_serve_by_a_moment_only(stack):
     server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
     assert time.monotonic() - begin < TIMEOUT / 2
     channel = stack.enter_context(grpc.insecure_channel(server.address))
-    check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=20)
+    check = health_pb2_grpc.HealthStub(channel).Check(
+        health_pb2.HealthCheckRequest(), timeout=TIMEOUT
+    )
     assert check.status == health_pb2.HealthCheckResponse.NOT_SERVING
     gate.set()
 

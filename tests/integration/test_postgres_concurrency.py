@@ -130,7 +130,7 @@ def put(source, key, value=b"1", **more):
     return source.write([Write(key, value, "bytes", **more)])[0]
 
 
-def until(condition, what, timeout=20.0):
+def until(condition, what, timeout=30.0):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end, f"never: {what}"
@@ -467,7 +467,7 @@ def test_connections_killed_under_load(source, db, name):
         for _ in range(20):
             db.execute(kill, (name,))
             time.sleep(0.1)
-    assert len(acknowledged) == 16
+        until(lambda: len(acknowledged) == 16, "each has written")
     assert problems <= {SourceUnavailable}
     entries = {entry.key: int(entry.value) for entry in source.read(EVERYTHING, None).entries}
     for key, value in acknowledged.items():

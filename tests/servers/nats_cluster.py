@@ -95,16 +95,17 @@ class Cluster:
         return found[0]
 
     def api(self, subject: str, number: int) -> Any:
-        """What JetStream answers to a request by one of the servers."""
+        """What JetStream answers to a request by one of the servers; an error if nothing."""
 
         async def ask(client: Any) -> Any:
-            try:
-                answer = await client.request(f"$JS.API.{subject}", b"", 2)
-            except Exception as error:
-                return {"error": str(error)}
-            return json.loads(answer.data)
+            return json.loads((await client.request(f"$JS.API.{subject}", b"", 5)).data)
 
-        return with_client(self.servers[number].url, ask, **self._client)
+        # Connecting fails, too, while all are busy to begin.
+        options = {"allow_reconnect": False, "connect_timeout": 5, **self._client}
+        try:
+            return with_client(self.servers[number].url, ask, **options)
+        except Exception as error:
+            return {"error": str(error)}
 
     def consumers(self, bucket: str) -> int:
         """Of a bucket, as its leader knows them."""
