@@ -11,7 +11,7 @@ from tests.servers.postgres import free_port
 from tests.servers.proxy import Proxy
 
 ATTEMPTS = 3
-FAILOVER = 60.0
+FAILOVER = 120.0
 """Seconds that a cluster gets to have a leader again."""
 
 

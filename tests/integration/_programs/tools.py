@@ -77,7 +77,8 @@ class Child:
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
-            self.process.wait(TIMEOUT)
+            # Also one that was killed takes its time to end while the disk is busy.
+            self.process.wait(3 * TIMEOUT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise

@@ -12,7 +12,7 @@ from datastream.testing._tools import eventually
 from tests.servers.nats import await_true, new_bucket
 from tests.servers.nats_cluster import FAILOVER, Cluster
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600)]
 KEYS = 5
 
 
