@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from datastream.cli import main
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 def run(*arguments: str, stdin: bytes | None = None) -> Result:

@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 
 import pyte
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 # Makes the terminal the one whose Ctrl-C is a signal for it. Not done after a fork of this process,
 # whose libraries may not expect one.
 CONTROLLED = """

@@ -119,10 +119,11 @@ class Writer:
         self.changes = changes
         self.number = 0
         self.written = {key: [] for key in KEYS}
+        self.stopped = threading.Event()
         self.thread = threading.Thread(target=self.run)
 
     def run(self):
-        while self.number < self.changes:
+        while self.number < self.changes and not self.stopped.is_set():
             keys = self.random.sample(KEYS, self.random.choice((1, 1, 1, 2, 5)))
             if self.random.random() < 0.2:
                 self.store.delete(keys[0], missing_ok=True)
@@ -157,12 +158,17 @@ def test_killed_at_any_time(source, concurrency, tmp_path, request):
         finish(target, store, *arguments)
         writer.thread.start()
         kills = 0
-        while writer.thread.is_alive():
-            with Child("consuming", *arguments) as child:
-                assert child.line() == "ready"
-                writer.thread.join(rolled.expovariate(1.0))
-                child.kill()
-            kills += 1
+        try:
+            while writer.thread.is_alive():
+                with Child("consuming", *arguments) as child:
+                    assert child.line() == "ready"
+                    writer.thread.join(rolled.expovariate(1.0))
+                    child.kill()
+                kills += 1
+        finally:
+            # Of a test that fails, it would make the next ones fail, too.
+            writer.stopped.set()
+            writer.thread.join()
         finish(target, store, *arguments)
     assert kills
     check_order(kind, target, writer)

@@ -206,7 +206,7 @@ def test_a_slow_subscriber_is_not_told_the_revision_it_has():
     assert all(a != b for a, b in itertools.pairwise(of_k)), of_k
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_by_chance_no_newcomer_keeps_a_key_that_is_gone(tmp_path):
     """Another program creates and deletes keys of a SQLite file, milliseconds each."""
     path = tmp_path / "x.db"

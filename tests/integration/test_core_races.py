@@ -219,7 +219,7 @@ OPERATIONS = {
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_collection_in_any_lock_deadlocks_nobody(operation, loop):
     """Finalizers of watches of the same store, and of another store, run inside `operation`."""
     function = OPERATIONS[operation]

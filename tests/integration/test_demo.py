@@ -20,7 +20,7 @@ from datastream.cli._rates import load_rates
 
 pytest.importorskip("datastream_grpc")
 
-TIMEOUT = 40.0
+TIMEOUT = 60.0
 
 
 class Demo:

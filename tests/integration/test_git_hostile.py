@@ -346,7 +346,7 @@ FILES = [
 ]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     "how",
     [

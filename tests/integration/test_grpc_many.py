@@ -135,7 +135,7 @@ def _final_unless_away(store):
 
 @pytest.mark.parametrize("backend", ["memory:", pytest.param("sqlite", marks=pytest.mark.chaos)])
 @pytest.mark.usefixtures("quick_switches")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_threads_mixing_everything_on_one_remote_store(stack, tmp_path, backend):
     url = backend if backend == "memory:" else f"sqlite:{tmp_path / 'store.db'}"
     served = stack.enter_context(datastream.open(url))

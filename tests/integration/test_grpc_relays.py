@@ -105,7 +105,7 @@ def test_an_id_is_its_clients_own_also_beyond_a_relay(stack, root):
 
 
 @pytest.mark.chaos
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_the_clients_of_a_relay_that_is_killed_resume_at_its_successor(stack, store, root):
     first = Child("server", f"grpc://{root.address}", "127.0.0.1:0")
     address = first.line()

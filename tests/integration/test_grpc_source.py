@@ -497,7 +497,7 @@ class Follower:
 
 @pytest.mark.parametrize("releasing", [False, True])
 @pytest.mark.usefixtures("quick_switches")
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_many_readers_of_one_stream_miss_nothing_and_never_go_back(served, source, releasing):
     union = Union("k/", "other")
     follower = Follower(source, union)
@@ -520,7 +520,7 @@ def test_many_readers_of_one_stream_miss_nothing_and_never_go_back(served, sourc
     assert follower.problems == []
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 @pytest.mark.chaos
 def test_a_server_killed_and_restarted_under_load_is_followed_to_the_end(tmp_path):
     url = f"sqlite:{tmp_path / 'store.db'}"

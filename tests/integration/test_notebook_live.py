@@ -26,7 +26,7 @@ __all__ = ["home"]
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
 
 
 class Page:

@@ -20,12 +20,12 @@ from traitlets import default
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-TIMEOUT = 30
+TIMEOUT = 60
 # They start servers, or run a test suite of their own.
 LONG = {"02_every_source", "03_reactive_recipes", "05_time_travel", "06_your_own_source"}
 LONG_TIMEOUT = 120
 
-pytestmark = pytest.mark.timeout(60)
+pytestmark = pytest.mark.timeout(180)
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 each_run = pytest.mark.parametrize(
     "path",

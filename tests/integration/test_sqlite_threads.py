@@ -23,7 +23,7 @@ from datastream.sources.sqlite import log as sqlite_log
 from tests.integration._programs.tools import eventually
 
 EVERYTHING = Selection()
-TIMEOUT = 20.0
+TIMEOUT = 30.0
 
 
 @pytest.fixture

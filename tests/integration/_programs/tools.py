@@ -19,6 +19,8 @@ from datastream import Entry, Operation, State, Status, Store
 
 TIMEOUT = 30.0
 """Seconds after which something that was to happen counts as not happening."""
+STARTS = 90.0
+"""Seconds that a program gets to start or to end, which a busy disk holds up."""
 PROGRAMS = Path(__file__).parent
 _END = object()
 
@@ -44,13 +46,13 @@ class Child:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(_END)
 
-    def line(self, timeout: float = TIMEOUT) -> str:
+    def line(self, timeout: float = STARTS) -> str:
         """The next line of its stdout."""
         found = self._lines.get(timeout=timeout)
         assert found is not _END, "the program ended"
         return str(found)
 
-    def rest(self, timeout: float = TIMEOUT) -> Iterator[str]:
+    def rest(self, timeout: float = STARTS) -> Iterator[str]:
         """Every line until it ends."""
         while (found := self._lines.get(timeout=timeout)) is not _END:
             yield found
@@ -68,7 +70,7 @@ class Child:
         self.process.kill()
         self.close()
 
-    def wait(self, timeout: float = TIMEOUT) -> int:
+    def wait(self, timeout: float = STARTS) -> int:
         return self.process.wait(timeout)
 
     def close(self) -> None:
@@ -77,8 +79,7 @@ class Child:
         with suppress(BrokenPipeError):
             self.process.stdin.close()
         try:
-            # Also one that was killed takes its time to end while the disk is busy.
-            self.process.wait(3 * TIMEOUT)
+            self.process.wait(STARTS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
