@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 TOKEN = "for-the-tests-alone"
 STARTING = 120.0
@@ -66,9 +68,19 @@ def lab(root: Path) -> Iterator[Lab]:
         try:
             yield Lab(root, _url(process, Path(environment["JUPYTER_RUNTIME_DIR"]), log))
         finally:
-            # Asked to, it shuts its kernels down first.
-            process.terminate()
-            process.wait(STARTING)
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    # Asked to, it shuts its kernels down first. On a busy machine that may take minutes.
+    process.terminate()
+    try:
+        process.wait(STARTING)
+    except subprocess.TimeoutExpired:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        process.wait(STARTING)
 
 
 @contextmanager
