@@ -82,9 +82,11 @@ class Child:
             self.process.wait(STARTS)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
             raise
-        self._reader.join(TIMEOUT)
-        self.process.stdout.close()
+        finally:
+            self._reader.join(TIMEOUT)
+            self.process.stdout.close()
 
     def __enter__(self) -> Self:
         return self
