@@ -3,6 +3,7 @@
 import pytest
 
 from datastream.sources.git import turns as module
+from datastream.sources.git.branch_source import PATIENCE
 from datastream.sources.git.turns import BURST, LONGEST_TURN, TURN, Turns
 
 
@@ -43,6 +44,18 @@ def test_a_push_that_lost_ends_the_row(clock):
     with pytest.raises(ValueError, match="lost"), turns.push():
         raise ValueError("lost")
     assert turns.due() == 0
+
+
+def test_others_get_turns_before_they_give_up(clock):
+    turns, began, came = Turns(), clock[0], []
+    while clock[0] < began + PATIENCE:
+        if due := turns.due():
+            came.append(due)
+            clock[0] += due
+        push(turns, clock, 1.5)
+    assert len(came) >= 2
+    # Another one fetches, and pushes.
+    assert min(came) >= 2 * 1.5
 
 
 def test_a_slow_remote_makes_nobody_wait_for_long(clock):
