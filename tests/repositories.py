@@ -71,7 +71,7 @@ class Repository:
             input=data,
             capture_output=True,
             check=False,
-            timeout=60,
+            timeout=100,
             env=os.environ | ENVIRONMENT,
         )
         assert result.returncode == 0 or not check, result.stderr.decode()

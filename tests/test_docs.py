@@ -54,7 +54,7 @@ def test_blocks_print_what_they_say(page, tmp_path):
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     printed = result.stdout.split("\x1e")[1:]

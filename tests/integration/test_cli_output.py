@@ -29,7 +29,7 @@ def run(arguments: str, url: str, redirection: str) -> tuple[int, str]:
         ["/bin/sh", "-c", line],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         env={**os.environ, "URL": url},
     )
     return done.returncode, done.stderr

@@ -684,6 +684,6 @@ store.close()
 
 
 def test_a_child_process_holds_nothing_of_a_consumer(place):
-    output = subprocess.check_output([sys.executable, "-c", FORKING, place], text=True, timeout=50)
+    output = subprocess.check_output([sys.executable, "-c", FORKING, place], text=True, timeout=100)
     assert "CLOSED True" in output
     assert output.count("Entry(") == 1

@@ -118,7 +118,7 @@ def test_a_child_is_refused_and_its_parent_goes_on(url, busy):
         [sys.executable, "-c", program, url, *(["busy"] if busy else [])],
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

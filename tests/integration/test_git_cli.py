@@ -86,7 +86,7 @@ def test_a_clone_shows_its_progress_on_a_terminal(repository, tmp_path):
         env=os.environ | {"TERM": "xterm", "COLUMNS": "80"},
     )
     os.close(theirs)
-    output, _ = program.communicate(timeout=30)
+    output, _ = program.communicate(timeout=90)
     shown = os.read(ours, 100_000)
     os.close(ours)
     assert output.splitlines()[0].startswith(b"a\t")

@@ -735,7 +735,7 @@ def test_many_open_one_remote_at_once(url, bare, tmp_path):
         )
         for _ in range(3)
     ]
-    assert [child.communicate(timeout=30)[0] for child in children] == ["1\n"] * 3
+    assert [child.communicate(timeout=90)[0] for child in children] == ["1\n"] * 3
     assert len(clones(tmp_path)) == 1
 
 

@@ -57,7 +57,7 @@ def test_a_child_neither_hangs_nor_serves(before):
             [sys.executable, "-c", PROGRAM, f"grpc://{server.address}", before],
             capture_output=True,
             text=True,
-            timeout=55,
+            timeout=100,
             env=ENVIRONMENT,
             check=False,
         )
@@ -104,7 +104,7 @@ def test_a_child_that_ends_ends_no_server_of_its_parent(tmp_path, url):
         [sys.executable, "-c", INHERITED, url],
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=100,
         cwd=tmp_path,
         env=ENVIRONMENT,
         check=False,
