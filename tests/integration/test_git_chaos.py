@@ -122,8 +122,13 @@ def _both_write(repository, url, count, *, caches=None, **options):
         writer(url, name, count, **options, **({"cache": caches[n]} if caches else {}))
         for n, name in enumerate(("one", "two"))
     ]
-    for process in processes:
-        assert acknowledged(process) == list(range(count))
-        process.stdout.close()
-        assert process.wait() == 0
+    try:
+        for process in processes:
+            assert acknowledged(process) == list(range(count))
+            assert process.wait() == 0
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
     check_linear(repository, 2 * count)
