@@ -93,6 +93,7 @@ class Core:
         """Calls from coroutines."""
         self._poller = Poller(
             f"datastream poll {name}",
+            wanted=self._is_watched,
             poll=self._poll,
             wait=self._wait,
             wake=source.wake,
@@ -358,7 +359,7 @@ class Core:
         except BaseException:
             self.unsubscribe(subscription)
             raise
-        self._poller.start()
+        self._poller.start(anew=subscription.is_first)
         if self._last_write is not last_write:
             self._acknowledged(self._feed.catch_up)
         if self._calls.closed:
@@ -383,7 +384,7 @@ class Core:
         with suppress(ValueError):
             self._late.remove(subscription)
         self._publisher.leave(subscription)
-        if not self._publisher.routes and not self._late:
+        if not self._is_watched():
             self._poller.stop()
 
     def refresh(self) -> None:
@@ -393,6 +394,9 @@ class Core:
         self._poller.wake()
 
     # Polling.
+
+    def _is_watched(self) -> bool:
+        return bool(self._publisher.routes or self._late) and not self.closed
 
     def _poll(self) -> None:
         has_read = self._feed.catch_up() > 0 or bool(self._late)
@@ -409,6 +413,9 @@ class Core:
             return
         try:
             self._joiner.join(subscription)
+            if subscription.is_first:
+                # Before `wait`, the source has to be read with the position that it has begun at.
+                self._source.wake()
         except SourceUnavailable:
             raise
         except StoreClosed:

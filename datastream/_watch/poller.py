@@ -17,6 +17,8 @@ class Poller:
 
     Args:
         name: of the thread.
+        wanted: whether anybody watches; asked anew before the thread ends, since somebody may come
+            after the one who stops it has looked.
         poll: reads and publishes.
         wait: blocks until something may have changed, at most that many seconds.
         wake: ends `wait`.
@@ -28,6 +30,7 @@ class Poller:
         self,
         name: str,
         *,
+        wanted: Callable[[], object],
         poll: Callable[[], None],
         wait: Callable[[float], None],
         wake: Callable[[], None],
@@ -35,10 +38,10 @@ class Poller:
         rest: Callable[[], None],
     ) -> None:
         self._name = name
+        self._wanted = wanted
         self._poll, self._wait, self._wake = poll, wait, wake
         self._failed, self._rest = failed, rest
         self._lock = threading.Lock()
-        self._wanted = False
         self._thread: threading.Thread | None = None
         self._hurry = threading.Event()
         self._failures = 0
@@ -48,21 +51,25 @@ class Poller:
         """Whether the last poll failed."""
         return self._failures > 0
 
-    def start(self) -> None:
-        """Poll, until `stop`."""
+    def start(self, *, anew: bool = False) -> None:
+        """Poll from now on: somebody wants it.
+
+        Args:
+            anew: a thread that still waits does so for others, who have left: it has to poll.
+        """
         with self._lock:
-            self._wanted = True
-            if self._thread is not None:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                # Not before: `join` is for a thread that has started.
+                self._thread = thread
                 return
-            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            thread.start()
-            # Not before: `join` is for a thread that has started.
-            self._thread = thread
+        if anew:
+            self.wake()
 
     def stop(self) -> None:
-        """End the thread, soon; a `start` before it has ended lets it go on."""
+        """End the thread soon, if it is not wanted any more."""
         with self._lock:
-            self._wanted = False
             if self._thread is None:
                 return
         self.wake()
@@ -91,7 +98,7 @@ class Poller:
             try:
                 self._poll()
                 self._failures = 0
-                if self._wanted:
+                if self._wanted():
                     self._wait(LOOK_ANYWAY)
             except Exception as error:  # noqa: BLE001
                 self._failures += 1
@@ -99,14 +106,15 @@ class Poller:
                 self._pause()
 
     def _goes_on(self) -> bool:
-        with self._lock:
-            if self._wanted:
-                return True
+        if self._wanted():
+            return True
         self._rest()
         with self._lock:
-            if not self._wanted:
-                self._thread = None
-            return self._wanted
+            if self._wanted():
+                return True
+            # Who wants it from here on starts another one.
+            self._thread = None
+            return False
 
     def _pause(self) -> None:
         # At random, so that many readers of one backend do not come back as a herd.

@@ -416,6 +416,7 @@ class Publisher:
     def _join(self, subscription: Subscription, join: Join) -> None:
         """Know the state that a newcomer read, and offer it to it."""
         known, is_first = self._known, self.position is None
+        subscription.is_first = is_first
         revisions: Mapping[str, str] = NO_REVISIONS
         if is_first:
             known.begin(join.columns or join.revisions())

@@ -42,8 +42,8 @@ class Subscription:
     """
 
     __slots__ = (
-        "buffer", "lacking", "left", "needs_state", "position", "registered", "route", "selection",
-        "since", "sink", "transient", "was_idle",
+        "buffer", "is_first", "lacking", "left", "needs_state", "position", "registered", "route",
+        "selection", "since", "sink", "transient", "was_idle",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Subscription:
         """Where the publisher stood when it registered; None if nobody had joined."""
         self.was_idle = False
         """Nothing was polled when it registered, so that `buffer` may begin too late."""
+        self.is_first = False
+        """It has joined while nobody else had: the publisher stands where it began."""
         self.left = False
 
 
