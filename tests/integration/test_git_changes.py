@@ -1,5 +1,6 @@
 """What any git program does to a local repository, as watchers see it."""
 
+import os
 import shutil
 import threading
 
@@ -7,11 +8,15 @@ import pytest
 
 import datastream
 from datastream import InvalidKey, Selection, SourceUnavailable, State
+from datastream.sources._common.wake import WakeEvent
 from datastream.sources.git import GitSource
+from datastream.sources.git.branch import RefWatch
 from datastream.sources.git.objects import Objects
+from datastream.sources.git.refs import Place
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._conformance import _await_state, _follow_status
 from datastream.testing._tools import eventually
+from tests.integration._core_sources import Call
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 
@@ -254,6 +259,34 @@ def test_only_the_ref_moves_in_a_bare_repository(tmp_path, branch):
         bare.git("pack-refs", "--all", "--prune")
         bare.git("update-ref", f"refs/heads/{branch}", first)
         recorder.wait_state({"a": b"0"})
+
+
+def test_a_folder_that_comes_while_it_is_watched_for_is_watched_too(tmp_path, monkeypatch):
+    """Else the ref that is made in it is noticed with the next look only."""
+    heads, ref = tmp_path / "refs" / "heads", b"refs/heads/deep/er/branch"
+    heads.mkdir(parents=True)
+    finds, wake = [], WakeEvent()
+
+    def find():
+        finds.append(None)
+        return Place(ref, None)
+
+    watch = RefWatch(tmp_path, tmp_path, find)
+    watching = watch._watching
+
+    def made_just_before(folders):
+        (heads / "deep" / "er").mkdir(parents=True, exist_ok=True)
+        return watching(folders)
+
+    monkeypatch.setattr(watch, "_watching", made_just_before)
+    waiting = Call(watch.wait, None, wake, 3600.0)
+    try:
+        eventually(lambda: len(finds) == 2, "it is armed, and has looked")
+        (tmp_path / os.fsdecode(ref)).write_text("made")
+        waiting.ends("the wait for a ref")
+    finally:
+        wake.set()
+        watch.close()
 
 
 def test_what_a_snapshot_showed_still_ends_the_wait_of_watchers(repository):

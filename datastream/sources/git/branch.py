@@ -211,17 +211,21 @@ class RefWatch:
 
     def _arm(self, ref: Ref) -> FileNotifications | None:
         """Watch every folder in which the ref, HEAD or packed-refs may be replaced."""
-        folders = [self._own, self._common]
-        for part in ref.split(b"/")[:-1]:
-            folders.append(folders[-1] / os.fsdecode(part))
-        there = [(f, f.stat().st_ino) for f in dict.fromkeys(folders) if f.is_dir()]
-        if there != self._armed:
+        # Again, if one has come or gone before it was watched.
+        while (there := self._there(ref)) != self._armed:
             before, self._notifications = self._notifications, None
             if before is not None:
                 before.close()
             self._notifications = self._watching([folder for folder, _ in there])
             self._armed = there
         return self._notifications
+
+    def _there(self, ref: Ref) -> list[tuple[Path, int]]:
+        """The folders that there are, and which ones."""
+        folders = [self._own, self._common]
+        for part in ref.split(b"/")[:-1]:
+            folders.append(folders[-1] / os.fsdecode(part))
+        return [(f, f.stat().st_ino) for f in dict.fromkeys(folders) if f.is_dir()]
 
     def _watching(self, folders: Sequence[Path]) -> FileNotifications | None:
         try:
