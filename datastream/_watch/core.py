@@ -51,6 +51,10 @@ CLOSE_TIMEOUT = 2.0
 BROUGHT = 0.05
 """Seconds that a source has to bring what was written before it is polled."""
 
+LOOK_SOON = 5.0
+"""Seconds after which the backend is read although it announced nothing, while what was published
+is later than the position: the source need not announce what a read has shown."""
+
 HANG = "hang"
 ANSWERS = (
     *(KeyNotFound, InvalidKey, InvalidValue, ReadOnly, RevisionConflict, Unreadable),
@@ -349,17 +353,18 @@ class Core:
         """Offer `sink` the initial batch, then every change; later, if the backend is away."""
         self.check_open()
         subscription = Subscription(selection, sink, since, transient=transient, lacking=lacking)
-        last_write = self._last_write
+        last_write, is_late = self._last_write, False
         try:
             self._joiner.join(subscription)
             self._call_succeeded()
         except SourceUnavailable as error:
             self._call_failed(error)
             self._late.append(subscription)
+            is_late = True
         except BaseException:
             self.unsubscribe(subscription)
             raise
-        self._poller.start(anew=subscription.is_first)
+        self._poller.start(anew=is_late or subscription.is_first)
         if self._last_write is not last_write:
             self._acknowledged(self._feed.catch_up)
         if self._calls.closed:
@@ -431,7 +436,7 @@ class Core:
 
     def _wait(self, timeout: float) -> None:
         health = self._source.health
-        self._calls.wait(timeout)
+        self._calls.wait(min(timeout, LOOK_SOON) if self._publisher.is_ahead else timeout)
         if self._source.health is not health or not self._status.well:
             self._status.succeeded(self._source.health, poll=True)
 

@@ -91,8 +91,8 @@ class Feed:
         first, outcome = 0, Outcome.PUBLISHED
         try:
             while (ticket := self._publisher.ticket()) is not None:
-                first = first or ticket.number
-                reading, outcome = self._read(ticket.union, ticket.since), Outcome.OUTRUN
+                first, outcome = first or ticket.number, Outcome.OUTRUN
+                reading = self._read(ticket.union, ticket.since)
                 outcome = self._publish(ticket, reading)
                 if outcome is not Outcome.OUTRUN:
                     return ticket.number
@@ -101,7 +101,8 @@ class Feed:
             return first
         finally:
             if outcome in (Outcome.OUTRUN, Outcome.PART):
-                # The source has shown what nobody was told of: it is read again.
+                # The source has shown what nobody was told of, also if it was lost on the way: it
+                # is read again.
                 self._source.wake()
 
     def _publish(self, ticket: Ticket, reading: Reading) -> Outcome:

@@ -55,7 +55,7 @@ class Poller:
         """Poll from now on: somebody wants it.
 
         Args:
-            anew: a thread that still waits does so for others, who have left: it has to poll.
+            anew: a thread that waits does so for others: it has to poll for this one.
         """
         with self._lock:
             if self._thread is None:

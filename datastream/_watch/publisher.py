@@ -52,9 +52,9 @@ class Publisher:
         # The state published is just that of `position`: no write, and no part of a reading, was
         # published on top of it.
         self._at_position = True
-        # What was published is later than `position`: a log that begins there may say nothing of
-        # what came after it and is over by then.
-        self._is_ahead = False
+        self.is_ahead = False
+        """What was published is later than `position`: a log that begins there may say nothing of
+        what came after it and is over by then."""
         # Reads are numbered: the last that began, when what is selected last grew, and the last
         # that was published.
         self._reads = self._grown_at = self._covered = 0
@@ -82,7 +82,7 @@ class Publisher:
 
     def _needs_state(self) -> bool:
         """Whether somebody was shown what may be over already: only the complete state tells."""
-        return bool(self._apart.given or self._mixed or self._is_ahead)
+        return bool(self._apart.given or self._mixed or self.is_ahead)
 
     @property
     def version(self) -> int:
@@ -158,8 +158,8 @@ class Publisher:
         # What was left out has to be read again: by the next poll, from where all are.
         if part.is_whole:
             self.position = reading.position
-        self._is_ahead = not part.is_whole or has_moved_on(reading, values)
-        self._at_position = not self._is_ahead
+        self.is_ahead = not part.is_whole or has_moved_on(reading, values)
+        self._at_position = not self.is_ahead
         self._confirm_empty.clear()
         self._covered = max(self._covered, ticket.number)
         self._delivery.deliver(news, self.position or "", reading, apart)
@@ -421,8 +421,8 @@ class Publisher:
         if is_first:
             known.begin(join.columns or join.revisions())
             # What was read of two moments is compared with the state at once.
-            self.position, self._is_ahead = join.position, not join.is_aligned
-            self._at_position = not self._is_ahead
+            self.position, self.is_ahead = join.position, not join.is_aligned
+            self._at_position = not self.is_ahead
         else:
             revisions = join.revisions()
             if join.has_state:
