@@ -16,8 +16,8 @@ from datastream._translated.source import TranslatedSource
 from datastream._upstream import Upstream
 from datastream.entry import DELETE, PUT, Entry
 from datastream.sources.document import DocumentSource
-from datastream.testing import Recorder
-from tests.integration._core_sources import Listing
+from datastream.testing import TIMEOUT, Recorder, Spy
+from tests.integration._core_sources import Call, Listing
 from tests.integration._programs.tools import eventually
 
 BEFORE, AFTER = b"x = 1\n", b"x = 2\n"
@@ -28,6 +28,7 @@ class Fleeting(Listing):
 
     def __init__(self):
         super().__init__()
+        self.lock = threading.RLock()
         self.undo = None
         self.woken, self.waiting = threading.Event(), threading.Event()
 
@@ -35,13 +36,19 @@ class Fleeting(Listing):
         value, _ = self.data[key]
         return Entry(key, value, "bytes", None, value.hex())
 
+    def flash(self, key, value, then):
+        """Change a key, and change it again right after the next read."""
+        with self.lock:
+            self.undo = {key: then}
+            self.change(**{key: value})
+
     def read(self, selection, since):
-        return self._undoing(super().read(selection, since))
+        with self.lock:
+            return self._undoing(super().read(selection, since))
 
     def get(self, key):
         with self.lock:
-            found = self.entry(key) if key in self.data else None
-        return self._undoing(found)
+            return self._undoing(self.entry(key) if key in self.data else None)
 
     def _undoing(self, answer):
         undo, self.undo = self.undo, None
@@ -59,18 +66,22 @@ class Fleeting(Listing):
     def wake(self):
         self.woken.set()
 
+    def rests(self):
+        return self.waiting.is_set() and not self.woken.is_set()
+
 
 def test_a_key_that_came_and_went_is_gone_in_a_translation():
     listing = Fleeting()
     listing.change(kept=b"1")
     with Store(listing, name="below") as below:
         source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
-        with Store(source, name="above") as above:
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
             recorder = Recorder(above)
             recorder.wait_state({"kept": b"1"})
-            eventually(listing.waiting.is_set, "the store below has looked")
-            listing.undo = {"a": None}
-            listing.change(a=b"1")
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            listing.flash("a", b"1", None)
             source.wake()
             recorder.wait(lambda seen: DELETE in [op for key, op in told(seen) if key == "a"])
             assert told(recorder) == [("kept", PUT), ("a", PUT), ("a", DELETE)]
@@ -82,17 +93,77 @@ def test_a_document_that_changed_and_changed_back_is_as_before(between):
     listing.change(**{"d.toml": BEFORE})
     with Store(listing, name="below") as below:
         source = DocumentSource(Upstream(below, owned=False), "d.toml")
-        with Store(source, name="above") as above:
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
             recorder = Recorder(above)
             recorder.wait_state({"x": b"1"})
-            eventually(listing.waiting.is_set, "the store below has looked")
-            listing.undo = {"d.toml": BEFORE}
-            listing.change(**{"d.toml": between})
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            listing.flash("d.toml", between, BEFORE)
             source.wake()
             eventually(lambda: listing.undo is None, "it was read")
             eventually(lambda: above.status.current.state is State.READY, "all is well")
             recorder.wait(lambda seen: len(told(seen)) == (3 if between == AFTER else 1))
             assert recorder.state == {"x": b"1"}
+
+
+def test_a_document_that_was_changed_back_and_changed_again_is_as_it_is():
+    """The store below has offered one, read for nothing, and knows no other one."""
+    listing = Fleeting()
+    listing.change(**{"d.toml": BEFORE})
+    with Store(listing, name="below") as below:
+        source = DocumentSource(Upstream(below, owned=False), "d.toml")
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
+            recorder = Recorder(above)
+            recorder.wait_state({"x": b"1"})
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            offered, changed = threading.Event(), source.changed
+
+            def take(*offer):
+                changed(*offer)
+                offered.set()
+
+            source.changed = take
+            listing.flash("d.toml", AFTER, BEFORE)
+            listing.wake()
+            assert offered.wait(TIMEOUT)
+            eventually(lambda: rests(spy, source), "the one above has read it")
+            listing.change(**{"d.toml": AFTER})
+            listing.wake()
+            recorder.wait_state({"x": b"2"})
+
+
+def test_a_document_that_others_have_read_meanwhile_is_as_it_is():
+    """What the poll has found counts, not what another thread finds beside it."""
+    listing = Fleeting()
+    listing.change(**{"d.toml": BEFORE})
+    with Store(listing, name="below") as below:
+        source = DocumentSource(Upstream(below, owned=False), "d.toml")
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
+            recorder = Recorder(above)
+            recorder.wait_state({"x": b"1"})
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            telling = source._tell_holder
+
+            def tell_late(*found):
+                source._tell_holder = telling
+                assert Call(above.get, "x").ends("another read") == 1
+                telling(*found)
+
+            source._tell_holder = tell_late
+            listing.flash("d.toml", AFTER, BEFORE)
+            source.wake()
+            recorder.wait(lambda seen: len(told(seen)) == 3)
+            assert recorder.state == {"x": b"1"}
+
+
+def rests(spy, source):
+    """Whether the source waits, and nothing ends that."""
+    return spy.waiting.is_set() and not source._wake.is_set()
 
 
 def told(recorder):

@@ -46,6 +46,12 @@ OF_HOLDER = frozenset({Feature.WRITE, Feature.COMPARE_AND_SET, Feature.MESSAGES,
 log = logging.getLogger("datastream")
 
 
+class _Found(threading.local):
+    """What one thread has found: another one may read beside it, and find something else."""
+
+    revision = ""
+
+
 class DocumentSource(Source):
     """A Source over the leaves of a document.
 
@@ -79,9 +85,10 @@ class DocumentSource(Source):
         self._ends: list[Callable[[], None]] | None = None
         # The last good one: what stands while it is watched, and what need not be parsed again.
         self._parsed: Parsed | None = None
-        # The revisions that the holder has offered last, that was read last, and up to which it
-        # was made to look.
-        self._offered = self._found = self._told = ""
+        # The revisions that the holder has offered last, and up to which it was made to look since.
+        self._offered = self._told = ""
+        # The one that each thread has read last.
+        self._found = _Found()
         # The last change of it: the revisions before and after, author and message.
         self._about = ("", "", "", "")
         self._skipped: set[str] = set()
@@ -117,7 +124,7 @@ class DocumentSource(Source):
 
         What changes back before the holder looks is no change to it, so it would not ring again.
         """
-        revision, told = self._found, self._told
+        revision, told = self._found.revision, self._told
         self._told = revision
         if revision in (self._offered, told):
             return
@@ -165,7 +172,7 @@ class DocumentSource(Source):
 
     def _fetch(self) -> Entry | None:
         entry = self._holder.get(self._key)
-        self._found = MISSING if entry is None else entry.revision
+        self._found.revision = MISSING if entry is None else entry.revision
         return entry
 
     def _parse(self, entry: Entry | None) -> Parsed:
@@ -220,7 +227,8 @@ class DocumentSource(Source):
         revision = next((entry.revision for entry in batch.entries), "") or MISSING
         if len(batch.entries) == 1 and before:
             self._about = (before[0] or MISSING, revision, batch.author, batch.message)
-        self._offered = revision
+        # What it was made to look at before is not what it has now.
+        self._offered, self._told = revision, ""
         self._wake.set()
 
     def wait(self, timeout: float | None) -> None:
