@@ -61,6 +61,10 @@ BACKENDS = {
     "listed, loaded": lambda request: backends.Listed(by_content=True, loads=True),
     "listed, writes tell": lambda request: backends.Listed(tells=True),
     "compared": lambda request: backends.Compared(),
+    "translated": lambda request: backends.Translated(backends.Compared()),
+    "translated, sqlite": lambda request: backends.Translated(sqlite(request)),
+    "translated, listed": lambda request: backends.Translated(backends.Listed(by_content=True)),
+    "document": lambda request: backends.Document(),
     "sqlite": sqlite,
     "sqlite, nothing but ours": partial(sqlite, audited=False),
     "sqlite, polled": partial(sqlite, triggers=False),
@@ -81,7 +85,7 @@ MANNERS = {
     "remote, apart, faults": {"remote": True, "faults": True, "shared": False},
 }
 QUICK = [
-    *((backend, "") for backend in ("memory", "listed, loaded", "git")),
+    *((backend, "") for backend in ("memory", "listed, loaded", "translated", "document", "git")),
     ("sqlite", "remote, faults"),
 ]
 
@@ -90,6 +94,7 @@ LONG = [
     *((backend, manner) for backend in BACKENDS for manner in ("", "apart")),
     *((backend, "remote, faults") for backend in ("listed", "postgres")),
     *((backend, "remote") for backend in ("memory", "compared", "sqlite", "git", "files", "nats")),
+    *((backend, "remote") for backend in ("translated", "document")),
     ("nats", "remote, faults"),
 ]
 

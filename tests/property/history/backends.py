@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from random import Random
 
+from datastream import Store
 from datastream.entry import Capability, Entry, deleted
 from datastream.source import WRITING, Feature, Reading, Source, Write, Written, check_expected
 from tests.repositories import ENVIRONMENT, Repository
@@ -33,6 +34,8 @@ class Backend:
     """Its log tells whether a key that is gone was there at a cursor."""
     pace = 1.0
     """How many times slower than memory its writers are meant to be."""
+    value_type = "bytes"
+    """Of the values that its stores write."""
 
     def source(self) -> Source:
         raise NotImplementedError
@@ -642,6 +645,60 @@ class S3(Backend):
             return self.client.get_object(Bucket=self.bucket, Key=f"p/{key}")["Body"].read()
         except self.client.exceptions.NoSuchKey:
             return None
+
+
+class Translated(Backend):
+    """Another backend through a store in other words, which happen to be the same."""
+
+    def __init__(self, below: Backend):
+        from datastream._translated.rules import Translation
+        from datastream._translated.source import TranslatedSource
+        from datastream._upstream import Upstream
+
+        self.below = below
+        self.audited, self.moments = below.audited, below.moments
+        self.may_reset, self.exact_resumes = below.may_reset, below.exact_resumes
+        self.content_revisions, self.pace = below.content_revisions, below.pace
+        self.commit, self.audit, self.peek = below.commit, below.audit, below.peek
+        self.close = below.close
+        same = Translation.of(None, None, None)
+        self.source = lambda: TranslatedSource(
+            Upstream(Store(below.source(), name="below"), owned=True), same
+        )
+
+
+class Document(Backend):
+    """One JSON text in memory; the other program is another document over it."""
+
+    may_reset = True
+    content_revisions = True
+    value_type = "str"
+
+    def __init__(self):
+        from datastream._upstream import Upstream
+        from datastream.sources.document import DocumentSource
+        from datastream.sources.memory import MemorySource
+
+        name = f"history-{secrets.token_hex(6)}"
+        # The table lives as long as a source over it does.
+        self.keeper = MemorySource(name)
+        self.source = lambda: DocumentSource(
+            Upstream(Store(MemorySource(name), name="holder"), owned=True),
+            "d.json",
+            create=True,
+        )
+        self.other = self.source()
+
+    def commit(self, changes):
+        self.other.write([Write(key, value, "str") for key, value in changes.items()])
+
+    def peek(self, key):
+        entry = self.other.get(key)
+        return entry.value if entry else None
+
+    def close(self):
+        self.other.close()
+        self.keeper.close()
 
 
 @contextmanager

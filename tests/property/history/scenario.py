@@ -27,6 +27,8 @@ SECONDS = float(os.environ.get("DATASTREAM_HISTORY_SECONDS", "0"))
 CONVERGE = 30.0
 """Seconds after which what has not come counts as lost."""
 SHOWN = 12
+VISITED = "visited"
+"""The store that all leave again."""
 KEPT = 40
 """Past subscribers from which others go on."""
 
@@ -109,6 +111,11 @@ class History:
             for name in ("remote", "remote2"):
                 remote = datastream.open(f"grpc://{server.address}")
                 self.stores[name] = stack.enter_context(remote)
+            visited = datastream.open(f"grpc://{server.address}")
+        else:
+            visited = Store(Faulty(self.backend.source(), self.faults), name=VISITED)
+        # Nobody stays there, so that its poller rests and starts anew all the time.
+        self.stores[VISITED] = stack.enter_context(visited)
         self.loop = EventLoop()
         stack.callback(self.loop.close)
 
@@ -155,6 +162,9 @@ class History:
                 Asked(tuple(f"{space}/{key}" for key in PAIR)),
                 Asked((f"{space}/a", f"{space}/fx/old/")),
                 Asked((f"{space}/a",)),
+                Asked((f"{space}/a", f"{space}/b")),
+                Asked((f"{space}/b", f"{space}/fx/flash/0", f"{space}/fx/flash/1")),
+                Asked((f"{space}/fx/flash/2",), ("*/b",)),
                 Asked((), ("*/fx/*",)),
                 Asked((), ("**/flash/?", "*/pair/a")),
                 Asked((f"{space}/pair/",), ("**/USD",)),
@@ -164,11 +174,15 @@ class History:
     def _begin_stayers(self):
         # What somebody watches anyhow is known already when a newcomer comes.
         everything = Asked() if self.random.random() < 0.7 else self.asked(self.random)
-        for name, store in self.stores.items():
+        for name, store in self._stayed():
             others = self.asked(self.random)
             for asked, delay in ((everything, 0.0), (others, 0.0), (everything, 0.02)):
                 one = self.subscriber(f"stayer {name}", store, asked, None, delay)
                 self.stayers.append(one.start())
+
+    def _stayed(self):
+        """The stores that are watched until the end."""
+        return [(name, store) for name, store in self.stores.items() if name != VISITED]
 
     def subscriber(self, name, store, asked, resume=None, delay=0.0):
         name = f"{name} #{next(self.numbers)}"
@@ -230,7 +244,7 @@ class History:
             self.past.append(one)
 
     def _check_status(self, until):
-        for name, store in self.stores.items():
+        for name, store in self._stayed():
             while store.status.current.state is not State.READY:
                 if time.monotonic() > until:
                     self.problems.append(f"survives: {name} is {store.status.current}")
@@ -293,9 +307,9 @@ class _Own:
         self.history, self.store, self.name = history, history.stores[name], name
 
     def __call__(self, changes):
-        random = self.history.random
+        random, kind = self.history.random, self.history.backend.value_type
         try:
-            self.store.write(*(Write(key, value, "bytes") for key, value in changes.items()))
+            self.store.write(*(Write(key, value, kind) for key, value in changes.items()))
         except DatastreamError as error:
             if not self.history.with_faults:
                 raise
@@ -379,7 +393,7 @@ class _Readers:
         before = len(history.acknowledged)
         one = Subscriber(store, f"snapshot {name} #{number}", asked, before)
         try:
-            if len(asked.keys) == 1 and not asked.keys[0].endswith("/"):
+            if len(asked.keys) == 1 and not (asked.match or asked.keys[0].endswith("/")):
                 self._get(store, one, asked.keys[0])
             else:
                 one.take(store.snapshot_batch(*asked.keys, match=asked.match))
