@@ -41,6 +41,9 @@ class TranslatedSource(Source):
         self._lock = threading.Lock()
         self._closed = False
         self._followed: Selection | None = None
+        # The position that was read last, if the store below was made to look then, and has offered
+        # nothing since.
+        self._told = ""
         self._ends: list[Callable[[], None]] = []
         # Values that are no translated ones, and why, as of the last look at each.
         self._foreign: dict[str, str] = {}
@@ -72,7 +75,7 @@ class TranslatedSource(Source):
             else:
                 self._follow(asked, since)
                 found = self.upstream.changes(asked, since)
-                if found.position != since:
+                if found.position != self._told:
                     self._tell_below(found.position)
             return self._seen(found)
         finally:
@@ -83,10 +86,17 @@ class TranslatedSource(Source):
 
         What is undone before the store below looks is no change to it, so it would not ring again.
         """
-        if self.upstream.reached() != position:
+        if self.upstream.reached() == position:
+            return
+        # What is offered from here on, on the way too, is not what was told.
+        self._told = position
+        try:
             self.upstream.catch_up()
-            if self.upstream.reached() != position:
-                self._wake.set()
+        except DatastreamError:
+            self._told = ""
+            raise
+        if self.upstream.reached() != position:
+            self._wake.set()
 
     def _seen(self, found: Reading) -> Reading:
         """A reading of the store below, as it is here."""
@@ -139,11 +149,15 @@ class TranslatedSource(Source):
                 return
             self._followed, ends, self._ends = asked, self._ends, []
         _call(ends)
-        sink = _Sink(self._wake.set)
+        sink = _Sink(self._ring)
         self._ends = [
             self.upstream.follow(asked, sink, since),
             self.upstream.follow_status(lambda _: self._wake.set()),
         ]
+
+    def _ring(self) -> None:
+        self._told = ""
+        self._wake.set()
 
     def wait(self, timeout: float | None) -> None:
         self._wake.wait(timeout)
@@ -158,6 +172,7 @@ class TranslatedSource(Source):
     def release(self) -> None:
         with self._lock:
             self._followed, ends, self._ends = None, self._ends, []
+            self._told = ""
         _call(ends)
 
     def _look(self) -> None:

@@ -7,8 +7,10 @@ from collections import Counter
 from contextlib import contextmanager
 
 from datastream.entry import Capability, Entry, deleted
+from datastream.selection import Selection
 from datastream.source import WRITING, Reading, Source, check_expected
 from datastream.sources.memory import MemorySource
+from datastream.testing import Spy
 from tests.integration._programs.tools import TIMEOUT
 
 
@@ -78,6 +80,21 @@ class Gated(MemorySource):
     def close(self):
         self.closed += 1
         super().close()
+
+
+class Held(Spy):
+    """Holds the reads of newcomers on demand."""
+
+    def __init__(self, source):
+        super().__init__(source)
+        self.go, self.reading = threading.Event(), threading.Event()
+        self.go.set()
+
+    def read(self, selection, since):
+        if since is None and isinstance(selection, Selection) and not self.go.is_set():
+            self.reading.set()
+            assert self.go.wait(TIMEOUT)
+        return super().read(selection, since)
 
 
 class Listing(Source):

@@ -13,29 +13,13 @@ from datastream import SourceUnavailable, Store
 from datastream._overlay.layer import Layer
 from datastream._overlay.source import OverlaySource
 from datastream._watch import core
-from datastream.selection import Selection
 from datastream.source import Feature, Written
 from datastream.sources.git import GitSource
 from datastream.sources.memory import MemorySource
-from datastream.testing import Recorder, Spy
-from tests.integration._core_sources import Call, Gated, Listing
+from datastream.testing import Recorder
+from tests.integration._core_sources import Call, Gated, Held, Listing
 from tests.integration._programs.tools import TIMEOUT, eventually
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
-
-
-class Held(Spy):
-    """Holds the reads of newcomers on demand."""
-
-    def __init__(self, source):
-        super().__init__(source)
-        self.go, self.reading = threading.Event(), threading.Event()
-        self.go.set()
-
-    def read(self, selection, since):
-        if since is None and isinstance(selection, Selection) and not self.go.is_set():
-            self.reading.set()
-            assert self.go.wait(TIMEOUT)
-        return super().read(selection, since)
 
 
 def test_one_that_comes_while_the_last_one_leaves_is_told_of_changes(monkeypatch):

@@ -17,7 +17,7 @@ from datastream._upstream import Upstream
 from datastream.entry import DELETE, PUT, Entry
 from datastream.sources.document import DocumentSource
 from datastream.testing import TIMEOUT, Recorder, Spy
-from tests.integration._core_sources import Call, Listing
+from tests.integration._core_sources import Call, Held, Listing
 from tests.integration._programs.tools import eventually
 
 BEFORE, AFTER = b"x = 1\n", b"x = 2\n"
@@ -29,17 +29,17 @@ class Fleeting(Listing):
     def __init__(self):
         super().__init__()
         self.lock = threading.RLock()
-        self.undo = None
+        self.undo = []
         self.woken, self.waiting = threading.Event(), threading.Event()
 
     def entry(self, key):
         value, _ = self.data[key]
         return Entry(key, value, "bytes", None, value.hex())
 
-    def flash(self, key, value, then):
-        """Change a key, and change it again right after the next read."""
+    def flash(self, key, value, *then):
+        """Change a key, and change it again right after each of the next reads."""
         with self.lock:
-            self.undo = {key: then}
+            self.undo = [{key: later} for later in then]
             self.change(**{key: value})
 
     def read(self, selection, since):
@@ -51,9 +51,8 @@ class Fleeting(Listing):
             return self._undoing(self.entry(key) if key in self.data else None)
 
     def _undoing(self, answer):
-        undo, self.undo = self.undo, None
-        if undo is not None:
-            self.change(**undo)
+        if self.undo:
+            self.change(**self.undo.pop(0))
         return answer
 
     def wait(self, timeout):
@@ -87,6 +86,70 @@ def test_a_key_that_came_and_went_is_gone_in_a_translation():
             assert told(recorder) == [("kept", PUT), ("a", PUT), ("a", DELETE)]
 
 
+class Digested(Fleeting):
+    """Its positions are digests of what there is, as those of directories and buckets."""
+
+    def read(self, selection, since):
+        with self.lock:
+            shown = {key: value for key, (value, _) in self.data.items()}
+            return super().read(selection, since)._replace(position=repr(shown))
+
+
+def test_a_key_that_was_changed_back_and_changed_again_is_as_it_is_in_a_translation():
+    """The store below has offered one, read for nothing, and knows no other one."""
+    listing = Digested()
+    listing.change(a=b"1", kept=b"1")
+    with Store(listing, name="below") as below:
+        source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
+            recorder = Recorder(above)
+            recorder.wait_state({"a": b"1", "kept": b"1"})
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            listing.flash("a", b"2", b"1", b"2")
+            listing.wake()
+            eventually(lambda: not listing.undo, "both have read")
+            recorder.wait_state({"a": b"2", "kept": b"1"})
+
+
+class Ahead(Held):
+    """What newcomers were given is gone when the first poll after that has read."""
+
+    def __init__(self, source, listing):
+        super().__init__(source)
+        self.listing = listing
+
+    def read(self, selection, since):
+        if since is not None and self.reading.is_set():
+            self.reading.clear()
+            self.listing.undo = [{"a": None}]
+        return super().read(selection, since)
+
+
+def test_what_one_that_joins_alone_was_given_ahead_of_the_store_below_is_told_to_be_gone():
+    """The one above goes on with what it followed for who has left."""
+    listing = Fleeting()
+    listing.change(kept=b"1")
+    with Store(listing, name="below") as below:
+        source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
+        spy = Ahead(source, listing)
+        with Store(spy, name="above") as above:
+            last = Recorder(above)
+            last.wait_state({"kept": b"1"})
+            eventually(lambda: rests(spy, source), "the one above has looked")
+            eventually(listing.rests, "the store below has looked")
+            spy.go.clear()
+            coming = Call(Recorder, above)
+            assert spy.reading.wait(TIMEOUT)
+            last.dispose()
+            listing.change(a=b"1")
+            spy.go.set()
+            newcomer: Recorder = coming.ends("joining")
+            newcomer.wait_state({"kept": b"1"})
+            assert told(newcomer)[-2:] == [("a", PUT), ("a", DELETE)]
+
+
 @pytest.mark.parametrize("between", [AFTER, b"x = ", None], ids=["changed", "broken", "gone"])
 def test_a_document_that_changed_and_changed_back_is_as_before(between):
     listing = Fleeting()
@@ -101,7 +164,7 @@ def test_a_document_that_changed_and_changed_back_is_as_before(between):
             eventually(listing.rests, "the store below has looked")
             listing.flash("d.toml", between, BEFORE)
             source.wake()
-            eventually(lambda: listing.undo is None, "it was read")
+            eventually(lambda: not listing.undo, "it was read")
             eventually(lambda: above.status.current.state is State.READY, "all is well")
             recorder.wait(lambda seen: len(told(seen)) == (3 if between == AFTER else 1))
             assert recorder.state == {"x": b"1"}
