@@ -41,6 +41,8 @@ class Ledger:
         self.progress = begun
         self.is_ours = False
         """The target holds what this mirror has put there, perhaps in an earlier process."""
+        self._was_ours = False
+        """So it was before both stores were compared."""
         self.is_saved = True
         self.suspects: set[str] = set()
         """Keys of the target that others may have written."""
@@ -77,7 +79,7 @@ class Ledger:
                     "name= or place="
                 )
             self.progress = kept._replace(origins=mine.origins)
-            self.is_ours = True
+            self.is_ours = self._was_ours = True
             self.theirs = set(kept.theirs)
             self.suspects = set(kept.suspects)
             self._written = set(kept.written)
@@ -124,6 +126,17 @@ class Ledger:
     def suspect_others(self, keys: Iterable[str]) -> None:
         """These mirrored keys of the target have changed since it was last followed."""
         self.suspects.update(key for key in keys if key not in self._written)
+
+    def suspect_unread(self, keys: Collection[str], there: Collection[str]) -> None:
+        """These could not be read when both stores were compared, and were left out of that.
+
+        Args:
+            there: keys that the target holds.
+        """
+        self.suspects.update(keys)
+        # What is only missing was written by nobody.
+        self._unsure |= {key for key in keys if self._was_ours or key not in there}
+        self.is_saved &= not keys
 
     def check(self, batch: Batch) -> None:
         """Find what others wrote between the comparison and now, from all that there is."""

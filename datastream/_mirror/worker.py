@@ -106,6 +106,10 @@ class Worker:
         """The last attempt was made because a store had become READY."""
         self._joined = self._rests = False
         self._resumes = True
+        self._unread: frozenset[str] = frozenset()
+        """What could not be read at the beginning: that it has gone, no watch tells."""
+        self._unread_of: str | None = None
+        """What the stores said of themselves when it was looked at last."""
         self._offered = 0
         self._work: deque[Work] = deque()
         self._behind_since: float | None = monotonic()
@@ -219,7 +223,7 @@ class Worker:
     def _rest(self) -> None:
         """Nothing to do: say so, keep the place, and wait."""
         self._feeds.check()
-        if self._ledger.doubt():
+        if self._ledger.doubt() or self._finds_unread():
             return
         self._ledger.confirm()
         if self._ledger.is_misleading and not self._dry_run:
@@ -233,6 +237,21 @@ class Worker:
         if not is_saved and self.is_idle:
             self._ledger.save()
         self._rests = False
+
+    def _finds_unread(self) -> bool:
+        """Suspect what can be read by now, or has gone; False if there is nothing of that."""
+        text = self._feeds.degraded
+        if not self._unread or text == self._unread_of:
+            return False
+        named = frozenset(key for key in self._unread if not key.endswith("/"))
+        selection = Selection(named, self._unread - named)
+        stores = self._source, self._target.store
+        states = [store._core.state(selection) for store in stores]
+        self._unread, self._unread_of = states[0].unread | states[1].unread, text
+        keys = named.union(*(keys_of(state.entries) for state in states))
+        told = {key for key in keys if not is_below(key, self._unread) and self._is_mirrored(key)}
+        self._ledger.suspect_unread(told, present(states[1].entries))
+        return bool(self._ledger.suspects)
 
     def _show(self, error: Exception | None) -> None:
         if error is not None:
@@ -259,6 +278,7 @@ class Worker:
         first = self._feeds.join((at.cursor, at.target_cursor) if resumes else None)
         self._offered = self.events.offered
         if first is not None:
+            self._unread, self._unread_of = first.source.unread | first.target.unread, None
             (self._resume if first.resumed else self._compare)(first)
             self._joined = True
 
@@ -281,8 +301,7 @@ class Worker:
         ledger, name = self._ledger, self._target.store.name
         not_ours = ledger.theirs | ledger.suspects
         # What cannot be read is neither missing here nor free there.
-        unread = first.source.unread | first.target.unread
-        known, there = readable(source, unread), by_key(readable(target, unread))
+        known, there = readable(source, self._unread), by_key(readable(target, self._unread))
         plan = reconcile(known, there, self._rules, is_ours=ledger.is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)
         limit = self._rules.delete_limit

@@ -139,3 +139,18 @@ def test_a_drift_changes_as_either_side_moves():
     assert table.apply(0, batch(deleted("a")))
     assert not table.differences
     assert not table.apply(0, batch(deleted("a")))
+
+
+def test_a_table_says_nothing_of_what_lies_below_a_place_that_cannot_be_read():
+    table = Table(types=True)
+    table.apply(0, Batch((Entry("a/x"), Entry("b")), initial=True))
+    table.apply(1, Batch((), initial=True, unread=frozenset({"a/"})))
+    assert list(table.differences) == ["b"]
+    assert table.is_partial(1)
+    assert table.apply(1, Batch((Entry("a/x", b"2"),)))
+    assert table.differences["a/x"].kind == "changed"
+    # It had this one, and keeps it; the other one is told once the place can be read.
+    assert not table.apply(1, Batch((), initial=True, unread=frozenset({"a/"})))
+    assert table.apply(1, Batch((), initial=True))
+    assert table.differences["a/x"].kind == "only_a"
+    assert not table.is_partial(1)
