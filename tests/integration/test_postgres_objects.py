@@ -162,6 +162,13 @@ def test_what_no_column_holds_is_refused_and_changes_nothing(db, opened, value, 
     assert rows(db) == before
 
 
+def test_json_in_another_encoding_is_refused(db, opened):
+    store = opened(value="*")
+    with pytest.raises(InvalidValue, match="put a JSON object"):
+        store.put("acme/7", '{"title":"x"}'.encode("utf-16"), value_type="json")
+    assert rows(db) == []
+
+
 @pytest.mark.parametrize("key", ["acme", "acme/x", "acme/07", "acme/7/8", "/7"])
 def test_keys_that_no_row_can_have_are_refused(db, opened, key):
     store = opened(value="*")

@@ -119,6 +119,47 @@ def test_bytes_and_odd_numbers_have_a_spelling(path):
         assert store["acme/7"]["weight"] == "inf"
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b'{"tags":[1e999]}', "'tags' holds JSON"),
+        (b'{"title":"\\ud800"}', "'title' holds UTF-8"),
+        ('{"title":"x"}'.encode("utf-16"), "put a JSON object"),
+    ],
+)
+def test_json_that_no_column_can_spell_is_refused(path, value, words):
+    with opened(path, value="*") as store:
+        with pytest.raises(InvalidValue, match=words):
+            store.put("acme/7", value, value_type="json")
+        assert list(store) == []
+
+
+@pytest.mark.parametrize("text", ["NaN", '{"a": [1e999]}', "[" * 900_000, "[" * 990 + "]" * 990])
+def test_what_others_wrote_as_json_and_is_none_is_text(path, text):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO tasks (tenant, id, tags) VALUES ('acme', 1, ?)", (text,))
+    with opened(path, value="tags,done") as store:
+        store["acme/2"] = {"tags": [1]}
+        assert store["acme/1"] == {"tags": text, "done": None}
+        assert store["acme/2"] == {"tags": [1], "done": None}
+
+
+def test_halves_of_characters_and_bytes_that_are_no_text_stop_no_other_row(path):
+    half = '["\\ud800"]'
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO tasks (tenant, id, tags) VALUES ('acme', 1, ?)", (half,))
+        db.execute("INSERT INTO tasks (tenant, id, title) VALUES ('acme', 2, CAST(x'ff' AS TEXT))")
+    with opened(path, value="title,tags") as store:
+        store.put("acme/3", b'{"tags":["\\ud83d"]}', value_type="json")
+        found = {key: entry.value for key, entry in store.snapshot().items()}
+    assert found == {
+        "acme/1": b'{"title":"untitled","tags":["\\ud800"]}',
+        "acme/2": b'{"title":"\\udcff","tags":null}',
+        "acme/3": b'{"title":"untitled","tags":["\\ud83d"]}',
+    }
+    assert rows(path, "SELECT tags FROM tasks WHERE id = 3") == [('["\\ud83d"]',)]
+
+
 def test_what_other_programs_write_is_watched(path):
     with opened(path, value="*") as store:
         everything, acme, one = Recorder(store), Recorder(store, "acme/"), Recorder(store, "b/1")

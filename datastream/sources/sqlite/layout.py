@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import product
@@ -13,7 +12,13 @@ from typing import Any, NamedTuple
 
 from datastream.errors import DatastreamError
 from datastream.sources._common.row_keys import check_key_columns, check_value_columns, names_of
-from datastream.sources._common.row_objects import ALL, member_of, text_of
+from datastream.sources._common.row_objects import (
+    ALL,
+    json_of,
+    member_of,
+    spelled_json_of,
+    text_of,
+)
 from datastream.sources.sqlite.keys import column_of, is_key, key_of
 from datastream.sources.sqlite.rows import Row
 from datastream.sources.sqlite.schema import Table, quote_identifier
@@ -180,19 +185,24 @@ class Layout(NamedTuple):
         """``key, value, value_type, updated_at``."""
         if not self.members:
             return row
-        members = {
-            member.name: _member(member, value)
-            for member, value in zip(self.members, row[1:-1], strict=True)
-        }
-        return row[0], text_of(members), "json", row[-1]
+        try:
+            text = text_of(self._object(row, json_of))
+        except ValueError:
+            # What others wrote as JSON, and cannot be spelled anew, is text.
+            text = text_of(self._object(row, spelled_json_of))
+        return row[0], text, "json", row[-1]
+
+    def _object(self, row: Row, read: Callable[[str], object]) -> dict[str, object]:
+        values = zip(self.members, row[1:-1], strict=True)
+        return {member.name: _member(member, value, read) for member, value in values}
 
 
-def _member(member: Member, value: Any) -> object:
+def _member(member: Member, value: Any, read: Callable[[str], object]) -> object:
     if member.type in ("BOOLEAN", "BOOL") and value in (0, 1):
         return bool(value)
     if member.type in JSON_TYPES and isinstance(value, str):
-        with suppress(ValueError, RecursionError):
-            return json.loads(value)
+        with suppress(ValueError):
+            return read(value)
     return member_of(value)
 
 

@@ -8,7 +8,13 @@ from typing import Any
 
 from datastream.errors import InvalidValue, shown
 from datastream.source import Write
-from datastream.sources._common.row_objects import bytes_of, check_columns, object_of, text_of
+from datastream.sources._common.row_objects import (
+    bytes_of,
+    check_columns,
+    is_text,
+    object_of,
+    text_of,
+)
 from datastream.sources.sqlite.keys import column_of, parts_of
 from datastream.sources.sqlite.layout import JSON_TYPES, Layout, Member
 from datastream.sources.sqlite.rows import INTEGERS, Parameter
@@ -31,7 +37,7 @@ class ObjectTable(RowTable):
         check_columns(write.key, members, self._members)
         for name, member in members.items():
             _parameter(write.key, self._members[name], member)
-        row = (write.key, text_of(members))
+        row = (write.key, write.value.decode())
         return (*row, time) if self._has_time else row
 
     def _put(self, db: sqlite3.Connection, row: Parameters, *, exists: bool) -> bool:
@@ -66,7 +72,7 @@ def _parameter(key: str, column: Member, member: Any) -> Parameter | None:
         InvalidValue: it cannot hold it.
     """
     if column.type in JSON_TYPES and member is not None:
-        return text_of(member)
+        return _json(key, column, member)
     data = bytes_of(member)
     if data is not None:
         return data
@@ -77,7 +83,19 @@ def _parameter(key: str, column: Member, member: Any) -> Parameter | None:
         )
     if isinstance(member, int) and member not in INTEGERS:
         raise InvalidValue(f"{shown(key)}: column {column.name!r} holds integers of 64 bits")
+    if isinstance(member, str) and not is_text(member):
+        raise InvalidValue(
+            f"{shown(key)}: column {column.name!r} holds UTF-8, in which no half of a character "
+            "(a lone surrogate) can be spelled; drop it"
+        )
     return None if member is None else _plain(member)
+
+
+def _json(key: str, column: Member, member: Any) -> str:
+    try:
+        return text_of(member)
+    except ValueError as error:
+        raise InvalidValue(f"{shown(key)}: column {column.name!r} holds JSON: {error}") from error
 
 
 def _plain(member: Any) -> Parameter:
