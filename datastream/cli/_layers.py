@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datastream
 from datastream import DatastreamError
@@ -14,8 +14,17 @@ from datastream.errors import shown
 from datastream.url import expanded, unescaped
 
 NAMES = ("layers", "write", "optional")
-LOCAL = ("sqlite:", "git:", "file:", "local:")
+OVERLAY = "overlay:"
+LOCAL = ("sqlite:", "git:", "file:", "local:", OVERLAY)
 """URLs whose place is a path, which is looked for beside the TOML file."""
+
+
+class _Layers(NamedTuple):
+    """What a file says, those that it names in their places."""
+
+    layers: list[str]
+    write: str | None
+    optional: list[str]
 
 
 def open_layers(place: str, adapt: Callable[[str], str]) -> datastream.Overlay:
@@ -27,6 +36,8 @@ def open_layers(place: str, adapt: Callable[[str], str]) -> datastream.Overlay:
         write = "sqlite:local.db"        # else the first that can be written
         optional = ["sqlite:local.db"]   # may be missing
 
+    The layers of another such file stand in the place of its ``"overlay:FILE"``.
+
     Args:
         place: its path, as in a URL.
         adapt: makes of a layer's URL the one to open.
@@ -34,18 +45,53 @@ def open_layers(place: str, adapt: Callable[[str], str]) -> datastream.Overlay:
     Raises:
         DatastreamError: no such file, or not of this form.
     """
+    layers, write, optional = _layers(place, ())
+    return datastream.overlay(
+        *map(adapt, layers),
+        write=None if write is None else adapt(write),
+        optional=list(map(adapt, optional)),
+    )
+
+
+def _layers(place: str, within: tuple[Path, ...]) -> _Layers:
+    """What the file at `place` says.
+
+    Args:
+        within: the files that name it.
+    """
     file = Path(expanded(unescaped(place)))
+    at = file.resolve()
+    if at in within:
+        raise DatastreamError(
+            f"overlay:{within[-1]} names overlay:{file}, which names it in turn; drop one"
+        )
     table = _read(file)
 
-    def url(given: str) -> str:
-        return adapt(_beside(given, file))
+    def named(given: str) -> _Layers:
+        url = _beside(given, file)
+        if not url.startswith(OVERLAY):
+            return _Layers([url], url, [])
+        return _layers(url.removeprefix(OVERLAY), (*within, at))
 
-    write = table.get("write")
-    return datastream.overlay(
-        *map(url, table["layers"]),
-        write=None if write is None else url(write),
-        optional=[url(one) for one in table.get("optional", ())],
+    found = [named(layer) for layer in table["layers"]]
+    may_be_missing = [url for one in table.get("optional", ()) for url in named(one).layers]
+    return _Layers(
+        [url for one in found for url in one.layers],
+        _written(table, named, file),
+        [url for one in found for url in one.optional] + may_be_missing,
     )
+
+
+def _written(table: Mapping[str, Any], named: Callable[[str], _Layers], file: Path) -> str | None:
+    if "write" not in table:
+        return None
+    written = named(table["write"]).write
+    if written is None:
+        raise DatastreamError(
+            f"overlay:{file}: {shown(table['write'])} does not say which of its layers is written; "
+            "name that one as write ="
+        )
+    return written
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -247,6 +247,47 @@ def test_a_file_of_layers_that_is_not_there_says_so(tmp_path: Path) -> None:
     assert "No such file" in run("ls", f"overlay:{tmp_path}/typo.toml").stderr
 
 
+def test_layers_of_another_file_stand_in_its_place(layers: str, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    more = tmp_path / "more" / "more.toml"
+    more.write_text(
+        'layers = ["sqlite:mine.db", "overlay:../layers.toml"]\noptional = ["sqlite:mine.db"]\n'
+    )
+    assert run("get", f"overlay:{more}", "a").stdout == "1\n"
+    assert run("put", f"overlay:{more}", "a", "3").exit_code == 0
+    assert (tmp_path / "more" / "mine.db").exists()
+    assert run("get", f"overlay:{more}", "a").stdout == "3\n"
+    assert run("get", layers, "a").stdout == "1\n"
+
+
+def test_a_file_of_layers_within_another_may_be_written_and_optional(
+    layers: str, url: str, tmp_path: Path
+) -> None:
+    inner = tmp_path / "layers.toml"
+    outer = tmp_path / "outer.toml"
+    outer.write_text(
+        'layers = ["env:NOSUCH_", "overlay:layers.toml"]\nwrite = "overlay:layers.toml"'
+    )
+    refused = run("ls", f"overlay:{outer}")
+    assert (refused.exit_code, "does not say which of its layers" in refused.stderr) == (1, True)
+    inner.write_text('layers = ["sqlite:gone.db", "sqlite:store.db"]\nwrite = "sqlite:store.db"')
+    assert "gone.db" in run("ls", f"overlay:{outer}").stderr
+    text = outer.read_text()
+    outer.write_text(text + '\noptional = "overlay:layers.toml"')
+    assert "optional = [URL, …]" in run("ls", f"overlay:{outer}").stderr
+    outer.write_text(text + '\noptional = ["overlay:layers.toml"]')
+    assert run("put", f"overlay:{outer}", "a", "4").exit_code == 0
+    assert run("get", url, "a").stdout == "4\n"
+
+
+def test_files_of_layers_that_name_each_other_are_refused(tmp_path: Path) -> None:
+    for one, other in (("a", "b"), ("b", "c"), ("c", "a"), ("self", "self")):
+        (tmp_path / f"{one}.toml").write_text(f'layers = ["overlay:{other}.toml"]')
+    for name in ("a", "self"):
+        result = run("ls", f"overlay:{tmp_path}/{name}.toml")
+        assert (result.exit_code, "which names it in turn" in result.stderr) == (1, True)
+
+
 # A shell that completes.
 
 
