@@ -31,7 +31,7 @@ def complete_url(
     return [
         CompletionItem(f"{scheme}:{place}{one.name}{'/' if one.is_dir() else ''}")
         for one in found
-        if one.name.startswith(start)
+        if one.name.startswith(start) and one.name.isprintable()
     ]
 
 
@@ -51,4 +51,6 @@ def complete_key(
 
 def _next(store: datastream.Store, start: str) -> list[str]:
     rests = [c.key[len(start) :] for c in store.capabilities() if c.key.startswith(start)]
-    return sorted({start + "".join(rest.partition("/")[:2]) for rest in rests})
+    found = {start + "".join(rest.partition("/")[:2]) for rest in rests}
+    # A shell takes one for each line.
+    return sorted(filter(str.isprintable, found))

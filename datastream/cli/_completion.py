@@ -12,6 +12,18 @@ BASH_WORDS = """\
 # A URL is one word.
 COMP_WORDBREAKS=${COMP_WORDBREAKS//:}
 """
+WORDS = {
+    "bash": (
+        ("read type value", "read -r type value"),
+        (
+            "COMPREPLY+=($value)",
+            '[[ ${COMP_WORDS[COMP_CWORD]} == [\\\'\\"]* ]] || printf -v value %q "$value"\n'
+            '            COMPREPLY+=("$value")',
+        ),
+    ),
+    "fish": (('string split ","', 'string split --max 1 ","'),),
+}
+"""What click's scripts have for words without spaces and commas, and what stands there for all."""
 SHELLS = {
     "bash": 'eval "$(datastream completion bash)" in ~/.bashrc',
     "zsh": 'eval "$(datastream completion zsh)" in ~/.zshrc',
@@ -28,4 +40,6 @@ def completion(ctx: click.Context, shell: str) -> None:
     if complete is None:
         raise click.UsageError(f"click knows no completion for {shell}; update it")
     script = complete(ctx.find_root().command, {}, PROGRAM, "_DATASTREAM_COMPLETE").source()
+    for simple, whole in WORDS.get(shell, ()):
+        script = script.replace(simple, whole)
     emit(f"{BASH_WORDS}{script}" if shell == "bash" else script)
