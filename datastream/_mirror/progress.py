@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from datastream.errors import DatastreamError, SourceUnavailable
+from datastream.errors import DatastreamError, InvalidKey, InvalidValue, SourceUnavailable
 from datastream.selection import RESERVED
 from datastream.source import Write
 from datastream.store import Store
@@ -150,7 +150,13 @@ class InTarget:
         return None if entry is None else Progress.loads(entry.value, where)
 
     def save(self, progress: Progress) -> None:
-        self._store.write(self.write(progress))
+        try:
+            self._store.write(self.write(progress))
+        except (InvalidKey, InvalidValue) as error:
+            raise DatastreamError(
+                f"{self._store.name} cannot hold the place of the mirror, give a file as place=: "
+                f"{error}"
+            ) from error
 
     def write(self, progress: Progress) -> Write:
         return Write(self._key, progress.dumps(), "json")

@@ -19,6 +19,7 @@ _RULES = [
         (r", or give it as an option in code", ""),
         (r"\bmatch=", "--match "),
         (r"\banother name= or place=", "another --place"),
+        (r"\bas place=", "as --place"),
         (r"\bon_conflict=", "--on-conflict "),
         (r"\bdelete_limit=", "--delete-limit "),
         (r"\bhide=True\b", "--hide"),

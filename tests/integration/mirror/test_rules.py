@@ -1,7 +1,9 @@
 """What a mirror refuses, reports, waits for and survives."""
 
 import os
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -574,3 +576,18 @@ def test_what_was_committed_together_is_written_together(source, target, slow):
     sizes = [sum(not entry.key.startswith("_") for entry in batch) for batch in seen]
     assert [size for size in sizes if size] == [50, 50]
     assert slow.writes >= before + 2
+
+
+@pytest.mark.parametrize("columns", ["tenant TEXT, id INTEGER", "tenant TEXT, id TEXT"])
+def test_rows_take_a_mirror_whose_place_is_a_file(source, tmp_path, stack, columns):
+    path = tmp_path / "rows.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute(f"CREATE TABLE rows ({columns}, n, PRIMARY KEY (tenant, id))")
+    source["acme/7"] = {"n": 5}
+    url = f"sqlite:{path}?table=rows&key=tenant,id&value=*"
+    with mirror(source, url) as running, pytest.raises(DatastreamError, match="a file as place="):
+        running.ready(LONG)
+    with mirror(source, url, place=tmp_path / "place") as running:
+        assert running.ready(LONG)
+    with datastream.open(url) as rows:
+        assert dict(rows) == {"acme/7": {"n": 5}}
