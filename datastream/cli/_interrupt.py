@@ -53,7 +53,7 @@ def end_soon_after_ctrl_c() -> None:
     library, for a reader of what it prints, for the close of a store whose backend hangs. So a
     thread of its own waits for the signal, too.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Else it is ignored, as in what a shell runs in the background.
         signal.signal(signal.SIGINT, _process.press)
     ours, theirs = socket.socketpair()

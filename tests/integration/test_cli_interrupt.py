@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -52,36 +51,3 @@ def test_a_command_that_waits_within_a_c_library_ends(tmp_path: Path) -> None:
         other.close()
     with datastream.open(f"sqlite:{path}") as store:
         assert store["key"] == 1
-
-
-SLOW = """
-import time
-print("being imported", flush=True)
-time.sleep(600)
-"""
-
-
-def test_a_command_that_is_still_being_loaded_ends_silently(tmp_path: Path) -> None:
-    (tmp_path / "reactivex.py").write_text(SLOW)
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from datastream_start import main; main()", "ls", "memory:"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"being imported\n"
-        process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=TIMEOUT) == (b"", b"")
-        assert process.returncode == 130
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_the_program_is_the_command_line() -> None:
-    command = [sys.executable, "-c", "from datastream_start import main; main()", "ls", "gopher:x"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("datastream: no source for 'gopher'")
