@@ -364,6 +364,19 @@ def test_a_directory_that_a_delete_removes_meanwhile_is_made_again(monkeypatch):
         assert dict(store) == {"a/c": 2}
 
 
+def test_a_put_of_what_another_client_removes_at_once_is_done(monkeypatch, memory_url):
+    pipe_file = MemoryFileSystem.pipe_file
+
+    def removed(system, path, value):
+        pipe_file(system, path, value)
+        system.rm_file(path)
+
+    with datastream.open(memory_url) as store:
+        monkeypatch.setattr(MemoryFileSystem, "pipe_file", removed)
+        assert store.put("a", 1).value == b"1"
+        assert store.get("a") is None
+
+
 @pytest.mark.parametrize("cache", ["filecache", "simplecache", "blockcache"])
 def test_a_cache_that_hides_changes_is_refused(tmp_path, cache):
     with pytest.raises(DatastreamError, match=f"leave {cache}:: out"):

@@ -250,7 +250,7 @@ class FilesystemSource(ListedSource):
                 return deleted(write.key)
             if not there or before.value != write.value:
                 opened.write(write.key, write.value)
-            at = time_of(opened.info(write.key))
+            at = _time_at(opened, write.key)
         return _entry(write.key, write.value)._replace(updated_at=at)
 
     def _check_key(self, key: str) -> None:
@@ -261,8 +261,8 @@ class FilesystemSource(ListedSource):
 
 
 def _time_at(opened: Opened, key: str) -> Any:
-    """When a file that was just read was written, where its filesystem has that."""
-    # Metadata only: where it cannot be had, the value is there all the same.
+    """When a file that was just read, or written, was written, where its filesystem has that."""
+    # Metadata only: where it cannot be had, the value was there all the same.
     with suppress(Exception):
         return time_of(opened.info(key)) if opened.has_times else None
     return None
