@@ -704,6 +704,57 @@ def test_a_detached_head_is_moved_in_its_work_tree_only(repository, tmp_path):
     assert repository.git("status", "--porcelain") == tree.git("status", "--porcelain") == ""
 
 
+@pytest.fixture
+def stale(repository):
+    """Has a git command write the index that it read before, as it does: it takes no lock first."""
+    index = repository.path / ".git" / "index"
+    raw = index.read_bytes()
+
+    def write():
+        other = index.with_name("index.written")
+        other.write_bytes(raw)
+        other.replace(index)
+
+    return write
+
+
+def test_an_index_that_a_git_command_sets_back_follows_again(store, repository, stale):
+    store.put_many({"a": "x", "new": 1})
+    stale()
+    await_followed()
+    assert repository.git("status", "--porcelain") == ""
+    assert committed(repository)[b"a"] == b"x"
+
+
+def test_an_index_that_was_set_back_follows_with_the_next_put(store, repository, stale):
+    store["a"] = "x"
+    stale()
+    store["a"] = "y"
+    assert repository.git("status", "--porcelain") == ""
+    assert committed(repository)[b"a"] == b"y"
+
+
+def test_what_git_commits_from_an_index_that_was_set_back_is_committed_once_more(
+    store, repository, stale
+):
+    store["a"] = "x"
+    stale()
+    repository.git("commit", "-q", "--allow-empty", "-m", "by git")
+    await_followed()
+    assert (store["a"], repository.files()[b"a"]) == ("x", b"x")
+    assert repository.git("status", "--porcelain") == ""
+
+
+def test_who_takes_a_put_back_at_once_has_done_so(store, repository):
+    """File and index are as they were before: no git command does that by itself."""
+    store["a"] = "x"
+    repository.git("checkout", "HEAD~1", "--", "a")
+    before = read(repository, "a")
+    await_followed()
+    assert read(repository, "a") == before != "x"
+    assert committed(repository)[b"a"] == before.encode()
+
+
 def test_a_commit_beside_puts_never_takes_one_back(store, repository):
     over, odd = threading.Event(), []
 

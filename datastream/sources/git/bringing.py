@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,8 @@ class Step(NamedTuple):
     """What it may hold without being the user's; None for no file."""
     new: ObjectID | None
     """None for no file."""
+    stale: Collection[ObjectID | None] = ()
+    """What the index may hold besides, if the file does not: a git command has set it back."""
 
 
 class Bringing:
@@ -69,7 +71,7 @@ class Bringing:
             # A promise to add the file is no content, and no commit has it.
             entry = None
         held = None if entry is None else entry.blob
-        if step.path in self._index.conflicts or held not in step.before | {step.new}:
+        if step.path in self._index.conflicts or not self._may_hold(step, entry, held):
             return os.fsdecode(step.path)
         try:
             if step.new is None:
@@ -83,6 +85,13 @@ class Bringing:
             if followed:
                 self.without_room.add(step.path)
         return "" if followed else os.fsdecode(step.path)
+
+    def _may_hold(self, step: Step, entry: Entry | None, held: ObjectID | None) -> bool:
+        """Whether what the index holds is not the user's."""
+        known = step.before | {step.new}
+        if held in known or held not in step.stale:
+            return held in known
+        return self._content(step.path, self._lstat(step.path), entry) in known
 
     def keep_unsure(self) -> None:
         """Have git look again into files that it could not be sure of.

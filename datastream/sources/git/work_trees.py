@@ -107,6 +107,8 @@ class WorkTrees:
                 # What git refuses to check out has no place in an index, nor in a folder.
                 changes = [change for change in news.changes if is_checked_out(change.path)]
                 for tree, lock in locks:
+                    with self._passing_trouble():
+                        tree.doubt()
                     self._note_lost(tree, tree.taken_back(news.objects, news.root), changes)
                     tree.leave_behind(ref, news.commit, changes)
                     if lock is None:
@@ -114,7 +116,7 @@ class WorkTrees:
                     elif obstacle := self._attempt(tree, news.objects, news.root):
                         # Until there is room on the disk, or the index is mended.
                         self._warn(tree, obstacle)
-                        self._start()
+                    self._start()
 
             yield bring
 
@@ -175,7 +177,6 @@ class WorkTrees:
             tree.root,
             tree.own / "index.lock",
         )
-        self._start()
 
     def _note_lost(
         self, tree: WorkTree, lost: Sequence[Change], changes: Sequence[Change] = ()
@@ -224,17 +225,22 @@ class WorkTrees:
         )
 
     def _catch_up(self) -> None:
-        """Look at the indexes that are held until all have followed."""
+        """Look at the indexes until all have followed, and no git command sets them back."""
         began, objects = monotonic(), None
         try:
             while True:
-                pause = min(max(FIRST_PAUSE, (monotonic() - began) / LOOKS), SLOWEST_PAUSE)
+                pause = SLOWEST_PAUSE
+                if self._is_late():
+                    pause = min(max(FIRST_PAUSE, (monotonic() - began) / LOOKS), pause)
                 stopped = self._stop.wait(pause)
                 with self._passing_trouble():
-                    # Opened before the lock is taken, which others may want by then.
-                    objects = objects or Objects(self._reopen())
-                    self._look(objects)
-                    self._restore_lost()
+                    for tree in list(self._known.values()):
+                        tree.doubt()
+                    if self._is_late():
+                        # Opened before the lock is taken, which others may want by then.
+                        objects = objects or Objects(self._reopen())
+                        self._look(objects)
+                        self._restore_lost()
                 if self._is_over(stopped=stopped):
                     return
         finally:
@@ -252,10 +258,13 @@ class WorkTrees:
         """Whether the thread ends; then the next one may begin."""
         with self._mutex:
             trees = list(self._known.values())
-            if stopped or not (self._lost or any(tree.late() for tree in trees)):
+            if stopped or not (self._is_late() or any(tree.is_settling() for tree in trees)):
                 self._thread = None
                 return True
         return False
+
+    def _is_late(self) -> bool:
+        return bool(self._lost) or any(tree.late() for tree in list(self._known.values()))
 
     def _look(self, objects: Objects) -> None:
         # They may have been moved meanwhile, or removed.

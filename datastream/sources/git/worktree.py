@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import tenacity
 from dulwich.file import FileLocked, GitFile, SharedPerm, adjust_shared_perm
-from dulwich.objects import ObjectID
+from dulwich.objects import Blob, ObjectID
 from dulwich.sparse_patterns import sparse_path_matcher
 
 from datastream.sources.git.bringing import Bringing, Step
@@ -34,6 +34,12 @@ LOCK_TIMEOUT = 0.5
 RETRY = 1.0
 """Seconds until `bring` is tried again after something failed: git wants the index, too."""
 
+SETTLING = 2.0
+"""Seconds after which no git command writes an index any more that it had read before a put: it
+reads first, and takes the lock then."""
+STALE = 100
+"""Contents of one path that are remembered for so long."""
+
 _SPARSE = (b"core",), b"sparseCheckout"
 _CONE = (b"core",), b"sparseCheckoutCone"
 
@@ -48,6 +54,16 @@ class Waiting(NamedTuple):
     """What the work tree may hold of older commits."""
     new: ObjectID | None
     """What was committed last."""
+    stale: tuple[ObjectID | None, ...] = ()
+    """What only the index may hold, from where a git command had read it before; oldest first."""
+
+
+class _Brought(NamedTuple):
+    """What was brought along of one path."""
+
+    waiting: Waiting
+    until: float
+    """When it is settled."""
 
 
 class WorkTree:
@@ -75,6 +91,9 @@ class WorkTree:
         self._behind: dict[bytes, Waiting] = {}
         self._branch = b""
         self._commit = ObjectID(b"")
+        # What was brought along just now, and the index as it was seen to hold that.
+        self._brought: dict[bytes, _Brought] = {}
+        self._seen: _File | None = None
         # The lock that was waited for in vain, and the index that could not be read.
         self._left: _File | None = None
         self._broken: _File | None = None
@@ -126,11 +145,40 @@ class WorkTree:
                 # What waited for another branch was left to who switched.
                 self._branch = ref
                 self._behind.clear()
+                self._brought.clear()
             self._commit = commit
             for path, old, new in changes:
                 waiting = self._behind.get(path)
-                before = waiting.before if waiting else frozenset()
-                self._behind[path] = Waiting(before | {old}, new)
+                if waiting is None and path in self._brought:
+                    waiting = self._brought.pop(path).waiting
+                before, _, stale = waiting or Waiting(frozenset(), None)
+                self._behind[path] = Waiting(before | {old}, new, stale)
+
+    def is_settling(self) -> bool:
+        """Whether a git command may still write an index that it had read before."""
+        with self._mutex:
+            now = monotonic()
+            settled = [path for path, found in self._brought.items() if found.until < now]
+            for path in settled:
+                del self._brought[path]
+            return bool(self._brought)
+
+    def doubt(self) -> None:
+        """Have those paths wait again that a git command has set back in the index.
+
+        It had read the index before they were brought along, and has written what it had read.
+        """
+        if not self.is_settling() or (seen := _file_at(self._index)) == self._seen:
+            return
+        entries = self._read()[0].entries
+        with self._mutex:
+            for path, (waiting, _) in list(self._brought.items()):
+                entry = entries.get(path)
+                if (None if entry is None else entry.blob) in waiting.stale:
+                    del self._brought[path]
+                    self._behind[path] = waiting
+                    self.obstacle = "a git command has set the index back"
+            self._seen = seen
 
     def taken_back(self, objects: Objects, tree: ObjectID) -> list[Change]:
         """What waited in vain: git commit has committed what the index still held.
@@ -142,8 +190,9 @@ class WorkTree:
             waiting, commit = dict(self._behind), self._commit
         found = [
             Change(path, held, new)
-            for path, (before, new) in waiting.items()
-            if (held := _file(objects, tree, path)) != new and held in before
+            for path, (before, new, stale) in waiting.items()
+            if (held := _file(objects, tree, path)) != new
+            and (held in before or (held in stale and self._holds(path, new)))
         ]
         return found if found and _has_committed(self.own / "logs" / "HEAD", commit) else []
 
@@ -156,6 +205,7 @@ class WorkTree:
         with self._mutex:
             if ref != self._branch or commit is None:
                 self._behind.clear()
+                self._brought.clear()
                 return None
         return commit
 
@@ -172,7 +222,8 @@ class WorkTree:
         with self._mutex:
             waiting = dict(self._behind)
         steps = [
-            Step(path, found.before, _file(objects, tree, path)) for path, found in waiting.items()
+            Step(path, found.before, _file(objects, tree, path), found.stale)
+            for path, found in waiting.items()
         ]
         index, written = self._read()
         bringing = Bringing(self.root, index, written, objects, self._outside)
@@ -185,12 +236,28 @@ class WorkTree:
             self.obstacle = "there is no room on the disk for its files"
         else:
             self._due = 0.0
+        until = monotonic() + SETTLING
         with self._mutex:
-            for path in waiting.keys() - bringing.without_room:
+            self._seen = _file_at(self._index)
+            for path, new in ((step.path, step.new) for step in steps):
                 # Unless it was left behind once more, meanwhile.
-                if self._behind.get(path) == waiting[path]:
-                    del self._behind[path]
+                if path in bringing.without_room or self._behind.get(path) != waiting[path]:
+                    continue
+                before, _, stale = self._behind.pop(path)
+                if os.fsdecode(path) not in left:
+                    stale = (*stale, *(before - {new}))[-STALE:]
+                    brought = Waiting(frozenset({new}), new, stale)
+                    self._brought[path] = _Brought(brought, until)
         return left
+
+    def _holds(self, path: bytes, content: ObjectID | None) -> bool:
+        """Whether the file is as it was written, so that only the index was set back."""
+        try:
+            return Blob.from_string((self.root / os.fsdecode(path)).read_bytes()).id == content
+        except FileNotFoundError:
+            return content is None
+        except OSError:
+            return False
 
     def _read(self) -> tuple[Index, int]:
         """The index, and when it was written, in nanoseconds."""
