@@ -294,7 +294,7 @@ def test_nobody_watches_nothing_is_asked(make, proxy, put):
     recorder.wait_ready()
     recorder.dispose()
     eventually(
-        lambda: not any(t.name == "datastream-hub" for t in threading.enumerate()), "it rests"
+        lambda: not any(t.name.startswith("datastream poll") for t in threading.enumerate()), "it rests"
     )
     proxy.forget()
     store.refresh()
