@@ -581,6 +581,9 @@ def test_a_hanging_layer_holds_up_no_change_of_the_others(layers):
     layers["bottom"].put("k", 1)
     recorder = Recorder(laid)
     recorder.wait_state({"k": b"1"})
+    # Once that is told, all layers are followed, and were asked for what came before.
+    layers["middle"].put("m", 0)
+    recorder.wait_state({"k": b"1", "m": b"0"})
     spy = layers.spies["bottom"]
     assert spy.waiting.wait(TIMEOUT)
     spy.hanging = threading.Event()
