@@ -745,7 +745,7 @@ def test_what_git_commits_from_an_index_that_was_set_back_is_committed_once_more
     assert repository.git("status", "--porcelain") == ""
 
 
-def test_who_takes_a_put_back_at_once_has_done_so(store, repository):
+def test_who_takes_a_put_back_at_once_has_done_so(store, repository, caplog):
     """File and index are as they were before: no git command does that by itself."""
     store["a"] = "x"
     repository.git("checkout", "HEAD~1", "--", "a")
@@ -753,6 +753,19 @@ def test_who_takes_a_put_back_at_once_has_done_so(store, repository):
     await_followed()
     assert read(repository, "a") == before != "x"
     assert committed(repository)[b"a"] == before.encode()
+    # The index was not even held, which would make git commands fail.
+    assert warnings(caplog) == []
+
+
+def test_who_resets_the_branch_at_once_keeps_the_file(store, repository, caplog):
+    """The index is as it was before, and the file as it was put, but the branch is not."""
+    before = store["a"]
+    store["a"] = "x"
+    repository.git("reset", "-q", "HEAD~1")
+    await_followed()
+    assert (read(repository, "a"), store["a"]) == ("x", before)
+    assert repository.git("status", "--porcelain") == " M a"
+    assert warnings(caplog) == []
 
 
 def test_a_commit_beside_puts_never_takes_one_back(store, repository):

@@ -279,6 +279,10 @@ class WorkTrees:
             return
         # Read before the lock is taken: a git program may want that by now.
         root = objects.state(commit).tree
+        if root is not None and not tree.taken_back(objects, root):
+            tree.leave_to_user(objects, root)
+            if not tree.late():
+                return
         lock = tree.lock(patient=False)
         if lock is not None:
             try:

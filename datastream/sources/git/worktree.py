@@ -57,6 +57,11 @@ class Waiting(NamedTuple):
     stale: tuple[ObjectID | None, ...] = ()
     """What only the index may hold, from where a git command had read it before; oldest first."""
 
+    @property
+    def is_brought(self) -> bool:
+        """Whether it was brought along already, but for what a git command has done since."""
+        return self.before == {self.new}
+
 
 class _Brought(NamedTuple):
     """What was brought along of one path."""
@@ -170,15 +175,35 @@ class WorkTree:
         """
         if not self.is_settling() or (seen := _file_at(self._index)) == self._seen:
             return
-        entries = self._read()[0].entries
         with self._mutex:
-            for path, (waiting, _) in list(self._brought.items()):
-                entry = entries.get(path)
-                if (None if entry is None else entry.blob) in waiting.stale:
-                    del self._brought[path]
-                    self._behind[path] = waiting
-                    self.obstacle = "a git command has set the index back"
-            self._seen = seen
+            brought = dict(self._brought)
+        entries = self._read()[0].entries
+        for path, one in brought.items():
+            waiting, entry = one.waiting, entries.get(path)
+            held = None if entry is None else entry.blob
+            if held in waiting.stale and self._holds(path, waiting.new):
+                self._wait_again(path, one)
+        self._seen = seen
+
+    def _wait_again(self, path: bytes, brought: _Brought) -> None:
+        with self._mutex:
+            if self._brought.get(path) is brought:
+                del self._brought[path]
+                self._behind[path] = brought.waiting
+                self.obstacle = "a git command has set the index back"
+
+    def leave_to_user(self, objects: Objects, tree: ObjectID) -> None:
+        """Give up the paths that were brought along, and are not so in `tree`, the branch, now.
+
+        Who has taken a commit back, as with git reset, may want to keep the file.
+        """
+        with self._mutex:
+            waiting = dict(self._behind)
+        for path, found in waiting.items():
+            if found.is_brought and _file(objects, tree, path) != found.new:
+                with self._mutex:
+                    if self._behind.get(path) is found:
+                        del self._behind[path]
 
     def taken_back(self, objects: Objects, tree: ObjectID) -> list[Change]:
         """What waited in vain: git commit has committed what the index still held.
@@ -219,6 +244,7 @@ class WorkTree:
             BrokenIndex, OSError: the index cannot be read or written; the paths wait.
         """
         self._due = monotonic() + RETRY
+        self.leave_to_user(objects, tree)
         with self._mutex:
             waiting = dict(self._behind)
         steps = [
