@@ -23,6 +23,9 @@ from datastream_grpc._telemetry import Metrics, span
 from datastream_grpc._texts import Texts
 
 SHUTTING_DOWN = "the server is shutting down"
+EARLY = 0.05
+"""Seconds before a deadline from which on its client counts as having ended the call for that: its
+clock began earlier."""
 
 log = logger("datastream.grpc")
 
@@ -116,4 +119,4 @@ def told(
 def has_time(context: Context) -> bool:
     """Whether the deadline of a call is not over, if it has one."""
     left = context.time_remaining()
-    return left is None or left > 0
+    return left is None or left > EARLY
