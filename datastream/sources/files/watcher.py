@@ -18,6 +18,8 @@ LOOK_AGAIN = 2.0
 the whole truth. inotify misses files created before a new directory's watch exists, and its queue
 may overflow; the library drops what comes while it hands out what it has; and what a look has found
 beside a write is told before that write."""
+AT_LATEST = 10.0
+"""The same, while notifications come all the time: such a look delays what they are about."""
 UNDECODED = "decode path"
 """In the text of notifications that fail over a name that is no UTF-8."""
 FAILS_AGAIN, REST = 10.0, 60.0
@@ -61,8 +63,9 @@ class Watcher:
         self._lost = False
         self._folders = 0
         self._failed_at = self._rests_until = float("-inf")
-        # When to look at everything: after the first notification, and after the last.
+        # When to look at everything: after the last notification, or long after the first.
         self._again_at: float | None = None
+        self._latest_at: float | None = None
         self._last_at = float("-inf")
         # How long the last look at everything took.
         self._seconds = 0.0
@@ -110,8 +113,10 @@ class Watcher:
     def look_again(self) -> None:
         """Have everything looked at some time from now, besides."""
         with self._lock:
-            self._last_at = monotonic() + max(LOOK_AGAIN, 20 * self._seconds)
-            self._again_at = self._again_at or self._last_at
+            now, rare = monotonic(), 20 * self._seconds
+            self._last_at = now + max(LOOK_AGAIN, rare)
+            self._latest_at = self._latest_at or now + max(AT_LATEST, rare)
+            self._again_at = min(self._last_at, self._latest_at)
 
     def looked_at_all(self, seconds: float) -> None:
         """After a look at the whole, which took so long: are the new directories watched too?"""
@@ -180,6 +185,7 @@ class Watcher:
             if self._again_at is not None and now > self._again_at:
                 # What was notified since that time was set needs as much.
                 self._again_at = self._last_at if self._last_at > now else None
+                self._latest_at = None
                 return True
         if self._mounts_files and now > self._poll_at:
             # It is one of another directory, and the system tells that one what is done to it.
