@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 from threading import Event
 
 import pytest
@@ -97,6 +98,7 @@ def test_a_blob_written_while_nothing_is_watched_is_seen_on_resume(blobs, opened
     store = opened()
     cursor = resumed(store, None).cursor
     assert not resumed(store, cursor).reset
+    eventually(lambda: "datastream poll" not in str(threading.enumerate()), "nothing is watched")
     write_blob(blobs, 0, b"BBBB")
     again = resumed(store, cursor)
     assert again.reset
