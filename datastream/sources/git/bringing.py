@@ -193,12 +193,10 @@ class Bringing:
             return None
         if entry is not None and self._is_sure(found, entry):
             return entry.blob
-        place, kind = self._place(path), stat.S_IFMT(found.st_mode)
-        if stat.S_ISDIR(kind) or (entry is not None and kind != stat.S_IFMT(entry.mode)):
+        kind = stat.S_IFMT(found.st_mode)
+        if entry is not None and kind != stat.S_IFMT(entry.mode):
             return ""
-        if stat.S_ISLNK(kind):
-            return Blob.from_string(os.fsencode(place.readlink())).id
-        return Blob.from_string(place.read_bytes()).id if stat.S_ISREG(kind) else ""
+        return content_at(self._place(path), kind)
 
     def _is_empty(self, path: bytes, found: os.stat_result) -> bool:
         """Whether it was an empty directory, which git takes for none."""
@@ -241,6 +239,13 @@ class Bringing:
 
     def _place(self, path: bytes) -> Path:
         return self._root / os.fsdecode(path)
+
+
+def content_at(place: Path, mode: int) -> ObjectID | str:
+    """The id of what a file of this mode holds; "" if it is none of git's."""
+    if stat.S_ISLNK(mode):
+        return Blob.from_string(os.fsencode(place.readlink())).id
+    return Blob.from_string(place.read_bytes()).id if stat.S_ISREG(mode) else ""
 
 
 def _above(path: bytes) -> Iterator[bytes]:

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import tenacity
 from dulwich.file import FileLocked, GitFile, SharedPerm, adjust_shared_perm
-from dulwich.objects import Blob, ObjectID
+from dulwich.objects import ObjectID
 from dulwich.sparse_patterns import sparse_path_matcher
 
-from datastream.sources.git.bringing import Bringing, Step
+from datastream.sources.git.bringing import Bringing, Step, content_at
 from datastream.sources.git.errors import Damaged
 from datastream.sources.git.index_file import Index
 from datastream.sources.git.objects import Objects
@@ -278,8 +278,9 @@ class WorkTree:
 
     def _holds(self, path: bytes, content: ObjectID | None) -> bool:
         """Whether the file is as it was written, so that only the index was set back."""
+        place = self.root / os.fsdecode(path)
         try:
-            return Blob.from_string((self.root / os.fsdecode(path)).read_bytes()).id == content
+            return content_at(place, place.lstat().st_mode) == content
         except FileNotFoundError:
             return content is None
         except OSError:
