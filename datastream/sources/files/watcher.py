@@ -64,9 +64,8 @@ class Watcher:
         self._folders = 0
         self._failed_at = self._rests_until = float("-inf")
         # When to look at everything: after the last notification, or long after the first.
-        self._again_at: float | None = None
+        self._last_at: float | None = None
         self._latest_at: float | None = None
-        self._last_at = float("-inf")
         # How long the last look at everything took.
         self._seconds = 0.0
         # Whether files are mounted by themselves, and when to look at those.
@@ -116,7 +115,6 @@ class Watcher:
             now, rare = monotonic(), 20 * self._seconds
             self._last_at = now + max(LOOK_AGAIN, rare)
             self._latest_at = self._latest_at or now + max(AT_LATEST, rare)
-            self._again_at = min(self._last_at, self._latest_at)
 
     def looked_at_all(self, seconds: float) -> None:
         """After a look at the whole, which took so long: are the new directories watched too?"""
@@ -182,9 +180,10 @@ class Watcher:
     def _is_due(self) -> bool:
         now = monotonic()
         with self._lock:
-            if self._again_at is not None and now > self._again_at:
+            last = self._last_at
+            if last is not None and now > min(last, self._latest_at or last):
                 # What was notified since that time was set needs as much.
-                self._again_at = self._last_at if self._last_at > now else None
+                self._last_at = last if last > now else None
                 self._latest_at = None
                 return True
         if self._mounts_files and now > self._poll_at:

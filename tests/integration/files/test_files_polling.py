@@ -230,7 +230,7 @@ def test_a_write_that_another_program_takes_back_before_it_is_published(
             pass
         source.looks.set()
         assert source.looked.acquire(timeout=TIMEOUT)
-        while is_late and source._watcher._again_at is not None:
+        while is_late and source._watcher._last_at is not None:
             assert source.looked.acquire(timeout=TIMEOUT)
         source.ends.set()
         writing.ends("the write")
