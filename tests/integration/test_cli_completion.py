@@ -61,7 +61,7 @@ def offered(tmp_path: Path):
     def ask(shell: str, script: str, *words: str) -> list[str]:
         program = shutil.which(shell)
         if program is None:
-            pytest.skip(f"needs {shell}")
+            pytest.skip(f"needs the shell {shell}, as of apt-get install {shell}")
         quiet = {"bash": ["--norc"], "fish": ["--no-config"], "zsh": ["-f"]}[shell]
         file = tmp_path / f"script.{shell}"
         file.write_text(script)

@@ -1,4 +1,4 @@
-"""What comes and goes between two looks of a store is told by the store that is built over it.
+"""A store that is built over another one tells what came and went between two looks of that.
 
 The one above reads the backend by itself, so it may have seen what the one below never has. Undone,
 that is no change to the one below.
@@ -7,6 +7,7 @@ that is no change to the one below.
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 
@@ -69,21 +70,35 @@ class Fleeting(Listing):
         return self.waiting.is_set() and not self.woken.is_set()
 
 
+def translated(below):
+    return TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
+
+
+def document(below):
+    return DocumentSource(Upstream(below, owned=False), "d.toml")
+
+
+@contextmanager
+def stacked(listing, over):
+    """A source over a store of the listing, what spies on it, and its store."""
+    with Store(listing, name="below") as below:
+        source = over(below)
+        spy = Spy(source)
+        with Store(spy, name="above") as above:
+            yield source, spy, above
+
+
 def test_a_key_that_came_and_went_is_gone_in_a_translation():
     listing = Fleeting()
     listing.change(kept=b"1")
-    with Store(listing, name="below") as below:
-        source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
-        spy = Spy(source)
-        with Store(spy, name="above") as above:
-            recorder = Recorder(above)
-            recorder.wait_state({"kept": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
-            listing.flash("a", b"1", None)
-            source.wake()
-            recorder.wait(lambda seen: DELETE in [op for key, op in told(seen) if key == "a"])
-            assert told(recorder) == [("kept", PUT), ("a", PUT), ("a", DELETE)]
+    with stacked(listing, translated) as (source, spy, above):
+        recorder = Recorder(above)
+        recorder.wait_state({"kept": b"1"})
+        both_rest(spy, source, listing)
+        listing.flash("a", b"1", None)
+        source.wake()
+        recorder.wait(lambda seen: DELETE in [op for key, op in told(seen) if key == "a"])
+        assert told(recorder) == [("kept", PUT), ("a", PUT), ("a", DELETE)]
 
 
 class Digested(Fleeting):
@@ -99,18 +114,14 @@ def test_a_key_that_was_changed_back_and_changed_again_is_as_it_is_in_a_translat
     """The store below has offered one, read for nothing, and knows no other one."""
     listing = Digested()
     listing.change(a=b"1", kept=b"1")
-    with Store(listing, name="below") as below:
-        source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
-        spy = Spy(source)
-        with Store(spy, name="above") as above:
-            recorder = Recorder(above)
-            recorder.wait_state({"a": b"1", "kept": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
-            listing.flash("a", b"2", b"1", b"2")
-            listing.wake()
-            eventually(lambda: not listing.undo, "both have read")
-            recorder.wait_state({"a": b"2", "kept": b"1"})
+    with stacked(listing, translated) as (source, spy, above):
+        recorder = Recorder(above)
+        recorder.wait_state({"a": b"1", "kept": b"1"})
+        both_rest(spy, source, listing)
+        listing.flash("a", b"2", b"1", b"2")
+        listing.wake()
+        eventually(lambda: not listing.undo, "both have read")
+        recorder.wait_state({"a": b"2", "kept": b"1"})
 
 
 class Ahead(Held):
@@ -132,13 +143,12 @@ def test_what_one_that_joins_alone_was_given_ahead_of_the_store_below_is_told_to
     listing = Fleeting()
     listing.change(kept=b"1")
     with Store(listing, name="below") as below:
-        source = TranslatedSource(Upstream(below, owned=False), Translation.of(None, None, None))
+        source = translated(below)
         spy = Ahead(source, listing)
         with Store(spy, name="above") as above:
             last = Recorder(above)
             last.wait_state({"kept": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
+            both_rest(spy, source, listing)
             spy.go.clear()
             coming = Call(Recorder, above)
             assert spy.reading.wait(TIMEOUT)
@@ -154,79 +164,73 @@ def test_what_one_that_joins_alone_was_given_ahead_of_the_store_below_is_told_to
 def test_a_document_that_changed_and_changed_back_is_as_before(between):
     listing = Fleeting()
     listing.change(**{"d.toml": BEFORE})
-    with Store(listing, name="below") as below:
-        source = DocumentSource(Upstream(below, owned=False), "d.toml")
-        spy = Spy(source)
-        with Store(spy, name="above") as above:
-            recorder = Recorder(above)
-            recorder.wait_state({"x": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
-            listing.flash("d.toml", between, BEFORE)
-            source.wake()
-            eventually(lambda: not listing.undo, "it was read")
-            eventually(lambda: above.status.current.state is State.READY, "all is well")
-            recorder.wait(lambda seen: len(told(seen)) == (3 if between == AFTER else 1))
-            assert recorder.state == {"x": b"1"}
+    with stacked(listing, document) as (source, spy, above):
+        recorder = Recorder(above)
+        recorder.wait_state({"x": b"1"})
+        both_rest(spy, source, listing)
+        listing.flash("d.toml", between, BEFORE)
+        source.wake()
+        eventually(lambda: not listing.undo, "it was read")
+        eventually(lambda: above.status.current.state is State.READY, "all is well")
+        recorder.wait(lambda seen: len(told(seen)) == (3 if between == AFTER else 1))
+        assert recorder.state == {"x": b"1"}
 
 
 def test_a_document_that_was_changed_back_and_changed_again_is_as_it_is():
     """The store below has offered one, read for nothing, and knows no other one."""
     listing = Fleeting()
     listing.change(**{"d.toml": BEFORE})
-    with Store(listing, name="below") as below:
-        source = DocumentSource(Upstream(below, owned=False), "d.toml")
-        spy = Spy(source)
-        with Store(spy, name="above") as above:
-            recorder = Recorder(above)
-            recorder.wait_state({"x": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
-            offered, changed = threading.Event(), source.changed
+    with stacked(listing, document) as (source, spy, above):
+        recorder = Recorder(above)
+        recorder.wait_state({"x": b"1"})
+        both_rest(spy, source, listing)
+        offered, changed = threading.Event(), source.changed
 
-            def take(*offer):
-                changed(*offer)
-                offered.set()
+        def take(*offer):
+            changed(*offer)
+            offered.set()
 
-            source.changed = take
-            listing.flash("d.toml", AFTER, BEFORE)
-            listing.wake()
-            assert offered.wait(TIMEOUT)
-            eventually(lambda: rests(spy, source), "the one above has read it")
-            listing.change(**{"d.toml": AFTER})
-            listing.wake()
-            recorder.wait_state({"x": b"2"})
+        source.changed = take
+        listing.flash("d.toml", AFTER, BEFORE)
+        listing.wake()
+        assert offered.wait(TIMEOUT)
+        eventually(lambda: rests(spy, source), "the one above has read it")
+        listing.change(**{"d.toml": AFTER})
+        listing.wake()
+        recorder.wait_state({"x": b"2"})
 
 
 def test_a_document_that_others_have_read_meanwhile_is_as_it_is():
     """What the poll has found counts, not what another thread finds beside it."""
     listing = Fleeting()
     listing.change(**{"d.toml": BEFORE})
-    with Store(listing, name="below") as below:
-        source = DocumentSource(Upstream(below, owned=False), "d.toml")
-        spy = Spy(source)
-        with Store(spy, name="above") as above:
-            recorder = Recorder(above)
-            recorder.wait_state({"x": b"1"})
-            eventually(lambda: rests(spy, source), "the one above has looked")
-            eventually(listing.rests, "the store below has looked")
-            telling = source._tell_holder
+    with stacked(listing, document) as (source, spy, above):
+        recorder = Recorder(above)
+        recorder.wait_state({"x": b"1"})
+        both_rest(spy, source, listing)
+        telling = source._tell_holder
 
-            def tell_late(*found):
-                source._tell_holder = telling
-                assert Call(above.get, "x").ends("another read") == 1
-                telling(*found)
+        def tell_late(*found):
+            source._tell_holder = telling
+            assert Call(above.get, "x").ends("another read") == 1
+            telling(*found)
 
-            source._tell_holder = tell_late
-            listing.flash("d.toml", AFTER, BEFORE)
-            source.wake()
-            recorder.wait(lambda seen: len(told(seen)) == 3)
-            assert recorder.state == {"x": b"1"}
+        source._tell_holder = tell_late
+        listing.flash("d.toml", AFTER, BEFORE)
+        source.wake()
+        recorder.wait(lambda seen: len(told(seen)) == 3)
+        assert recorder.state == {"x": b"1"}
 
 
 def rests(spy, source):
     """Whether the source waits, and nothing ends that."""
     return spy.waiting.is_set() and not source._wake.is_set()
+
+
+def both_rest(spy, source, listing):
+    """Wait until the stores above and below have looked."""
+    eventually(lambda: rests(spy, source), "the one above has looked")
+    eventually(listing.rests, "the store below has looked")
 
 
 def told(recorder):
