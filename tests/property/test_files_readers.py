@@ -208,7 +208,7 @@ class Poller(Reader):
 
     def __init__(self, source, selection, truth):
         super().__init__(source, selection, truth)
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.version = 0
         self.state, self.position = self.read(None, {})
         # So that it is known who polls.
@@ -223,6 +223,7 @@ class Poller(Reader):
             with self.lock:
                 if version == self.version:
                     self.state, self.position = found
+                    self.lock.notify_all()
                     return
         # What was read and is dropped is read again.
         self.source.wake()
@@ -244,6 +245,7 @@ class Poller(Reader):
             self.state = {key: value for key, value in state.items() if value is not None}
             # Where it stood nowhere, it still stands nowhere.
             self.position = self.position and written.position
+            self.lock.notify_all()
 
     def at(self):
         with self.lock:
@@ -301,12 +303,18 @@ class Run:
 
     def _settle(self):
         """Wait until the poller has what is there."""
-        until = time.monotonic() + PATIENCE
         matches = self.union.matches
         there = {key: value for key, value in self.truth.now.items() if matches(key)}
-        while self.poller.at()[1] != there and not self.errors:
-            assert time.monotonic() < until, f"lost: {self.poller.at()[1]} is not {there}"
-            time.sleep(0.002)
+        changed = self.poller.lock
+        with changed:
+            is_there = changed.wait_for(lambda: self.errors or self.poller.state == there, PATIENCE)
+        assert is_there, f"lost: {self.poller.at()[1]} is not {there}"
+
+    def _fail(self, error):
+        self.errors.append(error)
+        if self.poller is not None:
+            with self.poller.lock:
+                self.poller.lock.notify_all()
 
     def _poll(self, polls):
         try:
@@ -316,7 +324,7 @@ class Run:
                 self.source.wait(None)
                 self.poller.poll()
         except Exception as error:
-            self.errors.append(error)
+            self._fail(error)
             polls.set()
 
     def _read(self, selection, chance):
@@ -329,7 +337,7 @@ class Run:
                     state = {key: value for key, value in state.items() if selection.matches(key)}
                 reader.step(since, state if since is not None else {})
         except Exception as error:
-            self.errors.append(error)
+            self._fail(error)
 
 
 @pytest.mark.parametrize("union", SELECTIONS)
