@@ -285,6 +285,18 @@ class Source(ABC):
         that reads its backend then and there shows it anyway.
         """
 
+    def newcomer(self, since: str | None, *, covered: bool) -> None:  # noqa: B027
+        """Somebody comes for whom `compared` may be too late.
+
+        A Source whose log may lack a change knows now that what this one has may hold it already,
+        or that it would not be told of it.
+
+        Args:
+            since: the cursor from which it is going to be told what changed; None if it was given
+                the state, just now.
+            covered: others watch these keys, and have a state of them that is older.
+        """
+
     def compared(self, position: str, *, same: bool) -> None:  # noqa: B027
         """A `read` with ``since`` was answered in full, at that very position, and was published.
 

@@ -91,6 +91,8 @@ class Joiner:
         covered = self._publisher.is_covered(subscription) and not subscription.needs_state
         if join.cursor is None or not covered:
             self._begin(subscription, join)
+        if join.cursor is not None or not covered:
+            self._calls(None, self._source.newcomer, join.cursor, covered=covered)
         if join.cursor is not None:
             self._resume(subscription, join, join.cursor)
         if join.is_empty and (join.reset or had_of(selection, since)):

@@ -168,6 +168,12 @@ class Spy(Source):
     def reach(self) -> None:
         self._source.reach()
 
+    def newcomer(self, since: str | None, *, covered: bool) -> None:
+        self._source.newcomer(since, covered=covered)
+
+    def compared(self, position: str, *, same: bool) -> None:
+        self._source.compared(position, same=same)
+
     def write(self, writes: Sequence[Write]) -> Written | Sequence[Entry]:
         return self._source.write(writes)
 

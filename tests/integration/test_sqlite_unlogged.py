@@ -11,6 +11,7 @@ from threading import Event
 import pytest
 
 import datastream
+from datastream.selection import Selection
 from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database, eventually
 
 BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
@@ -103,6 +104,54 @@ def test_a_blob_written_while_nothing_is_watched_is_seen_on_resume(blobs, opened
     again = resumed(store, cursor)
     assert again.reset
     assert contents(again) == {"cert": b"BBBB", "other": b"AAAA"}
+
+
+def test_a_blob_written_before_anything_is_watched_is_seen_on_resume(blobs, opened):
+    store = opened()
+    cursor = store.snapshot_batch().cursor
+    write_blob(blobs, 0, b"BBBB")
+    again = resumed(store, cursor)
+    assert again.reset
+    assert contents(again)["cert"] == b"BBBB"
+
+
+@pytest.mark.parametrize("is_compared", [False, True])
+@pytest.mark.parametrize("selected", [(), ("cert",)])
+def test_a_blob_written_before_others_watch_is_seen_on_resume(blobs, opened, selected, is_compared):
+    """What they were given holds it already: a comparison with that tells nothing."""
+    store = opened()
+    cursor = store.snapshot_batch().cursor
+    write_blob(blobs, 0, b"BBBB")
+    Follower(store, *selected).wait_key("cert", b"BBBB")
+    if is_compared:
+        suspicion = store._core._source._suspicion
+        eventually(lambda: not suspicion.is_pending, "a comparison")
+    again = resumed(store, cursor)
+    assert again.reset
+    assert contents(again)["cert"] == b"BBBB"
+
+
+def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened):
+    store = opened()
+    cursor = store.snapshot_batch().cursor
+    follower = Follower(store, "other")
+    write_blob(blobs, 0, b"BBBB")
+    changed = store._core.read_changes(Selection(("cert",)), cursor)
+    assert changed.complete
+    assert [entry.value for entry in changed.entries] == [b"BBBB"]
+    follower.wait_state({"other": b"AAAA"})
+
+
+@pytest.mark.parametrize("round_", range(20))
+def test_a_blob_written_as_watching_ends_and_begins_is_told(blobs, opened, round_):
+    """The thread that polls may not know yet that nobody watched in between."""
+    store = opened()
+    cursor = resumed(store, None).cursor
+    resumed(store, cursor)
+    write_blob(blobs, 0, b"BBBB")
+    batches = Collected(store.watch_batches(since=cursor))
+    batches.wait(lambda got: "cert" in contents(got[-1]), "the change")
+    assert contents(batches.got[-1])["cert"] == b"BBBB"
 
 
 def test_a_blob_written_is_seen_by_a_store_that_only_reads(blobs, opened):

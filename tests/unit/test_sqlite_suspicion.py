@@ -11,8 +11,7 @@ OLD, NEW, NEWER = "old", "new", "newer"
 def suspicion():
     """Of a file whose log was read once."""
     suspicion = Suspicion()
-    suspicion.saw_commit()
-    suspicion.weigh(OLD, explains=True)
+    suspicion.begin(OLD)
     return suspicion
 
 
@@ -24,13 +23,13 @@ def see_commit(suspicion):
 def test_a_commit_without_a_line_is_left(suspicion):
     see_commit(suspicion)
     suspicion.weigh(OLD, explains=True)
-    assert suspicion.is_left(OLD)
+    assert suspicion.is_left
 
 
 def test_a_line_explains_the_commit_seen_before(suspicion):
     see_commit(suspicion)
     suspicion.weigh(NEW, explains=True)
-    assert not suspicion.is_left(NEW)
+    assert not suspicion.is_left
     assert not suspicion.is_pending
 
 
@@ -38,7 +37,7 @@ def test_a_line_explains_the_commit_seen_after_it(suspicion):
     """A reader was there before the poller."""
     suspicion.weigh(NEW, explains=True)
     see_commit(suspicion)
-    assert not suspicion.is_left(NEW)
+    assert not suspicion.is_left
     assert suspicion.is_pending, "it is compared all the same"
 
 
@@ -51,5 +50,35 @@ def test_a_line_explains_one_commit(suspicion, is_seen_first):
         suspicion.weigh(NEW, explains=True)
         see_commit(suspicion)
     see_commit(suspicion)
-    assert suspicion.is_left(NEW)
-    assert not suspicion.is_left(NEWER)
+    assert suspicion.is_left
+    suspicion.weigh(NEWER, explains=True)
+    assert not suspicion.is_left
+
+
+def test_what_is_committed_after_a_comparison_began_outlasts_it(suspicion):
+    see_commit(suspicion)
+    suspicion.begin_comparison()
+    see_commit(suspicion)
+    suspicion.end()
+    assert suspicion.is_left
+    suspicion.begin_comparison()
+    suspicion.end()
+    assert not suspicion.is_pending
+
+
+def test_the_oldest_of_comparisons_beside_each_other_counts(suspicion):
+    see_commit(suspicion)
+    suspicion.begin_comparison()
+    see_commit(suspicion)
+    suspicion.begin_comparison()
+    suspicion.end()
+    assert suspicion.is_left
+
+
+def test_what_came_late_is_so_until_a_comparison_ends(suspicion):
+    see_commit(suspicion)
+    suspicion.come_late()
+    suspicion.begin_comparison()
+    assert suspicion.is_late
+    suspicion.end()
+    assert not suspicion.is_late

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import threading
 from time import monotonic
 
 from datastream.sources.sqlite.attached import Attached
@@ -18,7 +19,7 @@ log = logging.getLogger("datastream")
 
 
 class Commits:
-    """What was seen of the commits to one file; readers and the poller look beside each other.
+    """What was seen of the commits to one file; newcomers and the poller look beside each other.
 
     Args:
         path: of the file.
@@ -31,6 +32,11 @@ class Commits:
         self._where = where
         self.suspicion = Suspicion()
         """Whether the log may lack a change."""
+        # Else the later of two looks might take in the earlier version.
+        self._looking = threading.Lock()
+        if attached.log is not None:
+            with attached.moment() as connection:
+                self.suspicion.begin(attached.log.newest(connection))
         self._stamp, self._writings = Stamp(), 0
         self._look_at_file = 0.0
         self._seen: tuple[Attached, int | None] = (attached, _version(attached))
@@ -40,8 +46,11 @@ class Commits:
             self._stamp.explain(file_stat(path))
 
     def note(self, attached: Attached) -> None:
-        """Look for a commit, while no poller does."""
-        self._note(attached, _version(attached))
+        """Take in a commit that the poller has not seen yet."""
+        with self._looking:
+            version = _version(attached)
+            if version is not None:
+                self._note(attached, version)
 
     def have_come(self, attached: Attached) -> bool:
         """Whether the file was written or replaced since the last call.
@@ -61,22 +70,23 @@ class Commits:
                 return True
         if is_time:
             self._look_at_file = now + LOOK_AT_FILE
-        try:
-            version = _version(attached)
-        except Outdated:
-            # Replaced just now, by a call that found another file.
+        with self._looking:
+            try:
+                version = _version(attached)
+            except Outdated:
+                # Replaced just now, by a call that found another file.
+                return True
+            if version is None:
+                file.log.doubt()
+                self._stamp.explain(None)
+                return False
+            if self._seen[1] == version and self._seen[0] is attached:
+                return stat is not None and self._was_overwritten(attached, stat)
+            self._seen = attached, version
+            self._note(attached, version)
             return True
-        if version is None:
-            file.log.doubt()
-            self._stamp.explain(None)
-            return False
-        if self._seen[1] == version and self._seen[0] is attached:
-            return stat is not None and self._was_overwritten(attached, stat)
-        self._seen = attached, version
-        self._note(attached, version)
-        return True
 
-    def _note(self, attached: Attached, version: int | None) -> None:
+    def _note(self, attached: Attached, version: int) -> None:
         """Doubt the log if there was a commit since the last call, which it may not tell of."""
         known, self.known = self.known, (attached, version)
         if known == self.known:

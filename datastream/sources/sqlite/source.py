@@ -59,10 +59,6 @@ STATE_ATTEMPTS = 3
 log = logging.getLogger("datastream")
 
 
-class Unlogged(Outdated):
-    """While nothing was watched something was committed of which the log does not tell."""
-
-
 class SqliteSource(Source):
     """A Source over one table or view.
 
@@ -119,8 +115,6 @@ class SqliteSource(Source):
         self._asleep.acquire()
         self._watched = False
         self._is_unlogged = False
-        # Since then nobody has asked what changed: commits were not looked at one by one.
-        self._is_released = False
         self._writes = self._reads = 0
         _check_names(self._where, self._path, table, *columns)
         try:
@@ -237,20 +231,27 @@ class SqliteSource(Source):
             return translated(error, self._where, key)
         return error
 
+    def newcomer(self, since: str | None, *, covered: bool) -> None:
+        if not self._current.call(self._may_lack):
+            return
+        if since is None:
+            self._suspicion.come_late()
+        elif self._suspicion.is_late or not covered:
+            self._begin_epoch()
+
     def compared(self, position: str, *, same: bool) -> None:
         if not same:
             log.info("%s: something was changed past the change log", self._where)
             self._is_unlogged = True
-        if self._is_unlogged:
+        if self._is_unlogged or self._suspicion.is_late:
             # If that fails, the suspicion remains, and the next comparison leads here again.
-            self._current.begin_epoch()
+            self._begin_epoch()
             self._is_unlogged = False
-            self.wake()
-        self._suspicion.end()
+        else:
+            self._suspicion.end()
 
     def release(self) -> None:
         self._watched = False
-        self._is_released = True
 
     def close(self) -> None:
         self._current.close()
@@ -315,13 +316,7 @@ class SqliteSource(Source):
             # Else the poller looks; what it has seen is its own matter.
             self._commits.note(attached)
         if since is not None:
-            try:
-                reading = self._read_changes(attached, changes, selection, since)
-            except Unlogged:
-                self._current.begin_epoch()
-                self._is_released = False
-                raise
-            self._is_released = False
+            reading = self._read_changes(attached, changes, selection, since)
             if reading is not None:
                 return reading
         with attached.moment() as connection:
@@ -340,6 +335,7 @@ class SqliteSource(Source):
         began = monotonic()
         is_due = self._suspicion.is_due(began)
         if is_due:
+            self._suspicion.begin_comparison()
             attached.file.renew()
         with attached.moment() as connection:
             if is_due:
@@ -347,8 +343,6 @@ class SqliteSource(Source):
             if not changes.has(connection, after):
                 return None
             newest = changes.newest(connection)
-            if self._is_released and self._suspicion.is_left(newest):
-                raise Unlogged("the log may lack a change; retry")
             if is_due and newest == after:
                 return self._compare(attached, connection, selection, since, began)
             touched = (
@@ -382,6 +376,26 @@ class SqliteSource(Source):
             # Else a second look has to confirm it, and costs nothing.
             self._suspicion.compared(began, monotonic())
         return Reading(self._legal(entries), since, complete=True)
+
+    def _may_lack(self, attached: Attached) -> bool:
+        """Whether something was committed that no line of the log explains."""
+        if attached.log is None:
+            return False
+        # Waits for a commit that is under way.
+        attached.file.version()
+        self._commits.note(attached)
+        if self._suspicion.is_left:
+            with attached.moment() as connection:
+                newest = attached.log.newest(connection)
+            self._suspicion.weigh(newest, explains=attached.layout.tells_all)
+        return self._suspicion.is_left
+
+    def _begin_epoch(self) -> None:
+        """Have no position honoured that was given out until now."""
+        self._suspicion.begin_comparison()
+        self._current.begin_epoch()
+        self._suspicion.end()
+        self.wake()
 
     def _read_state(self, selection: Selects, since: str | None, attached: Attached) -> Reading:
         file = attached.file
