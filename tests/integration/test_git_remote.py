@@ -21,6 +21,7 @@ from datastream import (
     Store,
     Unsupported,
 )
+from datastream.selection import Selection
 from datastream.sources.git import RemoteGitSource, tracking
 from datastream.sources.git.clone import TIP
 from datastream.sources.git.objects import Objects
@@ -478,6 +479,17 @@ def test_an_unwatched_store_asks_when_it_is_read(url, bare, server, caplog):
         eventually(lambda: store["a"] == 2 and warnings(), "it is said that the remote is away")
         assert store["a"] == 2
         assert warnings() == 1
+
+
+def test_an_unwatched_store_asks_when_it_is_asked_what_changed(url, bare):
+    bare.import_commit({"a": "1"})
+    with opened(url, interval=0.001) as store:
+        cursor = store.snapshot_batch().cursor
+        bare.import_commit({"a": "2"})
+        changed = store._core.read_changes(Selection(), cursor)
+        assert [entry.value for entry in changed.entries] == [b"2"]
+        bare.import_commit({"a": "3"})
+        assert store["a"] == 3, "nobody waits for changes by that"
 
 
 # Two who push.

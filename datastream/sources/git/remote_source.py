@@ -119,11 +119,7 @@ class RemoteGitSource(BranchSource):
         return self._repaired(super().capabilities)
 
     def read(self, selection: Selects, since: str | None) -> Reading:
-        if since is None:
-            self._refresh()
-        else:
-            # Only who waits for changes reads with `since`, and `wait` asks the remote.
-            self._watched = True
+        self._refresh()
         return self._repaired(partial(super().read, selection, since))
 
     def get(self, key: str) -> Entry | None:
