@@ -73,7 +73,7 @@ def test_patience_ends(put):
     with Store(source) as store:
         begin = time.monotonic()
         with pytest.raises(SourceUnavailable, match="away"):
-            put(store, "k", 1, wait=0.2)
+            put(store, "k", 1, wait=1.0)
         assert time.monotonic() - begin < WAIT
     assert len(source.ids) > 1
 
