@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from random import uniform
-from time import monotonic
+from time import monotonic, sleep
 from typing import NamedTuple
 
 from datastream._columns import by_key, keys_of
@@ -428,6 +428,8 @@ class Worker:
         except (RevisionConflict, KeyNotFound):
             ledger.suspects.update(write.key for write in writes)
             return
+        # Those who watch the target run first: what is left to do here can wait.
+        sleep(0)
         self._work.popleft()
         if has_deletes(writes):
             # They may have made room for what the target could not hold.
