@@ -79,10 +79,13 @@ class StoreMapping(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         """The keys of one moment, without their values."""
-        return iter([capability.key for capability in self._core.capabilities()])
+        keys = [capability.key for capability in self._core.capabilities()]
+        _counting.give(self, len(keys), sys._getframe(1))
+        return iter(keys)
 
     def __len__(self) -> int:
-        return len(self._core.capabilities())
+        counted = _counting.take(self, sys._getframe(1))
+        return len(self._core.capabilities()) if counted is None else counted
 
     def __bool__(self) -> bool:
         """True, also if it is empty: a store is an object, and asking would be I/O."""
@@ -230,10 +233,18 @@ class _Keys(KeysView[str]):
         self._store = store
 
     def __iter__(self) -> Iterator[str]:
-        store = self._store
-        snapshot = _Snapshot(store._core, store._core.read_keys(EVERYTHING))
+        core = self._store._core
+        snapshot = _Snapshot(core, core.read_keys(EVERYTHING))
+        _counting.give(self, len(snapshot.keys), sys._getframe(1))
+        return self._pass(snapshot)
+
+    def __len__(self) -> int:
+        counted = _counting.take(self, sys._getframe(1))
+        return len(self._store) if counted is None else counted
+
+    def _pass(self, snapshot: _Snapshot) -> Iterator[str]:
         yield from snapshot.keys
-        _passing.give(store, snapshot, sys._getframe(1))
+        _passing.give(self._store, snapshot, sys._getframe(1))
 
 
 class _Snapshot:
@@ -289,3 +300,26 @@ class _Passing(threading.local):
 
 
 _passing = _Passing()
+
+
+class _Counting(threading.local):
+    """How many keys the iterator has that was made last in this thread.
+
+    ``list(store)`` makes one and then asks for the length, to reserve memory, within one
+    instruction of the calling frame: that is to cost no second listing.
+    """
+
+    given: tuple[int, ...] = ()
+
+    def give(self, mapping: object, count: int, frame: FrameType) -> None:
+        # By number: it must not keep the store alive.
+        self.given = count, id(mapping), id(frame), frame.f_lasti
+
+    def take(self, mapping: object, frame: FrameType) -> int | None:
+        """The number of keys, if they are being put into a list."""
+        given, self.given = self.given, ()
+        is_same = given[1:] == (id(mapping), id(frame), frame.f_lasti)
+        return given[0] if is_same else None
+
+
+_counting = _Counting()

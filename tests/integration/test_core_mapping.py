@@ -166,3 +166,48 @@ def test_bool_costs_nothing_and_is_true():
         assert store
         store._source.capabilities = store._source.read = None
         assert store
+
+
+LISTS = {
+    "list": lambda store: list(store),
+    "tuple": lambda store: tuple(store),
+    "sorted": lambda store: sorted(store),
+    "starred": lambda store: [*store],
+    "set": lambda store: set(store),
+    "len": lambda store: [None] * len(store),
+    "list of keys": lambda store: list(store.keys()),
+    "sorted keys": lambda store: sorted(store.keys()),
+    "dict": lambda store: dict(store),
+    "clear": lambda store: store.clear() or [None, None],
+}
+
+
+@pytest.mark.parametrize("kind", LISTS)
+def test_the_keys_are_listed_once(kind, monkeypatch):
+    """`list` asks for an iterator and for the length."""
+    with datastream.open("memory:") as store:
+        store.put_many({"a": 1, "b": 2})
+        core, listed = store._core, []
+        for name in ("capabilities", "read_keys"):
+            real = getattr(core, name)
+            monkeypatch.setattr(core, name, lambda *a, real=real: listed.append(1) or real(*a))
+        for _ in range(3):
+            before = len(listed)
+            store.put_many({"a": 1, "b": 2})
+            assert len(LISTS[kind](store)) == 2
+            assert len(listed) == before + 1
+
+
+def test_a_length_is_that_of_now():
+    with datastream.open("memory:") as store:
+        store.put_many({"a": 1, "b": 2})
+        keys = store.keys()
+        for mapping in (store, keys):
+            iterator = iter(mapping)
+            store["c"] = 3
+            assert len(mapping) == 3
+            del store["c"]
+            assert [*iterator] == ["a", "b"]
+            assert len(mapping) == 2
+            assert [len(mapping) for _ in mapping if store.put("c", 3)] == [3, 3]
+            del store["c"]
