@@ -1,6 +1,7 @@
 """Filesystems that fsspec knows, with real ones: archives, a web server, memory."""
 
 import io
+import os
 import random
 import secrets
 import sys
@@ -24,6 +25,7 @@ from datastream import (
     ReadOnly,
     SourceUnavailable,
     State,
+    Store,
     Unsupported,
 )
 from datastream.selection import Selection
@@ -34,7 +36,7 @@ from datastream.sources.filesystem.place import PIECE, Opened
 from datastream.testing import TIMEOUT, Recorder
 from datastream.testing._tools import eventually
 from tests.integration._core_sources import Call
-from tests.integration._programs.tools import Statuses
+from tests.integration._programs.tools import Follower, Statuses
 
 
 @pytest.fixture
@@ -344,6 +346,25 @@ def test_a_name_of_a_directory_can_be_a_key_once_all_below_is_deleted(tmp_path, 
         for key in list(store):
             store.delete(key)
         assert dict(store) == {}
+
+
+def test_two_writes_within_one_tick_of_the_clock_are_two(tmp_path):
+    """The system's clock of files moves every few milliseconds."""
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"one")
+    with Store(FilesystemSource(f"file://{tmp_path}", interval=0.05)) as store:
+        follower = Follower(store)
+        follower.wait_key("a.txt", b"one")
+        for value in (b"two", b"six"):
+            with path.open("r+b") as file:
+                file.write(b"was")
+                file.flush()
+                at = path.stat().st_mtime_ns
+                follower.wait_key("a.txt", b"was")
+                file.seek(0)
+                file.write(value)
+            os.utime(path, ns=(at, at))
+            follower.wait_key("a.txt", value)
 
 
 def test_a_directory_that_a_delete_removes_meanwhile_is_made_again(monkeypatch):

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from datastream.sources._common.look import Coarse
+from datastream.sources._common.look import COARSE_SECONDS, Coarse
 
 _CONTENT = (
     *("ETag", "etag", "e_tag", "md5Hash", "md5", "content_md5", "crc32c", "CRC", "sha", "sha256"),
     *("checksum", "generation", "blob_id", "oid"),
 )
 """Names of what follows from the content."""
+_STEP = timedelta(seconds=COARSE_SECONDS)
 _TIMES = (
     *("mtime", "modified", "LastModified", "last_modified", "updated", "timeModified"),
     *("time", "created", "date_time"),
@@ -30,7 +31,12 @@ def signature_of(info: Mapping[str, Any]) -> Hashable:
     if at is None:
         return None
     exact = (at, size, info.get("ino"))
-    return exact if at.microsecond else Coarse(exact)
+    return Coarse(exact) if not at.microsecond or _is_new(at) else exact
+
+
+def _is_new(at: datetime) -> bool:
+    """Whether a file was written so lately that the clock behind `at` may not have moved on."""
+    return abs(datetime.now(UTC) - at) <= _STEP
 
 
 def member_signature(info: Mapping[str, Any], archive: Hashable) -> Hashable:
