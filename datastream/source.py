@@ -285,23 +285,28 @@ class Source(ABC):
         that reads its backend then and there shows it anyway.
         """
 
-    def newcomer(self, since: str | None, *, covered: bool) -> None:  # noqa: B027
+    def newcomer(self, since: str | None, *, covered: bool) -> bool:
         """Somebody comes for whom `compared` may be too late.
 
         A Source whose log may lack a change knows now that what this one has may hold it already,
         or that it would not be told of it.
 
         Args:
-            since: the cursor from which it is going to be told what changed; None if it was given
-                the state, just now.
-            covered: others watch these keys, and have a state of them that is older.
+            since: the cursor from which it wants to be told what changed, if it has one.
+            covered: others watch these keys, and have a state of them that is older. Else this one
+                was given the state just now.
+
+        Returns:
+            Whether the cursor may be honoured; if not, the state is read.
         """
+        return True
 
     def compared(self, position: str, *, same: bool) -> None:  # noqa: B027
-        """A `read` with ``since`` was answered in full, at that very position, and was published.
+        """A complete reading at the very position that was published last has been published.
 
-        A Source does that when its log may lack a change. If the state was not the same that
-        was known at `position`, positions given out until now must not be honoured any more.
+        Either it answered a `read` with ``since``, as a Source does when its log may lack a change;
+        or one without, and then only if it was not the same. If the state was not that which was
+        known at `position`, positions given out until now must not be honoured any more.
         """
 
     def release(self) -> None:  # noqa: B027

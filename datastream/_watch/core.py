@@ -210,8 +210,8 @@ class Core:
     def read_changes(self, selection: Selection, since: str) -> Reading:
         """What changed since a cursor; complete, if the backend cannot tell."""
         self._feed.begin_anew()
-        self.call(None, self._source.newcomer, since, covered=False)
-        return self.report(self._feed.read, selection, since)
+        is_honoured = self.call(None, self._source.newcomer, since, covered=False)
+        return self.report(self._feed.read, selection, since if is_honoured else None)
 
     def load(self, reading: Reading, entries: Sequence[Entry]) -> Sequence[Entry]:
         """The values of entries of `reading`; a DELETE for what has gone meanwhile."""

@@ -110,8 +110,7 @@ class Feed:
         while True:
             outcome = self._publisher.publish(ticket, reading, values)
             if outcome is Outcome.SAME or outcome is Outcome.DIFFERENT:
-                same = outcome is Outcome.SAME
-                self._calls(None, self._source.compared, reading.position, same=same)
+                self._tell(outcome, reading.position)
             if isinstance(outcome, Outcome):
                 return outcome
             loaded = self._calls(None, reading.load, outcome) if reading.load else outcome
@@ -119,6 +118,14 @@ class Feed:
             if len(loaded) < len(outcome):
                 unread = {entry.key for entry in outcome} - values.keys()
                 reading = reading.without(unread)
+
+    def _tell(self, outcome: Outcome, position: str) -> None:
+        same = outcome is Outcome.SAME
+        try:
+            self._calls(None, self._source.compared, position, same=same)
+        finally:
+            if not same:
+                self._publisher.told()
 
     def catch_up_twice(self) -> None:
         """Catch up; if all is gone at once, look again before that is an error."""

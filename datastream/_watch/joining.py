@@ -12,6 +12,8 @@ from datastream.source import Feature, Source
 
 JOINS = 20
 """Attempts to bring a newcomer to the position of all others."""
+TOLD = 2.0
+"""Seconds for which one that resumes waits until the source knows what its log did not tell."""
 RESUMES = 3
 """Attempts to read what changed since a cursor at the position of the state."""
 
@@ -88,16 +90,25 @@ class Joiner:
         selection, since = subscription.selection, subscription.since
         is_told_all = Feature.TRANSIENT in self._source.features
         join = Join(selection, since, is_told_all=is_told_all)
+        if join.cursor is not None:
+            self._await_told(join)
         covered = self._publisher.is_covered(subscription) and not subscription.needs_state
         if join.cursor is None or not covered:
             self._begin(subscription, join)
+        is_honoured = True
         if join.cursor is not None or not covered:
-            self._calls(None, self._source.newcomer, join.cursor, covered=covered)
+            is_honoured = self._calls(None, self._source.newcomer, join.cursor, covered=covered)
         if join.cursor is not None:
-            self._resume(subscription, join, join.cursor)
+            self._resume(subscription, join, join.cursor if is_honoured else None)
         if join.is_empty and (join.reset or had_of(selection, since)):
             self._confirm_gone(subscription, join)
         return join
+
+    def _await_told(self, join: Join) -> None:
+        found = self._publisher.await_told(TOLD)
+        if found is None:
+            raise SourceUnavailable("what the log did not tell is being taken in; retrying")
+        join.found = found
 
     def _begin(self, subscription: Subscription, join: Join) -> None:
         reading = self._feed.read(subscription.selection, None)
@@ -111,7 +122,7 @@ class Joiner:
         if is_state and position is not None and not join.is_exact(position):
             join.advance(self._feed.read(join.selection, join.position))
 
-    def _resume(self, subscription: Subscription, join: Join, cursor: str) -> None:
+    def _resume(self, subscription: Subscription, join: Join, cursor: str | None) -> None:
         selection = subscription.selection
         changes = self._feed.read(selection, cursor)
         for _ in range(RESUMES):

@@ -58,6 +58,10 @@ class Publisher:
         # Reads are numbered: the last that began, when what is selected last grew, and the last
         # that was published.
         self._reads = self._grown_at = self._covered = 0
+        # How often a reading found what the position should have told, and how often the source
+        # was told so: from then on it honours no position from before.
+        self._found = self._found_told = 0
+        self._told = threading.Condition(self._lock)
         self._members = Members()
         self.routes = self._members.routes
         self._known = Known()
@@ -154,7 +158,7 @@ class Publisher:
         if self._members.joining:
             shown = reading if reading.complete else self._with_before(reading)
             self._members.buffer(Published(shown, values, part.skipped), number)
-        compares = reading.complete and reading.position == ticket.since == self.position
+        compares = reading.complete and reading.position == ticket.position == self.position
         # What was left out has to be read again: by the next poll, from where all are.
         if part.is_whole:
             self.position = reading.position
@@ -168,7 +172,22 @@ class Publisher:
             return Outcome.PART
         if not (compares and part.is_whole):
             return Outcome.PUBLISHED
-        return Outcome.DIFFERENT if news else Outcome.SAME
+        if news:
+            self._found += 1
+            return Outcome.DIFFERENT
+        return Outcome.PUBLISHED if ticket.since is None else Outcome.SAME
+
+    def told(self) -> None:
+        """The source knows of one more `Outcome.DIFFERENT`."""
+        with self._told:
+            self._found_told += 1
+            self._told.notify_all()
+
+    def await_told(self, timeout: float) -> int | None:
+        """How often there was one, once the source knows of all; None if `timeout` s are over."""
+        with self._told:
+            is_told = self._told.wait_for(lambda: self._found_told == self._found, timeout)
+            return self._found if is_told else None
 
     def _part_of(self, reading: Reading, ticket: Ticket) -> _Part | None:
         """What of a reading may be published; None if it has to be read again."""
@@ -359,7 +378,7 @@ class Publisher:
         with self._lock:
             if subscription.left or subscription.route is None or subscription.buffer is None:
                 return Step.DONE
-            step = self._reach(subscription, join, number)
+            step = self._step(subscription, join, number)
             if step is Step.DONE and self._is_mixed(subscription, join):
                 # The next reading is complete, and replaces it.
                 self._mixed.add(subscription)
@@ -373,6 +392,12 @@ class Publisher:
             elif step is Step.DONE:
                 self._join(subscription, join)
             return step
+
+    def _step(self, subscription: Subscription, join: Join, number: int) -> Step:
+        if join.cursor is not None and join.found != self._found:
+            # Its cursor may have been honoured only because the source did not know yet.
+            return Step.BEGIN_AGAIN
+        return self._reach(subscription, join, number)
 
     def _reach(self, subscription: Subscription, join: Join, number: int) -> Step:
         """Bring `join` to the common position, if what lies between is known."""

@@ -26,9 +26,9 @@ class Outcome(Enum):
 
     PUBLISHED = auto()
     SAME = auto()
-    """Published; a comparison of the state at the publisher's position, which found nothing."""
+    """Published; the state at the publisher's position, instead of what changed: nothing has."""
     DIFFERENT = auto()
-    """Likewise, but it found what the position should have told."""
+    """Published; the state at the publisher's position, which should have been told before it."""
     PART = auto()
     """Published without the keys of newcomers, which the read was not asked for."""
     OUTRUN = auto()

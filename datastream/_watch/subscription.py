@@ -113,6 +113,8 @@ class Join:
         self._had = had_of(selection, since)
         self.cursor = since if isinstance(since, str) else None
         self.reset = False
+        self.found = 0
+        """See `Publisher.await_told`, before the cursor was used."""
         self.position = ""
         self.has_state = False
         self.is_as_read = True

@@ -168,8 +168,8 @@ class Spy(Source):
     def reach(self) -> None:
         self._source.reach()
 
-    def newcomer(self, since: str | None, *, covered: bool) -> None:
-        self._source.newcomer(since, covered=covered)
+    def newcomer(self, since: str | None, *, covered: bool) -> bool:
+        return self._source.newcomer(since, covered=covered)
 
     def compared(self, position: str, *, same: bool) -> None:
         self._source.compared(position, same=same)

@@ -11,6 +11,7 @@ from threading import Event
 import pytest
 
 import datastream
+from datastream import DatastreamError
 from datastream.selection import Selection
 from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database, eventually
 
@@ -131,11 +132,15 @@ def test_a_blob_written_before_others_watch_is_seen_on_resume(blobs, opened, sel
     assert contents(again)["cert"] == b"BBBB"
 
 
-def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened):
+@pytest.mark.parametrize("is_compared", [False, True])
+def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened, is_compared):
     store = opened()
     cursor = store.snapshot_batch().cursor
     follower = Follower(store, "other")
     write_blob(blobs, 0, b"BBBB")
+    if is_compared:
+        suspicion = store._source._suspicion
+        eventually(lambda: suspicion._is_partial, "a comparison of what is watched")
     changed = store._core.read_changes(Selection(("cert",)), cursor)
     assert changed.complete
     assert [entry.value for entry in changed.entries] == [b"BBBB"]
@@ -326,6 +331,48 @@ def test_a_copy_in_place_with_the_same_change_counter(path, copied, opened, trig
     assert again.reset
     store["after"] = "1"
     follower.wait_key("after", b"1")
+
+
+def overwrite(path, content):
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
+
+
+@pytest.fixture
+def rollback(path, stack):
+    """A file in an older journal mode, as a store leaves it, and the same with a newer value."""
+    stack.enter_context(database(path, "CREATE TABLE data (key TEXT PRIMARY KEY, value)"))
+    with datastream.open(f"sqlite:{path}") as store:
+        store["a"] = "old"
+    content = path.read_bytes()
+    return content, content.replace(b"old", b"new")
+
+
+@pytest.mark.parametrize("size", [0, 2048, 4096])
+def test_a_file_that_is_looked_at_while_it_is_overwritten(path, rollback, opened, size):
+    """Part of it may be no database; nothing must be taken for the state that was meant."""
+    store, looks = opened(), []
+    commits = store._source._commits
+    follower, look = Follower(store), commits.have_come
+    overwrite(path, rollback[1][:size])
+    commits.have_come = lambda attached: looks.append(attached) or look(attached)
+    eventually(lambda: len(looks) > 2 or store.status.current.error, "it is looked at")
+    overwrite(path, rollback[1])
+    follower.wait_state({"a": b"new"})
+
+
+def test_pages_that_were_read_while_a_file_was_overwritten_are_forgotten(path, rollback, opened):
+    """SQLite keeps them, if the change counter is the same before and after."""
+    store = opened()
+    # The counter stands there, and at 92.
+    old, new = (bytearray(content) for content in rollback)
+    old[:16], old[24:28], new[24:28], new[92:96] = bytes(16), b"next", b"next", b"next"
+    overwrite(path, old)
+    with pytest.raises(DatastreamError, match="not a database"):
+        store["a"]
+    overwrite(path, new)
+    assert store["a"] == "new"
 
 
 def test_a_file_touched_is_compared_and_no_news(path, opened, stack, monkeypatch):

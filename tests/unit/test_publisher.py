@@ -106,6 +106,35 @@ def test_a_delete_of_an_unknown_key_is_no_news_and_twice_neither(publisher):
     assert one.sink.news[1:] == [[("a", None)]]
 
 
+def test_a_state_at_the_same_position_may_find_what_it_should_have_told(publisher):
+    """Such as one that is read for a newcomer which was given another one than the others."""
+    joined(publisher, state("p1", a="1"))
+    for a, outcome in (("1", Outcome.PUBLISHED), ("2", Outcome.DIFFERENT)):
+        ticket = publisher.ticket()._replace(since=None)
+        assert publisher.publish(ticket, state("p1", a=a)) is outcome
+
+
+def test_who_resumes_waits_until_the_source_knows_what_it_should_have_told(publisher):
+    joined(publisher, state("p1", a="1"))
+    publisher.publish(publisher.ticket(), state("p1", a="2"))
+    assert publisher.await_told(0) is None
+    publisher.told()
+    assert publisher.await_told(0) == 1
+
+
+def test_a_cursor_used_before_the_source_knew_is_used_again(publisher):
+    joined(publisher, state("p1", a="1"))
+    two = Subscription(Selection(), Sink(), "p1")
+    publisher.register(two)
+    join = Join(Selection(), "p1")
+    join.resume(changes("p1"))
+    publisher.publish(publisher.ticket(), state("p1", a="2"))
+    publisher.told()
+    assert publisher.join(two, join, 0) is Step.BEGIN_AGAIN
+    join.found = publisher.await_told(0)
+    assert publisher.join(two, join, 0) is not Step.BEGIN_AGAIN
+
+
 def test_only_selected_keys_arrive(publisher):
     one = joined(publisher, state("p1"), Selection.of("fx/"))
     publisher.publish(publisher.ticket(), changes("p2", **{"fx/a": "1", "b": "1"}))

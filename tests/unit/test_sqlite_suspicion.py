@@ -57,20 +57,20 @@ def test_a_line_explains_one_commit(suspicion, is_seen_first):
 
 def test_what_is_committed_after_a_comparison_began_outlasts_it(suspicion):
     see_commit(suspicion)
-    suspicion.begin_comparison()
+    suspicion.begin_comparison(whole=True)
     see_commit(suspicion)
     suspicion.end()
     assert suspicion.is_left
-    suspicion.begin_comparison()
+    suspicion.begin_comparison(whole=True)
     suspicion.end()
     assert not suspicion.is_pending
 
 
 def test_the_oldest_of_comparisons_beside_each_other_counts(suspicion):
     see_commit(suspicion)
-    suspicion.begin_comparison()
+    suspicion.begin_comparison(whole=True)
     see_commit(suspicion)
-    suspicion.begin_comparison()
+    suspicion.begin_comparison(whole=True)
     suspicion.end()
     assert suspicion.is_left
 
@@ -78,7 +78,21 @@ def test_the_oldest_of_comparisons_beside_each_other_counts(suspicion):
 def test_what_came_late_is_so_until_a_comparison_ends(suspicion):
     see_commit(suspicion)
     suspicion.come_late()
-    suspicion.begin_comparison()
+    suspicion.begin_comparison(whole=True)
     assert suspicion.is_late
     suspicion.end()
     assert not suspicion.is_late
+
+
+def test_a_comparison_of_a_part_is_none_for_the_rest(suspicion):
+    see_commit(suspicion)
+    suspicion.begin_comparison(whole=False)
+    suspicion.end()
+    assert not suspicion.is_pending
+    assert suspicion.lacks(covered=False)
+    assert not suspicion.lacks(covered=True)
+    suspicion.grow()
+    assert suspicion.lacks(covered=True), "it may be of the rest"
+    suspicion.begin_comparison(whole=True)
+    suspicion.forget()
+    assert not suspicion.lacks(covered=False)

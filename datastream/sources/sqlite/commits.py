@@ -78,7 +78,6 @@ class Commits:
                 return True
             if version is None:
                 file.log.doubt()
-                self._stamp.explain(None)
                 return False
             if self._seen[1] == version and self._seen[0] is attached:
                 return stat is not None and self._was_overwritten(attached, stat)

@@ -224,6 +224,11 @@ def is_of_rows(error: sqlite3.Error) -> bool:
     return _code(error) in _OF_ROWS
 
 
+def is_of_pages(error: sqlite3.Error) -> bool:
+    """Whether a call failed because of what was read from the file."""
+    return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def translated(error: sqlite3.Error, where: str, key: str | None = None) -> DatastreamError:
     """The error to raise instead: what failed, on what, what to do."""
     kind, advice = _MEANINGS.get(_code(error), (DatastreamError, "see SQLite's message"))

@@ -20,6 +20,7 @@ from datastream.sources.sqlite.connection import (
     connect,
     file_id,
     is_about_sql,
+    is_of_pages,
     is_wal,
     make_durable,
     schema_version,
@@ -98,6 +99,7 @@ class CurrentTable:
         Args:
             function: raises `Outdated` to be called again.
         """
+        is_renewed = False
         for _ in range(ATTEMPTS):
             seen = self.attached
             try:
@@ -106,6 +108,14 @@ class CurrentTable:
                 # Outdated once more: the next attempt finds out.
                 with suppress(Outdated):
                     self._replace(seen)
+            except sqlite3.DatabaseError as error:
+                if is_renewed or not is_of_pages(error):
+                    raise
+                # Perhaps of pages that were read while the file was being overwritten, and are
+                # taken for good as it has the same change counter.
+                is_renewed = True
+                with suppress(Outdated):
+                    seen.file.renew()
         raise SourceUnavailable(
             f"{self.asked.where}: file or schema changed {ATTEMPTS} times during a call; retry"
         )

@@ -34,6 +34,7 @@ from datastream.sources.sqlite.commits import Commits
 from datastream.sources.sqlite.connection import (
     Connection,
     Outdated,
+    is_of_pages,
     is_of_rows,
     translated,
 )
@@ -185,7 +186,7 @@ class SqliteSource(Source):
             except sqlite3.DatabaseError as error:
                 # For a column that is gone, or a row that cannot be read, such as for text that is
                 # not UTF-8.
-                if not is_of_rows(error):
+                if not (is_of_rows(error) or is_of_pages(error)):
                     raise
         return self._current.call(partial(_row, key))
 
@@ -231,22 +232,21 @@ class SqliteSource(Source):
             return translated(error, self._where, key)
         return error
 
-    def newcomer(self, since: str | None, *, covered: bool) -> None:
-        if not self._current.call(self._may_lack):
-            return
-        if since is None:
-            self._suspicion.come_late()
-        elif self._suspicion.is_late or not covered:
-            self._begin_epoch()
+    def newcomer(self, since: str | None, *, covered: bool) -> bool:
+        if self._current.attached.log is None:
+            return True
+        self._current.call(self._look)
+        lacks = self._is_unlogged or self._suspicion.lacks(covered=covered)
+        if not covered:
+            self._suspicion.grow()
+        return since is None or not lacks
 
     def compared(self, position: str, *, same: bool) -> None:
         if not same:
             log.info("%s: something was changed past the change log", self._where)
             self._is_unlogged = True
         if self._is_unlogged or self._suspicion.is_late:
-            # If that fails, the suspicion remains, and the next comparison leads here again.
-            self._begin_epoch()
-            self._is_unlogged = False
+            self._end_epoch()
         else:
             self._suspicion.end()
 
@@ -335,7 +335,8 @@ class SqliteSource(Source):
         began = monotonic()
         is_due = self._suspicion.is_due(began)
         if is_due:
-            self._suspicion.begin_comparison()
+            selects_all = not (selection.keys or selection.prefixes or selection.patterns)
+            self._suspicion.begin_comparison(whole=selects_all)
             attached.file.renew()
         with attached.moment() as connection:
             if is_due:
@@ -350,6 +351,10 @@ class SqliteSource(Source):
             )
             if touched is None:
                 return None
+        if touched:
+            # What was committed since may be in their rows.
+            self._commits.note(attached)
+            self._suspicion.come_late()
         self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         self._reads += len(touched)
         if self._reads >= PRUNE_EVERY:
@@ -377,24 +382,23 @@ class SqliteSource(Source):
             self._suspicion.compared(began, monotonic())
         return Reading(self._legal(entries), since, complete=True)
 
-    def _may_lack(self, attached: Attached) -> bool:
-        """Whether something was committed that no line of the log explains."""
-        if attached.log is None:
-            return False
+    def _look(self, attached: Attached) -> None:
+        """Find out whether something was committed that no line of the log explains."""
         # Waits for a commit that is under way.
         attached.file.version()
         self._commits.note(attached)
-        if self._suspicion.is_left:
+        if self._suspicion.is_left and attached.log is not None:
             with attached.moment() as connection:
                 newest = attached.log.newest(connection)
             self._suspicion.weigh(newest, explains=attached.layout.tells_all)
-        return self._suspicion.is_left
 
-    def _begin_epoch(self) -> None:
+    def _end_epoch(self) -> None:
         """Have no position honoured that was given out until now."""
-        self._suspicion.begin_comparison()
+        self._suspicion.begin_comparison(whole=True)
+        # If that fails, the suspicion remains, and the next comparison leads here again.
         self._current.begin_epoch()
-        self._suspicion.end()
+        self._is_unlogged = False
+        self._suspicion.forget()
         self.wake()
 
     def _read_state(self, selection: Selects, since: str | None, attached: Attached) -> Reading:

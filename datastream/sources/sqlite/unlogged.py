@@ -32,9 +32,12 @@ class Suspicion:
         self._is_bare = False
         # What is to be compared was read since, and may hold what the log lacks.
         self._is_late = False
+        # One ended by comparing a part of the table only; another part was read since.
+        self._is_partial = self._is_elsewhere = False
         # How often it arose, and had when the oldest comparison that has not ended began.
         self._arisen = 0
         self._comparing: int | None = None
+        self._compares_all = True
         self._due = 0.0
 
     def begin(self, newest: Line) -> None:
@@ -59,14 +62,14 @@ class Suspicion:
         """
         with self._lock:
             self._arisen += 1
-            self.is_pending, self._is_bare = True, is_bare
+            self.is_pending, self._is_bare = True, is_bare or self.is_left
 
     def weigh(self, newest: Line, *, explains: bool) -> None:
         """What the newest line is; one that is new may explain what was committed."""
         if newest == self._newest:
             return
         with self._lock:
-            self._newest, self._is_bare = newest, False
+            self._newest, self._is_bare, self._is_late = newest, False, False
             self._is_line_early, self._is_line_owed = not self._is_line_owed, False
             self.is_pending = self.is_pending and not explains
 
@@ -79,18 +82,32 @@ class Suspicion:
         """Whether to compare."""
         return self.is_pending and now >= self._due
 
+    def lacks(self, *, covered: bool) -> bool:
+        """Whether the log may lack a change that somebody is not told of otherwise.
+
+        Args:
+            covered: what it selects has been compared.
+        """
+        return self.is_left or (self._is_partial and (self._is_elsewhere or not covered))
+
     def come_late(self) -> None:
         """What is to be compared has just been read: that it is the same tells nothing."""
-        self._is_late = True
+        self._is_late |= self.is_left
+
+    def grow(self) -> None:
+        """More is to be compared from now on, which has just been read."""
+        self.come_late()
+        self._is_elsewhere |= self._is_partial
 
     @property
     def is_late(self) -> bool:
         """Whether no comparison will tell."""
         return self._is_late
 
-    def begin_comparison(self) -> None:
-        """The state is about to be read in full, for a comparison."""
+    def begin_comparison(self, *, whole: bool) -> None:
+        """The state is about to be read, of all rows or of some, for a comparison."""
         with self._lock:
+            self._compares_all &= whole
             if self._comparing is None:
                 self._comparing = self._arisen
 
@@ -99,19 +116,24 @@ class Suspicion:
         self._due = now + max(PAUSE, SHARE * (now - began))
 
     def end(self) -> None:
-        """The comparison was made; what was committed since it began is not in it."""
+        """What was compared is the same; what was committed since that began is not in it."""
         with self._lock:
-            if self._comparing in (None, self._arisen):
-                self._clear()
-            self._comparing = None
+            is_partial = self.is_left and not self._compares_all
+            if self._end():
+                self._is_partial |= is_partial
 
-    def clear(self) -> None:
-        """Positions given out until now are not honoured any more."""
+    def forget(self) -> None:
+        """Positions are not honoured any more that were given out before the comparison began."""
         with self._lock:
-            self._clear()
+            self._end()
+            self._is_partial = self._is_elsewhere = False
 
-    def _clear(self) -> None:
-        self.is_pending = self._is_late = False
+    def _end(self) -> bool:
+        is_over = self._comparing in (None, self._arisen)
+        if is_over:
+            self.is_pending = self._is_late = False
+        self._comparing, self._compares_all = None, True
+        return is_over
 
 
 class Stamp:
