@@ -196,7 +196,7 @@ class NatsSource(Source):
 
         A cursor at that position is not honoured anyway: its bucket has lost keys, or all.
         """
-        self._tail.taken()
+        self._tail.published(position)
 
     def _past(self, filters: Sequence[str]) -> Past:
         info, messages = self._patiently(self._reader.past, filters)

@@ -64,7 +64,7 @@ class Tail:
                 if consumer is None:
                     consumer = await self._open(filters, position)
         if since == self._told != self._since:
-            self.taken()
+            self._taken()
         if consumer is None or self._has_lost:
             return await self._state(filters, since)
         await consumer.reach(self._reader.shown, self._patience)
@@ -78,8 +78,12 @@ class Tail:
             return None
         return self._reading(consumer, position) if consumer.last >= self._reader.shown else None
 
-    def taken(self) -> None:
-        """The state that was read because keys are lost has been published."""
+    def published(self, position: str) -> None:
+        """A state at a position was: perhaps that which was read because keys are lost."""
+        if position == self._told:
+            self._taken()
+
+    def _taken(self) -> None:
         self._has_lost, self._told = False, ""
 
     async def release(self) -> None:
