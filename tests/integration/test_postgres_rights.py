@@ -30,8 +30,12 @@ def db(postgres):
 
 
 @pytest.fixture
-def role(db):
-    schema = db.execute("SELECT current_schema").fetchone()[0]
+def schema(db):
+    return db.execute("SELECT current_schema").fetchone()[0]
+
+
+@pytest.fixture
+def role(db, schema):
     name = f"r_{schema}"
     db.execute(f"CREATE ROLE {name} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {name}")
     db.execute(
@@ -162,6 +166,87 @@ def test_triggers_that_a_role_made_for_the_owner(postgres, db, role):
     with datastream.open(f"{postgres}&user={role}", mode="notify") as store:
         store["a"] = "1"
         assert Feature.LOG in store.features
+
+
+TABLES = (
+    "SELECT 'TABLE ' || oid::regclass FROM pg_class "
+    "WHERE relkind = 'r' AND relnamespace = current_schema::regnamespace"
+)
+FUNCTIONS = (
+    "SELECT 'FUNCTION ' || oid::regprocedure FROM pg_proc "
+    "WHERE pronamespace = current_schema::regnamespace"
+)
+ALL_TABLES = "ALL ON ALL TABLES IN SCHEMA {schema}"
+
+
+def give(db, found, role):
+    """What scripts that change owners do."""
+    for (what,) in db.execute(found).fetchall():
+        db.execute(f"ALTER {what} OWNER TO {role}")
+
+
+def run(statement):
+    return lambda db, names: db.execute(statement.format(**names))
+
+
+@pytest.fixture
+def owner(db, schema):
+    """A role that owns the table, with the rights that takes."""
+    name = f"o_{schema}"
+    db.execute(f"CREATE ROLE {name} LOGIN; GRANT ALL ON SCHEMA {schema} TO {name}")
+    db.execute(f"ALTER TABLE data OWNER TO {name}")
+    yield name
+    db.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        (
+            lambda db, names: give(db, TABLES, "CURRENT_USER"),
+            lambda db, names: give(db, TABLES, names["owner"]),
+        ),
+        (
+            lambda db, names: give(db, FUNCTIONS, names["role"]),
+            lambda db, names: give(db, FUNCTIONS, names["owner"]),
+        ),
+        (run(f"REVOKE {ALL_TABLES} FROM {{owner}}"), run(f"GRANT {ALL_TABLES} TO {{owner}}")),
+        (
+            run("REVOKE ALL ON SCHEMA {schema} FROM {owner}"),
+            run("GRANT ALL ON SCHEMA {schema} TO {owner}"),
+        ),
+        (
+            run(f"REVOKE {ALL_TABLES} FROM {{role}}; GRANT SELECT ON data TO {{role}}"),
+            run(f"GRANT {ALL_TABLES} TO {{role}}"),
+        ),
+    ],
+    ids=["tables", "functions", "rights", "schema", "reader"],
+)
+def test_rights_to_the_log_that_change(postgres, db, schema, owner, role, reader, change, undo):
+    """Writers of the table notice nothing, watchers are polled, and no cursor leads past it."""
+    names = {"schema": schema, "owner": owner, "role": role}
+    datastream.open(f"{postgres}&user={owner}", history=True).close()
+    with datastream.open(reader, interval=0.05) as store:
+        recorder = Recorder(store)
+        recorder.wait_ready()
+        assert not store.status.current.degraded
+        cursor, had = recorder.cursor, recorder.state
+        change(db, names)
+        db.execute("INSERT INTO data VALUES ('new', '1')")
+        recorder.wait_state({**had, "new": b"1"})
+        db.execute("TRUNCATE data")
+        recorder.wait_state({})
+        db.execute("INSERT INTO data VALUES ('new', '1'), ('old', '1')")
+        db.execute("UPDATE data SET value = '2'; DELETE FROM data WHERE key = 'old'")
+        recorder.wait_state({"new": b"2"})
+        assert "log" in store.status.current.degraded or "run" in store.status.current.degraded
+        undo(db, names)
+        eventually(lambda: not store.status.current.degraded, "its log is used again")
+        db.execute("INSERT INTO data VALUES ('last', '1')")
+        recorder.wait_state({"new": b"2", "last": b"1"})
+        again = Recorder(store, since=cursor, had=had)
+        again.wait_ready()
+        assert again.state == recorder.state
 
 
 DECOYS = (

@@ -11,6 +11,7 @@ import psycopg
 
 from datastream.errors import InvalidKey, InvalidValue
 from datastream.sources.postgres.catalogue import Catalogue
+from datastream.sources.postgres.changes import look_up
 from datastream.sources.postgres.connection import Connection, Session
 from datastream.sources.postgres.errors import Altered, ConnectionLost, passing
 from datastream.sources.postgres.flight import SingleFlight
@@ -165,7 +166,8 @@ def _only_reads_still(error: Exception, session: Session) -> bool:
 def _is_outdated(error: Exception, db: Connection, catalogue: Catalogue) -> bool:
     """Whether the call failed because the table is not what it was."""
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return False
+        # Of the table, or of its log only, without which the table can be read all the same.
+        return catalogue.log.installed is not None and not look_up(db, catalogue.layout).installed
     if isinstance(error, _CERTAIN):
         return True
     return not isinstance(error, psycopg.OperationalError) and not catalogue.is_current(db)

@@ -18,6 +18,7 @@ from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.errors import Altered, is_of_a_row
 from datastream.sources.postgres.layout import Layout, literal
 from datastream.sources.postgres.log import EVENTS, Names, body_of, made_for
+from datastream.sources.postgres.marks import may_log
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -213,7 +214,9 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         f"{names.log} ORDER BY xid DESC LIMIT 1)) <= pg_snapshot_xmax(pg_current_snapshot()), "
         f"pg_catalog.to_jsonb(st) ->> 'body' = {body_of(names)}, "
         f"(SELECT count(*) FROM {names.state}) = 1 "
-        f"AND (st.history = '' OR to_regclass({literal(names.history)}) IS NOT NULL) "
+        f"AND (st.history = '' OR to_regclass({literal(names.history)}) IS NOT NULL), "
+        f"(SELECT {may_log('p', 'l')} FROM pg_proc p, pg_class l "
+        f"WHERE p.oid = to_regprocedure({literal(names.record)}) AND l.oid = to_regclass($2)) "
         f"FROM {names.state} st".encode(),
         (json.dumps(made_for(layout)), names.log, layout.is_unlogged),
     ).fetchone()
@@ -223,4 +226,6 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         return Found(None, "its change log is one of another table, server or version")
     if not row[5]:
         return Found(None, "what its triggers run was replaced")
+    if not row[7]:
+        return Found(None, "who owns its triggers' function may not write its change log")
     return Found(Installed(str(row[0]), str(row[1]), str(row[2])))

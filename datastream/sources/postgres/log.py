@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "6"
+FORM = "7"
 """Of what is installed; another one is replaced."""
 _TABLE = "\0"
 """Stands for the table in a statement whose text is put together when it runs."""
@@ -270,7 +270,8 @@ def _record_body(layout: Layout, names: Names, history: History | None) -> str:
         f"AND attname IN ({names_of_key}))"
     )
     # An exception handler would cost each statement a subtransaction. What could go wrong is asked
-    # for instead, so that writers never fail: the table was altered, or somebody dropped the log.
+    # for instead, so that writers never fail: the table was altered, somebody dropped the log, or
+    # the function's owner lost rights, as when tables get another owner.
     return f"""
 DECLARE
   _touched bigint;
@@ -291,7 +292,9 @@ BEGIN
   IF _touched = 0 THEN
     RETURN NULL;
   END IF;
-  IF TG_TABLE_SCHEMA <> {literal(layout.schema)} OR to_regclass({literal(names.log)}) IS NULL THEN
+  IF TG_TABLE_SCHEMA <> {literal(layout.schema)}
+    OR NOT has_schema_privilege({literal(layout.schema)}, 'USAGE')
+    OR NOT {_takes_rows(names.log)} THEN
     {_elsewhere(names)}
     RETURN NULL;
   END IF;
@@ -309,7 +312,7 @@ BEGIN
   ELSIF TG_OP = 'DELETE' THEN
     {_log(names, removed)}
   ELSIF current_setting('transaction_isolation') <> 'read committed'
-    OR row_security_active(TG_RELID) THEN
+    OR row_security_active(TG_RELID) OR NOT {_IS_READ} THEN
     -- A snapshot older than the lock may not show every row that goes; nor do policies.
     {_anything(names)}
   ELSE
@@ -323,7 +326,8 @@ BEGIN
   {_keep(history, names.history) if history else ""}
   -- An assignment is no statement for the executor, as PERFORM would be.
   _nothing := pg_notify({literal(names.channel)}, '');
-  IF random() * {PRUNED_BY_WRITERS} < _touched THEN
+  IF random() * {PRUNED_BY_WRITERS} < _touched
+    AND has_function_privilege(to_regprocedure({literal(names.prune)}), 'EXECUTE') THEN
     PERFORM {names.prune};
   END IF;
   RETURN NULL;
@@ -368,8 +372,22 @@ def _anything(names: Names) -> str:
     return f"INSERT INTO {names.log} (size) VALUES (1);"
 
 
+def _takes_rows(table: str) -> str:
+    """Whether `table` is there and takes rows of the function's owner, who has to be its own: to
+    others its policies let nothing in. Asked where the schema may be used."""
+    found = f"to_regclass({literal(table)})"
+    return (
+        f"coalesce(has_table_privilege({found}, 'INSERT') AND NOT row_security_active({found}), "
+        "false)"
+    )
+
+
+_IS_READ = "has_table_privilege(TG_RELID, 'SELECT')"
+"""Whether the function's owner may read the table that is written."""
+
+
 def _elsewhere(names: Names) -> str:
-    """Writes to the log that is in the function's schema, whatever name that has by now.
+    """Writes to the log that is in the function's schema, whatever name that has by now, if it may.
 
     A schema that was renamed may get its name back; meanwhile another one may have it, with a log
     of its own.
@@ -378,11 +396,14 @@ def _elsewhere(names: Names) -> str:
     SELECT c.oid::regclass INTO _log
       FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_class c
         ON c.relnamespace = p.pronamespace AND c.relname = {literal(names.channel)}
-      WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME;
+      WHERE t.tgrelid = TG_RELID AND t.tgname = TG_NAME
+        AND has_schema_privilege(c.relnamespace, 'USAGE')
+        AND has_table_privilege(c.oid, 'INSERT') AND NOT row_security_active(c.oid);
     IF _log IS NOT NULL THEN
       EXECUTE 'INSERT INTO ' || _log || ' (size) VALUES (1)';
-      _nothing := pg_notify({literal(names.channel)}, '');
-    END IF;"""
+    END IF;
+    -- Those who wait then find out that nothing is logged any more.
+    _nothing := pg_notify({literal(names.channel)}, '');"""
 
 
 def _of_table(statement: str) -> str:
@@ -396,7 +417,7 @@ def _keep(history: History, table: str) -> str:
     kept = history.keep(table, made, _TABLE)
     keep = _of_table(kept) if history.layout.is_virtual else kept
     return f"""
-  IF to_regclass({literal(table)}) IS NOT NULL AND {history.fits("TG_RELID")} THEN
+  IF {_takes_rows(table)} AND {_IS_READ} AND {history.fits("TG_RELID")} THEN
     IF TG_OP = 'INSERT' THEN
       {keep};
     ELSIF TG_OP = 'UPDATE' THEN
@@ -412,9 +433,16 @@ def _keep(history: History, table: str) -> str:
 
 
 def _prune_body(names: Names, history: History | None) -> str:
+    tables = [names.log, names.state, *([names.history] if history else [])]
+    found = ", ".join(f"to_regclass({literal(table)})" for table in tables)
     return f"""
 DECLARE border xid8;
 BEGIN
+  -- One may have been dropped, or be another role's by now.
+  IF {len(tables)} > (SELECT count(*) FROM pg_class
+    WHERE oid IN ({found}) AND pg_has_role(relowner, 'USAGE')) THEN
+    RETURN;
+  END IF;
   -- Elsewhere deleting what another has deleted is an error, and the transaction is not ours.
   IF current_setting('transaction_isolation') <> 'read committed'
     OR NOT pg_try_advisory_xact_lock(pg_catalog.hashtextextended({literal(names.prune)}, 0)) THEN

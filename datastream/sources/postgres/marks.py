@@ -36,12 +36,13 @@ class Marked(NamedTuple):
         return self._of_class(*_RELATION)
 
     def polled(self, mark: str) -> str:
-        """Changes with what was looked up, and with our triggers.
+        """Changes with what was looked up, with our triggers, and the rights to their log.
 
         Args:
             mark: begins the triggers' names.
         """
-        return self._of_class(*_RELATION, self._triggers(mark))
+        log = self._log(mark, _GRANTED, may_log("p", "l"), _READS)
+        return self._of_class(*_RELATION, self._triggers(mark), log)
 
     def logged(self, mark: str) -> str:
         """Changes with all of that as long as triggers suffice, and with what `lasting` does.
@@ -58,18 +59,22 @@ class Marked(NamedTuple):
             f"pg_catalog.pg_relation_filenode({self.unique_index})",
             *values,
             self._triggers(mark),
+            self._log(mark, _GRANTED, may_log("p", "l")),
         )
 
     def lasting(self, mark: str) -> str:
         """Changes when the columns may hold other values than before, and with our triggers.
 
         Each ALTER of a column writes its line in pg_attribute anew, whatever else it does. What
-        rewrites the table gives it another TOAST table; TRUNCATE and VACUUM FULL do not.
+        rewrites the table gives it another TOAST table; TRUNCATE and VACUUM FULL do not. Before a
+        GRANT on the log or its schema, or another owner, the triggers may not have been let write
+        to it: each writes a line in the catalogue anew.
         """
         columns = _columns("attnum, xmin")
         if not self.whole:
             columns = _columns("attnum, xmin", f"attnum IN ({_list(self.numbers)})")
-        return self._of_class(*_STORED, columns, *self._types, self._triggers(mark))
+        triggers, log = self._triggers(mark), self._log(mark, _GRANTED)
+        return self._of_class(*_STORED, columns, *self._types, triggers, log)
 
     def _of_class(self, *values: str) -> str:
         name = Literal(self.spelled).as_string()
@@ -87,6 +92,16 @@ class Marked(NamedTuple):
         )
         return [*([enums] if self.enums else []), *([composites] if self.composites else [])]
 
+    def _log(self, mark: str, *values: str) -> str:
+        """Changes with these, of the log `l`, its schema `n` and the triggers' function `p`."""
+        table, function = (Literal(f"{mark}{part}").as_string() for part in ("", "_note"))
+        return (
+            f"(SELECT {_hash(*values)} FROM pg_class l, pg_proc p, pg_namespace n "
+            f"WHERE l.relnamespace = c.relnamespace AND l.relname = {table} "
+            f"AND p.pronamespace = c.relnamespace AND p.proname = {function} "
+            "AND n.oid = c.relnamespace)"
+        )
+
     def _triggers(self, mark: str) -> str:
         name = Literal(f"{mark}_").as_string()
         return (
@@ -94,6 +109,19 @@ class Marked(NamedTuple):
             f"(SELECT sum({_hash('t.oid', 't.xmin', 'tgenabled', _FUNCTION)}) "
             f"FROM pg_trigger t WHERE tgrelid = c.oid AND pg_catalog.starts_with(tgname, {name}))"
         )
+
+
+def may_log(function: str, table: str) -> str:
+    """Whether the owner of a function may write to a log: a line of pg_proc, and one of pg_class.
+
+    It has to own the log, which has policies for all others.
+    """
+    owner = f"{function}.proowner"
+    return (
+        f"(pg_catalog.has_schema_privilege({owner}, {table}.relnamespace, 'USAGE') "
+        f"AND pg_catalog.has_table_privilege({owner}, {table}.oid, 'INSERT') "
+        f"AND pg_catalog.pg_has_role({owner}, {table}.relowner, 'USAGE'))"
+    )
 
 
 def _hash(*values: str) -> str:
@@ -112,6 +140,8 @@ def _columns(of_each: str, which: str = "NOT attisdropped") -> str:
     )
 
 
+_GRANTED = "l.xmin, n.xmin"
+_READS = "pg_catalog.has_table_privilege(l.oid, 'SELECT')"
 _FUNCTION = "(SELECT p.xmin FROM pg_proc p WHERE p.oid = tgfoid)"
 """Of a trigger: written anew by each ``CREATE OR REPLACE`` and ``ALTER`` of its function."""
 _IS_PARENT = "EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)"
