@@ -27,6 +27,8 @@ PIECE = 1 << 20
 """Bytes that are read at once where a whole content is not needed."""
 READ_TRIES = 8
 """How often a file is read anew because it changed meanwhile."""
+READ_SECONDS = 0.2
+"""And for how long."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
@@ -176,20 +178,33 @@ def _open(held: Held, name: str) -> int | None:
 
 
 def _read_whole(handle: int, name: str) -> Content | None:
-    before = os.fstat(handle)
-    if not stat.S_ISREG(before.st_mode):
-        return None
+    until = time.monotonic() + READ_SECONDS
     for attempt in range(READ_TRIES):
-        data = os.pread(handle, before.st_size + 1, 0)
-        while 0 < len(data) < before.st_size:
-            more = os.pread(handle, before.st_size - len(data), len(data))
-            if not more:
-                break
-            data += more
-        after = os.fstat(handle)
-        if signature(before) == signature(after) and len(data) == before.st_size:
-            return Content(data, after)
-        before = after
+        before = os.fstat(handle)
+        if not stat.S_ISREG(before.st_mode):
+            return None
+        data = _read_at_once(handle, before)
+        if data is not None:
+            return Content(data, before)
+        if time.monotonic() > until:
+            break
         # Most writers are done soon, so the first pauses are short.
         time.sleep(0.001 * attempt)
     raise Busy(f"{shown(name)} changes while it is read; write it elsewhere and rename it")
+
+
+def _read_at_once(handle: int, before: os.stat_result) -> bytes | None:
+    """What it holds; None if it is not what it was, which is noticed before its end is reached: a
+    long log that grows all the time keeps the others waiting no longer than a short one."""
+    size, expected = before.st_size, signature(before)
+    # One byte more than there should be.
+    pieces = [os.pread(handle, min(size + 1, PIECE), 0)]
+    read = len(pieces[0])
+    while signature(os.fstat(handle)) == expected:
+        if read == size:
+            return b"".join(pieces)
+        pieces.append(os.pread(handle, min(size + 1 - read, PIECE), read))
+        read += len(pieces[-1])
+        if read > size or not pieces[-1]:
+            return None
+    return None

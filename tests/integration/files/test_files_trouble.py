@@ -13,6 +13,8 @@ import pytest
 
 import datastream
 from datastream import Denied, InvalidKey, SourceUnavailable, State, Unreadable
+from datastream.sources.files import content
+from datastream.sources.files.content import PIECE
 from datastream.testing import Recorder
 from tests.integration._programs.tools import PROGRAMS, Child, Statuses, eventually, never
 from tests.integration.files.tools import ROOT_ONLY, mount, open_way, unmount
@@ -387,6 +389,27 @@ def test_a_busy_log_does_not_hold_up_the_others(root, store, watcher):
     assert set(statuses.states) == {State.READY}
     sizes = [len(state.get("busy.log", b"")) for state in watcher.states[1:]]
     assert sizes == sorted(sizes)
+
+
+def test_a_long_file_that_grows_is_not_read_to_its_end(root, store, monkeypatch):
+    """Others would wait for as long as that takes, at every look."""
+    with (root / "long.log").open("wb") as file:
+        file.truncate(64 * PIECE)
+    pread, read = os.pread, []
+
+    def piece(handle, size, offset):
+        data = pread(handle, size, offset)
+        read.append(len(data))
+        with (root / "long.log").open("ab") as file:
+            file.write(b"a line of it\n")
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(content.os, "pread", piece)
+        with pytest.raises(Unreadable, match=r"long\.log.*changes while it is read"):
+            store.entry("long.log")
+        assert sum(read) <= content.READ_TRIES * PIECE
+    assert store.entry("long.log").value == (root / "long.log").read_bytes()
 
 
 # --- what the system tells ---
