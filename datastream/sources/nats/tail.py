@@ -43,7 +43,9 @@ class Tail:
         """Keys are gone, of which no message tells."""
         # The state that was read therefore: where it leads, and from where.
         self._told = self._since = ""
-        self._looked = monotonic()
+        self._looked = float("-inf")
+        self._is_short = False
+        """Fewer keys are there than there were, and it was too soon to look at all of them."""
 
     @property
     def is_running(self) -> bool:
@@ -100,7 +102,7 @@ class Tail:
             self._replace(None)
             self._news.set()
         elif before is not None and self._may_have_lost(info, before):
-            self._has_lost, self._told = True, ""
+            self._has_lost, self._is_short, self._told = True, False, ""
             self._news.set()
         return info
 
@@ -108,7 +110,8 @@ class Tail:
         if not info.present and info.position != before:
             # What came since the last look is gone too.
             return True
-        if info.present >= before.subjects:
+        self._is_short = self._is_short or info.present < before.subjects
+        if not self._is_short:
             # As many keys as before are not the same, where others came meanwhile.
             return info.expires_in_silence and info.position != before
         return not (info.forgets and info.present) or monotonic() - self._looked > SELDOM

@@ -7,6 +7,7 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, InvalidKey, InvalidValue, ReadOnly, SourceUnavailable
+from datastream.sources.nats import tail
 from datastream.testing import Recorder
 from datastream.testing._tools import eventually
 from tests.servers.nats import make_bucket, remove_bucket, with_client
@@ -172,14 +173,18 @@ def test_a_purged_bucket_is_a_reset(running, bucket, store, keys):
     assert resumed.batches[0].reset
 
 
-def test_what_a_purge_removes_is_noticed_by_those_who_watch(running, bucket):
-    make_bucket(running.url, bucket)
+@pytest.mark.parametrize("markers", [0, 3600])
+def test_what_a_purge_removes_is_noticed_by_those_who_watch(running, bucket, markers, monkeypatch):
+    """Also where fewer keys may be there because markers have expired: then it is looked seldom."""
+    monkeypatch.setattr(tail, "SELDOM", 1.0)
+    make_bucket(running.url, bucket, limit_marker_ttl=markers or None)
     with datastream.open(f"{running.url}/{bucket}", interval=0.1) as store:
-        store.put_many({"a": 1, "b": 2})
+        store.put_many({"a": 1, "b": 2, "c": 3})
         recorder = Recorder(store)
-        recorder.wait(lambda r: len(r.state) == 2)
-        api(running, f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.b"})
-        recorder.wait_state({"a": b"1"})
+        recorder.wait(lambda r: len(r.state) == 3)
+        for key, left in (("b", {"a": b"1", "c": b"3"}), ("c", {"a": b"1"})):
+            api(running, f"STREAM.PURGE.KV_{bucket}", {"filter": f"$KV.{bucket}.{key}"})
+            recorder.wait_state(left)
 
 
 @pytest.mark.chaos
