@@ -13,11 +13,11 @@ from threading import Thread
 import pytest
 
 import datastream
-from datastream import DatastreamError, SourceUnavailable, StoreClosed
+from datastream import DatastreamError, SourceUnavailable, State, StoreClosed
 from datastream.source import Write
 from datastream.sources.sqlite import SqliteSource
 from datastream.sources.sqlite import connection as sqlite_connection
-from tests.integration._programs.tools import TIMEOUT, Child, Follower, database
+from tests.integration._programs.tools import TIMEOUT, Child, Follower, Statuses, database
 
 NATIVE = "key TEXT PRIMARY KEY, value"
 TYPED = "key TEXT PRIMARY KEY, value BLOB, value_type TEXT, updated_at TIMESTAMP"
@@ -109,6 +109,30 @@ def test_ctrl_c_ends_the_wait_for_a_lock(path, stack, waiting, journal, interrup
         hand.join(TIMEOUT)
     assert child.ask("COMMIT") == "ok"
     assert store["k"] == 1
+
+
+def test_who_only_reads_says_that_a_transaction_was_cut_off(path, stack):
+    """Only who may write can take back what a killed program has left half done."""
+    with database(path, "PRAGMA journal_mode=delete", f"CREATE TABLE data ({NATIVE})") as db:
+        db.execute("INSERT INTO data VALUES ('a', 1)")
+    store = stack.enter_context(datastream.open(f"sqlite:{path}", readonly=True))
+    statuses, follower = Statuses(store), Follower(store)
+    follower.wait_state({"a": b"1"})
+    child = stack.enter_context(Child("sql", path))
+    child.ask("PRAGMA cache_size=1")
+    child.ask("BEGIN IMMEDIATE")
+    rows = ", ".join(f"({number}, zeroblob(900))" for number in range(99))
+    child.ask(f"INSERT INTO data VALUES {rows}")
+    child.kill()
+    for call in (lambda: store.get("a"), store.snapshot):
+        with pytest.raises(SourceUnavailable, match="middle of a transaction"):
+            call()
+    with pytest.raises(SourceUnavailable, match="middle of a transaction"):
+        datastream.open(f"sqlite:{path}", readonly=True)
+    statuses.wait(State.STALE)
+    with database(path) as db:
+        db.execute("INSERT INTO data VALUES ('b', 2)")
+    follower.wait_state({"a": b"1", "b": b"2"})
 
 
 def test_closing_ends_the_wait_for_a_lock(path, stack, waiting):

@@ -231,19 +231,30 @@ def is_of_pages(error: sqlite3.Error) -> bool:
 
 def translated(error: sqlite3.Error, where: str, key: str | None = None) -> DatastreamError:
     """The error to raise instead: what failed, on what, what to do."""
-    kind, advice = _MEANINGS.get(_code(error), (DatastreamError, "see SQLite's message"))
+    meaning = _UNFINISHED if _extended_code(error) in _CUT_OFF else _MEANINGS.get(_code(error))
+    kind, advice = meaning or (DatastreamError, "see SQLite's message")
     place = f"{where}, key {shown(key)}" if key is not None else where
     return kind(f"{place}: {error}; {advice}")
 
 
 def _code(error: sqlite3.Error) -> int:
     # Extended codes carry the primary one in their low byte.
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+    return _extended_code(error) & 0xFF
+
+
+def _extended_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
 
 
 _execute = sqlite3.Connection.execute
 _OF_ROWS = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG)
 _LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_BUSY_RECOVERY)
+_CUT_OFF = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY)
+_UNFINISHED = (
+    SourceUnavailable,
+    "a program was ended in the middle of a transaction; who opens the file for writing takes "
+    "that back",
+)
 
 _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
     sqlite3.SQLITE_BUSY: (
