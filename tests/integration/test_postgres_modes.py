@@ -16,7 +16,7 @@ from datastream.sources.postgres import log as _log
 from tests.integration._programs.tools import Follower, Statuses, eventually
 from tests.integration.test_postgres_watch import INSTALLED, TABLE
 from tests.servers.pgbouncer import needs_pgbouncer, pgbouncer
-from tests.servers.postgres import Server, run
+from tests.servers.postgres import Server, fresh_database, run
 
 
 @pytest.fixture
@@ -383,6 +383,31 @@ def test_a_replica_is_polled_until_it_is_promoted():
                 assert len(follower.entries) == 3
                 assert cursor != store.snapshot_batch().cursor
                 store.close()
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_publication_of_all_tables(postgres_server, monkeypatch, is_first):
+    """It lets nobody update or delete in a table without a replica identity."""
+    monkeypatch.setattr(_log, "KEPT", 10)
+    monkeypatch.setattr(_log, "PRUNED_BY_WRITERS", 0)
+    publish = "CREATE PUBLICATION everything FOR ALL TABLES"
+    with (
+        fresh_database(postgres_server, "UTF8") as url,
+        psycopg.connect(url, autocommit=True) as db,
+    ):
+        db.execute(TABLE)
+        if is_first:
+            db.execute(publish)
+        with datastream.open(url, mode="notify", history=True) as store:
+            follower = Follower(store)
+            if not is_first:
+                db.execute(publish)
+            written = {f"k{number}": b"1" for number in range(30)}
+            for key in written:
+                db.execute("INSERT INTO data VALUES (%s, '1')", (key,))
+            follower.wait_state(written)
+            db.execute("DELETE FROM data")
+            follower.wait_state({})
 
 
 @needs_pgbouncer

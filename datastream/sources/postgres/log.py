@@ -94,6 +94,8 @@ def install_statements(layout: Layout, history: History | None) -> list[str]:
         f"{literal(history.form if history else '')}",
         f"COMMENT ON TABLE {names.state} IS {literal(_remark(layout.name))}",
         *(history.create_statements(create, names.history) if history else ()),
+        # Else nothing could be updated or deleted there once a publication is FOR ALL TABLES.
+        *(f"ALTER TABLE {table} REPLICA IDENTITY FULL" for table in tables),
         *_function(names.prune, "void", _prune_body(names, history)),
         *_function(
             names.record,

@@ -114,13 +114,14 @@ class Marked(NamedTuple):
 def may_log(function: str, table: str) -> str:
     """Whether the owner of a function may write to a log: a line of pg_proc, and one of pg_class.
 
-    It has to own the log, which has policies for all others.
+    It has to own the log, which has policies for all others, and for it as well if they are forced.
     """
     owner = f"{function}.proowner"
     return (
         f"(pg_catalog.has_schema_privilege({owner}, {table}.relnamespace, 'USAGE') "
         f"AND pg_catalog.has_table_privilege({owner}, {table}.oid, 'INSERT') "
-        f"AND pg_catalog.pg_has_role({owner}, {table}.relowner, 'USAGE'))"
+        f"AND pg_catalog.pg_has_role({owner}, {table}.relowner, 'USAGE') "
+        f"AND NOT {table}.relforcerowsecurity)"
     )
 
 
