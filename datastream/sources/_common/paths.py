@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+
 from datastream.errors import DatastreamError
 from datastream.url import Location, expanded, unescaped
 
@@ -21,3 +24,14 @@ def local_path(location: Location, example: str, what: str = "path") -> str:
     if not path or path.startswith("//"):
         raise DatastreamError(f"{location.shown!r} names no {what}; write {example}")
     return expanded(unescaped(path))
+
+
+def fixed(path: str | os.PathLike[str]) -> str:
+    """The same place, also once the process has gone to another working directory.
+
+    It is not simplified: where ``link/..`` leads depends on the link.
+    """
+    # Where the working directory was removed, nothing is there but what has an absolute path.
+    with suppress(OSError):
+        return os.path.join(os.getcwd(), path)  # noqa: PTH109, PTH118
+    return os.fspath(path)

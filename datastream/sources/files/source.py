@@ -20,7 +20,7 @@ from datastream.source import WRITING, Reading, Summary, Write, Written
 from datastream.sources._common.file_types import check_round_trip, type_of
 from datastream.sources._common.listing import ListedSource, fingerprint
 from datastream.sources._common.look import Listed, Seen
-from datastream.sources._common.paths import local_path
+from datastream.sources._common.paths import fixed, local_path
 from datastream.sources.files.content import summary, time_of
 from datastream.sources.files.errors import explain
 from datastream.sources.files.followed import Ask, Followed
@@ -68,7 +68,7 @@ class FilesSource(ListedSource):
         polling: bool = False,
         interval: Seconds = 5.0,
     ) -> None:
-        self._where = str(path)
+        self._where = fixed(path)
         super().__init__(interval, exclude, self._where)
         self._tree = Tree(self._where, hidden=hidden, exclude=self._excluded, unread=self._unread)
         try:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from datastream.source import Write, Written
-from datastream.sources._common.paths import local_path
+from datastream.sources._common.paths import fixed, local_path
 from datastream.sources._common.wake import jittered
 from datastream.sources.git.branch import LocalBranch
 from datastream.sources.git.branch_source import BranchSource, folder_of
@@ -59,6 +59,7 @@ class GitSource(BranchSource):
         message: str = "",
         interval: Seconds = LOOK,
     ) -> None:
+        path = fixed(path)
         below = folder_of(prefix)
         signing = Signing(Identities(partial(config_of, path), author, email), message)
         self._interval = interval
@@ -69,12 +70,12 @@ class GitSource(BranchSource):
             Files(Objects(repo, known.trees), below, known),
         )
         try:
-            with local_errors(str(path)):
-                self._local = LocalBranch(repo, branch, str(path), self._restore)
+            with local_errors(path):
+                self._local = LocalBranch(repo, branch, path, self._restore)
         except BaseException:
             handles.close()
             raise
-        super().__init__(handles, self._local, str(path), below, signing)
+        super().__init__(handles, self._local, path, below, signing)
 
     def wait(self, timeout: float | None) -> None:
         interval = jittered(self._interval)

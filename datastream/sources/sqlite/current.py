@@ -7,10 +7,12 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
+from datastream.sources._common.paths import fixed
 from datastream.sources._common.unread import Unread
 from datastream.sources.sqlite.attached import Attached, epoch_of
 from datastream.sources.sqlite.connection import (
@@ -43,7 +45,8 @@ ATTEMPTS = 20
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
+@dataclass(frozen=True)
+class Asked:
     """What a source was told to open."""
 
     path: str
@@ -52,11 +55,17 @@ class Asked(NamedTuple):
     readonly: bool
     triggers: bool
     timeout: float
+    given: str = ""
+    """The path as it was given, for messages."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "given", self.given or self.path)
+        object.__setattr__(self, "path", fixed(self.path))
 
     @property
     def where(self) -> str:
         """File and table, for messages."""
-        return f"{self.path}, table {self.table!r}"
+        return f"{self.given}, table {self.table!r}"
 
 
 class CurrentTable:
@@ -123,7 +132,7 @@ class CurrentTable:
     def uninstall(self) -> None:
         """Remove the log, and go on without."""
         # First, or the next call would install it anew.
-        self.asked = self.asked._replace(triggers=False)
+        self.asked = replace(self.asked, triggers=False)
         self._replace(self.call(_without_log))
 
     def close(self) -> None:
@@ -213,7 +222,7 @@ class CurrentTable:
     def _install(self, attached: Attached) -> bool:
         """Make the log; False where the file cannot be written."""
         if attached.file.is_immutable:
-            self.asked = self.asked._replace(readonly=True)
+            self.asked = replace(self.asked, readonly=True)
             return False
         try:
             with attached.file.writer() as connection:
@@ -222,7 +231,7 @@ class CurrentTable:
             # A file without write permission opens all the same, and can still be compared.
             if not isinstance(translated(error, ""), ReadOnly):
                 raise
-            self.asked = self.asked._replace(readonly=True)
+            self.asked = replace(self.asked, readonly=True)
             return False
         return True
 
