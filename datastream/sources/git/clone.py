@@ -21,6 +21,7 @@ from dulwich.repo import Repo
 
 from datastream import _flock
 from datastream.errors import DatastreamError
+from datastream.sources._common.paths import fixed
 from datastream.sources.git.errors import local_errors
 from datastream.sources.git.objects import Objects, open_repo
 
@@ -47,7 +48,7 @@ def folder_for(cache: str | Path, url: str, branch: str) -> Path:
     """The clone's folder: named for people to recognise, and by what it is a clone of."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", url.rstrip("/").rpartition("/")[2])[:40]
     digest = hashlib.sha256(f"{url}\0{branch}".encode()).hexdigest()[:16]
-    return Path(cache or default_cache()) / f"{name}-{digest}"
+    return Path(fixed(cache or default_cache())) / f"{name}-{digest}"
 
 
 def open_clone(folder: Path, fill: Fill, *, broken: int = 0) -> Repo:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from datastream.errors import DatastreamError
+from datastream.sources._common.paths import fixed
 from datastream.url import Location, check_port, expanded
 
 PORT = 4222
@@ -62,10 +63,9 @@ class Proof(NamedTuple):
 
     def _secret(self) -> dict[str, Any]:
         if self.token_file:
-            path = self.token_file
-            _readable(path, "token_file")
+            path = _readable(self.token_file, "token_file")
             # Asked for each time a connection is made.
-            return {"token": lambda: Path(expanded(path)).read_text().strip()}
+            return {"token": lambda: Path(path).read_text().strip()}
         if self.token:
             return {"token": self.token}
         if self.user or self.password:
@@ -108,7 +108,7 @@ class Proof(NamedTuple):
 
 def _readable(path: str, option: str) -> str:
     """The path, of a file that can be read; what is in it is not shown."""
-    name = expanded(path)
+    name = fixed(expanded(path))
     try:
         with Path(name).open("rb"):
             return name

@@ -9,6 +9,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from datastream.errors import DatastreamError
+from datastream.sources._common.paths import fixed
 from datastream.url import expanded, unknown_option
 
 POLL = "poll"
@@ -49,10 +50,15 @@ def parameters(conninfo: str, more: Mapping[str, str]) -> dict[str, str]:
     if "PGCONNECT_TIMEOUT" in os.environ:
         defaults.pop("connect_timeout", None)
     result = defaults | NAMED | given | ALWAYS
-    result |= {name: expanded(result[name]) for name in _FILES if name in result}
+    result |= {name: _located(result[name]) for name in _FILES if result.get(name)}
     _check_numbers(result)
     _parsed(_conninfo(result))
     return result
+
+
+def _located(path: str) -> str:
+    """libpq opens it with each connection. `system` names no file."""
+    return path if path == "system" else fixed(expanded(path))
 
 
 def encoded(path: str) -> str:

@@ -78,6 +78,21 @@ def test_token(tmp_path, caplog):
     assert "wr0ng-one" not in caplog.text
 
 
+def test_a_file_is_found_from_another_working_directory(tmp_path, monkeypatch):
+    """It is read anew with each connection."""
+    (tmp_path / "token").write_text(SECRET)
+    monkeypatch.chdir(tmp_path)
+    with (
+        server(f'authorization {{ token: "{SECRET}" }}') as running,
+        datastream.open(f"{running.url}/b", create=True, token_file="token") as store,
+    ):
+        monkeypatch.chdir("/")
+        running.kill()
+        running.start()
+        store["a"] = 1
+        assert store["a"] == 1
+
+
 def test_nkey(tmp_path):
     seed, public = seed_of(nkeys.PREFIX_BYTE_USER)
     file = tmp_path / "user.nk"
