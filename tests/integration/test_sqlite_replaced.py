@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from click.testing import CliRunner
 
 import datastream
-from datastream import DatastreamError, ReadOnly
+from datastream import DatastreamError, ReadOnly, SourceUnavailable
 from datastream.cli import main
 from datastream.sources.sqlite import SqliteSource, restore
 from tests.integration._programs.tools import Collected, Follower, database, eventually
@@ -200,6 +203,32 @@ def test_a_wal_file_on_a_read_only_disk_that_was_not_closed(tmp_path, new):
         remount(directory, "ro")
         with pytest.raises(datastream.SourceUnavailable, match=r"app\.db.*-wal"):
             datastream.open(f"sqlite:{path}").snapshot()
+
+
+def test_too_many_open_files_do_not_make_a_disk_read_only(tmp_path):
+    """SQLite says the same of both: it cannot open what it needs beside the file."""
+    path = tmp_path / "app.db"
+    with datastream.open(f"sqlite:{path}") as store:
+        store["a"] = 1
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers, opened = [], None
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 20, limits[1]))
+        with suppress(OSError):
+            while True:
+                fillers.append(os.open(os.devnull, os.O_RDONLY))
+        # With none left, one, two and so on, until it works.
+        while opened is None:
+            os.close(fillers.pop())
+            with suppress(SourceUnavailable):
+                opened = datastream.open(f"sqlite:{path}")
+    finally:
+        for filler in fillers:
+            os.close(filler)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    with opened as store:
+        store["b"] = 2
+        assert dict(store) == {"a": 1, "b": 2}
 
 
 # --- restoring ---

@@ -262,7 +262,10 @@ _MEANINGS: dict[int, tuple[type[DatastreamError], str]] = {
         "another program holds the lock: end its transaction, or raise timeout=",
     ),
     sqlite3.SQLITE_LOCKED: (SourceUnavailable, "another connection holds the lock; retry"),
-    sqlite3.SQLITE_CANTOPEN: (SourceUnavailable, "check that path and permissions are right"),
+    sqlite3.SQLITE_CANTOPEN: (
+        SourceUnavailable,
+        "check path, permissions, and how many files may be open",
+    ),
     sqlite3.SQLITE_IOERR: (SourceUnavailable, "check the disk"),
     sqlite3.SQLITE_FULL: (SourceUnavailable, "the disk is full: make room and retry"),
     sqlite3.SQLITE_NOMEM: (SourceUnavailable, "out of memory; retry"),

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from time import monotonic, sleep
 from typing import TypeVar
 
@@ -249,9 +250,10 @@ class File:
         try:
             return self._open(0)
         except sqlite3.OperationalError as error:
-            if not cannot_open(error):
-                raise
             # In WAL mode SQLite needs two files beside it, which a read-only disk does not take.
+            # Where it takes them, something else is short: files that this process may have open.
+            if not cannot_open(error) or os.access(Path(self._path).resolve().parent, os.W_OK):
+                raise
             if self.log.exists():
                 raise SourceUnavailable(
                     f"{self._path}: {error}; if its disk is read-only, {self._path}-wal is in the "
