@@ -28,7 +28,7 @@ PIECE = 1 << 20
 READ_TRIES = 8
 """How often a file is read anew because it changed meanwhile."""
 READ_SECONDS = 0.2
-"""And for how long."""
+"""And for how long, beyond three times."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
@@ -186,7 +186,7 @@ def _read_whole(handle: int, name: str) -> Content | None:
         data = _read_at_once(handle, before)
         if data is not None:
             return Content(data, before)
-        if time.monotonic() > until:
+        if attempt > 1 and time.monotonic() > until:
             break
         # Most writers are done soon, so the first pauses are short.
         time.sleep(0.001 * attempt)
