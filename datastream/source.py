@@ -392,7 +392,8 @@ class Publish(Protocol):
 
 @runtime_checkable
 class HasChanges(Protocol):
-    """A Source that has each change in hand when it happens: one over other stores, or a stream.
+    """A Source that has a change in hand when it happens: one over other stores, a stream, or one
+    that asks in `wait` what it was notified of.
 
     Such a change needs neither `wait` nor `read` to reach the watchers, and so no thread for it.
     """

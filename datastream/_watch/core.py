@@ -39,7 +39,7 @@ from datastream.errors import (
     Unreadable,
     Unsupported,
 )
-from datastream.selection import Selection
+from datastream.selection import Selection, Selects
 from datastream.source import Feature, HasChanges, Reading, Source, Write, Written
 
 T = TypeVar("T")
@@ -89,7 +89,7 @@ class Core:
         self._brings_changes = False
         if isinstance(source, HasChanges):
             self._brings_changes = True
-            source.publish_to(self._publisher.publish_change)
+            source.publish_to(self._publish_change)
         self._stopped = threading.Event()
         self._feed = Feed(source, self._calls, self._publisher, self._stopped)
         self._joiner = Joiner(source, self._calls, self._publisher, self._feed)
@@ -400,6 +400,14 @@ class Core:
         self._poller.wake()
 
     # Polling.
+
+    def _publish_change(self, change: Written, asked: Selects | None = None, /) -> bool:
+        """Take what the source brings; see `HasChanges`. Its thread may hold locks of others."""
+        is_taken = self._publisher.publish_change(change, asked)
+        if is_taken and not (self._status.well or self._source.health.error):
+            # The trouble is over, which a poll says.
+            self._poller.wake()
+        return is_taken
 
     def _is_watched(self) -> bool:
         return bool(self._publisher.routes or self._late) and not self.closed

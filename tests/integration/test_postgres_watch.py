@@ -11,12 +11,13 @@ import psycopg
 import pytest
 
 import datastream
-from datastream import Operation, Selection
+from datastream import Operation, Selection, SourceUnavailable, State
 from datastream.sources.postgres import PostgresSource, listener
 from datastream.sources.postgres import log as _log_module
+from datastream.sources.postgres.ahead import Ahead
 from datastream.sources.postgres.pool import KEPT
 from datastream.testing import Recorder
-from tests.integration._programs.tools import TIMEOUT, Follower, eventually
+from tests.integration._programs.tools import TIMEOUT, Follower, Statuses, eventually
 from tests.servers.postgres import psql
 
 TABLE = "CREATE TABLE data (key text PRIMARY KEY, value text)"
@@ -294,6 +295,32 @@ def test_altered_tables(make, db):
     assert store["e"] == 5
     store.refresh()
     follower.wait_key("e", b"5")
+
+
+def test_a_change_that_is_published_without_a_poll_ends_a_passing_trouble(make, db, monkeypatch):
+    waits, prepare = [], Ahead.prepare
+
+    def prepared(ahead, statement):
+        prepare(ahead, statement)
+        waits.append(ahead)
+
+    def away(key):
+        raise SourceUnavailable("it is away")
+
+    monkeypatch.setattr(Ahead, "prepare", prepared)
+    store, follower = make(TABLE)
+    statuses = Statuses(store)
+    eventually(lambda: waits, "a wait that asks ahead")
+    db.execute("INSERT INTO data VALUES ('a', '1')")
+    follower.wait_key("a", b"1")
+    eventually(lambda: len(waits) > 1, "it waits on")
+    monkeypatch.setattr(store._core._source, "get", away)
+    with pytest.raises(SourceUnavailable):
+        store.get("a")
+    assert store.status.current.state is State.STALE
+    db.execute("INSERT INTO data VALUES ('b', '1')")
+    follower.wait_key("b", b"1")
+    statuses.wait(State.READY)
 
 
 def test_nothing_is_left_behind(make, db, monkeypatch):

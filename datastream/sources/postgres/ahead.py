@@ -1,17 +1,20 @@
-"""A question that is sent as soon as a notification arrives, before anybody asks it.
+"""A question that is sent as soon as a notification arrives, by the thread that waits for those.
 
-While the server works on the answer, this side gets as far as to want it: the store's poller wakes
-up, and asks what changed since the position that it had last.
+What it is was worked out, and planned by the server, before.
 """
 
 from __future__ import annotations
 
 import select
 from collections.abc import Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.adapt import Transformer
+
+PATIENCE = 1.0
+"""Seconds without anything from the server after which an answer is not waited for."""
 
 _NAME = b"ahead"
 _BINARY = psycopg.pq.Format.BINARY
@@ -29,8 +32,9 @@ class Ahead:
 
     def __init__(self, db: psycopg.Connection[Any]) -> None:
         self._db = db
+        self._loads = Transformer(db)
         self._prepared: bytes | None = None
-        self._asked: Question | None = None
+        self._is_asked = False
 
     def prepare(self, statement: bytes) -> None:
         """Have the server plan what will be asked; only what comes first.
@@ -44,51 +48,53 @@ class Ahead:
             understood = result.status == psycopg.pq.ExecStatus.COMMAND_OK
             self._prepared = statement if understood else b""
 
-    def ask(self, question: Question) -> None:
-        """Send it.
+    def ask(self, question: Question) -> Sequence[Any] | None:
+        """The rows of the answer, as a binary cursor's.
+
+        None if the server has not planned that question, fails, or takes long: who asks in turn
+        finds out why, or waits.
 
         Raises:
             psycopg.Error: the connection is lost.
         """
         if question.statement != self._prepared:
-            return
-        pgconn = self._db.pgconn
-        pgconn.send_query_prepared(_NAME, question.parameters, result_format=_BINARY)
-        pgconn.flush()
-        self._asked = question
+            return None
+        self._db.pgconn.send_query_prepared(_NAME, question.parameters, result_format=_BINARY)
+        self._is_asked = True
+        return self._rows() if self._is_answered(PATIENCE) else None
 
     def forget(self) -> None:
-        """Free the connection of what was asked and is not wanted.
+        """Free the connection of what was asked, once that is answered.
 
         Raises:
             psycopg.Error: the connection is lost.
         """
-        if self._asked is not None:
-            self.answer(None)
+        if self._is_asked:
+            self._is_answered(None)
+            self._result()
 
-    def answer(self, question: Question | None) -> Sequence[Any] | None:
-        """The rows, as a binary cursor's; None if something else was asked, or failed.
-
-        Raises:
-            psycopg.Error: the connection is lost.
-        """
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return None
-        result = self._result()
-        if asked != question or result.status != psycopg.pq.ExecStatus.TUPLES_OK:
-            return None
-        loads = Transformer(self._db)
-        loads.set_pgresult(result)
-        return loads.load_rows(0, result.ntuples, tuple)
-
-    def _result(self) -> psycopg.pq.abc.PGresult:
+    def _is_answered(self, patience: float | None) -> bool:
         pgconn = self._db.pgconn
         poll = select.poll()
         poll.register(pgconn.socket, select.POLLIN)
         while pgconn.flush() or pgconn.is_busy():
-            poll.poll()
+            if not poll.poll(None if patience is None else ceil(patience * 1000)):
+                return False
             pgconn.consume_input()
+        return True
+
+    def _rows(self) -> Sequence[Any] | None:
+        result = self._result()
+        if result.status != psycopg.pq.ExecStatus.TUPLES_OK:
+            return None
+        self._loads.set_pgresult(result)
+        rows = self._loads.load_rows(0, result.ntuples, tuple)
+        self._loads.set_pgresult(None)
+        return rows
+
+    def _result(self) -> psycopg.pq.abc.PGresult:
+        self._is_asked = False
+        pgconn = self._db.pgconn
         result = pgconn.get_result()
         if result is None:
             raise psycopg.OperationalError("the server has not answered")

@@ -1,7 +1,8 @@
 """What ends a `Source.wait`: a notification of the server, another thread, or the time.
 
 The session that listens is also the one to ask what the notification was about: the process of the
-server behind it has just been woken, where another one would have to be.
+server behind it has just been woken, where another one would have to be. The thread that waits
+takes the answer, too: a poll would cost the way there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from datastream.sources.postgres.layout import quoted
 SETTLING = 0.002
 """Seconds after a poll in which nothing is prepared for the next one."""
 
+Ask = Callable[[str], Question | None]
+"""Gives what to ask a server that was started then."""
+Tell = Callable[[Sequence[Any]], bool]
+"""Takes the rows of its answer; whether nothing is left to be read."""
+
 
 class Listener:
     """Waits on a connection of its own, made when first waited with.
@@ -43,7 +49,7 @@ class Listener:
         """One came while something was asked."""
         self._outdated = False
         # Another object after each call: a number could be counted up by two threads at once.
-        self._last_wake = self._asked_after = object()
+        self._last_wake = object()
         self._woken, self._waker = socket.socketpair()
         self._woken.setblocking(False)
         self._waker.setblocking(False)
@@ -66,15 +72,14 @@ class Listener:
             if is_open:
                 self._ready(timeout)
 
-    def wait(
-        self, channel: str, timeout: float | None, ask: Callable[[], Question | None] = lambda: None
-    ) -> None:
-        """Wait for a notification on `channel` as well.
+    def wait(self, channel: str, timeout: float | None, ask: Ask, tell: Tell) -> None:
+        """Wait for a notification on `channel` as well, which `tell` does not deal with.
 
         Returns at once when it had to begin to listen: earlier notifications were missed.
 
         Args:
-            ask: gives what to ask the server as soon as one has come; `answer` has the answer.
+            ask: called before it waits: the question is sent as soon as a notification comes.
+            tell: called with the answer, unless somebody has called `wake` meanwhile.
 
         Raises:
             psycopg.Error: the connection is lost; the next call makes another.
@@ -87,31 +92,10 @@ class Listener:
                 if self._session is None or self._channel != channel or self._outdated:
                     self._begin(channel)
                 else:
-                    self._wait_and_ask(self._session, timeout, ask)
+                    self._wait_and_ask(self._session, timeout, ask, tell)
             except psycopg.Error:
                 self._drop()
                 raise
-
-    def answer(self, question: Question | None, started: str) -> Sequence[Any] | None:
-        """The answer to `question`, if that was asked when a notification came, and nobody has
-        called `wake` since; only for the thread that waits.
-
-        Args:
-            started: of the server that is to answer.
-
-        Raises:
-            psycopg.Error: the connection is lost; the next call makes another.
-        """
-        with self._in_use() as is_open:
-            if not is_open or self._session is None:
-                return None
-            try:
-                rows = self._session.ahead.answer(question)
-            except psycopg.Error:
-                self._drop()
-                raise
-            is_new = self._asked_after is self._last_wake and self._session.started == started
-            return rows if is_new else None
 
     @contextmanager
     def lend(self) -> Iterator[Session | None]:
@@ -172,25 +156,27 @@ class Listener:
             return
         _listen(session, channel)
 
-    def _wait_and_ask(
-        self, session: Session, timeout: float | None, ask: Callable[[], Question | None]
-    ) -> None:
-        session.ahead.forget()
-        # What was just read is being delivered, by threads that need the interpreter.
-        first = SETTLING if timeout is None else min(SETTLING, timeout)
-        if self._wait(session.db, first) is not None:
-            return
-        question = ask()
-        if question is not None:
-            session.ahead.prepare(question.statement)
-        left = None if timeout is None else timeout - first
-        if self._wait(session.db, left) and question is not None:
-            self._asked_after = self._last_wake
-            session.ahead.ask(question)
-
-    def _wait(self, db: Connection, timeout: float | None) -> bool | None:
-        """Whether a notification has come, or somebody has called `wake`; None: the time is up."""
+    def _wait_and_ask(self, session: Session, timeout: float | None, ask: Ask, tell: Tell) -> None:
         until = None if timeout is None else monotonic() + timeout
+        session.ahead.forget()
+        is_told = True
+        while is_told:
+            # What was just told is being delivered, by threads that need the interpreter.
+            settled = monotonic() + SETTLING
+            first = settled if until is None else min(settled, until)
+            if self._wait(session.db, first) is not None:
+                return
+            question = ask(session.started)
+            if question is not None:
+                session.ahead.prepare(question.statement)
+            if not self._wait(session.db, until) or question is None:
+                return
+            last_wake = self._last_wake
+            rows = session.ahead.ask(question)
+            is_told = rows is not None and self._last_wake is last_wake and tell(rows)
+
+    def _wait(self, db: Connection, until: float | None) -> bool | None:
+        """Whether a notification has come, or somebody has called `wake`; None: the time is up."""
         while not (_took_notifications(db) or self._notified):
             left = None if until is None else max(0.0, until - monotonic())
             if self._ready(left, db):

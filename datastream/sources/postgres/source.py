@@ -13,7 +13,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ import psycopg
 from datastream.entry import Capability, Entry, Revision
 from datastream.errors import DatastreamError, ReadOnly, SourceUnavailable, StoreClosed
 from datastream.selection import Selects
-from datastream.source import WRITING, Feature, Health, Reading, Source, Write
+from datastream.source import WRITING, Feature, Health, Publish, Reading, Source, Write, Written
 from datastream.sources._common.columns import Columns
 from datastream.sources._common.unread import Unread
 from datastream.sources._common.wake import jittered
@@ -147,7 +147,10 @@ class PostgresSource(Source):
         self._trusted: tuple[int, str] | None = None
         self._changes = 0
         self._position = ""
-        """Of the last poll."""
+        """Of the last poll, or of what was published since."""
+        self._selection: Selects | None = None
+        """What that asked for."""
+        self._publish_change: Publish = lambda change, asked=None, /: False
         # The thread that waits. Its reads have a connection reserved, however many others read.
         self._poller = 0
         self._closed = False
@@ -175,11 +178,10 @@ class PostgresSource(Source):
         if since is not None:
             # Only by reads of changes: a `get` does not wait for writers of the table.
             self._access.install_if_due()
-        reading = self._read_ahead(since) if polls and since is not None else None
-        reading = reading or self._read(selection, since, Use.POLL if polls else Use.READ)
+        reading = self._read(selection, since, Use.POLL if polls else Use.READ)
         self._show()
         if polls:
-            self._position = reading.position
+            self._position, self._selection = reading.position, selection
         if not reading.complete:
             self._count(len(reading.entries))
         return reading
@@ -206,19 +208,29 @@ class PostgresSource(Source):
             use, lambda db, catalogue: catalogue.rows.read(db, selection, since)
         )
 
-    def _question(self) -> Question | None:
-        """What the next poll will most likely ask."""
-        return self._access.known.rows.question(self._position)
+    def _question(self, catalogue: Catalogue, started: str) -> Question | None:
+        """What the next poll will most likely ask, of the server that was started then."""
+        if started != catalogue.started:
+            return None
+        return catalogue.rows.question(self._position)
 
-    def _read_ahead(self, since: str) -> Reading | None:
-        """What changed since then, if that was asked when the notification came."""
-        catalogue = self._access.known
-        question = catalogue.rows.question(since)
-        # What is wrong with an answer is found out by asking in turn.
-        with suppress(psycopg.Error, Altered):
-            rows = self._listener.answer(question, catalogue.started)
-            return None if rows is None else catalogue.rows.answer(rows, since)
-        return None
+    def _tell(self, catalogue: Catalogue, rows: Sequence[Any]) -> bool:
+        """Publish what the question was answered with; False if a poll has to find out."""
+        since, health = self._position, self.health
+        try:
+            reading = catalogue.rows.answer(rows, since)
+        except Altered:
+            return False
+        if reading is None:
+            return False
+        if reading.entries:
+            change = Written(reading.entries, reading.position, since)
+            if not self._publish_change(change, self._selection):
+                return False
+            self._position = reading.position
+            self._count(len(reading.entries))
+            self._show()
+        return self.health is health
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         # Without a position: this transaction may have changed other rows as well, through the
@@ -247,13 +259,18 @@ class PostgresSource(Source):
             return
         if channel:
             with passing():
-                self._listener.wait(channel, timeout, self._question)
+                ask, tell = partial(self._question, catalogue), partial(self._tell, catalogue)
+                self._listener.wait(channel, timeout, ask, tell)
         else:
             interval = jittered(self._interval)
             self._listener.pause(interval if timeout is None else min(interval, timeout))
 
     def wake(self) -> None:
         self._listener.wake()
+
+    def publish_to(self, publish: Publish) -> None:
+        """As in `HasChanges`."""
+        self._publish_change = publish
 
     def release(self) -> None:
         self._listener.release()
