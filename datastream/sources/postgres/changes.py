@@ -118,11 +118,14 @@ class ChangedRows:
         )
         return Reading(self._changed(touched), position, complete=False, created=created)
 
-    def _changed(self, touched: list[Any]) -> list[Entry]:
-        present = self._table.entries(row for _, _, *row in touched)
+    def _changed(self, touched: list[Any]) -> Sequence[Entry]:
         self._table.was_read(key for key, *_ in touched)
         gone = [deleted(key) for key, _, *row in touched if row[0] is None]
-        return [*gone, *present]
+        if len(touched) > 1 or gone:
+            return [*gone, *self._table.entries(row for _, _, *row in touched)]
+        # Most commits change one row. What makes many cheap takes longer than all else for one.
+        _, _, *row = touched[0]
+        return self._table.entry(row)
 
     def _position(self, head: str | None) -> str:
         marks, _, content = (head or "").partition(" ")

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from datastream._columns import EntryColumns
 from datastream.codecs import check_type
+from datastream.entry import Entry
 from datastream.errors import InvalidValue
 from datastream.sources._common.columns import parse_iso
 from datastream.sources.postgres.arrays import START
@@ -113,7 +114,7 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
         value_type, seed = types.get(name) or types.setdefault(name, _typed(name, kind))
         moment, stamp = times.get(time) or times.setdefault(time, _timed(time))
         if value is None:
-            value_type, data = (value_type, b"") if _name(name) else ("json", b"null")
+            value_type, data = _without_value(name)
             heads.append(seed + stamp)
         else:
             data = value if value.__class__ is bytes else value.encode()
@@ -124,6 +125,23 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
         moments.append(moment)
     # To hash them takes as long as to fetch them, and most who read a whole table ask for values.
     return EntryColumns(keys, found, names, moments, heads, revise=_revisions)
+
+
+def entry(row: Row, kind: str) -> Entry:
+    """The entry that a row with a key is: `entries` makes the same of many for less."""
+    key, value, name, time = row
+    value_type, moment, head = beside(name, time, kind)
+    if value is None:
+        value_type, data = _without_value(name)
+        return Entry(key, data, value_type, moment, fingerprint(head.removesuffix(_VALUE)))
+    data = value if value.__class__ is bytes else value.encode()
+    return Entry(key, data, value_type, moment, fingerprint(head + data))
+
+
+def _without_value(name: str | None) -> tuple[str, bytes]:
+    """Type and value of a row that has none."""
+    named = _name(name)
+    return (named, b"") if named else ("json", b"null")
 
 
 def _revisions(values: Sequence[bytes], _: Sequence[str], heads: Sequence[bytes]) -> list[str]:

@@ -17,7 +17,7 @@ from datastream.sources.postgres.errors import Altered
 from datastream.sources.postgres.keys import begins_among, fits, is_among, is_key, key_of, spells
 from datastream.sources.postgres.layout import Layout
 from datastream.sources.postgres.readable import LOOKS, Condition, Readable
-from datastream.sources.postgres.rows import Row, Shape, entries, shape
+from datastream.sources.postgres.rows import Row, Shape, entries, entry, shape
 
 MOST_CONDITIONS = 1000
 """Selections with more keys and prefixes than this are filtered after reading everything."""
@@ -152,6 +152,11 @@ class RowTable:
             found = found.matching(self._names.admits)
         # A view may show a key twice: the same one has to win each time.
         return found if self._layout.can_write else found.by_revision().unique()
+
+    def entry(self, row: Row) -> list[Entry]:
+        """The entry of one row; none if no store can name it."""
+        found = entry(row, self.shape.kind)
+        return [found] if self._names.admits(found.key) else []
 
     def condition(self, selection: Selects, first: int) -> Condition:
         """What is true for at least the selected keys, parameters numbered from `first`."""
