@@ -7,7 +7,7 @@ import time
 from random import Random
 
 from datastream.errors import SourceUnavailable
-from datastream.source import Feature, Reading, Source
+from datastream.source import Feature, HasChanges, Reading, Source
 
 CALM_AFTER_EMPTY = 3.0
 """Seconds without empty answers after some: two of them a real time apart would be the truth."""
@@ -116,3 +116,19 @@ class Faulty(Source):
         if faults.chance(0.1):
             faults.pause(0.03)
         return answer
+
+
+class FaultyWithChanges(Faulty):
+    """The same of one that brings changes by itself: some are refused, and have to be read."""
+
+    def publish_to(self, publish):
+        def refuse_some(change, asked=None, /):
+            return not self.faults.chance(0.1) and publish(change, asked)
+
+        self.inner.publish_to(refuse_some)
+
+
+def faulty(inner: Source, faults: Faults) -> Faulty:
+    """`inner` with faults."""
+    kind = FaultyWithChanges if isinstance(inner, HasChanges) else Faulty
+    return kind(inner, faults)

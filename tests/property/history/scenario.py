@@ -16,7 +16,7 @@ import datastream
 from datastream import DatastreamError, State, Store
 from datastream.source import Feature, Write
 from tests.property.history.checker import Asked, Line, Truth, check, converged, differences
-from tests.property.history.faults import Faults, Faulty
+from tests.property.history.faults import Faults, faulty
 from tests.property.history.recording import EventLoop, Subscriber
 from tests.property.history.writers import PAIR, Gate, Journal, Writer
 
@@ -104,7 +104,7 @@ class History:
         stack.enter_context(_switching(1e-6 if self.random.random() < 0.5 else None))
         source = self.backend.source()
         self.features = source.features
-        local = stack.enter_context(Store(Faulty(source, self.faults), name="local"))
+        local = stack.enter_context(Store(faulty(source, self.faults), name="local"))
         self.stores = {"local": local}
         if self.remote:
             server = stack.enter_context(datastream_grpc.serve(local, "127.0.0.1:0"))
@@ -113,7 +113,7 @@ class History:
                 self.stores[name] = stack.enter_context(remote)
             visited = datastream.open(f"grpc://{server.address}")
         else:
-            visited = Store(Faulty(self.backend.source(), self.faults), name=VISITED)
+            visited = Store(faulty(self.backend.source(), self.faults), name=VISITED)
         # Nobody stays there, so that its poller rests and starts anew all the time.
         self.stores[VISITED] = stack.enter_context(visited)
         self.loop = EventLoop()
