@@ -10,7 +10,8 @@ from datastream.errors import DatastreamError
 from datastream.source import Source
 from datastream.url import Location, parse
 
-_ON_DISK = frozenset(("sqlite", "file", "local", "git"))
+ON_DISK = frozenset(("sqlite", "file", "local", "git"))
+"""Schemes of which a path tells which store it is."""
 _MANNERS = frozenset((
     "anon", "author", "cache", "certificate", "create", "credentials", "email", "heartbeat",
     "history", "history_days", "history_rows", "insecure", "interval", "max_bytes",
@@ -35,7 +36,7 @@ def identity_of(name: str, source: Source) -> str:
     if location.scheme == "memory":
         return ""
     options = "&".join(f"{name}={text}" for name, text in sorted(_telling(source, location)))
-    is_local = location.scheme in _ON_DISK and not location.path.startswith("//")
+    is_local = location.scheme in ON_DISK and not location.path.startswith("//")
     path = os.path.realpath(location.path) if is_local else location.path
     return f"{location.scheme}:{path}?{options}"
 

@@ -107,6 +107,23 @@ class Ledger:
             self.save()
             self.is_ours = True
 
+    def withdraw(self) -> bool:
+        """Forget the place, if there was none before this mirror; it has written nothing yet."""
+        if self._was_ours or not self.is_ours or self._target.batches:
+            return False
+        self.is_ours = False
+        try:
+            self._place.remove()
+        except DatastreamError as error:
+            log.warning("%s: the place was not removed: %s", self._target.store.name, error)
+        return True
+
+    def take_origins(self, origins: tuple[str, ...]) -> None:
+        """Take in from which stores the source is mirrored."""
+        if origins != self.progress.origins:
+            self.progress = self.progress._replace(origins=origins)
+            self.is_saved = False
+
     # What others write.
 
     def suspect(self, batch: Batch) -> None:

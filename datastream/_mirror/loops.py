@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-from datastream._identity import identity_of, spoken
+from datastream._identity import ON_DISK, identity_of, spoken
 from datastream._mirror.progress import MIRRORS, Progress
 from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
@@ -80,12 +80,24 @@ def edges_into(store: Store) -> list[Edge]:
 
     Known are those which keep their place there, if the store can be read just now.
     """
-    found = []
+    found, here = [], identity(store)
     for progress in _progresses(store):
+        named = progress.target
         selection = concerned(Selection(*map(frozenset, progress.selection)), progress.words)
-        found.append(Edge(progress.source, progress.target, selection))
-        found += [Edge(origin, progress.target, selection) for origin in progress.origins]
+        found += [Edge(origin, named, selection) for origin in (progress.source, *progress.origins)]
+        if not _is_of_a_copy(named, here):
+            # What is written by another name, as that of a server, arrives here.
+            found.append(Edge(named, here, selection))
     return found
+
+
+def _is_of_a_copy(named: str, here: str) -> bool:
+    """Whether a place came along when files were copied: two paths are two stores.
+
+    Two addresses may lead to one.
+    """
+    scheme = here.partition(":")[0]
+    return named != here and scheme in ON_DISK and named.startswith(f"{scheme}:")
 
 
 def _progresses(store: Store) -> Iterator[Progress]:
@@ -122,6 +134,16 @@ def running(edge: Edge, into: Iterable[Edge]) -> Iterator[None]:
             _running.remove(edge)
 
 
+def check_again(edge: Edge, into: Iterable[Edge]) -> None:
+    """Refuse a mirror that runs, if others have begun since.
+
+    Raises:
+        Loop: it is fed by itself now.
+    """
+    with _lock:
+        check(edge, [*_running, *into])
+
+
 def check(new: Edge, edges: Iterable[Edge]) -> None:
     """Refuse a mirror from whose target its source is fed.
 
@@ -139,7 +161,7 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
         raise Loop(
             f"{spoken(new.source)} is itself a mirror of {spoken(new.target)}, directly or "
             "through others, so a change would go round for ever; mirror one way only, or "
-            "other keys"
+            f"other keys, or if that one is over, remove its place below {MIRRORS}"
         )
 
 

@@ -14,6 +14,7 @@ from datastream._mirror.diff import keep_types, opened
 from datastream._mirror.light import LightSource, can_stream, has_large
 from datastream._mirror.loops import (
     Edge,
+    check_again,
     concerned,
     edges_into,
     identity,
@@ -260,6 +261,7 @@ def mirror(
         begun = _begun(source, store, selection, into)
         edge = Edge(begun.source, begun.target, concerned(selection, begun.words))
         stack.enter_context(running(edge, into))
+        look_round = partial(_look_round, source, edge)
         kept = _place(place, store, name or default_name(begun))
         what = f"mirror {source.name} → {store.name}"
         status = StatusHolder(what, store._dispatcher)
@@ -272,6 +274,7 @@ def mirror(
             Rules(delete, on_conflict, delete_limit, types),
             Nowhere(kept) if dry_run else kept,
             begun,
+            look_round,
             dry_run,
         )
         worker = Worker(job, status)
@@ -315,9 +318,23 @@ def _light(stack: ExitStack, source: Store, target: Store) -> tuple[Store, Store
 
 def _begun(source: Store, target: Store, selection: Selection, into: Iterable[Edge]) -> Progress:
     mine = identity(source)
-    origins = tuple(sorted({edge.source for edge in into} - {mine}))
-    translation = words(source, target)
-    return Progress(mine, identity(target), listed(selection), origins=origins, words=translation)
+    kept, translation = listed(selection), words(source, target)
+    return Progress(mine, identity(target), kept, origins=_origins(mine, into), words=translation)
+
+
+def _origins(mine: str, into: Iterable[Edge]) -> tuple[str, ...]:
+    return tuple(sorted({edge.source for edge in into} - {mine}))
+
+
+def _look_round(source: Store, edge: Edge) -> tuple[str, ...]:
+    """The stores from which the source of a mirror that runs is mirrored by now.
+
+    Raises:
+        Loop: its target is one of them.
+    """
+    into = edges_into(source)
+    check_again(edge, into)
+    return _origins(edge.source, into)
 
 
 def _place(path: str | os.PathLike[str] | None, target: Store, name: str) -> Place:

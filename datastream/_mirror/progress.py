@@ -90,6 +90,10 @@ class Place(Protocol):
         """The write that keeps it together with others in the target; None if it is elsewhere."""
         ...
 
+    def remove(self) -> None:
+        """Keep nothing any more."""
+        ...
+
 
 class InFile:
     """Keeps progress in a file, which is replaced atomically.
@@ -131,6 +135,12 @@ class InFile:
     def write(self, progress: Progress) -> Write | None:
         return None
 
+    def remove(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise DatastreamError(f"the place of the mirror cannot be removed: {error}") from error
+
 
 class InTarget:
     """Keeps progress in the target, under a key of its own.
@@ -161,6 +171,9 @@ class InTarget:
     def write(self, progress: Progress) -> Write:
         return Write(self._key, progress.dumps(), "json")
 
+    def remove(self) -> None:
+        self._store.write(Write(self._key, None))
+
 
 class Nowhere:
     """Keeps nothing: for a dry run."""
@@ -176,6 +189,9 @@ class Nowhere:
 
     def write(self, progress: Progress) -> Write | None:
         return None
+
+    def remove(self) -> None:
+        pass
 
 
 MIRRORS = f"{RESERVED}mirror/"

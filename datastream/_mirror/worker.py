@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from random import uniform
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from datastream._mirror.entries import present, readable, visible
 from datastream._mirror.events import Events, Inbox
 from datastream._mirror.feeds import Feeds, First
 from datastream._mirror.ledger import Ledger
+from datastream._mirror.loops import Loop
 from datastream._mirror.plan import (
     Refused,
     Rules,
@@ -27,7 +28,7 @@ from datastream._mirror.plan import (
     reconcile,
     write_of,
 )
-from datastream._mirror.progress import Place, Progress
+from datastream._mirror.progress import MIRRORS, Place, Progress
 from datastream._mirror.target import Target
 from datastream._watch.diff import changed_back
 from datastream._watch.status import StatusHolder
@@ -75,6 +76,8 @@ class Job(NamedTuple):
     """Where progress is kept."""
     begun: Progress
     """That of a mirror which has not done anything."""
+    look_round: Callable[[], tuple[str, ...]]
+    """Says from which stores the source is mirrored; raises `Loop` if the target is one of them."""
     dry_run: bool
     """Plan, and write nothing."""
 
@@ -91,6 +94,7 @@ class Worker:
         self._source, self._selection, self._rules = job.source, job.selection, job.rules
         self.target = self._target = job.target
         self._dry_run = job.dry_run
+        self._look_round = job.look_round
         self._status = status
         self.ledger = self._ledger = Ledger(job.target, job.rules, job.place, job.begun)
         self.events = Events()
@@ -106,6 +110,10 @@ class Worker:
         """The last attempt was made because a store had become READY."""
         self._joined = self._rests = False
         self._resumes = True
+        self._fed_by: set[str] = set()
+        """The places in the source of mirrors that write it, as far as they were looked at."""
+        self._is_fed_anew = False
+        """There may be others."""
         self._unread: frozenset[str] = frozenset()
         """What could not be read at the beginning: that it has gone, no watch tells."""
         self._unread_of: str | None = None
@@ -176,9 +184,16 @@ class Worker:
     # One step.
 
     def _step(self) -> None:
-        if not self._joined:
+        if self._is_fed_anew:
+            self._refuse_circles()
+        elif not self._joined:
             self._join()
-        elif self._work and self._work[0].is_first:
+        else:
+            self._proceed()
+
+    def _proceed(self) -> None:
+        """What is most urgent."""
+        if self._work and self._work[0].is_first:
             self._apply(self._work[0])
         elif self._feeds.target is None and not self._dry_run:
             if not self._work:
@@ -269,6 +284,23 @@ class Worker:
 
     # Joining.
 
+    def _refuse_circles(self) -> None:
+        """Look whether the source is fed by the target, through a mirror that others started.
+
+        Raises:
+            Loop: it is.
+        """
+        ledger = self._ledger
+        try:
+            origins = self._look_round()
+        except Loop:
+            if ledger.withdraw():
+                # Else neither of two that were started at once could ever be started again.
+                self._joined = False
+            raise
+        self._is_fed_anew = False
+        ledger.take_origins(origins)
+
     def _join(self) -> None:
         """Follow both stores, from where the mirror was, or compare all that they hold."""
         self._ledger.load()
@@ -280,7 +312,8 @@ class Worker:
         if first is not None:
             self._unread, self._unread_of = first.source.unread | first.target.unread, None
             (self._resume if first.resumed else self._compare)(first)
-            self._joined = True
+            # Now that the place is there: two that look before that would miss each other.
+            self._joined = self._is_fed_anew = True
 
     def _resume(self, first: First) -> None:
         self._ledger.suspect(first.target)
@@ -330,6 +363,9 @@ class Worker:
             self._plan_batch(batch, since or monotonic())
 
     def _plan_batch(self, batch: Batch, since: float) -> None:
+        places = {key for key in keys_of(batch.entries) if key.startswith(MIRRORS)}
+        self._is_fed_anew |= not places <= self._fed_by
+        self._fed_by |= places
         writes = [write_of(entry) for entry in batch.entries if not is_reserved(entry.key)]
         if not self._rules.delete:
             writes = [write for write in writes if write.value is not None]
