@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datastream.entry import Entry
-from datastream.errors import printable
+from datastream.errors import InvalidKey, InvalidValue, printable
+
+if TYPE_CHECKING:
+    from datastream.store import Store
 
 LONGEST_ERROR = 2_000
 """Characters of an error's text."""
@@ -34,6 +37,39 @@ def letter(consumer: str, entry: Entry, error: Exception, attempts: int) -> dict
         "attempts": attempts,
         "failed_at": datetime.now(UTC).isoformat(),
     }
+
+
+def post(letters: Store, keys: tuple[str, str], content: dict[str, Any]) -> str:
+    """Keep a letter under the first of `keys` that the store can hold, and say under which.
+
+    Raises:
+        DatastreamError: the store is away, or can hold no letter.
+    """
+    key, other = keys
+    try:
+        return _put(letters, key, content)
+    except InvalidKey:
+        return _put(letters, other, content)
+
+
+def _put(letters: Store, key: str, content: dict[str, Any]) -> str:
+    try:
+        letters.put(key, content)
+        return key
+    except InvalidValue:
+        # What is large is JSON by its name only, where types are not stored.
+        key = f"{key}.json"
+    try:
+        letters.put(key, content)
+    except InvalidValue as error:
+        # A letter without it is better than a consumer that waits for ever.
+        letters.put(key, _without_value(content, error))
+    return key
+
+
+def _without_value(content: dict[str, Any], why: Exception) -> dict[str, Any]:
+    kept = {name: part for name, part in content.items() if name not in ("value", "value_base64")}
+    return kept | {"value_left_out": printable(str(why))[:LONGEST_ERROR]}
 
 
 def as_json(entry: Entry) -> dict[str, Any]:

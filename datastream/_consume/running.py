@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
@@ -17,12 +18,12 @@ from datastream._consume.calling import Caller, Failed, Retry, Stopped
 from datastream._consume.feed import Feed, Given, feed_of
 from datastream._consume.file_place import Taken
 from datastream._consume.ledger import Ledger
-from datastream._consume.letters import letter, letter_keys
+from datastream._consume.letters import letter, letter_keys, post
 from datastream._consume.progress import Place
 from datastream._consume.queue import Step, Task, TaskQueue
 from datastream._watch import reaper
 from datastream.entry import Batch, Entry
-from datastream.errors import DatastreamError, InvalidKey, StoreClosed, shown
+from datastream.errors import DatastreamError, StoreClosed, shown
 from datastream.selection import Selection
 from datastream.source import Feature
 
@@ -338,23 +339,10 @@ class Run:
             return
         for entry in task.entries:
             content = letter(self.plan.name, entry, failed.error, failed.attempts)
-            key = self._post(on_failure, letter_keys(self.plan.name, entry), content)
+            keys = letter_keys(self.plan.name, entry)
+            key = self.persist(partial(post, on_failure, keys, content))
             log.warning("%s", self._explained(task, failed, f"it is kept as {shown(key)}"))
             self._count(dead=1)
-
-    def _post(self, letters: Store, keys: tuple[str, str], content: dict[str, Any]) -> str:
-        """Keep a letter under the first of `keys` that the store can hold, and say which."""
-        key, other = keys
-
-        def post() -> str:
-            try:
-                letters.put(key, content)
-            except InvalidKey:
-                letters.put(other, content)
-                return other
-            return key
-
-        return self.persist(post)
 
     def _explained(self, task: Task, failed: Failed, so: str = "") -> DatastreamError:
         error, calls = failed.error, failed.attempts

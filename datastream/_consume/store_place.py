@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import zlib
 from typing import TYPE_CHECKING, Any
 
 from datastream._consume.file_place import Taken
 from datastream._consume.progress import Handled, Progress
+from datastream.entry import Entry
 from datastream.errors import DatastreamError, InvalidValue, RevisionConflict
 from datastream.selection import Selection
 from datastream.source import Feature
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 PARTS = 64
 """Keys over which the revisions are spread, so that a save writes a part of them."""
+
+log = logging.getLogger("datastream")
 
 
 class StorePlace:
@@ -39,26 +44,53 @@ class StorePlace:
         self._parts: list[dict[str, str]] = [{} for _ in range(PARTS)]
         self._revision = ""
         self._changed: set[int] = set()
+        # Tells what this consumer has written, though the answer was lost, from what others have.
+        self._token = secrets.token_hex(8)
         self._load()
 
     def save(self, handled: Handled, cursor: str | None, *, durable: bool = True) -> None:
         self.progress.advance(handled, cursor)
         self._advance(handled)
+        try:
+            stored = self._write()
+        except RevisionConflict as error:
+            self._reconcile(error)
+            stored = self._write()
+        self._revision = stored[-1].revision
+        self._changed.clear()
+
+    def _write(self) -> list[Entry]:
         # The cursor last: where a store does not write all at once, keys are handled again.
         values: dict[str, Any] = {self._part_key(n): self._parts[n] for n in self._changed}
         values[self._cursor_key] = self._head()
-        expect = {self._cursor_key: self._revision}
-        if Feature.COMPARE_AND_SET not in self._store.features:
-            expect = {}
-        try:
-            stored = self._store.put_many(values, expect=expect)
-        except RevisionConflict as error:
+        has_expect = Feature.COMPARE_AND_SET in self._store.features
+        expect = {self._cursor_key: self._revision} if has_expect else {}
+        return self._store.put_many(values, expect=expect)
+
+    def _reconcile(self, conflict: RevisionConflict) -> None:
+        """Go on from what is there, if no other consumer has written it.
+
+        Raises:
+            Taken: one has.
+        """
+        found = self._store.snapshot(self._cursor_key).get(self._cursor_key)
+        if found is None:
+            log.warning("%s: %s was removed; it is made anew", self._store.name, self._cursor_key)
+            self._revision = ""
+            self._changed = {number for number, part in enumerate(self._parts) if part}
+        elif self._is_own(found):
+            self._revision = found.revision
+        else:
             raise Taken(
                 f"another consumer is using the place {self._cursor_key!r} in {self._store.name}; "
                 "stop it first, or give this one another name"
-            ) from error
-        self._revision = stored[-1].revision
-        self._changed.clear()
+            ) from conflict
+
+    def _is_own(self, found: Entry) -> bool:
+        try:
+            return bool(found.decode()["by"] == self._token)
+        except (InvalidValue, KeyError, TypeError):
+            return False
 
     def close(self) -> None:
         pass
@@ -75,7 +107,8 @@ class StorePlace:
     def _head(self) -> dict[str, Any]:
         progress = self.progress
         cursor = progress.cursor if progress.begun else None
-        return {"cursor": cursor, "selection": progress.selection, "store": progress.store}
+        head = {"cursor": cursor, "selection": progress.selection, "store": progress.store}
+        return {**head, "by": self._token}
 
     def _part_key(self, number: int) -> str:
         return f"{self._name}/revisions/{number:02x}"

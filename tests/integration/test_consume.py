@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from datastream_grpc import serve
 
 import datastream
 from datastream import DatastreamError, InvalidValue, Operation, SourceUnavailable, State
@@ -171,6 +172,31 @@ def test_a_dead_letter_finds_a_place_whatever_the_key_is(store, place, tmp_path)
             assert consumer.flush(30)
         assert sorted(letter["key"] for letter in letters.values()) == sorted(keys)
         assert len(letters.snapshot("mails/plain/")) == 1
+
+
+def test_a_dead_letter_finds_a_place_though_the_value_is_large(store, place, tmp_path):
+    large = "x" * 5_000_000
+    with datastream.open(f"file:{tmp_path}/letters", create=True) as letters:
+        with store.consume(Recorder(large), place=place, retry=1, on_failure=letters) as consumer:
+            store["a"] = large
+            assert consumer.flush(30)
+        [(key, letter)] = letters.items()
+    assert key.endswith("Z.json")
+    assert (letter["key"], letter["value"]) == ("a", large)
+
+
+def test_a_dead_letter_leaves_out_what_its_store_cannot_hold(store, place):
+    with datastream.open("memory:") as backing, serve(backing, "127.0.0.1:0") as server:
+        large = "x" * 5_000_000
+        with (
+            datastream.open(f"grpc://{server.address}") as letters,
+            store.consume(Recorder(large), place=place, retry=1, on_failure=letters) as consumer,
+        ):
+            store["a"] = large
+            assert consumer.flush(30)
+            [letter] = letters.values()
+    assert (letter["key"], letter["revision"]) == ("a", store.entry("a").revision)
+    assert "larger than max" in letter["value_left_out"]
 
 
 def test_an_undeliverable_change_is_not_tried_again(store, place):
@@ -421,6 +447,50 @@ def test_a_place_in_a_store(store):
             store["b"] = value
         assert "mails/cursor" in places
     assert seen.pairs == [("a", 1), ("b", 1), ("a", 2)]
+
+
+def test_a_place_in_a_store_whose_answer_was_lost(store):
+    class Lossy(MemorySource):
+        instant = False
+        loses = False
+
+        def write(self, writes):
+            written = super().write(writes)
+            if self.loses:
+                self.loses = False
+                raise SourceUnavailable("the answer was lost")
+            return written
+
+    source, seen = Lossy(), Recorder()
+
+    def handler(entry):
+        seen(entry)
+        source.loses = entry.key == "lost"
+
+    with (
+        datastream.Store(source) as places,
+        store.consume(handler, place=places, name="mails") as consumer,
+    ):
+        for key in ("lost", "later"):
+            store[key] = 1
+            # That an answer was lost is no success for who waits then.
+            eventually(lambda: consumer.flush(30), "it goes on")
+    assert seen.pairs == [("lost", 1), ("later", 1)]
+
+
+def test_a_place_in_a_store_that_was_removed_is_made_anew(store):
+    seen = Recorder()
+    with datastream.open("memory:") as places:
+        with store.consume(seen, place=places, name="mails") as consumer:
+            store["a"] = 1
+            assert consumer.flush(30)
+            places.clear()
+            store["b"] = 1
+            assert consumer.flush(30)
+        del store["a"]
+        with store.consume(seen, place=places, name="mails") as consumer:
+            assert consumer.flush(30)
+    assert seen.pairs == [("a", 1), ("b", 1), ("a", None)]
 
 
 def test_two_consumers_cannot_have_one_place(store, place):
