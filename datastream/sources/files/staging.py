@@ -189,10 +189,11 @@ class StagingArea:
                 with suppress(OSError):
                     action()
             raise
-        for step in steps:
-            if step.staged is None:
-                folders.append(self._held.remove_empty(parent_of(step.target)))
-        return folders
+        emptied = {parent_of(step.target): None for step in steps if step.staged is None}
+        for folder in emptied:
+            self._held.remove_empty(folder)
+        # Only now it is known which are left: those above one may have gone with another one.
+        return folders + [self._held.remove_empty(folder) for folder in emptied]
 
     def _do(self, step: Step) -> list[str]:
         if step.staged is None:

@@ -104,6 +104,23 @@ def test_links_are_written_through(root, store):
     assert store["real/a"] == 2
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("a/b/x", "a/b/b/x", "a/x"),
+        ("a/x", "a/b/x"),
+        ("a/x/1", "a/y/1", "b"),
+        ("a/b/c/1", "a/b/d/1", "a/2"),
+    ],
+)
+def test_directories_within_each_other_go_at_once(root, store, keys):
+    for order in (keys, keys[::-1]):
+        store.write(*(Write(key, b"1") for key in order))
+        store.write(*(Write(key, None) for key in order))
+        assert files(root) == set()
+        assert {path.name for path in root.iterdir()} == {".datastream"}
+
+
 def test_directories_left_empty_go_and_the_root_stays(root, store):
     store.put_many({"a/b/c": 1, "a/d": 1})
     store.delete("a/b/c")
