@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -91,19 +91,21 @@ def _run(
         raise click.UsageError("give the URL of another store, or a key and a new key")
 
 
-def _within(url: str, old: str, new: str, expect: str | None, *, is_move: bool) -> None:
-    if old.endswith("/") != new.endswith("/"):
+def _within(url: str, key: str, new: str, expect: str | None, *, is_move: bool) -> None:
+    if key.endswith("/") != new.endswith("/"):
         raise click.UsageError("give two keys, or two prefixes that end in '/'")
-    if old == new or (old.endswith("/") and new.startswith(old)):
-        raise click.UsageError(f"{new!r} is within {old!r}; give another place")
+    if key == new or (key.endswith("/") and new.startswith(key)):
+        raise click.UsageError(f"{new!r} is within {key!r}; give another place")
     with open_existing(url) as store:
         with progress("reading"):
-            entries = _entries(store, old)
+            entries = _entries(store, key)
         renamed = [
-            Write(new + entry.key[len(old) :], entry.value, entry.value_type, expect)
+            Write(new + entry.key[len(key) :], entry.value, entry.value_type, expect)
             for entry in entries
         ]
-        gone = _deletes(store, entries) if is_move else []
+        new_keys = {write.key for write in renamed}
+        old = [entry for entry in entries if entry.key not in new_keys]
+        gone = _deletes(store, old) if is_move else []
         # Both at once, where the backend does both or neither; else the new keys first.
         writes = [held_by(store, write) for write in (*renamed, *gone)]
         with progress("writing", len(writes)) as advance:
@@ -130,7 +132,9 @@ def _between(
         _check_there(source, keys)
         copier = Copier(store, expect)
         if is_move:
-            _move(source, store, keys, copier)
+            moved = _Moved(prefixes)
+            _copy_all(source, keys, copier, moved)
+            moved.remove(source, store, there, copier.refused)
         else:
             _copy(source, store, keys, copier)
         copier.check()
@@ -153,36 +157,68 @@ def _copy(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
             raise DatastreamError(left_out(differences.unread))
 
 
-def _move(source: Store, target: Store, keys: Keys, copier: Copier) -> None:
-    read: list[Entry] = []
-    sizes: dict[str, int] = {}
+class _Moved:
+    """What a move has copied, and removes when all is.
+
+    Args:
+        prefixes: as in `Prefixes`.
+    """
+
+    def __init__(self, prefixes: Prefixes) -> None:
+        self._prefixes = prefixes
+        self._entries: list[Entry] = []
+        self._sizes: dict[str, int] = {}
+
+    def noted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """The same; what is needed to remove them later is kept, and no values."""
+        for entry in entries:
+            self._entries.append(entry._replace(value=b"", updated_at=None))
+            self._sizes[entry.key] = len(entry.value)
+            yield entry
+
+    def remove(self, source: Store, target: Store, there: Store, refused: Collection[str]) -> None:
+        """Remove what was copied, except for what was `refused`.
+
+        Args:
+            there: the target, by its own keys.
+        """
+        moved = [entry for entry in self._entries if entry.key not in refused]
+        if not moved:
+            return
+        new_keys = self._new_keys(moved)
+        # Of one prefix within the other, some keys may be new ones of others, but never all.
+        moved.sort(key=lambda entry: entry.key in new_keys)
+        first = moved[0].key
+        was_there = bool(new_keys) and first in there
+        with progress("removing", len(moved)) as advance:
+            _check_apart(source, target, moved[0])
+            if was_there and first not in there:
+                # Both are one place: what a key holds there now was moved to it.
+                moved = [entry for entry in moved if entry.key not in new_keys]
+            write_in_steps(source, _deletes(source, moved[1:]), advance, self._sizes)
+
+    def _new_keys(self, moved: Iterable[Entry]) -> set[str]:
+        """The keys that they have in the target, where those are others."""
+        old, new = self._prefixes
+        return {new + entry.key[len(old) :] for entry in moved} if old != new else set()
+
+
+def _copy_all(source: Store, keys: Keys, copier: Copier, moved: _Moved) -> None:
     with progress("copying") as advance, keys.entries(source) as entries:
-        copier.copy(_noted(entries, read, sizes), advance)
+        copier.copy(moved.noted(entries), advance)
     if entries.unread:
         say(left_out(entries.unread))
-    moved = [entry for entry in read if entry.key not in copier.refused]
-    with progress("removing", len(moved)) as advance:
-        _check_apart(source, target, moved[:1])
-        write_in_steps(source, _deletes(source, moved[1:]), advance, sizes)
 
 
-def _noted(entries: Iterable[Entry], read: list[Entry], sizes: dict[str, int]) -> Iterator[Entry]:
-    """The same; what is needed to remove them later goes to `read`, where no values are kept."""
-    for entry in entries:
-        read.append(entry._replace(value=b"", updated_at=None))
-        sizes[entry.key] = len(entry.value)
-        yield entry
-
-
-def _check_apart(source: Store, target: Store, first: Sequence[Entry]) -> None:
+def _check_apart(source: Store, target: Store, first: Entry) -> None:
     """Remove a first key, and look whether that took it from the target as well.
 
     One place may have several names: a link, a layer, a server.
     """
-    for entry in target.snapshot(*(entry.key for entry in first)).values():
-        source.write(*_deletes(source, first))
+    for entry in target.snapshot(first.key).values():
+        source.write(*_deletes(source, [first]))
         if not target.snapshot(entry.key):
-            source.write(Write(entry.key, entry.value, first[0].value_type))
+            source.write(Write(entry.key, entry.value, first.value_type))
             raise DatastreamError(
                 f"{source.name} and {target.name} are the same place; nothing was moved"
             )

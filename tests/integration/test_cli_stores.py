@@ -109,6 +109,37 @@ def test_a_store_is_not_moved_into_itself(url: str, tmp_path: Path) -> None:
         assert content(url) == before
 
 
+@pytest.mark.parametrize("values", [(1, 2, 3), (1, 1, 1)], ids=["others", "equal"])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("a/b/", "a/"), ("a/x", "a/b/x", "a/b/b/x")),
+        (("URL", "--from-prefix", "a/b", "--to-prefix", "a"), ("a/x", "a/b/x", "a/b/b/x")),
+        (
+            ("URL", "--from-prefix", "a", "--to-prefix", "a/b"),
+            ("a/b/b/x", "a/b/b/b/x", "a/b/b/b/b/x"),
+        ),
+        (("URL", "--to-prefix", "a"), ("a/a/b/x", "a/a/b/b/x", "a/a/b/b/b/x")),
+    ],
+)
+@pytest.mark.parametrize("scheme", ["sqlite", "file"])
+def test_a_prefix_is_moved_to_one_above_or_below(
+    tmp_path: Path,
+    scheme: str,
+    arguments: tuple[str, ...],
+    expected: tuple[str, ...],
+    values: tuple[int, ...],
+) -> None:
+    url = f"{scheme}:{tmp_path}/nested"
+    before = zip(("a/b/x", "a/b/b/x", "a/b/b/b/x"), values, strict=True)
+    with datastream.open(url, create=True) as store:
+        store.put_many(dict(before))
+    moved = run("mv", url, *(url if word == "URL" else word for word in arguments))
+    assert moved.exit_code == 0, moved.stderr
+    with datastream.open(url) as store:
+        assert dict(store) == dict(zip(expected, values, strict=True))
+
+
 def test_a_key_that_cannot_be_read_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read = datastream.Store.snapshot_batch
 
