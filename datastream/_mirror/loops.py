@@ -167,11 +167,19 @@ def check(new: Edge, edges: Iterable[Edge]) -> None:
 
 def overlap(one: Selection, other: Selection) -> bool:
     """Whether a key may be selected by both."""
-    return any(
-        mine.startswith(theirs) or theirs.startswith(mine)
+    starts = [
+        mine if mine.startswith(theirs) else theirs
         for mine in _starts(one)
         for theirs in _starts(other)
-    )
+        if mine.startswith(theirs) or theirs.startswith(mine)
+    ]
+    return any(not (_leaves_out(one, start) or _leaves_out(other, start)) for start in starts)
+
+
+def _leaves_out(selection: Selection, start: str) -> bool:
+    """Whether a selection excludes all that begins so; of other patterns that is not known."""
+    starts = (p.removesuffix("**") for p in selection.exclude if p.endswith("/**"))
+    return any(start.startswith(out) and literal_prefix(out) == out for out in starts)
 
 
 def _starts(selection: Selection) -> set[str]:

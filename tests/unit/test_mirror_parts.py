@@ -49,11 +49,20 @@ def test_what_is_no_circle_is_allowed():
         ({"keys": ("a/",)}, {"keys": ("b/",)}, False),
         ({"match": "a/*"}, {"match": "a/b/**"}, True),
         ({"match": "a/*"}, {"match": "b/*"}, False),
+        ({"exclude": "a/**"}, {"keys": ("a/",)}, False),
+        ({"exclude": "a/**"}, {"keys": ("a/b/", "a/c")}, False),
+        ({"exclude": "a/**"}, {"match": "a/*.txt"}, False),
+        ({"exclude": "a/**"}, {"keys": ("a/", "b/")}, True),
+        ({"exclude": "a/**"}, {"keys": ("ab/",)}, True),
+        ({"exclude": "a/**"}, {}, True),
+        ({"exclude": "a/*"}, {"keys": ("a/",)}, True),
+        ({"exclude": "*/**"}, {"keys": ("a/",)}, True),
     ],
 )
 def test_selections_that_may_have_a_key_in_common(one, other, expected):
     first, second = (
-        Selection.of(*s.get("keys", ()), match=s.get("match", ())) for s in (one, other)
+        Selection.of(*s.get("keys", ()), match=s.get("match", ()), exclude=s.get("exclude", ()))
+        for s in (one, other)
     )
     assert overlap(first, second) is overlap(second, first) is expected
 

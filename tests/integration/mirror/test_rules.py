@@ -419,6 +419,15 @@ def test_opposite_mirrors_of_other_keys_are_allowed(source, target):
     assert values(source) == values(target) == {"x/a": 1, "y/b": 2}
 
 
+def test_opposite_mirrors_of_what_one_leaves_out_are_allowed(source, target):
+    source["x/a"], target["y/b"] = 1, 2
+    one = mirror(source, target, exclude="y/**")
+    with one, mirror(target, source, "y/") as other:
+        assert one.flush(LONG)
+        assert other.flush(LONG)
+    assert values(source) == values(target) == {"x/a": 1, "y/b": 2}
+
+
 def test_a_circle_of_three_is_refused_after_they_ran(source, target, stack):
     third = stack.enter_context(datastream.open("memory:"))
     with mirror(source, target) as running:
