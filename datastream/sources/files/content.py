@@ -19,7 +19,7 @@ from datastream.sources._common.digests import digest_of
 from datastream.sources._common.file_types import type_of
 from datastream.sources._common.listing import fingerprint
 from datastream.sources._common.look import Listed
-from datastream.sources.files.held import PATH_MAX, Held
+from datastream.sources.files.held import Held, names_none
 
 RACY_NS, COARSE_RACY_NS = 50_000_000, 2_000_000_000
 """Age up to which a file may change again under the same time stamp: fine clocks, coarse ones."""
@@ -31,7 +31,7 @@ READ_SECONDS = 0.2
 """And for how long, beyond three times."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO)
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _NOTHING_LEFT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -171,8 +171,7 @@ def _open(held: Held, name: str) -> int | None:
         # Without NONBLOCK, opening a pipe would wait until somebody writes into it.
         return held.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError as error:
-        is_too_long = error.errno == errno.ENAMETOOLONG and len(os.fsencode(name)) > PATH_MAX
-        if error.errno in _NO_FILE and not is_too_long:
+        if error.errno in _NO_FILE or names_none(error, name):
             return None
         raise
 

@@ -207,6 +207,11 @@ def held(place: Place, handle: int) -> Iterator[Held]:
         os.close(handle)
 
 
+def names_none(error: OSError, name: str) -> bool:
+    """Whether no file can have a name; one whose path alone is too long may be there."""
+    return error.errno == errno.ENAMETOOLONG and len(os.fsencode(name)) <= PATH_MAX
+
+
 def parent_of(name: str) -> str:
     """The directory that `name` is in, "" for the one that is held."""
     return name.rpartition("/")[0]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from datastream.selection import Selects
 from datastream.sources._common.look import Listed, common_scope
 from datastream.sources.files.content import Content, is_of_one, listed, read_file, read_start
-from datastream.sources.files.held import TO_LIST, Held, parent_of
+from datastream.sources.files.held import TO_LIST, Held, names_none, parent_of
 from datastream.sources.files.tree import Moment, Tree, is_reserved
 
 FEW = 100
@@ -193,7 +193,7 @@ class Walk:
         try:
             return self.held.find(name)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in _GONE or names_none(error, name):
                 return None
             if not is_of_one(error):
                 raise

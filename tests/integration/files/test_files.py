@@ -54,6 +54,15 @@ def test_files_below_are_keys(root, store):
         assert missing not in store
 
 
+def test_a_name_that_is_too_long_is_no_unreadable_file(root, store, caplog):
+    make(root, {"a": "1"})
+    for key in ("x" * 300, "x" * 300 + "/", "x" * 300 + "/a"):
+        assert not store.snapshot(key)
+        assert not store.snapshot_batch(key).unread
+    assert not store.status.current.degraded
+    assert not caplog.records
+
+
 def test_types_are_the_same_in_the_list_and_the_value(root, store):
     make(root, {"a.yaml": "k: 1", "b.toml": "k = 1", "c.json": "{}", "d": "12", "e": "text"})
     make(root, {"f.parquet": "PAR1", "g.JSON": "[]", "h": "true", "i": "", "j": "x" * 100_000})
