@@ -23,6 +23,8 @@ P = ParamSpec("P")
 
 MAX_THREADS = 32
 """Calls of one store that event loops make at the same time."""
+SMALL = 512
+"""Bytes of the value of a batch that may wait outside of a buffer, as one of some."""
 SLICE = 0.001
 """Seconds after which a full iterator lets other tasks of its loop run."""
 
@@ -41,9 +43,9 @@ class Inbox:
         self._buffer: Buffer[Any] = ConflatingBuffer() if buffer is None else buffer
         self._waiter: asyncio.Future[None] | None = None
         self._notify: Callable[[], None] | None = None
-        # For who follows: the batch that comes next, if all before it were taken; and whether the
-        # buffer has more.
-        self._next: Any | None = None
+        # For who follows: what comes next, how many that may be, and whether the buffer has more.
+        self._few: tuple[Any, ...] = ()
+        self._ahead = self._buffer.AHEAD if isinstance(self._buffer, ConflatingBuffer) else 1
         self._has_more = False
         self.ended = False
         """Nothing comes any more; what came before may not be taken yet."""
@@ -58,13 +60,23 @@ class Inbox:
                 self._keep(batch, before)
                 self._wake()
                 return
-            if self._next is None and not self._has_more:
-                # Mostly it is taken before another comes: the buffer is for who falls behind.
-                self._next = batch
+            few = self._few
+            is_known = bool(few) or self._has_more
+            if not is_known or self._has_room(batch):
+                self._few = (*few, batch)
             else:
                 self._has_more = True
                 self._keep(batch, before)
-            notify()
+            # Who has not looked since it was notified will find this too.
+            if not is_known or self.ended:
+                notify()
+
+    def _has_room(self, batch: Any) -> bool:
+        """Whether a batch may wait outside of the buffer, which is for who falls behind."""
+        if self._has_more or len(self._few) >= self._ahead:
+            return False
+        entries = batch.entries
+        return len(entries) == 1 and len(entries[0].value) <= SMALL
 
     def _keep(self, batch: Any, before: Sequence[str | None] | None) -> None:
         overflow = self._buffer.put(batch, before)
@@ -82,7 +94,7 @@ class Inbox:
                 self._wake()
 
     def follow(self, notify: Callable[[], None]) -> None:
-        """Call `notify`, on any thread, whenever there may be something to take.
+        """Call `notify`, on any thread, when there is something to take after there was nothing.
 
         It may not block, nor use the inbox.
         """
@@ -93,10 +105,10 @@ class Inbox:
     def take(self) -> tuple[Any | None, bool]:
         """The next batch, None if there is none just now; and whether more wait."""
         with self._lock:
-            batch = self._next
-            if batch is not None:
-                self._next = None
-                return batch, self._has_more
+            few = self._few
+            if few:
+                rest = self._few = few[1:]
+                return few[0], bool(rest) or self._has_more
             batch = self._buffer.take()
             if batch is None and self._error is not None:
                 raise self._error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from datastream._watch.buffer import Before, ConflatingBuffer
 from datastream._watch.subscriber import Overflow
@@ -37,6 +37,9 @@ class BoundedBuffer(ConflatingBuffer):
     """
 
     __slots__ = ("_charge", "_is_charged")
+
+    # As many as a burst of changes has: each that waits here costs as much as it takes to send it.
+    AHEAD: ClassVar = 8
 
     def __init__(self, charge: Charge) -> None:
         super().__init__()

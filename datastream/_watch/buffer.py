@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from datastream._watch.diff import revision_of
 from datastream._watch.subscriber import Overflow
@@ -34,6 +34,9 @@ class ConflatingBuffer:
     """
 
     __slots__ = ("_before", "_bytes", "_cursor", "_entries", "_newest", "_queue")
+
+    AHEAD: ClassVar = 1
+    """Small batches that may wait outside, for who mostly takes each before the next comes."""
 
     def __init__(self) -> None:
         self._queue: deque[_Queued] | None = None

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from datastream_grpc._follow import Line
 from datastream_grpc._outgoing import ClientLeft
-from datastream_grpc._sender import Ready, Sender
+from datastream_grpc._sender import TOGETHER, Ready, Sender
 
 from datastream import Batch, Entry
 from datastream.aio import Inbox, Overflow
@@ -167,6 +167,9 @@ def test_what_cancels_the_task_cancels_the_write_and_no_other_begins(running):
         await asyncio.sleep(0)
         assert it.client.under_way.empty()
         assert it.client.taken == []
+        again = asyncio.ensure_future(it.sender.run())
+        assert await it.client.take() == b"2"
+        again.cancel()
 
     running(use)
 
@@ -245,6 +248,27 @@ def test_threads_offer_while_messages_are_written(running):
         task.cancel()
 
     running(use)
+
+
+def test_very_many_that_begin_to_write_let_the_loop_run_in_between():
+    class Many:
+        def __init__(self):
+            self.made = 0
+
+        def step(self):
+            self.made += 1
+
+    async def use():
+        many, ready = Many(), Ready(asyncio.get_running_loop())
+        for _ in range(3 * TOGETHER + 1):
+            ready.add(many)
+        seen = []
+        while many.made < 3 * TOGETHER + 1:
+            await asyncio.sleep(0)
+            seen.append(many.made)
+        assert [made for made in seen if made] == [TOGETHER * n for n in (1, 2, 3)] + [many.made]
+
+    asyncio.run(asyncio.wait_for(use(), TIMEOUT))
 
 
 @pytest.mark.parametrize("is_sender", [True, False])

@@ -55,11 +55,10 @@ class Heartbeats:
             self._every = 0.0
 
     def _wait(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(
-            self._every, self._ready.add, self._beat
-        )
+        self._timer = asyncio.get_running_loop().call_later(self._every, self._ready.add, self)
 
-    def _beat(self) -> None:
+    def step(self) -> None:
+        """Send one, if there is something to tell."""
         if not self._every:
             # Closed meanwhile.
             return

@@ -26,6 +26,8 @@ Context: TypeAlias = Any
 """A grpc.aio.ServicerContext: gRPC has no types."""
 Asked = tuple[frozenset[str], frozenset[str]]
 """Keys and patterns of a stream."""
+Kept: TypeAlias = "tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]"
+"""A batch with its messages, or with what becomes them."""
 
 
 class ClientLeft(Exception):
@@ -52,10 +54,8 @@ class Outgoing:
         self._is_memory = is_memory
         self._updated = updated
         # By identity: the batches of one selection are one object for all its subscribers. Kept
-        # with the batch, whose id is not given to another one as long.
-        self._kept: dict[tuple[int, bool], tuple[Batch, Sequence[bytes] | asyncio.Task[Any]]] = {}
-        # What was asked for last: mostly that is asked for next, by another stream.
-        self._last: tuple[Batch, bool, Sequence[bytes] | asyncio.Task[Any]] = (Batch(), True, ())
+        # with the batch, whose id is not given to another one as long. Without and with deletes.
+        self._kept: tuple[dict[int, Kept], dict[int, Kept]] = {}, {}
         # Likewise, each with its entry.
         self._parts: dict[int, tuple[Entry, bytes]] = {}
         self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
@@ -131,20 +131,18 @@ class Outgoing:
 
     def ready(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         """The messages of a batch, or what becomes them."""
-        last = self._last
-        if last[0] is batch and last[1] is deletes:
-            return last[2]
+        known = self._kept[deletes]
+        kept = known.get(id(batch))
+        if kept is not None:
+            return kept[1]
         if batch.initial:
             return list(_convert.to_messages(batch, deletes=deletes))
-        key = (id(batch), deletes)
-        kept = self._kept.get(key)
-        if kept is None:
-            self._updated(batch)
-            kept = self._kept[key] = batch, self._serialise(batch, deletes)
-            if len(self._kept) > KEPT_BATCHES:
-                del self._kept[next(iter(self._kept))]
-        self._last = batch, deletes, kept[1]
-        return kept[1]
+        self._updated(batch)
+        messages = self._serialise(batch, deletes)
+        known[id(batch)] = batch, messages
+        if len(known) > KEPT_BATCHES:
+            del known[next(iter(known))]
+        return messages
 
     def _serialise(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         if not _is_large(batch):

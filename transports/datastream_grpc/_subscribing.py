@@ -178,17 +178,18 @@ class Stream:
 
     def _sender(self, opening: Opening, inbox: Inbox) -> Sender:
         shared, scope, place = self._shared, opening.scope, opening.place
-        access, outgoing, deletes = shared.access, shared.outgoing, self._request.deletes
+        shown, ready, sent = shared.access.shown, shared.outgoing.ready, place.sent
+        is_narrowed, deletes = bool(scope.mark), self._request.deletes
 
         def messages_of(batch: Batch) -> Sequence[bytes] | None:
             if batch.initial:
                 return None
-            if scope.mark:
-                batch = access.shown(scope, batch)
-            messages = outgoing.ready(batch, deletes) if batch.entries else ()
+            if is_narrowed:
+                batch = shown(scope, batch)
+            messages = ready(batch, deletes) if batch.entries else ()
             if isinstance(messages, asyncio.Task):
                 return None
-            place.sent(batch)
+            sent(batch)
             return messages
 
         return Sender(inbox, self._context, messages_of, shared.metrics, shared.ready)
