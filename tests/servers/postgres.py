@@ -76,8 +76,14 @@ class Server:
     def start(self) -> Self:
         options = [f"-k {self.folder} -p {self.port}"]
         options += [f"-c {name}='{value}'" for name, value in self.settings.items()]
-        log = self.folder / "log"
-        self.command("pg_ctl", "-w", "-l", log, "-o", " ".join(options), "start")
+        command = ["-w", "-l", self.folder / "log", "-o", " ".join(options), "start"]
+        try:
+            self.command("pg_ctl", *command)
+        except subprocess.CalledProcessError as error:
+            # `pg_ctl` aborts now and then while the machine is busy.
+            if error.returncode != -signal.SIGABRT:
+                raise
+            self.command("pg_ctl", *command)
         return self
 
     def stop(self, mode: str = "fast") -> None:

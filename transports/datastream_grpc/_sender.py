@@ -18,7 +18,7 @@ from datastream_grpc._telemetry import Metrics
 
 SLICE = 0.005
 """Seconds after which senders let other callbacks of the loop run."""
-TOGETHER = 32
+TOGETHER = 128
 """Senders that begin to write before the loop looks which writes have ended. What a write consists
 of is then mostly taken from what another one has just freed; of a thousand that begin at once,
 Python's garbage collector would look at everything there is, several times."""
