@@ -394,6 +394,7 @@ class Publisher:
             return step
 
     def _step(self, subscription: Subscription, join: Join, number: int) -> Step:
+        """What to do next, but for what follows once the common position is reached."""
         if join.cursor is not None and join.found != self._found:
             # Its cursor may have been honoured only because the source did not know yet.
             return Step.BEGIN_AGAIN

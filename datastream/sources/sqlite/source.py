@@ -121,10 +121,10 @@ class SqliteSource(Source):
         try:
             make_missing(asked, wanted=create or (create is None and table == "data"))
             self._current = CurrentTable(asked, self._unread, self._tell_health)
+            self._commits = self._begin()
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
         attached = self._current.attached
-        self._commits = Commits(self._path, self._where, attached)
         self._suspicion = self._commits.suspicion
         self.features = self._features(attached)
         self._can_write = Feature.WRITE in self.features
@@ -267,6 +267,13 @@ class SqliteSource(Source):
             self._current.uninstall()
         except sqlite3.Error as error:
             raise translated(error, self._where) from error
+
+    def _begin(self) -> Commits:
+        try:
+            return self._current.call(partial(Commits, self._path, self._where))
+        except BaseException:
+            self._current.close()
+            raise
 
     def _features(self, attached: Attached) -> frozenset[Feature]:
         can_write = not (attached.layout.only_read or self._current.asked.readonly)
