@@ -26,7 +26,8 @@ class WatchedFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], what: str) -> None:
-        self.path = Path(path)
+        # So that it is found from another working directory, as that of a daemon.
+        self.path = Path(path).absolute()
         self._what = what
         self._read = self._now(None)
 
