@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -17,7 +18,7 @@ from click.testing import CliRunner
 import datastream
 from datastream import DatastreamError, ReadOnly, SourceUnavailable
 from datastream.cli import main
-from datastream.sources.sqlite import SqliteSource, restore
+from datastream.sources.sqlite import SqliteSource, file, restore
 from tests.integration._programs.tools import Collected, Follower, database, eventually
 
 TABLE = """CREATE TABLE data (
@@ -361,3 +362,22 @@ def test_triggers_of_a_table_that_was_renamed_are_removed(path, store):
     missing = run(["sqlite", "uninstall", f"sqlite:{path}-none"])
     assert missing.exit_code == 1
     assert "app.db-none is not there" in missing.output
+
+
+def test_a_file_whose_log_is_just_being_moved_is_opened_again(path, monkeypatch):
+    """SQLite has an I/O error for that, as for a broken disk."""
+    real, calls = file.schema_version, []
+
+    def fail(connection):
+        calls.append(connection)
+        if len(calls) < file.OPENS:
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMOPEN
+            raise error
+        return real(connection)
+
+    with datastream.open(f"sqlite:{path}?create=true") as store:
+        store["a"] = 1
+    monkeypatch.setattr(file, "schema_version", fail)
+    with datastream.open(f"sqlite:{path}") as store:
+        assert store["a"] == 1

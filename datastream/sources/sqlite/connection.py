@@ -224,6 +224,11 @@ def is_of_rows(error: sqlite3.Error) -> bool:
     return _code(error) in _OF_ROWS
 
 
+def is_io(error: sqlite3.Error) -> bool:
+    """Whether a file could not be read or written, be it the database or one beside it."""
+    return _code(error) == sqlite3.SQLITE_IOERR
+
+
 def is_of_pages(error: sqlite3.Error) -> bool:
     """Whether a call failed because of what was read from the file."""
     return _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

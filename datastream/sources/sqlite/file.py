@@ -25,6 +25,7 @@ from datastream.sources.sqlite.connection import (
     file_id,
     file_stat,
     is_busy,
+    is_io,
     lenient,
     make_durable,
     moment,
@@ -35,6 +36,8 @@ from datastream.sources.sqlite.side_files import WriteAheadLog
 
 READERS = 16
 """Idle connections for reading that are kept open."""
+OPENS = 5
+"""Attempts to open a file while the log of the one that it has replaced is being moved away."""
 ABANDON = 1.0
 """Seconds that calls on a replaced file get to end before the new file is used, and that others
 have to let go of one that was moved."""
@@ -248,7 +251,7 @@ class File:
     def _open_first(self) -> Connection:
         """The clock's connection, which finds out how the file can be opened."""
         try:
-            return self._open(0)
+            return self._open_once_it_is_there()
         except sqlite3.OperationalError as error:
             # In WAL mode SQLite needs two files beside it, which a read-only disk does not take.
             # Where it takes them, something else is short: files that this process may have open.
@@ -261,6 +264,16 @@ class File:
                     "or open it where it can be written"
                 ) from error
         self.is_immutable, self._mode = True, IMMUTABLE
+        return self._open(0)
+
+    def _open_once_it_is_there(self) -> Connection:
+        for _ in range(OPENS - 1):
+            try:
+                return self._open(0)
+            except sqlite3.OperationalError as error:
+                if not is_io(error):
+                    raise
+            sleep(RETRY)
         return self._open(0)
 
     def _open_reader(self) -> Connection:
