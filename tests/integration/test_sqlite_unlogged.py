@@ -132,6 +132,27 @@ def test_a_blob_written_before_others_watch_is_seen_on_resume(blobs, opened, sel
     assert contents(again)["cert"] == b"BBBB"
 
 
+def test_a_blob_read_with_a_logged_change_is_seen_on_resume(path, blobs, opened, monkeypatch):
+    """The row that a line of the log leads to holds what was written piecemeal since."""
+    store, other = opened(), opened()
+    follower, source = Follower(store), store._source
+    cursors, real = [], source._read_changes
+
+    def read_after_a_blob(*asked):
+        batch = other.snapshot_batch()
+        if not cursors and contents(batch)["cert"] == b"BBBB":
+            cursors.append(batch.cursor)
+            with database(path) as db:
+                write_blob(db, 0, b"CCCC")
+        return real(*asked)
+
+    monkeypatch.setattr(source, "_read_changes", read_after_a_blob)
+    blobs.execute("UPDATE data SET value = ? WHERE key = 'cert'", (b"BBBB",))
+    follower.wait_state({"cert": b"CCCC", "other": b"AAAA"})
+    eventually(lambda: not source._suspicion.is_pending, "a comparison")
+    assert contents(resumed(store, cursors[0])) == {"cert": b"CCCC", "other": b"AAAA"}
+
+
 @pytest.mark.parametrize("is_compared", [False, True])
 def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened, is_compared):
     store = opened()

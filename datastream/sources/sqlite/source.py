@@ -358,11 +358,11 @@ class SqliteSource(Source):
             )
             if touched is None:
                 return None
+        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         if touched:
-            # What was committed since may be in their rows.
+            # What was committed after their lines may be in their rows.
             self._commits.note(attached)
             self._suspicion.come_late()
-        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         self._reads += len(touched)
         if self._reads >= PRUNE_EVERY:
             self._prune()
