@@ -263,14 +263,18 @@ class _Snapshot:
         return self._entries.get(key)
 
 
+def _place(frame: FrameType) -> tuple[int, int]:
+    """The instruction that a frame is at: within one, only what that itself calls can run."""
+    return id(frame), frame.f_lasti
+
+
 class _Given(NamedTuple):
     """A snapshot, and the one place in a program that may have its values."""
 
     store: StoreMapping
     snapshot: _Snapshot
     left: Iterator[str]
-    frame: int
-    instruction: int
+    place: tuple[int, int]
 
 
 class _Passing(threading.local):
@@ -283,7 +287,7 @@ class _Passing(threading.local):
     given: _Given | None = None
 
     def give(self, store: StoreMapping, snapshot: _Snapshot, frame: FrameType) -> None:
-        self.given = _Given(store, snapshot, iter(snapshot.keys), id(frame), frame.f_lasti)
+        self.given = _Given(store, snapshot, iter(snapshot.keys), _place(frame))
 
     def take(self, store: StoreMapping, key: str, frame: FrameType) -> Entry | None:
         """The entry of `key`, if it is the next one to be asked for."""
@@ -291,7 +295,7 @@ class _Passing(threading.local):
         if given is None:
             return None
         is_next = next(given.left, None) is key and given.store is store
-        if is_next and (given.frame, given.instruction) == (id(frame), frame.f_lasti):
+        if is_next and given.place == _place(frame):
             if key is given.snapshot.keys[-1]:
                 self.given = None
             return given.snapshot.entry(key)
@@ -309,17 +313,18 @@ class _Counting(threading.local):
     instruction of the calling frame: that is to cost no second listing.
     """
 
-    given: tuple[int, ...] = ()
+    given: tuple[int, int, tuple[int, int]] | None = None
 
     def give(self, mapping: object, count: int, frame: FrameType) -> None:
         # By number: it must not keep the store alive.
-        self.given = count, id(mapping), id(frame), frame.f_lasti
+        self.given = count, id(mapping), _place(frame)
 
     def take(self, mapping: object, frame: FrameType) -> int | None:
         """The number of keys, if they are being put into a list."""
-        given, self.given = self.given, ()
-        is_same = given[1:] == (id(mapping), id(frame), frame.f_lasti)
-        return given[0] if is_same else None
+        given, self.given = self.given, None
+        if given is None or given[1:] != (id(mapping), _place(frame)):
+            return None
+        return given[0]
 
 
 _counting = _Counting()
