@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import threading
 from threading import Event
@@ -392,8 +393,12 @@ def test_pages_that_were_read_while_a_file_was_overwritten_are_forgotten(path, r
     overwrite(path, old)
     with pytest.raises(DatastreamError, match="not a database"):
         store["a"]
+    clock = store._source._current.attached.file.clock
+    with pytest.raises(sqlite3.DatabaseError, match="not a database"):
+        clock.version()
     overwrite(path, new)
     assert store["a"] == "new"
+    assert clock.version()
 
 
 def test_a_file_touched_is_compared_and_no_news(path, opened, stack, monkeypatch):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from datastream.sources.sqlite.connection import Connection, Outdated, data_version, moment
+from datastream.sources.sqlite.connection import (
+    Connection,
+    Outdated,
+    data_version,
+    is_of_pages,
+    moment,
+)
 
 T = TypeVar("T")
 
@@ -29,7 +36,13 @@ class Clock:
         try:
             with self._lock:
                 self._check()
-                return data_version(self._connection)
+                try:
+                    return data_version(self._connection)
+                except sqlite3.DatabaseError as error:
+                    if is_of_pages(error):
+                        # Read while the file was being overwritten: not to be met again.
+                        self._connection.execute("PRAGMA shrink_memory")
+                    raise
         finally:
             if self._closed:
                 self.close()

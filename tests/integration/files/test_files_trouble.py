@@ -385,7 +385,7 @@ def test_a_busy_log_does_not_hold_up_the_others(root, store, watcher):
     finally:
         done.set()
         thread.join()
-    watcher.wait(lambda w: w.state["busy.log"] == (root / "busy.log").read_bytes())
+    watcher.wait(lambda w: w.state.get("busy.log") == (root / "busy.log").read_bytes())
     assert set(statuses.states) == {State.READY}
     sizes = [len(state.get("busy.log", b"")) for state in watcher.states[1:]]
     assert sizes == sorted(sizes)
