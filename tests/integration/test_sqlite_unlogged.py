@@ -137,7 +137,10 @@ def test_a_blob_read_with_a_logged_change_is_seen_on_resume(path, blobs, opened,
     """The row that a line of the log leads to holds what was written piecemeal since."""
     store, other = opened(), opened()
     follower, source = Follower(store), store._source
-    cursors, real = [], source._read_changes
+    cursors, looks, real = [], [], source._read_changes
+    commits, look = source._commits, source._commits.have_come
+    commits.have_come = lambda attached: looks.append(attached) or look(attached)
+    eventually(lambda: len(looks) > 5, "it waits, and has seen what opening has written")
 
     def read_after_a_blob(*asked):
         batch = other.snapshot_batch()
