@@ -14,6 +14,10 @@ import pytest
 import datastream
 from datastream import DatastreamError
 from datastream.selection import Selection
+from datastream.sources.sqlite import commits as _sqlite_commits
+from datastream.sources.sqlite import log as _sqlite_log
+from datastream.sources.sqlite import source as _sqlite_source
+from datastream.sources.sqlite import unlogged as _sqlite_unlogged
 from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database, eventually
 
 BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
@@ -37,6 +41,15 @@ def blobs(path, stack):
     for number, key in enumerate(("cert", "other")):
         db.execute("INSERT INTO data VALUES (?, ?, ?)", (number, key, b"AAAA"))
     return db
+
+
+COMMITS = 1500
+
+
+def rewrite(path, pages):
+    with database(path, f"PRAGMA wal_autocheckpoint={pages}") as db:
+        for number in range(COMMITS):
+            db.execute("UPDATE data SET value = ? WHERE key = 'a'", (str(number),))
 
 
 def write_blob(db, row, value):
@@ -133,30 +146,6 @@ def test_a_blob_written_before_others_watch_is_seen_on_resume(blobs, opened, sel
     assert contents(again)["cert"] == b"BBBB"
 
 
-def test_a_blob_read_with_a_logged_change_is_seen_on_resume(path, blobs, opened, monkeypatch):
-    """The row that a line of the log leads to holds what was written piecemeal since."""
-    store, other = opened(), opened()
-    follower, source = Follower(store), store._source
-    cursors, looks, real = [], [], source._read_changes
-    commits, look = source._commits, source._commits.have_come
-    commits.have_come = lambda attached: looks.append(attached) or look(attached)
-    eventually(lambda: len(looks) > 5, "it waits, and has seen what opening has written")
-
-    def read_after_a_blob(*asked):
-        batch = other.snapshot_batch()
-        if not cursors and contents(batch)["cert"] == b"BBBB":
-            cursors.append(batch.cursor)
-            with database(path) as db:
-                write_blob(db, 0, b"CCCC")
-        return real(*asked)
-
-    monkeypatch.setattr(source, "_read_changes", read_after_a_blob)
-    blobs.execute("UPDATE data SET value = ? WHERE key = 'cert'", (b"BBBB",))
-    follower.wait_state({"cert": b"CCCC", "other": b"AAAA"})
-    eventually(lambda: not source._suspicion.is_pending, "a comparison")
-    assert contents(resumed(store, cursors[0])) == {"cert": b"CCCC", "other": b"AAAA"}
-
-
 @pytest.mark.parametrize("is_compared", [False, True])
 def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened, is_compared):
     store = opened()
@@ -219,6 +208,60 @@ def test_a_writer_without_triggers_that_deletes_all_is_seen(path, opened):
     follower.wait_state({})
     store["c"] = 1
     follower.wait_state({"c": b"1"})
+
+
+def test_commits_to_other_tables_cost_no_cursor_of_what_is_watched(
+    path, opened, stack, monkeypatch
+):
+    """Who resumes is told with all others what a comparison finds."""
+    monkeypatch.setattr(_sqlite_unlogged, "PAUSE", 10 * TIMEOUT)
+    store = opened()
+    store["a"] = 1
+    db = stack.enter_context(database(path, "CREATE TABLE other (x)"))
+    Follower(store).wait_key("a", b"1")
+    cursor = store.snapshot_batch().cursor
+    suspicion = store._source._suspicion
+    eventually(lambda: not suspicion.is_pending and suspicion._due, "a comparison")
+    db.execute("INSERT INTO other VALUES (1)")
+    eventually(lambda: suspicion.is_left, "doubt")
+    again = resumed(store, cursor)
+    assert not again.reset
+    assert not again.entries
+
+
+def test_cutting_the_log_raises_no_doubt(opened, monkeypatch):
+    monkeypatch.setattr(_sqlite_log, "KEPT", 5)
+    monkeypatch.setattr(_sqlite_source, "KEPT", 5)
+    store = opened()
+    for number in range(20):
+        store["a"] = number
+    source = store._source
+    attached = source._current.attached
+    source._commits.settle(attached)
+    version = attached.file.clock.version()
+    source._prune()
+    assert attached.file.clock.version() != version
+    source._commits.settle(attached)
+    assert not source._suspicion.is_pending
+
+
+@pytest.mark.parametrize("pages", [1000, 4])
+def test_logged_commits_in_quick_succession_raise_no_doubt(path, opened, monkeypatch, pages):
+    """Also where the write-ahead log is begun anew, which moves the version before the commit."""
+    store = opened()
+    store["a"] = 1
+    doubts, source = [], store._source
+    monkeypatch.setattr(_sqlite_commits, "SETTLED", TIMEOUT)
+    monkeypatch.setattr(source._suspicion, "arise", lambda *, is_bare=True: doubts.append(is_bare))
+    writer = threading.Thread(target=rewrite, args=(path, pages))
+    source._commits.settle(source._current.attached)
+    writer.start()
+    while writer.is_alive():
+        source._commits.have_come(source._current.attached)
+    writer.join(TIMEOUT)
+    source._commits.settle(source._current.attached)
+    assert store.entry("a").value == b"%d" % (COMMITS - 1)
+    assert not doubts
 
 
 def test_commits_to_other_tables_end_no_epoch(path, opened, stack, monkeypatch):
@@ -314,6 +357,12 @@ def change_counter(path):
     return path.read_bytes()[24:28]
 
 
+def overwrite(path, content):
+    with path.open("r+b") as file:
+        file.write(content)
+        file.truncate()
+
+
 @pytest.fixture
 def copied(path, tmp_path, stack):
     """A file in an older journal mode, and a changed copy with the same change counter."""
@@ -358,12 +407,6 @@ def test_a_copy_in_place_with_the_same_change_counter(path, copied, opened, trig
     follower.wait_key("after", b"1")
 
 
-def overwrite(path, content):
-    with path.open("r+b") as file:
-        file.write(content)
-        file.truncate()
-
-
 @pytest.fixture
 def rollback(path, stack):
     """A file in an older journal mode, as a store leaves it, and the same with a newer value."""
@@ -372,6 +415,23 @@ def rollback(path, stack):
         store["a"] = "old"
     content = path.read_bytes()
     return content, content.replace(b"old", b"new")
+
+
+def test_a_copy_in_place_that_brings_an_ended_epoch_back(path, rollback, opened):
+    """The rest of a copy is written after its first part was seen."""
+    store = opened()
+    cursor = store.snapshot_batch().cursor
+    follower, epochs = Follower(store), [epoch_of(store)]
+    for _ in range(2):
+        overwrite(path, rollback[1])
+        follower.wait_state({"a": b"new"})
+        eventually(lambda: epoch_of(store) not in epochs, "an epoch is begun")
+        epochs.append(epoch_of(store))
+    assert resumed(store, cursor).reset
+
+
+def epoch_of(store):
+    return store._source._current.attached.epoch
 
 
 @pytest.mark.parametrize("size", [0, 2048, 4096])

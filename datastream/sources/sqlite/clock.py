@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from datastream.sources.sqlite.connection import (
@@ -33,27 +34,28 @@ class Clock:
             Outdated: the clock was closed.
             sqlite3.OperationalError: a writer holds the file.
         """
+        return self._call(data_version)
+
+    def read(self, look: Callable[[Connection], T]) -> tuple[int, T]:
+        """What `look` reads, after the version of exactly that state.
+
+        Raises:
+            Outdated: the clock was closed.
+            sqlite3.OperationalError: a writer holds the file.
+        """
+        return self._call(partial(_at_version, look))
+
+    def _call(self, function: Callable[[Connection], T]) -> T:
         try:
             with self._lock:
                 self._check()
                 try:
-                    return data_version(self._connection)
+                    return function(self._connection)
                 except sqlite3.DatabaseError as error:
                     if is_of_pages(error):
                         # Read while the file was being overwritten: not to be met again.
                         self._connection.execute("PRAGMA shrink_memory")
                     raise
-        finally:
-            if self._closed:
-                self.close()
-
-    def read(self, look: Callable[[Connection], T]) -> tuple[int, T]:
-        """What `look` reads, after the version of exactly that state."""
-        try:
-            with self._lock:
-                self._check()
-                with moment(self._connection):
-                    return data_version(self._connection), look(self._connection)
         finally:
             if self._closed:
                 self.close()
@@ -80,3 +82,8 @@ class Clock:
                 self._connection.close()
             finally:
                 self._lock.release()
+
+
+def _at_version(look: Callable[[Connection], T], connection: Connection) -> tuple[int, T]:
+    with moment(connection):
+        return data_version(connection), look(connection)

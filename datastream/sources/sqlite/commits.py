@@ -6,16 +6,30 @@ import logging
 import os
 import sqlite3
 import threading
-from time import monotonic
+from time import monotonic, sleep
+from typing import NamedTuple
 
 from datastream.sources.sqlite.attached import Attached
-from datastream.sources.sqlite.connection import Outdated, file_stat
+from datastream.sources.sqlite.connection import RETRY, Outdated, file_stat, is_about_sql
+from datastream.sources.sqlite.log import Line
 from datastream.sources.sqlite.unlogged import Stamp, Suspicion
 
 LOOK_AT_FILE = 1.0
 """Seconds, at most, between looks whether the path still leads to the same file."""
+SETTLED = 0.02
+"""Seconds after which a version without a line is a commit's. A writer that begins the write-ahead
+log anew moves the version first, and commits only then."""
 
 log = logging.getLogger("datastream")
+
+
+class Seen(NamedTuple):
+    """A version of a file, and what else was there then."""
+
+    attached: Attached
+    version: int
+    newest: Line | None = None
+    """The newest line of the log; None if it has none."""
 
 
 class Commits:
@@ -34,23 +48,33 @@ class Commits:
         """Whether the log may lack a change."""
         # Else the later of two looks might take in the earlier version.
         self._looking = threading.Lock()
-        if attached.log is not None:
-            with attached.moment() as connection:
-                self.suspicion.begin(attached.log.newest(connection))
         self._stamp, self._writings = Stamp(), 0
         self._look_at_file = 0.0
-        self._seen: tuple[Attached, int | None] = (attached, _version(attached))
-        self.known = self._seen
-        """The last commit that was taken into account: `data_version` of a file."""
+        # Since when there is a version of which it is not known yet what moved it.
+        self._unsettled: float | None = None
+        # As nothing is known yet, any commit from here on is news.
+        self.known = _look(attached) or Seen(attached, 0)
+        """The last commit that was taken into account."""
+        self._polled = self.known
         if not attached.is_wal:
             self._stamp.explain(file_stat(path))
 
-    def note(self, attached: Attached) -> None:
-        """Take in a commit that the poller has not seen yet."""
+    def note(self, attached: Attached) -> bool:
+        """Take in a commit that the poller has not seen yet; False if that is to be repeated."""
         with self._looking:
             version = _version(attached)
-            if version is not None:
-                self._note(attached, version)
+            return version is not None and self._note(attached, version)
+
+    def settle(self, attached: Attached) -> None:
+        """`note`, once a commit that is under way has ended.
+
+        Raises:
+            sqlite3.OperationalError: a writer holds the file for longer than the timeout.
+        """
+        attached.file.version()
+        until = monotonic() + 2 * SETTLED
+        while not self.note(attached) and monotonic() < until:
+            sleep(RETRY)
 
     def have_come(self, attached: Attached) -> bool:
         """Whether the file was written or replaced since the last call.
@@ -73,32 +97,50 @@ class Commits:
         with self._looking:
             try:
                 version = _version(attached)
+                if version is not None and self._polled[:2] == (attached, version):
+                    return stat is not None and self._was_overwritten(attached, stat)
+                if version is None or not self._note(attached, version):
+                    file.log.doubt()
+                    return False
             except Outdated:
                 # Replaced just now, by a call that found another file.
                 return True
-            if version is None:
-                file.log.doubt()
-                return False
-            if self._seen[1] == version and self._seen[0] is attached:
-                return stat is not None and self._was_overwritten(attached, stat)
-            self._seen = attached, version
-            self._note(attached, version)
+            self._polled = self.known
             return True
 
-    def _note(self, attached: Attached, version: int) -> None:
-        """Doubt the log if there was a commit since the last call, which it may not tell of."""
-        known, self.known = self.known, (attached, version)
-        if known == self.known:
-            return
+    def _note(self, attached: Attached, version: int) -> bool:
+        """Doubt the log if there was a commit since the last call, which it may not tell of.
+
+        Returns:
+            Whether it is known what was committed.
+        """
+        if self.known[:2] == (attached, version):
+            return True
+        seen, known = _look(attached), self.known
+        if seen is None:
+            return False
+        has_lines = seen.newest != known.newest
+        is_looked_up = known.attached is not attached
+        if not (has_lines or is_looked_up or self._is_settled(attached)):
+            return False
+        self._unsettled = None
         # In WAL mode a checkpoint follows, at any time.
         self._stamp.explain(None if attached.is_wal else file_stat(self._path))
+        self.known = seen
         writings, self._writings = self._writings, attached.file.writings
         is_own = writings != self._writings or writings % 2
-        is_looked_up = known[0] is not attached
-        self.suspicion.saw_commit()
-        if is_looked_up or not (is_own and attached.layout.tells_all):
-            is_bare = not is_looked_up and self.suspicion.is_line_owed
-            self.suspicion.arise(is_bare=is_bare)
+        tells_all = attached.layout.tells_all
+        if is_looked_up or not (tells_all and (is_own or has_lines)):
+            self.suspicion.arise(is_bare=not (is_looked_up or has_lines))
+        return True
+
+    def _is_settled(self, attached: Attached) -> bool:
+        """Whether a version without a line will not get one any more."""
+        if attached.log is None or not attached.is_wal:
+            return True
+        now = monotonic()
+        self._unsettled = self._unsettled or now
+        return now - self._unsettled >= SETTLED
 
     def _was_overwritten(self, attached: Attached, stat: os.stat_result) -> bool:
         """Whether the file was changed, but not by a commit."""
@@ -117,3 +159,16 @@ def _version(attached: Attached) -> int | None:
     except sqlite3.Error:
         # Its commit will show at the next look.
         return None
+
+
+def _look(attached: Attached) -> Seen | None:
+    """What is there now, all of one moment; None while a writer holds the file."""
+    if attached.log is None:
+        version = _version(attached)
+        return None if version is None else Seen(attached, version)
+    try:
+        return Seen(attached, *attached.file.clock.read(attached.log.newest))
+    except sqlite3.Error as error:
+        # Without its tables the log is looked up anew, by who reads.
+        version = _version(attached) if is_about_sql(error) else None
+        return None if version is None else Seen(attached, version)

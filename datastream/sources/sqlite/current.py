@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ from datastream.sources.sqlite.schema import table_names
 
 ATTEMPTS = 20
 """How often a call starts over because the schema or the file was changed meanwhile."""
+
+ENDED = 1000
+"""Epochs that were ended and are remembered."""
 
 T = TypeVar("T")
 
@@ -87,6 +91,8 @@ class CurrentTable:
         # Guards the assignments of `attached` and `_closed`.
         self._lock = threading.Lock()
         self._closed = False
+        # A copy that is still being written over the file brings an ended one back.
+        self._ended: deque[str] = deque(maxlen=ENDED)
         # All that are not closed, also those of threads that look something up.
         self._files: set[File] = set()
         self.attached = self._look_up(None)
@@ -145,12 +151,14 @@ class CurrentTable:
     def begin_epoch(self) -> None:
         """Have no position honoured that was given out until now."""
         attached = self.attached
+        if attached.log is not None:
+            self._ended.append(attached.epoch)
         if not self.asked.readonly:
             self._replace(self.call(_in_new_epoch))
         elif attached.log is not None:
             with self._lock:
                 if self.attached is attached:
-                    self.attached = attached.of_epoch(secrets.token_hex(4))
+                    self.attached = _in_local_epoch(attached)
 
     def _replace(self, outdated: Attached) -> Attached:
         if self._closed:
@@ -208,7 +216,11 @@ class CurrentTable:
                 attached = _found(connection, file, asked, self._unread)
             wanted = attached.layout.can_log and asked.triggers and not asked.readonly
             try:
-                if attached.log is not None or not wanted or not self._install(attached):
+                if attached.epoch in self._ended:
+                    if asked.readonly:
+                        return _in_local_epoch(attached)
+                    _in_new_epoch(attached)
+                elif attached.log is not None or not wanted or not self._install(attached):
                     return attached
             except sqlite3.OperationalError as error:
                 # Who edits sqlite_master itself need not move the schema's number: a connection
@@ -250,6 +262,11 @@ def _in_new_epoch(attached: Attached) -> Attached:
         with attached.file.writer() as connection:
             attached.log.begin_epoch(connection)
     return attached
+
+
+def _in_local_epoch(attached: Attached) -> Attached:
+    """The same in an epoch of which a file that cannot be written does not know."""
+    return attached.of_epoch(secrets.token_hex(4))
 
 
 def make_missing(asked: Asked, *, wanted: bool) -> None:

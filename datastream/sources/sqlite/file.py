@@ -167,11 +167,16 @@ class File:
             self.give_writer(connection)
 
     @contextmanager
-    def idle_writer(self) -> Iterator[Connection | None]:
-        """The connection that writes, waiting for nobody; None while it is in use."""
+    def idle_writer(self, *, commits: bool) -> Iterator[Connection | None]:
+        """The connection that writes, waiting for nobody; None while it is in use.
+
+        Args:
+            commits: what is done with it is a commit of this store.
+        """
         if not self._writing.acquire(blocking=False):
             yield None
             return
+        self.writings += commits
         try:
             with self._writers.lent() as connection:
                 connection.timeout = 0.0
@@ -180,6 +185,7 @@ class File:
                 finally:
                     connection.timeout = self._timeout
         finally:
+            self.writings += commits
             self._writing.release()
 
     def version(self) -> int:
@@ -213,7 +219,7 @@ class File:
         """Have no connection use pages, or a schema, from here on that it has read before."""
         former, self.readers = self.readers, Pool(self._open_reader, READERS)
         former.close()
-        with self.idle_writer() as connection:
+        with self.idle_writer(commits=False) as connection:
             if connection is not None:
                 connection.execute("PRAGMA shrink_memory")
                 connection.execute("PRAGMA writable_schema = RESET")

@@ -235,7 +235,7 @@ class SqliteSource(Source):
     def newcomer(self, since: str | None, *, covered: bool) -> bool:
         if self._current.attached.log is None:
             return True
-        self._current.call(self._look)
+        self._current.call(self._commits.settle)
         lacks = self._is_unlogged or self._suspicion.lacks(covered=covered)
         if not covered:
             self._suspicion.grow()
@@ -329,7 +329,6 @@ class SqliteSource(Source):
         with attached.moment() as connection:
             newest = changes.newest(connection)
             entries = attached.readable.state(connection, selection)
-        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
         return Reading(self._legal(entries), position(attached.epoch, *newest), complete=True)
 
     def _read_changes(
@@ -358,11 +357,6 @@ class SqliteSource(Source):
             )
             if touched is None:
                 return None
-        self._suspicion.weigh(newest, explains=attached.layout.tells_all)
-        if touched:
-            # What was committed after their lines may be in their rows.
-            self._commits.note(attached)
-            self._suspicion.come_late()
         self._reads += len(touched)
         if self._reads >= PRUNE_EVERY:
             self._prune()
@@ -388,16 +382,6 @@ class SqliteSource(Source):
             # Else a second look has to confirm it, and costs nothing.
             self._suspicion.compared(began, monotonic())
         return Reading(self._legal(entries), since, complete=True)
-
-    def _look(self, attached: Attached) -> None:
-        """Find out whether something was committed that no line of the log explains."""
-        # Waits for a commit that is under way.
-        attached.file.version()
-        self._commits.note(attached)
-        if self._suspicion.is_left and attached.log is not None:
-            with attached.moment() as connection:
-                newest = attached.log.newest(connection)
-            self._suspicion.weigh(newest, explains=attached.layout.tells_all)
 
     def _end_epoch(self) -> None:
         """Have no position honoured that was given out until now."""
@@ -452,7 +436,7 @@ class SqliteSource(Source):
         if attached.log is None or self._current.asked.readonly:
             return
         try:
-            with attached.file.idle_writer() as connection:
+            with attached.file.idle_writer(commits=True) as connection:
                 if connection is not None and attached.log.length(connection) > 2 * KEPT:
                     attached.log.prune(connection)
         except (sqlite3.OperationalError, Outdated) as error:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 
-from datastream.sources.sqlite.log import Line
-
 PAUSE = 1.0
 """Seconds, at least, between two comparisons of the whole state."""
 SHARE = 50
@@ -21,14 +19,10 @@ class Suspicion:
     """
 
     def __init__(self) -> None:
-        # Readers and the poller look beside each other: a line may be read before the commit that
-        # wrote it is seen, or after that.
+        # Readers and the poller look beside each other.
         self._lock = threading.Lock()
-        self._is_line_early = False
-        self._is_line_owed = False
-        self._newest: Line | None = None
         self.is_pending = False
-        # No line has come since it arose.
+        # No line explains what was committed.
         self._is_bare = False
         # What is to be compared was read since, and may hold what the log lacks.
         self._is_late = False
@@ -40,38 +34,15 @@ class Suspicion:
         self._compares_all = True
         self._due = 0.0
 
-    def begin(self, newest: Line) -> None:
-        """This is the newest line when watching begins."""
-        self._newest = newest
-
-    def saw_commit(self) -> None:
-        """The file was written; what wrote it may have left a line, which may have been read."""
-        with self._lock:
-            self._is_line_owed, self._is_line_early = not self._is_line_early, False
-
-    @property
-    def is_line_owed(self) -> bool:
-        """Whether no line was read yet that the last commit seen may have written."""
-        return self._is_line_owed
-
     def arise(self, *, is_bare: bool = True) -> None:
         """Something was committed, or the file was overwritten.
 
         Args:
-            is_bare: nothing explains it yet, such as a change of the schema.
+            is_bare: nothing explains it, such as a line of the log or a change of the schema.
         """
         with self._lock:
             self._arisen += 1
             self.is_pending, self._is_bare = True, is_bare or self.is_left
-
-    def weigh(self, newest: Line, *, explains: bool) -> None:
-        """What the newest line is; one that is new may explain what was committed."""
-        if newest == self._newest:
-            return
-        with self._lock:
-            self._newest, self._is_bare, self._is_late = newest, False, False
-            self._is_line_early, self._is_line_owed = not self._is_line_owed, False
-            self.is_pending = self.is_pending and not explains
 
     @property
     def is_left(self) -> bool:
@@ -86,9 +57,12 @@ class Suspicion:
         """Whether the log may lack a change that somebody is not told of otherwise.
 
         Args:
-            covered: what it selects has been compared.
+            covered: what it selects is compared, and it will be told of what differs.
         """
-        return self.is_left or (self._is_partial and (self._is_elsewhere or not covered))
+        is_told = covered and not self._is_late
+        return (self.is_left and not is_told) or (
+            self._is_partial and (self._is_elsewhere or not covered)
+        )
 
     def come_late(self) -> None:
         """What is to be compared has just been read: that it is the same tells nothing."""
