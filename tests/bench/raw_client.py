@@ -42,7 +42,7 @@ class Connection:
         self._authority = address
         self._next_stream = 1
         self._received = bytearray()
-        self._unread: dict[int, bytes] = {}
+        self._unread: dict[int, bytearray] = {}
         shared = struct.pack(">I", LARGEST_WINDOW - 65_535)
         self._socket.sendall(PREFACE)
         self.open(window)
@@ -88,19 +88,33 @@ class Connection:
                 self._control(kind, flags, bytes(body))
         del received[:at]
 
+    def idle(self, seconds: float) -> None:
+        """Begin nothing for so long, but answer pings: the server ends a connection without.
+
+        What arrives of messages is lost.
+        """
+        until = time.monotonic() + seconds
+        while select.select([self], [], [], max(0.0, until - time.monotonic()))[0]:
+            for _ in self.messages():
+                pass
+
     def close(self) -> None:
         self._socket.close()
 
-    def _split(self, stream: int, body: bytes) -> Iterator[bytes]:
-        body = self._unread.pop(stream, b"") + body
+    def _split(self, stream: int, body: bytes | bytearray) -> Iterator[bytes]:
+        if stream in self._unread:
+            # In place: each of the many frames of a large message would copy what came before it.
+            unread = self._unread.pop(stream)
+            unread += body
+            body = unread
         while len(body) >= 5:
             size = 5 + int.from_bytes(body[1:5], "big")
             if len(body) < size:
                 break
-            yield body[5:size]
+            yield bytes(body[5:size])
             body = body[size:]
         if body:
-            self._unread[stream] = body
+            self._unread[stream] = body if isinstance(body, bytearray) else bytearray(body)
 
     def _control(self, kind: int, flags: int, body: bytes) -> None:
         if kind == SETTINGS and not flags & ACK:
