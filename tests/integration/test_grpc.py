@@ -269,7 +269,7 @@ def test_a_unix_socket_that_a_killed_server_left_is_taken(store, tmp_path):
     "url",
     [
         "grpc://", "grpc:", "grpc:///x", "grpc://host:1/path", "grpc://host", "grpc://a b:1",
-        "grpc:unix:", f"grpc:unix:/{'x' * 120}",
+        "grpc:unix:", f"grpc:unix:/{'x' * 120}", "grpc:unix:/run/a,b",
     ],
 )  # fmt: skip
 def test_urls_that_name_no_server(url):

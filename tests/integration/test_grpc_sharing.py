@@ -38,6 +38,14 @@ def shared(stack, database, path):
     return stack.enter_context(datastream_grpc.shared(f"sqlite:{database}", path))
 
 
+def test_a_path_is_no_url(stack, database, tmp_path):
+    path = tmp_path / "100%25"
+    first, second = shared(stack, database, path), shared(stack, database, path)
+    first["k"] = 1
+    assert second["k"] == 1
+    assert path.is_socket()
+
+
 def test_the_next_takes_over_when_the_first_is_closed(stack, database, path):
     first, second = shared(stack, database, path), shared(stack, database, path)
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600

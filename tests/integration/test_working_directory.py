@@ -1,15 +1,18 @@
 """A store stays where it was opened when its process goes to another working directory."""
 
+import asyncio
 import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import datastream_grpc
 import pytest
+from datastream_grpc.source import GrpcSource
 from dulwich.repo import Repo
 
 import datastream
-from datastream import Store
+from datastream import DatastreamError, Store
 from datastream.sources.files import FilesSource
 from datastream.sources.git import GitSource
 from datastream.sources.postgres.options import parameters
@@ -83,6 +86,44 @@ def test_a_store_stays_where_it_was_opened(tmp_path, monkeypatch, stack, make, o
     monkeypatch.chdir(tmp_path)
     recorder.wait(lambda r: "c.txt" in r.state)
     assert dict(store) == dict(again)
+
+
+@pytest.mark.parametrize("name", ["socket", "./socket", "a%20socket", "50% ours"])
+def test_a_socket_stays_where_it_was_opened(tmp_path, monkeypatch, stack, name):
+    """For server and client, and also where there is another one of that name."""
+    here, elsewhere = tmp_path / "here 100%25", tmp_path / "elsewhere"
+    stores = {
+        folder: stack.enter_context(datastream.open("memory:")) for folder in (here, elsewhere)
+    }
+    servers = {}
+    for folder, store in stores.items():
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        servers[folder] = stack.enter_context(datastream_grpc.serve(store, f"unix:{name}"))
+    monkeypatch.chdir(here)
+    remote = stack.enter_context(datastream.open(f"grpc:unix:{name}"))
+    # Connected from another directory than it was opened in.
+    direct = stack.enter_context(Store(GrpcSource(f"unix:{name}")))
+    monkeypatch.chdir(elsewhere)
+    remote["a"] = 1
+    assert asyncio.run(remote.aget("a")) == 1
+    servers[here].stop()
+    assert len(list(elsewhere.iterdir())) == 1
+    assert list(here.iterdir()) == []
+    servers[here] = stack.enter_context(datastream_grpc.serve(stores[here], servers[here].address))
+    direct["b"] = 2
+    assert dict(stores[here]) == {"a": 1, "b": 2}
+    assert dict(stores[elsewhere]) == {}
+
+
+def test_a_socket_whose_path_is_too_long_with_its_directory_is_refused(tmp_path, monkeypatch):
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    with datastream.open("memory:") as store, pytest.raises(OSError, match="107 bytes"):
+        datastream_grpc.serve(store, "unix:socket")
+    with pytest.raises(DatastreamError, match="107 bytes"):
+        datastream.open("grpc:unix:socket")
 
 
 def test_files_of_libpq_are_found_from_elsewhere(tmp_path, monkeypatch):

@@ -7,6 +7,9 @@ import socket
 import stat
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
+
+from datastream.sources._common.paths import fixed
 
 PREFIX = "unix:"
 MAX_PATH = 107
@@ -18,10 +21,25 @@ def is_unix(address: str) -> bool:
     return address.startswith(PREFIX)
 
 
+def address_of(path: str) -> str:
+    """``unix:path``, as gRPC reads it: as a URL."""
+    return PREFIX + path.replace("%", "%25")
+
+
 def path_of(address: str) -> str:
     """Of ``unix:path`` or ``unix:///path``."""
-    path = address.removeprefix(PREFIX)
+    path = unquote(address.removeprefix(PREFIX))
     return path.removeprefix("//") if path.startswith("///") else path
+
+
+def lasting(address: str) -> str:
+    """The same address, also once the process has gone to another working directory.
+
+    gRPC looks for a socket whenever it connects, and removes one by its path.
+    """
+    if not is_unix(address) or not path_of(address):
+        return address
+    return address_of(fixed(path_of(address)))
 
 
 def listens(path: str) -> bool:
@@ -39,6 +57,13 @@ def length_trouble(path: str) -> str:
     if len(os.fsencode(path)) > MAX_PATH:
         return f"the path of a socket has at most {MAX_PATH} bytes; choose a shorter one"
     return ""
+
+
+def client_trouble(path: str) -> str:
+    """Why no client can connect to the socket at this path; "" if one can."""
+    if "," in path:
+        return f"gRPC takes {path!r} for several paths, because of the comma; choose another one"
+    return length_trouble(path)
 
 
 def unix_trouble(address: str) -> str:

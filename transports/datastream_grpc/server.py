@@ -32,7 +32,7 @@ from datastream_grpc._security import (
     token_check,
 )
 from datastream_grpc._servicer import Servicer
-from datastream_grpc._unix import is_unix, unix_trouble
+from datastream_grpc._unix import is_unix, lasting, unix_trouble
 
 MAX_MESSAGE = 4 << 20
 """Bytes a client may send at once, gRPC's usual limit."""
@@ -200,7 +200,7 @@ def serve(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
         )
     check_limits(limits)
-    _check_port(address)
+    address = _checked(address)
     if not insecure:
         check_exposure(address, tls=tls, tokens=tokens)
     settings = Settings(
@@ -355,9 +355,14 @@ def _listen(server: Any, address: str, credentials: grpc.ServerCredentials | Non
     return int(server.add_secure_port(address, credentials))
 
 
-def _check_port(address: str) -> None:
-    """gRPC takes a port modulo 65,536, and no text that cannot be encoded."""
+def _checked(address: str) -> str:
+    """An address to listen on: gRPC takes a port modulo 65,536, and no text that it cannot encode.
+
+    Raises:
+        OSError: it is none.
+    """
     is_text = isinstance(address, str) and address.isprintable()
+    address = lasting(address) if is_text else address
     if is_text and is_unix(address) and (trouble := unix_trouble(address)):
         raise OSError(f"cannot listen on {address}: {trouble}")
     if not is_text or not (":" in address or address.startswith("unix")):
@@ -365,6 +370,7 @@ def _check_port(address: str) -> None:
     port = address.rpartition(":")[2]
     if port.isdigit() and int(port) > MAX_PORT:
         raise OSError(f"cannot listen on {address}: a port is at most {MAX_PORT}")
+    return address
 
 
 def _with_port(address: str, port: int) -> str:

@@ -16,7 +16,7 @@ from weakref import WeakSet
 import datastream
 from datastream import DatastreamError, Store, _flock
 from datastream.url import parse
-from datastream_grpc._unix import length_trouble, listens
+from datastream_grpc._unix import address_of, client_trouble, listens
 from datastream_grpc.server import serve
 from datastream_grpc.source import GrpcSource
 
@@ -55,7 +55,7 @@ def shared(url: str, path: str | os.PathLike[str], **options: Any) -> Store:
             "backend that lasts"
         )
     place = os.path.abspath(os.fspath(path))  # noqa: PTH100
-    if trouble := length_trouble(place):
+    if trouble := client_trouble(place):
         raise DatastreamError(f"{place}: {trouble}")
     relay = _Relay(lambda: datastream.open(url, **options), place)
     return Store(_SharedSource(relay, place), name=f"{location.shown}, shared at {place}")
@@ -73,7 +73,7 @@ class _SharedSource(GrpcSource):
         self._relay = relay
         relay.begin()
         try:
-            super().__init__(f"unix:{path}")
+            super().__init__(address_of(path))
         except BaseException:
             relay.close()
             raise
@@ -125,7 +125,7 @@ class _Relay:
         with ExitStack() as opened:
             opened.callback(self._lock.release)
             store = opened.enter_context(self._open_store())
-            server = serve(store, f"unix:{self._path}")
+            server = serve(store, address_of(self._path))
             opened.callback(server.stop, GRACE)
             Path(self._path).chmod(0o600)
             self._running = opened.pop_all()

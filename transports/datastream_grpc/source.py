@@ -26,7 +26,7 @@ from datastream_grpc._past import PastSource
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._status import translated
 from datastream_grpc._stream import LIMITS, Wanted
-from datastream_grpc._unix import is_unix, length_trouble, path_of
+from datastream_grpc._unix import client_trouble, is_unix, lasting, path_of
 
 MAX_MESSAGE = 64 << 20
 """Bytes a server may answer at once."""
@@ -89,6 +89,7 @@ class GrpcSource(Source):
             raise DatastreamError(
                 f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 15"
             )
+        target = lasting(target)
         proofs = Credentials(tls, roots, certificate, key, token, token_file, insecure, credentials)
         self._where = target
         self.features = ASSUMED
@@ -257,7 +258,7 @@ def open_grpc(location: Location, **options: Any) -> GrpcSource:
         raise DatastreamError(f"{location.shown!r} names no server; write grpc://host:port")
     if not is_unix(target):
         target = _checked(target, location.shown)
-    elif trouble := length_trouble(path_of(target)):
+    elif trouble := client_trouble(path_of(lasting(target))):
         raise DatastreamError(f"{location.shown!r} names no server: {trouble}")
     if location.scheme == "grpcs":
         options.setdefault("tls", True)
