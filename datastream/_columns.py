@@ -14,6 +14,8 @@ from datastream.entry import DELETE, PUT, Entry
 # What `Entry(*fields)` does, less a call of Python.
 _entry = partial(tuple.__new__, Entry)
 
+*_FIELDS, _OPERATION = map(itemgetter, range(len(Entry._fields)))
+
 STEP = 1024
 """Entries whose revisions are made before other threads, or tasks, get their turn."""
 
@@ -67,8 +69,10 @@ class EntryColumns(Sequence[Entry]):
             return entries
         if not entries:
             return _NONE
-        *columns, operations = zip(*entries, strict=True)
-        return None if DELETE in operations else cls(*columns)
+        # Not zip(*entries): the garbage collector would look at an iterator for each of them.
+        if DELETE in map(_OPERATION, entries):
+            return None
+        return cls(*(list(map(field, entries)) for field in _FIELDS))
 
     @classmethod
     def joined(cls, parts: Sequence[EntryColumns]) -> EntryColumns:
