@@ -152,6 +152,22 @@ def test_points_that_are_none(repository, point, words):
         assert words in str(batches.error)
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "point",
+    ["x" * 256, f"heads/{'x' * 256}", "x" * 100_000, f"main~{'9' * 5000}", f"{'^' * 200_000}x"],
+    ids=["name", "part", "long", "digits", "steps"],
+)
+def test_a_point_that_no_name_can_be_is_none_like_any_other(repository, point):
+    """Whoever may read through a server may send one: each took seconds, or an own error."""
+    with opened(repository) as store:
+        for use in (store.at, lambda point: next(iter(store.replayed(since=point)))):
+            with pytest.raises(DatastreamError, match="no tag, branch or commit") as error:
+                use(point)
+            assert error.type is DatastreamError
+        assert store.status.current.error is None
+
+
 def test_times_need_a_zone(repository):
     with opened(repository) as store:
         for point in ("2024-01-01", datetime(2024, 1, 1)):

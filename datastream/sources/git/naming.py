@@ -18,7 +18,10 @@ _FORMS = (
 )
 """Where git looks for a ref, in this order."""
 _ROOT = re.compile(r"[A-Z_]+")
-_NAME = re.compile(r"(.*?)((?:~\d*|\^\d*|\^\{(?:commit)?\})*)", re.DOTALL)
+LONGEST = 4096
+"""Characters of a name: those of a path, and no more digits than Python takes for a number."""
+# No ref has a "~" or "^" in it: a name that does not match is found out in one pass.
+_NAME = re.compile(r"([^~^]*)((?:~\d*|\^\d*|\^\{(?:commit)?\})*)")
 _STEP = re.compile(r"~(\d*)|\^(?:\{(?:commit)?\}|(\d*))")
 _ID = re.compile(r"[0-9a-f]{40}", re.IGNORECASE)
 _PART = re.compile(r"[0-9a-f]{4,40}", re.IGNORECASE)
@@ -41,7 +44,7 @@ def find_commit(objects: Objects, name: str) -> ObjectID | None:
         DatastreamError: several ids begin so.
     """
     found = _NAME.fullmatch(name)
-    if found is None:
+    if found is None or len(name) > LONGEST:
         return None
     commit = _base(objects, found[1])
     for step in _STEP.finditer(found[2]):

@@ -33,6 +33,8 @@ _OF_WORK_TREE = (b"refs/bisect/", b"refs/worktree/", b"refs/rewritten/")
 # As git reads them: in any case, and what follows behind a space counts for nothing.
 _COMMIT = re.compile(rb"([0-9a-fA-F]{40})(\s.*)?", re.DOTALL)
 _PACKED = re.compile(rb"([0-9a-fA-F]{40})[ \t](\S+)\s*")
+# A name that is too long for a file is that of none.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _HOLDS = os.open in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 
@@ -301,7 +303,9 @@ class _Folder:
                 buffering=0,
                 opener=opener,
             )
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
             yield None
             return
         with file:
