@@ -387,6 +387,12 @@ class Conformance(SourceContract):
             writers[0].delete("count", expect=stale)
         with pytest.raises(RevisionConflict):
             writers[0].put_many({"new": 1, "count": 1}, expect={"count": stale})
+        # A revision may come from anywhere, and be none.
+        for none in ("\0", "\ud800", "r" * 100_000):
+            with pytest.raises(RevisionConflict):
+                writers[0].put("count", 1, expect=none)
+            with pytest.raises(RevisionConflict):
+                writers[0].delete("count", expect=none)
         assert "new" not in store
         assert store["count"] == -1
 

@@ -16,7 +16,7 @@ from datastream.sources.postgres.layout import Column, Layout
 from datastream.sources.postgres.rows import entries
 from datastream.sources.postgres.table import RowTable, rows
 from datastream.sources.postgres.values import differs_in, time_of, written_time
-from datastream.sources.postgres.writer import Given, Writing
+from datastream.sources.postgres.writer import Given, Writing, wanted
 
 
 class _Statements(NamedTuple):
@@ -71,8 +71,7 @@ class ObjectWriter(Writing):
         statements = self._statements(row)
         found: Sequence[Any] = ()
         if write.expect != "" and statements.update:
-            revision = None if write.expect in (None, "*") else write.expect
-            found = rows(db, statements.update, [*row, revision])
+            found = rows(db, statements.update, [*row, wanted(write)])
         may_make = write.expect in (None, "")
         if not found and may_make and self.table.current(db, write.key) is None:
             found = rows(db, statements.insert, row)

@@ -137,8 +137,7 @@ class Writing(ABC):
 
     def delete(self, db: Connection, write: Write) -> bool:
         """Delete its row, if that has the revision it expects; whether it was there."""
-        revision = None if write.expect in (None, "", "*") else write.expect
-        return bool(rows(db, self._delete, (write.key, revision)))
+        return bool(rows(db, self._delete, (write.key, wanted(write))))
 
     def _apply_plain(
         self, db: Connection, writes: Sequence[Write], given: dict[str, Given]
@@ -273,7 +272,6 @@ class RowWriter(Writing):
         return entries(rows(db, statement, arrays(self._kinds, given)), self.table.shape.kind)
 
     def attempt(self, db: Connection, write: Write, row: Given) -> Entry | None:
-        revision = None if write.expect in (None, "", "*") else write.expect
         if write.value is None:
             gone = write.expect != "" and self.delete(db, write)
             return deleted(write.key, write.updated_at) if gone else None
@@ -282,7 +280,7 @@ class RowWriter(Writing):
         elif write.expect == "":
             found = rows(db, self._insert, row)
         else:
-            found = rows(db, self._update, [*row, revision])
+            found = rows(db, self._update, [*row, wanted(write)])
         return next(iter(entries(found, self.table.shape.kind)), None)
 
     def holds(self, db: Connection, row: Given) -> bool:
@@ -302,3 +300,11 @@ class RowWriter(Writing):
         if self._has_time:
             row.append(write.updated_at)
         return row
+
+
+def wanted(write: Write) -> str | None:
+    """The revision that a row must have; None for any."""
+    if write.expect in (None, "", "*"):
+        return None
+    # What no text of PostgreSQL can be is not asked for: no row has "" either.
+    return write.expect if write.expect.isprintable() else ""
