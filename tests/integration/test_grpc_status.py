@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -10,7 +11,9 @@ import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc import GrpcSource
+from datastream_grpc._connection import Stubs
 from datastream_grpc._pb import service_pb2 as pb
+from dulwich.repo import Repo
 
 import datastream
 from datastream import (
@@ -100,6 +103,40 @@ def test_a_watcher_has_the_status_of_the_store_behind_its_server(stack, error, s
     assert status.degraded == "on one leg"
     source.be(Health())
     assert until(remote, lambda s: s.state is State.READY).degraded == ""
+
+
+def test_a_kind_of_error_that_only_a_source_has_is_the_one_that_clients_know(stack, tmp_path):
+    """Here that of a repository which is not there."""
+    repository = tmp_path / "repository"
+    Repo.init(repository, mkdir=True).close()
+    store = stack.enter_context(datastream.open(f"git:{repository}?author=A&email=a@example.org"))
+    store["k"] = b"1"
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = opened(stack, server)
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    stubs = Stubs(channel)
+    remote.watch().subscribe(lambda entry: None)
+    until(remote, lambda s: s.state is State.READY)
+    repository.rename(tmp_path / "away")
+    calls = (
+        lambda: remote.get("k"),
+        remote.snapshot,
+        remote.capabilities,
+        lambda: remote.put("k", b"2"),
+        lambda: asyncio.run(remote.aget("k")),
+        lambda: remote.put_many({"k": b"2", "l": b"3"}),
+    )
+    for call in calls:
+        with pytest.raises(SourceUnavailable, match="the repository is not there"):
+            call()
+    with pytest.raises(grpc.RpcError) as error:
+        stubs.sync(pb.DataRequest(keys=["k"]))
+    assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert dict(error.value.trailing_metadata())["datastream-error"] == "SourceUnavailable"
+    until(store, lambda s: s.state is State.STALE)
+    assert stubs.describe(pb.DescribeRequest()).status.error == "SourceUnavailable"
+    (tmp_path / "away").rename(repository)
+    until(remote, lambda s: s.state is State.READY)
 
 
 def test_a_status_has_been_so_since_the_server_found_it(stack):

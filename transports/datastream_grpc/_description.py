@@ -13,7 +13,7 @@ from datastream.source import WELL, WRITING, Health
 from datastream_grpc import _convert
 from datastream_grpc._limits import Limits
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._status import kind_of
+from datastream_grpc._status import kind_of, public_kind
 
 ASSUMED = frozenset(Feature) - {Feature.TRANSIENT}
 """Of a server that has not said: it is asked, and refuses by itself."""
@@ -47,7 +47,8 @@ def _to_status(status: Status, public: Callable[[str], str]) -> pb.Status:
     told = pb.Status(state=f"STATE_{status.state.name}", degraded=degraded)
     _convert.set_time(told.since, status.since)
     if status.error is not None:
-        told.reason, told.error = _cut(public(str(status.error))), type(status.error).__name__
+        told.reason = _cut(public(str(status.error)))
+        told.error = public_kind(status.error).__name__
     return told
 
 

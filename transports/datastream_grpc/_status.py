@@ -9,9 +9,8 @@ import grpc
 import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
-from datastream_grpc._limits import Forbidden, LimitReached
+from datastream_grpc._limits import LimitReached
 from datastream_grpc._pieces import NoSuchPoint
-from datastream_grpc._shared_ids import Unsure
 
 NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
@@ -57,16 +56,12 @@ def code_of(error: Exception) -> grpc.StatusCode:
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     if isinstance(error, NoSuchPoint):
         return grpc.StatusCode.INVALID_ARGUMENT
-    return CODES.get(_public_kind(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
+    return CODES.get(public_kind(error), grpc.StatusCode.INTERNAL)  # type: ignore[arg-type]
 
 
-def _public_kind(error: Exception) -> type[Exception]:
-    """What clients know of the kinds of an error: some are only the server's."""
-    return (
-        type(error).__mro__[1]
-        if isinstance(error, Forbidden | LimitReached | NoSuchPoint | Unsure)
-        else type(error)
-    )
+def public_kind(error: Exception) -> type[Exception]:
+    """What clients know of the kinds of an error: some are only the server's, or a source's."""
+    return next((kind for kind in type(error).__mro__ if kind in CODES), type(error))
 
 
 def name_of(error: Any) -> str:
@@ -112,7 +107,7 @@ def from_answer(name: str, text: str, where: str) -> DatastreamError:
 def to_answer(error: Exception) -> tuple[str, str]:
     """Name and text of an error as a client learns it; "" if it is none of ours."""
     if isinstance(error, DatastreamError) and not _is_unexpected(error):
-        return _public_kind(error).__name__, str(error)[:MAX_ERROR_TEXT]
+        return public_kind(error).__name__, str(error)[:MAX_ERROR_TEXT]
     # What it was is the server's business; the client learns that it was not its fault.
     return "", "internal error; see the server's log"
 
