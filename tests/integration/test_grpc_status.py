@@ -20,6 +20,7 @@ from datastream import (
     DatastreamError,
     Denied,
     Feature,
+    InvalidValue,
     ReadOnly,
     SourceUnavailable,
     State,
@@ -43,6 +44,12 @@ class Sick(MemorySource):
     def __init__(self):
         super().__init__()
         self.is_away = False
+        self.refusal = None
+
+    def write(self, writes):
+        if self.refusal is not None:
+            raise self.refusal
+        return super().write(writes)
 
     def be(self, health):
         self.health = health
@@ -137,6 +144,20 @@ def test_a_kind_of_error_that_only_a_source_has_is_the_one_that_clients_know(sta
     assert stubs.describe(pb.DescribeRequest()).status.error == "SourceUnavailable"
     (tmp_path / "away").rename(repository)
     until(remote, lambda s: s.state is State.READY)
+
+
+@pytest.mark.parametrize("character", ["x", "%", "\u00e9", "\u6f22", "\U0001f600", "\n"])
+@pytest.mark.parametrize("kind", [Denied, InvalidValue])
+def test_an_error_of_very_many_characters_keeps_its_kind(stack, kind, character):
+    """Of the text each byte counts up to five times, and gRPC has limits for that."""
+    source = Sick()
+    _, server = served(stack, source)
+    remote = opened(stack, server)
+    source.refusal = kind(f"refused: {character * 5000}")
+    # Between two limits, gRPC lets some pass.
+    for _ in range(20):
+        with pytest.raises(kind, match="refused: "):
+            remote.put("k", 1)
 
 
 def test_a_status_has_been_so_since_the_server_found_it(stack):

@@ -16,7 +16,8 @@ NAME = "datastream-error"
 """Trailing metadata that names the error, since some share a status."""
 
 MAX_ERROR_TEXT = 1000
-"""gRPC drops a status whose text takes more than some kilobytes."""
+"""Bytes. gRPC drops a status of more than 8 kB, in which each of them counts up to five times:
+it is escaped as three, and stands in the details twice."""
 
 CODES: dict[type[DatastreamError], grpc.StatusCode] = {
     datastream.KeyNotFound: grpc.StatusCode.NOT_FOUND,
@@ -107,9 +108,13 @@ def from_answer(name: str, text: str, where: str) -> DatastreamError:
 def to_answer(error: Exception) -> tuple[str, str]:
     """Name and text of an error as a client learns it; "" if it is none of ours."""
     if isinstance(error, DatastreamError) and not _is_unexpected(error):
-        return public_kind(error).__name__, str(error)[:MAX_ERROR_TEXT]
+        return public_kind(error).__name__, _cut(str(error))
     # What it was is the server's business; the client learns that it was not its fault.
     return "", "internal error; see the server's log"
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "replace")[:MAX_ERROR_TEXT].decode("utf-8", "ignore")
 
 
 def _is_unexpected(error: DatastreamError) -> bool:
