@@ -274,6 +274,16 @@ def test_a_token_that_no_header_holds_is_refused():
         assert token not in str(error.value)
 
 
+def test_a_token_that_is_too_long_for_the_headers_of_a_call_is_said_to_be(stack, store):
+    """Also to who only reads, whose values are not too large."""
+    client = opened(stack, serving(stack, store, tokens=bool), "grpc", token="t" * 30_000)
+    for call in (lambda: client["k"], lambda: client.put("k", 0), client.snapshot):
+        with pytest.raises(DatastreamError, match="such as a token") as error:
+            call()
+        assert error.type is DatastreamError
+        assert "max_message_size" not in str(error.value)
+
+
 def test_a_token_is_sent_in_plaintext_to_several_ports_of_this_machine(stack, store):
     server = serving(stack, store, tokens={"s3cret": "web"}.get)
     port = server.address.rpartition(":")[2]

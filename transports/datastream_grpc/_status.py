@@ -90,6 +90,9 @@ def from_status(error: Any, where: str) -> DatastreamError:
     if is_size and "oncurrent" in details:
         # Of gRPC itself, which has too many calls.
         is_size, kind = False, datastream.SourceUnavailable
+    if is_size and "metadata size" in details:
+        is_size, kind = False, DatastreamError
+        details += "; the headers of a call, such as a token, have 8 kB"
     if code is grpc.StatusCode.UNAVAILABLE and kind is datastream.SourceUnavailable:
         # gRPC tells the whole story of how it tried; the end of it is what matters.
         details = details.rpartition("last error: ")[2]
