@@ -349,9 +349,9 @@ def test_only_the_directory_of_a_document_is_watched(file, monkeypatch):
     asked = []
     original = wake.FileNotifications.__init__
 
-    def spied(self, paths, *, recursive=True, polling=False):
+    def spied(self, paths, *, recursive=True, **options):
         asked.append(recursive)
-        original(self, paths, recursive=recursive, polling=polling)
+        original(self, paths, recursive=recursive, **options)
 
     monkeypatch.setattr(wake.FileNotifications, "__init__", spied)
     path, store = file("s.toml", TOML)

@@ -13,6 +13,7 @@ class Silent:
     """Notifications that come when told to; time goes on while they are waited for."""
 
     failure = ""
+    is_doubtful, is_apart = False, False
     now = 100.0
     pause = 0.1
 
@@ -97,7 +98,7 @@ def test_what_is_new_just_before_the_latest_such_look_is_looked_at_later_too(wat
 
 
 def test_looks_that_take_long_are_rare(watcher, silent):
-    watcher.looked_at_all(3)
+    watcher.looked_at_all(3, is_part_closed=False)
     silent.is_busy = True
     notify(watcher, silent)
     assert 60 < until_a_look(watcher, silent) < 61

@@ -13,6 +13,8 @@ STEP_MS = 8
 """Between two checks for notifications of the operating system."""
 DEBOUNCE_MS = 24
 """Longest time for which notifications are collected before `wait` returns them."""
+MODIFIED = 2
+"""What the library says happened to a path; a directory's content is none of what it has."""
 JITTER = 0.1
 """Share by which an interval varies, so that many readers do not come as a herd."""
 
@@ -53,13 +55,20 @@ class FileNotifications:
         paths: files and directories that exist.
         recursive: each with all below it, else with what lies directly in it.
         polling: scan the files instead, for network filesystems and some containers.
+        strict: raise if one may not be read. Else it is left out silently, and with it all that the
+            library would have come to after it.
 
     Raises:
         OSError: one of `paths` cannot be watched.
     """
 
     def __init__(
-        self, paths: Sequence[Path], *, recursive: bool = True, polling: bool = False
+        self,
+        paths: Sequence[Path],
+        *,
+        recursive: bool = True,
+        polling: bool = False,
+        strict: bool = False,
     ) -> None:
         # Documented as the backend to use directly; its generator would end at every wake.
         from watchfiles._rust_notify import RustNotify
@@ -70,7 +79,7 @@ class FileNotifications:
             polling,
             300,  # ms between two looks when polling
             recursive,
-            True,  # those that cannot be read are left out
+            not strict,  # those that may not be read are left out
         )
 
     def wait(self, wake: WakeEvent, timeout: float) -> set[str] | None:
@@ -79,15 +88,22 @@ class FileNotifications:
         None if `wake` was set: notifications collected until then are lost, so that everything
         has to be looked at.
         """
+        changes = self.changes(wake, timeout)
+        return None if changes is None else {path for _, path in changes}
+
+    def changes(self, wake: WakeEvent, timeout: float) -> set[tuple[int, str]] | None:
+        """As `wait`, each path with what happened to it, such as `MODIFIED`."""
         try:
-            changes = self._notify.watch(DEBOUNCE_MS, STEP_MS, 0, _End(wake, timeout))
+            changes: set[tuple[int, str]] | str = self._notify.watch(
+                DEBOUNCE_MS, STEP_MS, 0, _End(wake, timeout)
+            )
         except _TimeIsOver:
             return set()
         if isinstance(changes, str):
             # It was woken, or a signal has come.
             wake.clear()
             return None
-        return {path for _, path in changes}
+        return changes
 
     def close(self) -> None:
         """Stop watching."""

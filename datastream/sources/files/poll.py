@@ -77,7 +77,9 @@ class Poll:
         found = self._reader.look(walk, ask.selection, ask.known)
         reading = self._reading(walk, ask, found)
         self._followed.looked_at_all(ask, walk, found, reading.position)
-        self._watcher.looked_at_all(monotonic() - began)
+        self._watcher.looked_at_all(
+            monotonic() - began, is_part_closed=any(key.endswith("/") for key in found.unread)
+        )
         return reading
 
     def _reading(self, walk: Walk, ask: Ask, found: Look) -> Reading:

@@ -22,6 +22,9 @@ AT_LATEST = 10.0
 """The same, while notifications come all the time: such a look delays what they are about."""
 UNDECODED = "decode path"
 """In the text of notifications that fail over a name that is no UTF-8."""
+REFUSALS = 3
+"""Looks at what cannot be watched until it is taken for something that never can be: a security
+module may allow the one and not the other."""
 FAILS_AGAIN, REST = 10.0, 60.0
 """Notifications that fail twice within so many seconds are given up for so many."""
 
@@ -61,6 +64,11 @@ class Watcher:
         # Paths that changed since they were last taken; None where all has to be looked at.
         self._changed: deque[set[str] | None] = deque([None])
         self._lost = False
+        # Why it could not be watched, and how often in a row it could be looked at all the same.
+        self._refusal = ""
+        self._refusals = 0
+        # Whether the last look met a directory that cannot be read.
+        self._is_part_closed = False
         self._folders = 0
         self._failed_at = self._rests_until = float("-inf")
         # When to look at everything: after the last notification, or long after the first.
@@ -81,6 +89,7 @@ class Watcher:
         if is_same and notifications is not None and not notifications.failure:
             return
         self._lost = self._tree.opened = False
+        self._refusal = ""
         self.disarm()
         self._place = place
         self._mounts_files = any(Path(point).is_file() for point in place.mounts)
@@ -88,10 +97,13 @@ class Watcher:
         if self._polling or monotonic() < self._rests_until:
             return
         try:
-            self._replace(TreeNotifications(place.root, recursive=self._recursive))
-        except FileNotFoundError:
-            # It is away, which the look that follows says better.
+            self._replace(
+                TreeNotifications(place.root, recursive=self._recursive, apart=self._is_part_closed)
+            )
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            # It is away, which the look that follows says better, unless it is back by then.
             self._lost = True
+            self._refusal = error.strerror or str(error)
         except OSError as error:
             self._fall_back(error.strerror or str(error))
 
@@ -116,16 +128,24 @@ class Watcher:
             self._last_at = now + max(LOOK_AGAIN, rare)
             self._latest_at = self._latest_at or now + max(AT_LATEST, rare)
 
-    def looked_at_all(self, seconds: float) -> None:
-        """After a look at the whole, which took so long: are the new directories watched too?"""
-        self._seconds = seconds
+    def looked_at_all(self, seconds: float, *, is_part_closed: bool) -> None:
+        """After a look at the whole: are the new directories watched too?
+
+        Args:
+            seconds: how long it took.
+            is_part_closed: it met a directory that cannot be read.
+        """
+        self._seconds, self._is_part_closed = seconds, is_part_closed
         notifications = self._notifications
+        self._refusals = self._refusals + 1 if notifications is None and self._refusal else 0
+        if self._refusals >= REFUSALS:
+            self._fall_back(self._refusal)
         if notifications is None or notifications.failure:
             return
         if self._tree.opened:
             # The next look arms anew, and the wait before it must not miss that directory.
             self._wake.set()
-        elif notifications.misses_folders():
+        elif self._misses_folders(notifications):
             self._lost = True
             self._wake.set()
         elif self._folders != (folders := len(self._tree.folders)):
@@ -137,6 +157,15 @@ class Watcher:
                 self._wake.set()
                 self._fall_back(error.strerror or str(error))
 
+    def _misses_folders(self, notifications: TreeNotifications) -> bool:
+        if self._is_part_closed and not notifications.is_apart:
+            return True
+        try:
+            return notifications.misses_folders()
+        except OSError:
+            # It has just gone.
+            return True
+
     def lose(self) -> None:
         """The directory was away: when it is back its watch is gone, even if it is the same one."""
         self._lost = True
@@ -147,7 +176,9 @@ class Watcher:
         """See `Source.wait`."""
         notifications = self._notifications
         if notifications is None:
-            pause = jittered(self._interval)
+            # What was away for a moment can be watched again.
+            is_soon = self._lost and not self.degraded
+            pause = LOOK_AT_ROOT if is_soon else jittered(self._interval)
             return self._wake.wait(pause if timeout is None else min(timeout, pause))
         until = None if timeout is None else monotonic() + timeout
         while True:
@@ -157,6 +188,9 @@ class Watcher:
                 return self._fail(notifications)
             if self.degraded and monotonic() - self._failed_at > FAILS_AGAIN:
                 self.degraded = ""
+            if notifications.is_doubtful:
+                self._lost = True
+                return self.look_at_all()
             if changed:
                 self._changed.append(changed)
             # A wait that was woken, or was in vain, means everything.
