@@ -87,11 +87,14 @@ class TreeNotifications:
             return None
         if changes is None:
             return None
-        self.is_doubtful = self.is_doubtful or any(
-            path == self._root or (what == MODIFIED and Path(path).is_dir())
-            for what, path in changes
-        )
+        self.is_doubtful = self.is_doubtful or any(self._may_miss(*change) for change in changes)
         return {path for _, path in changes}
+
+    def _may_miss(self, what: int, path: str) -> bool:
+        if path == self._root or path in self._folders:
+            # One that was watched by itself and moved has lost its watch, also if it is back.
+            return True
+        return what == MODIFIED and Path(path).is_dir()
 
     def close(self) -> None:
         """Stop watching."""

@@ -119,3 +119,29 @@ def test_where_looking_is_allowed_and_watching_is_not_it_is_polled(root, monkeyp
         Recorder(store)
         eventually(lambda: "is not watched" in store.status.current.degraded, "it says so")
         assert "is not watched (Permission denied)" in caplog.text
+
+
+def test_one_that_is_watched_by_itself_and_moved_and_back_at_once(root, tmp_path, monkeypatch, rare):
+    """All names are what they were by the time that it is noticed."""
+    (root / "out").symlink_to(tmp_path)
+    (root / "sub").mkdir()
+    (root / "sub" / "a").write_text("1")
+    waits = TreeNotifications.wait
+
+    def moved_back(self, wake, timeout):
+        found = waits(self, wake, timeout)
+        if found and not (root / "sub").exists():
+            (root / "elsewhere").rename(root / "sub")
+        return found
+
+    monkeypatch.setattr(TreeNotifications, "wait", moved_back)
+    with Store(FilesSource(root, interval=3600)) as store:
+        recorder = Recorder(store)
+        for value in (b"2", b"3"):
+            (root / "sub" / "a").write_bytes(value)
+            recorder.wait_state({"sub/a": value})
+        (root / "sub").rename(root / "elsewhere")
+        eventually((root / "sub").exists, "it was noticed")
+        for value in (b"4", b"5", b"6"):
+            (root / "sub" / "a").write_bytes(value)
+            recorder.wait_state({"sub/a": value})
