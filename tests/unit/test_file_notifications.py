@@ -60,8 +60,13 @@ def test_the_library_keeps_what_it_has_when_the_time_is_over(notifications, tmp_
     assert notifications.wait(WakeEvent(), 0) == set()
 
 
-def test_one_that_is_woken_does_not_say_what_changed(notifications):
+def test_one_that_is_woken_says_with_the_next_wait_what_changed(notifications, tmp_path):
+    path = tmp_path / "a"
+    path.write_text("1")
+    # Somewhen meanwhile it has been notified.
+    assert all(notifications.wait(WakeEvent(), 0) == set() for _ in range(30))
     wake = WakeEvent()
     wake.set()
     assert notifications.wait(wake, TIMEOUT) is None
     assert not wake.is_set()
+    assert notifications.wait(wake, TIMEOUT) == {str(path)}

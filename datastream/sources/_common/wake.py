@@ -35,7 +35,7 @@ class WakeEvent:
         self._event.clear()
 
     def is_set(self) -> bool:
-        """Whether it is set; by this name it can end the wait of `FileNotifications`."""
+        """Whether it is set; this does not clear it."""
         return self._event.is_set()
 
     def clear(self) -> None:
@@ -85,8 +85,8 @@ class FileNotifications:
     def wait(self, wake: WakeEvent, timeout: float) -> set[str] | None:
         """The paths that changed, none after `timeout` s.
 
-        None if `wake` was set: notifications collected until then are lost, so that everything
-        has to be looked at.
+        None if `wake` was set, so that everything has to be looked at: what was collected until
+        then comes with the next wait, since it may say more than that something has changed.
         """
         changes = self.changes(wake, timeout)
         return None if changes is None else {path for _, path in changes}
@@ -99,9 +99,11 @@ class FileNotifications:
             )
         except _TimeIsOver:
             return set()
-        if isinstance(changes, str):
-            # It was woken, or a signal has come.
+        except _Woken:
             wake.clear()
+            return None
+        if isinstance(changes, str):
+            # A signal has come, and what was collected is lost.
             return None
         return changes
 
@@ -114,11 +116,15 @@ class _TimeIsOver(Exception):
     """Ends a wait for notifications."""
 
 
+class _Woken(Exception):
+    """Ends it early."""
+
+
 class _End:
     """What the library asks between two checks for notifications.
 
-    It has a timeout of its own, but drops what it has collected by then, and with it what comes
-    after its last check. An exception makes it keep that for the next wait.
+    It has ends of its own, but drops what it has collected by then, and with it what comes after
+    its last check. An exception makes it keep that for the next wait.
     """
 
     def __init__(self, wake: WakeEvent, timeout: float) -> None:
@@ -127,7 +133,7 @@ class _End:
 
     def is_set(self) -> bool:
         if self._wake.is_set():
-            return True
+            raise _Woken
         if monotonic() > self._until:
             raise _TimeIsOver
         return False

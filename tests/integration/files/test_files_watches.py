@@ -121,7 +121,9 @@ def test_where_looking_is_allowed_and_watching_is_not_it_is_polled(root, monkeyp
         assert "is not watched (Permission denied)" in caplog.text
 
 
-def test_one_that_is_watched_by_itself_and_moved_and_back_at_once(root, tmp_path, monkeypatch, rare):
+def test_one_that_is_watched_by_itself_and_moved_and_back_at_once(
+    root, tmp_path, monkeypatch, rare
+):
     """All names are what they were by the time that it is noticed."""
     (root / "out").symlink_to(tmp_path)
     (root / "sub").mkdir()
