@@ -54,7 +54,16 @@ def why_unreadable(error: Exception, *, in_archive: bool) -> str:
         is_of_one = isinstance(error, PermissionError) or FORBIDDEN in (
             getattr(error, name, None) for name in ("status", "status_code", "code")
         )
-    return f"{error}".strip("'\"") or type(error).__name__ if is_of_one else ""
+    return _reason(error) if is_of_one else ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, AttributeError):
+        # The readers open what is no regular file as None, and go on with that.
+        return "it is no regular file, or damaged"
+    # The text of a KeyError is a repr.
+    what = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{what}" or type(error).__name__
 
 
 def explain(
