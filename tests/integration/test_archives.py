@@ -183,6 +183,17 @@ def test_names_are_those_that_are_extracted(tmp_path, scheme, caplog):
     assert all(line.startswith(f"{scheme}:{path}: a file is left out: ") for line in left_out)
 
 
+@pytest.mark.parametrize("scheme", ["zip", "tar"])
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a")], ids=["above", "below"])
+def test_a_member_may_be_above_another_one(tmp_path, scheme, names):
+    path = tmp_path / f"a.{scheme}"
+    files = dict.fromkeys((*names, "good"), "1")
+    path.write_bytes(zip_of(files) if scheme == "zip" else tar_of(**files))
+    with datastream.open(f"{scheme}:{path}") as store:
+        assert store["a/b"] == 1
+        assert {"a", "a/b", "good"} <= set(store) == set(store.snapshot())
+
+
 # --- made to break readers ---
 
 

@@ -244,11 +244,23 @@ class Opened:
                 # One request lists all, and an error of it is raised.
                 yield from system.find(self._root, detail=True).items()
                 return
+            if self.is_archive:
+                yield from self._members()
+                return
             # Elsewhere `find` leaves out what it cannot list, without a word.
             yield from self._walked()
         except FileNotFoundError:
             if not (self._protocols & _OBJECT_STORES and self._has_container()):
                 raise
+
+    def _members(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """All that an archive has a name for: one member may be above another, as no file is."""
+        # Fills the table of contents, and raises if this place is not in it.
+        self._system.ls(self._root)
+        start = f"{self._root}/" if self._root else ""
+        for name, info in self._system.dir_cache.items():
+            if info["type"] != "directory" and name.startswith(start):
+                yield name, info
 
     def _walked(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         folders = [self._root]
