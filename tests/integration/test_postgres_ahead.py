@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import psycopg
 import pytest
@@ -12,15 +12,17 @@ from datastream import Selection
 from datastream.sources.postgres import PostgresSource, ahead
 from datastream.sources.postgres.ahead import Ahead
 from datastream.sources.postgres.changes import ChangedRows
+from datastream.sources.postgres.glance import LINES
+from datastream.sources.postgres.log import Names
 from tests.integration.test_postgres_watch import TABLE
 
 EVERYTHING = Selection()
 
 
 @pytest.fixture
-def db(postgres):
+def db(postgres, request):
     with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(TABLE)
+        connection.execute(getattr(request, "param", TABLE))
         yield connection
 
 
@@ -78,17 +80,19 @@ def polled(monkeypatch):
 
 @pytest.fixture
 def notified(source, db, monkeypatch):
-    """Run a statement while the source waits, which a poll has just preceded: its position."""
-    prepare = Ahead.prepare
+    """Run statements and calls as the source is about to wait, just after a poll: its position."""
+    question = ChangedRows.question
     to_run = []
 
-    def run(ahead, statement):
-        prepare(ahead, statement)
+    def run(rows, session, since):
+        found = question(rows, session, since)
         # It is about to wait.
         while to_run:
-            db.execute(to_run.pop())
+            action = to_run.pop()
+            action() if callable(action) else db.execute(action)
+        return found
 
-    monkeypatch.setattr(Ahead, "prepare", run)
+    monkeypatch.setattr(ChangedRows, "question", run)
 
     def notified(*statements):
         for _ in range(2):
@@ -104,6 +108,16 @@ def notified(source, db, monkeypatch):
 
 def put(key, value="1"):
     return f"INSERT INTO data VALUES ('{key}', '{value}')"
+
+
+@pytest.fixture
+def installed(source, db):
+    """Names of what is installed, for statements."""
+    (mark,) = db.execute(
+        "SELECT replace(tgname, '_insert', '') FROM pg_trigger "
+        "WHERE tgrelid = 'data'::regclass AND tgname LIKE '%insert'"
+    ).fetchone()
+    return {**Names.marked(name(db), mark)._asdict(), "schema": name(db)}
 
 
 def changed(reading):
@@ -168,18 +182,15 @@ def test_what_came_meanwhile_ends_the_wait(source, db, publisher, notified):
     assert changed(source.read(EVERYTHING, publisher.changes[0].position)) == {"later"}
 
 
-def test_a_notification_of_nothing_is_waited_on_after(source, db, publisher, notified):
-    (mark,) = db.execute(
-        "SELECT replace(tgname, '_insert', '') FROM pg_trigger "
-        "WHERE tgrelid = 'data'::regclass AND tgname LIKE '%insert'"
-    ).fetchone()
-    threading.Timer(0.05, lambda: db.execute(put("a"))).start()
-    notified(f"SELECT pg_notify('{mark}', '')")
+def test_a_notification_of_nothing_is_waited_on_after(db, publisher, notified, installed):
+    later = threading.Timer(0.05, lambda: db.execute(put("a")))
+    notified(f"SELECT pg_notify('{installed['channel']}', '')", later.start)
     assert publisher.keys == [{"a"}]
 
 
 def test_an_answer_from_before_a_wake_is_none(source, db, publisher, notified, monkeypatch):
     """Who calls `refresh` wants what is there now, also what no trigger tells."""
+    notified(put("before"))
     ask = Ahead.ask
 
     def woken(ahead, question):
@@ -190,7 +201,7 @@ def test_an_answer_from_before_a_wake_is_none(source, db, publisher, notified, m
 
     monkeypatch.setattr(Ahead, "ask", woken)
     position = notified(put("a"))
-    assert publisher.changes == []
+    assert publisher.keys == [{"before"}]
     reading = source.read(EVERYTHING, position)
     assert reading.complete
     assert {entry.value for entry in reading.entries} == {b"other"}
@@ -200,6 +211,157 @@ def test_a_table_that_was_altered_is_read_anew(source, publisher, notified):
     position = notified("ALTER TABLE data ALTER value TYPE text USING 'other'", put("a"))
     assert publisher.changes == []
     assert source.read(EVERYTHING, position).complete
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "ALTER TABLE data RENAME value TO before; ALTER TABLE data ADD value text",
+        "ALTER TABLE data SET UNLOGGED",
+        "ALTER TABLE data DROP CONSTRAINT data_pkey",
+        "CREATE TABLE child () INHERITS (data)",
+        "CREATE TABLE parent (key text, value text); ALTER TABLE data INHERIT parent",
+        "ALTER TABLE data DISABLE TRIGGER {channel}_delete",
+        "ALTER TABLE data ENABLE TRIGGER {channel}_delete",
+        "DROP TRIGGER {channel}_delete ON data",
+        "ALTER FUNCTION {record} SET work_mem = '5MB'",
+        "CREATE OR REPLACE FUNCTION {record} RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+        "'BEGIN NOTIFY {channel};RETURN NULL;END'",
+        "ALTER FUNCTION {record} OWNER TO pg_monitor",
+        "GRANT SELECT ON {log} TO PUBLIC",
+        "GRANT USAGE ON SCHEMA {schema} TO PUBLIC",
+        "CREATE SUBSCRIPTION {schema} CONNECTION 'dbname=x' PUBLICATION x "
+        "WITH (connect = false, slot_name = NONE); INSERT INTO pg_subscription_rel "
+        "SELECT oid, 'data'::regclass, 'r' FROM pg_subscription WHERE subname = '{schema}'",
+        "UPDATE {state} SET epoch = 'another'",
+        "INSERT INTO {state} SELECT * FROM {state}",
+        "INSERT INTO {state} SELECT form, relation, alone, 'another' FROM {state}",
+        "DELETE FROM {state}",
+        "DELETE FROM {log}",
+        "TRUNCATE {log}",
+    ],
+)
+def test_no_answer_counts_once_the_log_may_not_tell_all(
+    source, db, publisher, notified, installed, statements
+):
+    notified(put("a"))
+    assert publisher.keys == [{"a"}]
+    db.execute("SET allow_system_table_mods = on")
+    try:
+        notified(*statements.format(**installed).split("; "), put("b"))
+    finally:
+        db.execute(f"DROP SUBSCRIPTION IF EXISTS {installed['schema']}")
+    assert publisher.keys == [{"a"}]
+
+
+def test_nor_where_another_table_has_the_name(source, publisher, notified):
+    notified(
+        "ALTER TABLE data RENAME TO old", f"{TABLE}", put("b"), put("b").replace("data", "old")
+    )
+    assert publisher.changes == []
+    assert {entry.key for entry in source.read(EVERYTHING, None).entries} == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("db", "statement"),
+    [
+        (
+            "CREATE TYPE mood AS ENUM ('1', 'ok'); CREATE TABLE data (key text PRIMARY KEY, "
+            "value mood)",
+            "ALTER TYPE mood RENAME VALUE 'ok' TO 'well'",
+        ),
+        (
+            "CREATE TYPE pair AS (one int); CREATE TABLE data (key text PRIMARY KEY, value pair)",
+            "ALTER TYPE pair ADD ATTRIBUTE two int",
+        ),
+    ],
+    indirect=["db"],
+)
+def test_nor_where_a_type_was_altered(publisher, notified, statement):
+    notified(put("a", "1").replace("'1'", "NULL"))
+    notified(statement, put("b", "1").replace("'1'", "NULL"))
+    assert publisher.keys == [{"a"}]
+
+
+def test_what_is_analysed_anew_is_trusted_after_a_poll(source, publisher, notified, polled):
+    notified(put("a"))
+    position = notified("CREATE INDEX ON data (value)", put("b"))
+    assert changed(source.read(EVERYTHING, position)) == {"b"}
+    notified(put("c"))
+    assert publisher.keys == [{"a"}, {"c"}]
+
+
+def test_more_keys_than_it_asks_for_are_polled(source, publisher, notified):
+    values = ", ".join(f"('k{number}', '1')" for number in range(LINES))
+    position = notified(f"INSERT INTO data VALUES {values}")
+    assert publisher.changes == []
+    assert len(changed(source.read(EVERYTHING, position))) == LINES
+    # The lines of the last transaction are looked at again.
+    notified(put("one"))
+    notified(put("two"))
+    assert publisher.keys == [{"two"}]
+
+
+def test_a_transaction_that_began_earlier_commits_later(postgres, publisher, notified, db):
+    with psycopg.connect(postgres) as early:
+        early.execute(put("early"))
+        notified(put("late"))
+        assert publisher.keys == [{"late"}]
+        notified(early.commit)
+        assert publisher.keys == [{"late"}, {"early"}]
+        early.execute(put("both"))
+        notified("BEGIN", put("more"), "UPDATE data SET value = '2' WHERE key = 'more'", "COMMIT")
+    assert publisher.keys[2:] == [{"more"}]
+
+
+def run_while_waiting(source, db, *statements):
+    """As `notified`, for any source."""
+    for _ in range(2):
+        source.wait(0)
+    source.read(EVERYTHING, None)
+    source.wait(0.1)
+    timer = threading.Timer(0.05, lambda: [db.execute(text) for text in statements])
+    timer.start()
+    source.wait(10)
+    timer.join()
+
+
+def test_nor_where_another_schema_comes_first(postgres, db, installed):
+    schema = name(db)
+    first = f"{schema}_first"
+    url = f"{postgres},{first}".replace(f"{schema},{first}", f"{first},{schema}")
+    db.execute(f"CREATE SCHEMA {first}")
+    try:
+        with closing(PostgresSource(url)) as reader:
+            told = Publisher(reader)
+            reader.publish_to(told)
+            run_while_waiting(reader, db, put("a"))
+            assert told.keys == [{"a"}]
+            comes = f"CREATE TABLE {first}.data (LIKE data INCLUDING ALL)"
+            run_while_waiting(reader, db, comes, put("b").replace("data", f"{schema}.data"))
+            assert told.keys == [{"a"}]
+            assert reader.read(EVERYTHING, None).entries == []
+    finally:
+        db.execute(f"DROP SCHEMA {first} CASCADE")
+
+
+def test_a_role_loses_the_right_to_see_all_rows(postgres, db, publisher, installed):
+    role, url = f"r_{name(db)}", f"{postgres}&user=r_{name(db)}"
+    db.execute(f"CREATE ROLE {role} LOGIN BYPASSRLS; GRANT USAGE ON SCHEMA {name(db)} TO {role}")
+    try:
+        for table in ("data", installed["log"], installed["state"]):
+            db.execute(f"GRANT SELECT ON {table} TO {role}")
+        db.execute("ALTER TABLE data ENABLE ROW LEVEL SECURITY")
+        with closing(PostgresSource(url)) as reader:
+            told = Publisher(reader)
+            reader.publish_to(told)
+            run_while_waiting(reader, db, put("a"))
+            assert told.keys == [{"a"}]
+            run_while_waiting(reader, db, f"ALTER ROLE {role} NOBYPASSRLS", put("secret"))
+            assert told.keys == [{"a"}]
+            assert reader.read(EVERYTHING, None).entries == []
+    finally:
+        db.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def test_an_answer_that_takes_long_is_left_to_the_poll(source, publisher, notified, monkeypatch):

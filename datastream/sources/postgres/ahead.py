@@ -36,17 +36,22 @@ class Ahead:
         self._prepared: bytes | None = None
         self._is_asked = False
 
-    def prepare(self, statement: bytes) -> None:
-        """Have the server plan what will be asked; only what comes first.
+    def prepare(self, statement: bytes) -> bool:
+        """Have the server analyse what will be asked; only what comes first.
+
+        Returns:
+            Whether that was done just now.
 
         Raises:
             psycopg.Error: the connection is lost.
         """
-        if self._prepared is None:
-            result = self._db.pgconn.prepare(_NAME, statement)
-            # What it does not understand is not asked ahead: who asks will be told why.
-            understood = result.status == psycopg.pq.ExecStatus.COMMAND_OK
-            self._prepared = statement if understood else b""
+        if self._prepared is not None:
+            return False
+        result = self._db.pgconn.prepare(_NAME, statement)
+        # What it does not understand is not asked ahead: who asks will be told why.
+        understood = result.status == psycopg.pq.ExecStatus.COMMAND_OK
+        self._prepared = statement if understood else b""
+        return understood
 
     def ask(self, question: Question) -> Sequence[Any] | None:
         """The rows of the answer, as a binary cursor's.

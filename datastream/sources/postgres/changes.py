@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import psycopg
 
@@ -14,11 +14,12 @@ from datastream.selection import Selects
 from datastream.source import Reading
 from datastream.sources.postgres import position as positions
 from datastream.sources.postgres.ahead import Question
-from datastream.sources.postgres.connection import Connection
+from datastream.sources.postgres.connection import Connection, Session, is_lost
 from datastream.sources.postgres.errors import Altered, is_of_a_row
+from datastream.sources.postgres.glance import Glance
 from datastream.sources.postgres.layout import Layout, literal
 from datastream.sources.postgres.log import EVENTS, Names, body_of, made_for
-from datastream.sources.postgres.marks import may_log
+from datastream.sources.postgres.marks import has_rights, may_log
 from datastream.sources.postgres.table import RowTable, beside
 
 
@@ -30,6 +31,8 @@ class Installed(NamedTuple):
     lasting: str
     """`Marked.lasting`, likewise: what positions go by."""
     history: str
+    may_log: str
+    """An expression: whether the triggers' function may write to the log."""
 
 
 class Found(NamedTuple):
@@ -57,6 +60,8 @@ class ChangedRows:
         self._changes = self._changes_statement(layout, names).encode()
         seed = f"{server}/{found.lasting}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
+        marks = layout.marked.analysed(names.record, found.may_log)
+        self._glance = Glance(table, names, marks)
 
     def read(self, db: Connection, selection: Selects, since: str | None) -> Reading:
         """What changed after `since`, else the complete state of `selection`.
@@ -64,8 +69,11 @@ class ChangedRows:
         Raises:
             Altered: look the table up again.
         """
+        seen = self._glance.mark
         changes = self._read_changes(db, since) if since is not None else None
-        return changes or self._read_state(db, selection)
+        reading = changes or self._read_state(db, selection)
+        self._glance.trust(seen)
+        return reading
 
     def _read_state(self, db: Connection, selection: Selects) -> Reading:
         rows, unread = self._table.rows_beside(db, self._head, selection, looks=None)
@@ -85,27 +93,49 @@ class ChangedRows:
             if not is_of_a_row(error):
                 raise
             return None
-        return self.answer(rows, since)
-
-    def question(self, since: str) -> Question | None:
-        """What `read` would ask; None if `since` is of another epoch."""
-        place = positions.parse(since, self.epoch)
-        if place is None:
-            return None
-        opened = ",".join(place.open)
-        given = (*place[:2], f"{{{opened}}}", *place[3:])
-        return Question(self._changes, tuple(text.encode() for text in given))
-
-    def answer(self, rows: Sequence[Any], since: str) -> Reading | None:
-        """What the rows of the answer say; None if the log does not reach back to `since`.
-
-        Raises:
-            Altered: look the table up again.
-        """
-        position = self._position(rows[0][0] if rows else None)
+        position = self._position(cast("str", rows[0][0]))
         if not rows[0][1]:
             return None
-        touched = [row[3:] for row in rows if row[2]]
+        return self._reading([row[3:] for row in rows if row[2]], since, position)
+
+    def question(self, session: Session, since: str) -> Question | None:
+        """Asks on this session what `read` most likely would; None if only that can tell.
+
+        Raises:
+            psycopg.Error: the connection is lost.
+        """
+        place = positions.parse(since, self.epoch)
+        question = None if place is None else self._glance.question(place)
+        if question is not None and session.ahead.prepare(question.statement):
+            rows = session.ahead.ask(question)
+            if rows is None:
+                return None
+            self._look(session.db, rows, since)
+        return question
+
+    def answer(self, rows: Sequence[Any], since: str) -> Reading | None:
+        """What the rows of the answer say; None if only `read` can tell."""
+        place = positions.parse(since, self.epoch)
+        seen = None if place is None else self._glance.changes(rows, place)
+        if seen is None:
+            return None
+        return self._reading(seen.touched, since, positions.write(self.epoch, seen.content))
+
+    def _look(self, db: Connection, rows: Sequence[Any], since: str) -> None:
+        """Have the answers after this one be trusted, if all is as it was found."""
+        self.answer(rows, since)
+        seen = self._glance.mark
+        try:
+            if self._read_changes(db, since) is not None:
+                self._glance.trust(seen)
+        except Altered:
+            # The next poll looks the table up.
+            pass
+        except psycopg.Error:
+            if is_lost(db):
+                raise
+
+    def _reading(self, touched: list[Any], since: str, position: str) -> Reading | None:
         if not touched:
             # Transactions elsewhere move the snapshot on; nothing of this table has changed.
             return Reading((), since, complete=False)
@@ -218,8 +248,9 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         f"pg_catalog.to_jsonb(st) ->> 'body' = {body_of(names)}, "
         f"(SELECT count(*) FROM {names.state}) = 1 "
         f"AND (st.history = '' OR to_regclass({literal(names.history)}) IS NOT NULL), "
-        f"(SELECT {may_log('p', 'l')} FROM pg_proc p, pg_class l "
-        f"WHERE p.oid = to_regprocedure({literal(names.record)}) AND l.oid = to_regclass($2)) "
+        "(SELECT ARRAY[proowner, relnamespace, l.oid, relowner]::text[] FROM pg_proc p, pg_class l "
+        f"WHERE p.oid = to_regprocedure({literal(names.record)}) AND l.oid = to_regclass($2) "
+        f"AND {may_log('p', 'l')}) "
         f"FROM {names.state} st".encode(),
         (json.dumps(made_for(layout)), names.log, layout.is_unlogged),
     ).fetchone()
@@ -231,4 +262,5 @@ def _look_into(connection: Connection, layout: Layout, names: Names) -> Found:
         return Found(None, "what its triggers run was replaced")
     if not row[7]:
         return Found(None, "who owns its triggers' function may not write its change log")
-    return Found(Installed(str(row[0]), str(row[1]), str(row[2])))
+    owner, *line = (f"{number}::oid" for number in cast("list[str]", row[7]))
+    return Found(Installed(str(row[0]), str(row[1]), str(row[2]), has_rights(owner, *line)))

@@ -25,8 +25,8 @@ from datastream.sources.postgres.layout import quoted
 SETTLING = 0.002
 """Seconds after a poll in which nothing is prepared for the next one."""
 
-Ask = Callable[[str], Question | None]
-"""Gives what to ask a server that was started then."""
+Ask = Callable[[Session], Question | None]
+"""Gives what to ask, and prepares the session for it."""
 Tell = Callable[[Sequence[Any]], bool]
 """Takes the rows of its answer; whether nothing is left to be read."""
 
@@ -166,9 +166,7 @@ class Listener:
             first = settled if until is None else min(settled, until)
             if self._wait(session.db, first) is not None:
                 return
-            question = ask(session.started)
-            if question is not None:
-                session.ahead.prepare(question.statement)
+            question = ask(session)
             if not self._wait(session.db, until) or question is None:
                 return
             last_wake = self._last_wake

@@ -52,15 +52,37 @@ class Marked(NamedTuple):
         """
         values = [*_STORED, "c.relhassubclass", _columns("attnum, xmin"), *self._types]
         if self.had_children:
-            values.append(_IS_PARENT)
+            values.append(_is_parent("c.oid"))
         return self._of_class(
             "c.relkind, c.relispartition, row_security_active(c.oid)",
-            _IS_REPLICATED,
+            _is_replicated("c.oid"),
             f"pg_catalog.pg_relation_filenode({self.unique_index})",
             *values,
             self._triggers(mark),
             self._log(mark, _GRANTED, may_log("p", "l")),
         )
+
+    def analysed(self, function: str, may_log: str) -> list[str]:
+        """Change with all that `logged` does, in a prepared statement that names table and log.
+
+        The server analyses that anew when the definition of anything in it has changed. Constants
+        are made then, such as the time that ``'now'`` stands for. So only what is no part of a
+        definition is asked for.
+
+        Args:
+            function: a call of the triggers' function, which is never made.
+            may_log: whether that may write to the log.
+        """
+        name = Literal(self.spelled).as_string()
+        return [
+            "TIMESTAMP WITH TIME ZONE 'now'",
+            f"CASE WHEN false THEN {function} IS NULL END",
+            f"to_regclass({name})::oid, row_security_active({self.oid})",
+            may_log,
+            _is_replicated(str(self.oid)),
+            *([_is_parent(str(self.oid))] if self.had_children else ()),
+            *self._types,
+        ]
 
     def lasting(self, mark: str) -> str:
         """Changes when the columns may hold other values than before, and with our triggers.
@@ -116,12 +138,16 @@ def may_log(function: str, table: str) -> str:
 
     It has to own the log, which has policies for all others, and for it as well if they are forced.
     """
-    owner = f"{function}.proowner"
+    line = (f"{table}.relnamespace", f"{table}.oid", f"{table}.relowner")
+    return f"({has_rights(f'{function}.proowner', *line)} AND NOT {table}.relforcerowsecurity)"
+
+
+def has_rights(role: str, schema: str, table: str, owner: str) -> str:
+    """Whether a role may write to a table as its owner may. All are numbers."""
     return (
-        f"(pg_catalog.has_schema_privilege({owner}, {table}.relnamespace, 'USAGE') "
-        f"AND pg_catalog.has_table_privilege({owner}, {table}.oid, 'INSERT') "
-        f"AND pg_catalog.pg_has_role({owner}, {table}.relowner, 'USAGE') "
-        f"AND NOT {table}.relforcerowsecurity)"
+        f"(pg_catalog.has_schema_privilege({role}, {schema}, 'USAGE') "
+        f"AND pg_catalog.has_table_privilege({role}, {table}, 'INSERT') "
+        f"AND pg_catalog.pg_has_role({role}, {owner}, 'USAGE'))"
     )
 
 
@@ -141,18 +167,24 @@ def _columns(of_each: str, which: str = "NOT attisdropped") -> str:
     )
 
 
+def _is_parent(table: str) -> str:
+    return f"EXISTS (SELECT FROM pg_inherits WHERE inhparent = {table})"
+
+
+def _is_replicated(table: str) -> str:
+    return f"EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = {table})"
+
+
 _GRANTED = "l.xmin, n.xmin"
 _READS = "pg_catalog.has_table_privilege(l.oid, 'SELECT')"
 _FUNCTION = "(SELECT p.xmin FROM pg_proc p WHERE p.oid = tgfoid)"
 """Of a trigger: written anew by each ``CREATE OR REPLACE`` and ``ALTER`` of its function."""
-_IS_PARENT = "EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid)"
-_IS_REPLICATED = "EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = c.oid)"
 _STORED = ("c.oid", "c.reltoastrelid", "c.relpersistence")
 _RELATION = (
     "c.oid, c.relkind, c.relpersistence, c.relispartition, row_security_active(c.oid)",
     "EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid)",
-    _IS_PARENT,
-    _IS_REPLICATED,
+    _is_parent("c.oid"),
+    _is_replicated("c.oid"),
     _columns("attnum, attname, atttypid, atttypmod, attcollation, attgenerated, attidentity"),
     f"(SELECT {_all('indexrelid, indisvalid, indimmediate', 'indexrelid')} "
     "FROM pg_index WHERE indrelid = c.oid AND indisunique)",

@@ -208,19 +208,16 @@ class PostgresSource(Source):
             use, lambda db, catalogue: catalogue.rows.read(db, selection, since)
         )
 
-    def _question(self, catalogue: Catalogue, started: str) -> Question | None:
-        """What the next poll will most likely ask, of the server that was started then."""
-        if started != catalogue.started:
+    def _question(self, catalogue: Catalogue, session: Session) -> Question | None:
+        """What the next poll would most likely find out, asked on this session."""
+        if session.started != catalogue.started:
             return None
-        return catalogue.rows.question(self._position)
+        return catalogue.rows.question(session, self._position)
 
     def _tell(self, catalogue: Catalogue, rows: Sequence[Any]) -> bool:
         """Publish what the question was answered with; False if a poll has to find out."""
         since, health = self._position, self.health
-        try:
-            reading = catalogue.rows.answer(rows, since)
-        except Altered:
-            return False
+        reading = catalogue.rows.answer(rows, since)
         if reading is None:
             return False
         if reading.entries:

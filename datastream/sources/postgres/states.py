@@ -52,7 +52,7 @@ class ComparedRows:
             return Reading((), since, complete=False)
         return reading
 
-    def question(self, since: str) -> None:
+    def question(self, session: object, since: str) -> None:
         """Nothing to ask before it is wanted."""
 
     def answer(self, rows: object, since: str) -> None:
