@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 
 import psycopg
@@ -14,6 +15,7 @@ from datastream.sources.postgres.ahead import Ahead
 from datastream.sources.postgres.changes import ChangedRows
 from datastream.sources.postgres.glance import LINES
 from datastream.sources.postgres.log import Names
+from tests.integration._programs.tools import eventually
 from tests.integration.test_postgres_watch import TABLE
 
 EVERYTHING = Selection()
@@ -375,6 +377,45 @@ def test_an_answer_that_takes_long_is_left_to_the_poll(source, publisher, notifi
     assert not thread.is_alive()
     source.release()
     assert len(source.read(EVERYTHING, None).entries) == 4
+
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'data'::regclass"
+LOCK_LOG = "SET LOCAL lock_timeout = 1; LOCK TABLE {log}, {state}"
+
+
+def test_who_waits_for_the_table_does_not_hold_the_log(postgres, db, source, installed):
+    """So who alters both waits for readers, and they for him, but neither for the other."""
+    db.execute(put("k"))
+    position = source.read(EVERYTHING, None).position
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(postgres) as other:
+        # As it comes, prepared, and with a plan that is kept.
+        for since in [None, position] * 3:
+            other.execute("LOCK TABLE data")
+            reading = threads.submit(source.read, EVERYTHING, since)
+            eventually(lambda: db.execute(WAITING).fetchone() == (1,), "it waits for the table")
+            other.execute(LOCK_LOG.format(**installed))
+            other.rollback()
+            assert len(reading.result().entries) == (0 if since else 1)
+
+
+def test_nor_does_who_asks_ahead(postgres, db, publisher, notified, installed):
+    locked = []
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(postgres) as other:
+
+        def lock_log():
+            eventually(lambda: db.execute(WAITING).fetchone() == (1,), "it waits for the table")
+            try:
+                other.execute(LOCK_LOG.format(**installed))
+            finally:
+                other.rollback()
+
+        def lock():
+            other.execute("LOCK TABLE data")
+            locked.append(threads.submit(lock_log))
+
+        notified(put("a"), lock)
+        locked[0].result()
+    assert publisher.keys == [{"a"}]
 
 
 def test_its_connection_is_lost(source, db, publisher, notified):

@@ -56,7 +56,7 @@ class ChangedRows:
         self._table = table
         self._found = found
         names = Names.of(layout)
-        self._head = _head(layout, names)
+        self._head = _head(layout, names, table)
         self._changes = self._changes_statement(layout, names).encode()
         seed = f"{server}/{found.lasting}"
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
@@ -178,7 +178,7 @@ class ChangedRows:
             f"UNION ALL {keys} WHERE xid = ANY($3::xid8[])"
         )
         return (
-            f"SELECT h.*, r.* FROM ({_head(layout, names, honoured)} OFFSET 0) h "
+            f"SELECT h.*, r.* FROM ({_head(layout, names, self._table, honoured)} OFFSET 0) h "
             f"LEFT JOIN LATERAL (SELECT true, l.*, t.* FROM "
             f"(SELECT key, sum(delta)::int AS delta FROM ({lines}) u "
             # OFFSET 0: each key by the index, however many the planner expects.
@@ -190,7 +190,7 @@ class ChangedRows:
 _MICROSECONDS = "(extract(epoch FROM at) * 1000000)::int8"
 
 
-def _head(layout: Layout, names: Names, honoured: str = "") -> str:
+def _head(layout: Layout, names: Names, table: RowTable, honoured: str = "") -> str:
     """One row: whether all is as it was found, and the place of this snapshot."""
     line = (
         f"(SELECT pg_catalog.concat(xid, '.', {_MICROSECONDS}) FROM {names.log} "
@@ -199,10 +199,11 @@ def _head(layout: Layout, names: Names, honoured: str = "") -> str:
     place = f"pg_current_snapshot(), '/', coalesce({line}, '0.0')"
     return (
         f"SELECT pg_catalog.concat({_marks(layout)}, ' ', {place}) "
-        f"AS head{f', {honoured} AS honoured' if honoured else ''} FROM ("
+        f"AS head{f', {honoured} AS honoured' if honoured else ''} "
+        f"FROM {table.locked} AS locked RIGHT JOIN ("
         # One row also where a dump that was loaded has brought another one.
         "SELECT pg_catalog.string_agg(epoch, '+') AS epoch, (pg_catalog.array_agg(cut))[1] AS cut "
-        f"FROM {names.state}) st"
+        f"FROM {names.state}) st ON true"
     )
 
 

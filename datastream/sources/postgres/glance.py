@@ -50,7 +50,8 @@ class Glance:
         keys = "pg_catalog.unnest(coalesce(nullif(keys, '{}'), '{NULL}'))"
         self._statement = (
             f"SELECT {mark}, pg_current_snapshot()::text, $2::xid8 >= st.cut, l.xid::text, "
-            f"timestamptz_send(l.at), l.key, l.delta, t.* FROM {names.state} st LEFT JOIN "
+            "timestamptz_send(l.at), l.key, l.delta, t.* "
+            f"FROM {table.locked} AS locked RIGHT JOIN {names.state} st ON true LEFT JOIN "
             # Ordered, so that the planner takes the index whatever it expects.
             f"(SELECT xid, at, delta, {keys} AS key FROM {names.log} WHERE xid >= $1::xid8 "
             "AND (xid >= $3::xid8 OR xid = $4::xid8 OR xid = ANY($5::xid8[])) "

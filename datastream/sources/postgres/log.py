@@ -212,8 +212,8 @@ def begin_epoch(connection: Connection, layout: Layout) -> None:
 def run(connection: Connection, mark: str, statements: Callable[[], Iterable[str]]) -> None:
     """One transaction, one process at a time, that does not make others wait for long.
 
-    Those who read the log hold what is dropped here while they wait for the table. So it is tried
-    again when the server ends such a deadlock.
+    Others may hold what is dropped here while they wait for the table, as those do who read the log
+    by an earlier edition. So it is tried again when the server ends such a deadlock.
 
     Args:
         mark: of what is made or removed.

@@ -38,6 +38,9 @@ class RowTable:
         """True for the row of one key."""
         self.select = f"SELECT {self.shape.fields} FROM {layout.name} t"
         """All rows; a WHERE may follow."""
+        self.locked = f"(SELECT count(*) FROM {layout.name} WHERE false)"
+        """Has what it is joined to lock the table first, as who writes or alters it does: else a
+        reader who has the log already and one who alters both would wait for each other."""
         self.order = f'{self._key}::text COLLATE "C"'
         """Sorts them by key, as Python does where the server has UTF-8."""
         self.readable = Readable(layout, self.select, unread)
