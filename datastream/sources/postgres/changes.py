@@ -62,6 +62,8 @@ class ChangedRows:
         self.epoch = blake2b(seed.encode(), digest_size=6).hexdigest()
         marks = layout.marked.analysed(names.record, found.may_log)
         self._glance = Glance(table, names, marks)
+        self._asked: tuple[str, positions.Position] | None = None
+        """Since when, taken apart while there was time."""
 
     def read(self, db: Connection, selection: Selects, since: str | None) -> Reading:
         """What changed after `since`, else the complete state of `selection`.
@@ -106,7 +108,10 @@ class ChangedRows:
         """
         place = positions.parse(since, self.epoch)
         question = None if place is None else self._glance.question(place)
-        if question is not None and session.ahead.prepare(question.statement):
+        if place is None or question is None:
+            return None
+        self._asked = since, place
+        if session.ahead.prepare(question.statement):
             rows = session.ahead.ask(question)
             if rows is None:
                 return None
@@ -115,8 +120,9 @@ class ChangedRows:
 
     def answer(self, rows: Sequence[Any], since: str) -> Reading | None:
         """What the rows of the answer say; None if only `read` can tell."""
-        place = positions.parse(since, self.epoch)
-        seen = None if place is None else self._glance.changes(rows, place)
+        if self._asked is None or self._asked[0] != since:
+            return None
+        seen = self._glance.changes(rows, self._asked[1])
         if seen is None:
             return None
         return self._reading(seen.touched, since, positions.write(self.epoch, seen.content))
