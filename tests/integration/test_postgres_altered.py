@@ -285,6 +285,21 @@ def triggers(db, table):
     ).fetchall()
 
 
+@pytest.mark.parametrize("key", ["_touched", "missing", "new_rows", "TG_OP"])
+def test_a_key_that_is_called_like_something_of_the_triggers(postgres, db, key):
+    """They find it, and find out that it has gone."""
+    db.execute(f'CREATE TABLE data ("{key}" text PRIMARY KEY, value text)')
+    with datastream.open(postgres, key=key, mode="notify") as store:
+        recorder = Recorder(store)
+        db.execute("INSERT INTO data VALUES ('a', '1')")
+        recorder.wait_state({"a": b"1"})
+        db.execute(f"ALTER TABLE data RENAME \"{key}\" TO away; INSERT INTO data VALUES ('b', '1')")
+        db.execute("UPDATE data SET value = '2'; DELETE FROM data WHERE away = 'a'")
+        db.execute(f'ALTER TABLE data RENAME away TO "{key}"')
+        db.execute("INSERT INTO data VALUES ('c', '1')")
+        recorder.wait_state({"b": b"2", "c": b"1"})
+
+
 # --- what makes triggers insufficient ---
 
 

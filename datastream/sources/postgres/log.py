@@ -32,7 +32,7 @@ LOCK_TIMEOUT = 2000
 """Milliseconds to wait for those who write the table while triggers are made."""
 PRUNED_BY_WRITERS = 200_000
 """Changes after which, on average, a write cuts the log, also while nothing is watched."""
-FORM = "7"
+FORM = "8"
 """Of what is installed; another one is replaced."""
 _TABLE = "\0"
 """Stands for the table in a statement whose text is put together when it runs."""
@@ -275,6 +275,7 @@ def _record_body(layout: Layout, names: Names, history: History | None) -> str:
     # for instead, so that writers never fail: the table was altered, somebody dropped the log, or
     # the function's owner lost rights, as when tables get another owner.
     return f"""
+#variable_conflict use_column
 DECLARE
   _touched bigint;
   _has_key boolean;
@@ -282,13 +283,13 @@ DECLARE
   _nothing text;
 BEGIN
   IF TG_OP = 'DELETE' THEN
-    SELECT count(*), CASE WHEN count(*) > 0 THEN {has_key} END
-      INTO _touched, _has_key FROM old_rows;
+    SELECT (SELECT count(*) FROM old_rows), {_have_key(layout, "old_rows")}
+      INTO _touched, _has_key;
   ELSIF TG_OP = 'TRUNCATE' THEN
     _has_key := {has_key};
   ELSE
-    SELECT count(*), CASE WHEN count(*) > 0 THEN {has_key} END
-      INTO _touched, _has_key FROM new_rows;
+    SELECT (SELECT count(*) FROM new_rows), {_have_key(layout, "new_rows")}
+      INTO _touched, _has_key;
   END IF;
   -- An upsert fires the triggers of INSERT and of UPDATE, one of them with no rows.
   IF _touched = 0 THEN
@@ -335,6 +336,20 @@ BEGIN
   RETURN NULL;
 END
 """
+
+
+def _have_key(layout: Layout, rows: str) -> str:
+    """Whether the table still has the columns of its key, told from the names alone.
+
+    A name that is no column of `rows` means the column beside, of a type that no table has. To ask
+    the catalogue takes as long as to log a key.
+    """
+    there = " AND ".join(
+        f"pg_typeof((SELECT {column.quoted} FROM {rows} WHERE false)) <> 'void'::regtype"
+        for column in layout.keys
+    )
+    missing = ", ".join(f"NULL::void AS {column.quoted}" for column in layout.keys)
+    return f"(SELECT {there} FROM (SELECT {missing}) AS missing)"
 
 
 def _keys(layout: Layout, rows: str, delta: int) -> str:
