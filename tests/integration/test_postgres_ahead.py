@@ -285,6 +285,27 @@ def test_nor_where_a_type_was_altered(publisher, notified, statement):
     assert publisher.keys == [{"a"}]
 
 
+@pytest.mark.parametrize(
+    "decoy",
+    [
+        "CREATE FUNCTION row_security_active(int) RETURNS bool LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'called'; END $$",
+        "CREATE FUNCTION same(oid, int) RETURNS bool LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'called'; END $$; "
+        "CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = int, FUNCTION = same)",
+    ],
+)
+@pytest.mark.parametrize(
+    "db",
+    ["CREATE TYPE mood AS ENUM ('1'); CREATE TABLE data (key text PRIMARY KEY, value mood)"],
+    indirect=True,
+)
+def test_what_others_made_is_not_called(db, publisher, notified, decoy):
+    db.execute(decoy)
+    notified(put("a"))
+    assert publisher.keys == [{"a"}]
+
+
 def test_what_is_analysed_anew_is_trusted_after_a_poll(source, publisher, notified, polled):
     notified(put("a"))
     position = notified("CREATE INDEX ON data (value)", put("b"))

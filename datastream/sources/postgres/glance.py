@@ -49,8 +49,8 @@ class Glance:
         # A line without keys says that anything may have changed, and one with none is the first.
         keys = "pg_catalog.unnest(coalesce(nullif(keys, '{}'), '{NULL}'))"
         self._statement = (
-            f"SELECT {mark}, pg_current_snapshot()::text, $2::xid8 >= st.cut, l.xid::text, "
-            "timestamptz_send(l.at), l.key, l.delta, t.* "
+            f"SELECT {mark}, pg_catalog.pg_current_snapshot()::text, $2::xid8 >= st.cut, "
+            "l.xid::text, pg_catalog.timestamptz_send(l.at), l.key, l.delta, t.* "
             f"FROM {table.locked} AS locked RIGHT JOIN {names.state} st ON true LEFT JOIN "
             # Ordered, so that the planner takes the index whatever it expects.
             f"(SELECT xid, at, delta, {keys} AS key FROM {names.log} WHERE xid >= $1::xid8 "

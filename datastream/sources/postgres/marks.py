@@ -73,14 +73,14 @@ class Marked(NamedTuple):
             function: a call of the triggers' function, which is never made.
             may_log: whether that may write to the log.
         """
-        name = Literal(self.spelled).as_string()
+        name, table = Literal(self.spelled).as_string(), f"{self.oid}::oid"
         return [
             "TIMESTAMP WITH TIME ZONE 'now'",
             f"CASE WHEN false THEN {function} IS NULL END",
-            f"to_regclass({name})::oid, row_security_active({self.oid})",
+            f"pg_catalog.to_regclass({name})::oid, pg_catalog.row_security_active({table})",
             may_log,
-            _is_replicated(str(self.oid)),
-            *([_is_parent(str(self.oid))] if self.had_children else ()),
+            _is_replicated(table),
+            *([_is_parent(table)] if self.had_children else ()),
             *self._types,
         ]
 
@@ -106,11 +106,11 @@ class Marked(NamedTuple):
     def _types(self) -> list[str]:
         enums = (
             f"(SELECT {_all('oid, enumlabel', 'oid')} FROM pg_enum "
-            f"WHERE enumtypid IN ({_list(self.enums)}))"
+            f"WHERE enumtypid IN ({_oids(self.enums)}))"
         )
         composites = (
             f"(SELECT {_all('attrelid, attnum, xmin', 'attrelid, attnum')} FROM pg_attribute "
-            f"WHERE attrelid IN ({_list(self.composites)}) AND attnum > 0)"
+            f"WHERE attrelid IN ({_oids(self.composites)}) AND attnum > 0)"
         )
         return [*([enums] if self.enums else []), *([composites] if self.composites else [])]
 
@@ -193,3 +193,8 @@ _RELATION = (
 
 def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
+
+
+def _oids(numbers: Sequence[int]) -> str:
+    # Of their type: an operator that somebody made for a number and an oid would fit better.
+    return ", ".join(f"{number}::oid" for number in numbers)
