@@ -61,6 +61,8 @@ class Ledger:
         self._written: set[str] = set()
         # What an earlier process may have written last, or others since.
         self._unsure: frozenset[str] = frozenset()
+        # Keys and hashes of values whose writes failed: they may have been stored all the same.
+        self._tried: set[tuple[str, int]] = set()
 
     def load(self) -> None:
         """Take in what was kept, once.
@@ -126,6 +128,11 @@ class Ledger:
 
     # What others write.
 
+    @property
+    def not_ours(self) -> set[str]:
+        """Keys that a comparison has to take for somebody else's if they differ."""
+        return self.theirs | (self.suspects - self._unsure)
+
     def suspect(self, batch: Batch) -> None:
         """Find keys of the target that are not as they were left."""
         target = self._target
@@ -180,6 +187,8 @@ class Ledger:
         plan = Plan()
         for key in keys:
             self._judge(plan, Conflict(key, wanted.get(key), there.get(key)))
+        # They are known to be somebody else's, and are so after a restart.
+        self._written.difference_update(conflict.key for conflict in plan.conflicts)
         return plan
 
     def clear(self, keys: Collection[str], there: Mapping[str, Entry], plan: Plan) -> None:
@@ -213,11 +222,15 @@ class Ledger:
         elif found.source is None and not self._rules.delete:
             # Others may hold more.
             return
-        elif key in target.refused or (key in self._unsure and key not in self.theirs):
+        elif key in target.refused or (key not in self.theirs and self._may_be_ours(found)):
             plan.writes.append(write_of(found.source or deleted(key)))
         elif key in self.theirs or not target.is_as_left(key, found.target):
             resolve(plan, found, self._rules)
         # Else it is as it was left, and the watch of the source tells what has changed.
+
+    def _may_be_ours(self, found: Conflict) -> bool:
+        """Whether the mirror may have written what the target holds, without learning of it."""
+        return found.key in self._unsure or (found.key, _hash(found.target)) in self._tried
 
     # What is written here.
 
@@ -274,9 +287,14 @@ class Ledger:
         if with_place:
             self._kept_marks = self._intended_marks
 
+    def tried(self, writes: Sequence[Write]) -> None:
+        """What was intended failed, and may have been stored all the same."""
+        self._tried.update((write.key, hash(write.value)) for write in writes)
+
     def confirm(self) -> None:
         """What was written has been shown by now, or had changed nothing."""
         self._unsure = frozenset()
+        self._tried.clear()
         if self._written and not self._target.store._source.eventually_consistent:
             self._written.clear()
             self.is_saved = False
@@ -317,3 +335,7 @@ class Ledger:
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
         )
+
+
+def _hash(entry: Entry | None) -> int:
+    return hash(None if entry is None else entry.value)

@@ -33,7 +33,7 @@ from datastream._mirror.target import Target
 from datastream._watch.diff import changed_back
 from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
-from datastream.errors import KeyNotFound, RevisionConflict, StoreClosed
+from datastream.errors import DatastreamError, KeyNotFound, RevisionConflict, StoreClosed
 from datastream.selection import Selection, is_reserved
 from datastream.source import Health, Write, is_below
 from datastream.store import Store
@@ -332,10 +332,10 @@ class Worker:
         self._suspect_others()
         source, target = visible(first.source.entries), visible(first.target.entries)
         ledger, name = self._ledger, self._target.store.name
-        not_ours = ledger.theirs | ledger.suspects
         # What cannot be read is neither missing here nor free there.
         known, there = readable(source, self._unread), by_key(readable(target, self._unread))
-        plan = reconcile(known, there, self._rules, is_ours=ledger.is_ours, theirs=not_ours)
+        is_ours, not_ours = ledger.is_ours, ledger.not_ours
+        plan = reconcile(known, there, self._rules, is_ours=is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)
         limit = self._rules.delete_limit
         check_deletes(plan.deletes, lambda: len(target), limit, name, is_empty=not source)
@@ -464,6 +464,9 @@ class Worker:
         except (RevisionConflict, KeyNotFound):
             ledger.suspects.update(write.key for write in writes)
             return
+        except DatastreamError:
+            ledger.tried(writes)
+            raise
         # Those who watch the target run first: what is left to do here can wait.
         sleep(0)
         self._work.popleft()
