@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-from datastream._columns import revisions_of
+from datastream._columns import keys_of, matching, revisions_of
 from datastream._identity import spoken
 from datastream._mirror.entries import same
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
@@ -51,9 +51,13 @@ class Ledger:
         which does not tell of a key that came and went since: they are looked at once more."""
         self.theirs: set[str] = set()
         """Keys that were left to others."""
+        self.unread: frozenset[str] = frozenset()
+        """Keys that one of the stores could not read, and which were left as they were."""
         self.conflicts = 0
+        self._was_exact = False
         self._loaded = False
-        # Suspects, and what is left to others, as the place has them; and as it is to have them.
+        # What is left to others, suspects, and whether the rest is exact, as the place has it; and
+        # as it is to have it.
         self._kept_marks = self._intended_marks = self._marks
         # The revisions that the target had when both stores were compared, until it is watched.
         self._before: dict[str, str] = {}
@@ -86,6 +90,7 @@ class Ledger:
             self.suspects = set(kept.suspects)
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
+            self._was_exact = kept.is_exact
         self._kept_marks = self._marks
         self._loaded = True
 
@@ -101,6 +106,7 @@ class Ledger:
         for known in (self._target.left, self._written, self.suspects, self.judged):
             known.clear()
         self._before = revisions_of(target)
+        self._was_exact = True
         self.progress = self.progress._replace(
             cursor="", target_cursor=cursor, suspects=(), written=()
         )
@@ -150,6 +156,22 @@ class Ledger:
     def suspect_others(self, keys: Iterable[str]) -> None:
         """These mirrored keys of the target have changed since it was last followed."""
         self.suspects.update(key for key in keys if key not in self._written)
+
+    def suspect_differing(
+        self, source: Sequence[Entry], target: Mapping[str, Entry], changed: Collection[str]
+    ) -> None:
+        """Where both stores differ, and not because of these keys that the source has changed.
+
+        Where the target never held all that the source did, nobody knows who wrote what differs.
+        """
+        if not self._was_exact:
+            return
+        is_left = target.keys() - changed
+        self.suspects |= is_left - set(keys_of(source))
+        types = self._rules.types
+        for entry in matching(source, lambda key: key in is_left):
+            if not same(entry, target[entry.key], types=types):
+                self.suspects.add(entry.key)
 
     def suspect_unread(self, keys: Collection[str], there: Collection[str]) -> None:
         """These could not be read when both stores were compared, and were left out of that.
@@ -302,12 +324,18 @@ class Ledger:
     # Keeping it.
 
     @property
-    def _marks(self) -> tuple[frozenset[str], frozenset[str]]:
-        return frozenset(self.theirs), frozenset(self.suspects | self.judged)
+    def _marks(self) -> tuple[frozenset[str], frozenset[str], bool]:
+        return frozenset(self.theirs), frozenset(self.suspects | self.judged), self._is_exact
+
+    @property
+    def _is_exact(self) -> bool:
+        target = self._target
+        is_less = target.refused or target.altered or self.unread or not self._rules.delete
+        return self._was_exact and not is_less
 
     @property
     def is_misleading(self) -> bool:
-        """Whether others' keys are not those that the place names: it may not wait to be saved.
+        """Whether the place says otherwise which keys are others': it may not wait to be saved.
 
         Who starts from it would overwrite what was left to others, or take what the source has
         changed since a conflict was settled for another one.
@@ -334,6 +362,7 @@ class Ledger:
             written=tuple(sorted(self._written | self.judged)) if is_short else (),
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
+            is_exact=self._is_exact,
         )
 
 

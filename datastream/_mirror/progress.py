@@ -42,6 +42,8 @@ class Progress(NamedTuple):
     """The stores from which the source in turn is mirrored."""
     words: str = ""
     """How keys and values are translated between the two."""
+    is_exact: bool = False
+    """The target held exactly what the source did at `cursor`, but for others' keys."""
 
     @property
     def of(self) -> tuple[object, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from random import uniform
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -35,7 +35,7 @@ from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
 from datastream.errors import DatastreamError, KeyNotFound, RevisionConflict, StoreClosed
 from datastream.selection import Selection, is_reserved
-from datastream.source import Health, Write, is_below
+from datastream.source import Feature, Health, Reading, Write, is_below
 from datastream.store import Store
 
 CHUNK, CHUNK_BYTES = 20_000, 8 << 20
@@ -114,10 +114,9 @@ class Worker:
         """The places in the source of mirrors that write it, as far as they were looked at."""
         self._is_fed_anew = False
         """There may be others."""
-        self._unread: frozenset[str] = frozenset()
-        """What could not be read at the beginning: that it has gone, no watch tells."""
         self._unread_of: str | None = None
-        """What the stores said of themselves when it was looked at last."""
+        """What the stores said of themselves when what cannot be read was looked at last: no watch
+        tells that it has gone."""
         self._offered = 0
         self._work: deque[Work] = deque()
         self._behind_since: float | None = monotonic()
@@ -255,16 +254,17 @@ class Worker:
 
     def _finds_unread(self) -> bool:
         """Suspect what can be read by now, or has gone; False if there is nothing of that."""
-        text = self._feeds.degraded
-        if not self._unread or text == self._unread_of:
+        text, unread = self._feeds.degraded, self._ledger.unread
+        if not unread or text == self._unread_of:
             return False
-        named = frozenset(key for key in self._unread if not key.endswith("/"))
-        selection = Selection(named, self._unread - named)
+        named = frozenset(key for key in unread if not key.endswith("/"))
+        selection = Selection(named, unread - named)
         stores = self._source, self._target.store
         states = [store._core.state(selection) for store in stores]
-        self._unread, self._unread_of = states[0].unread | states[1].unread, text
+        unread, self._unread_of = states[0].unread | states[1].unread, text
         keys = named.union(*(keys_of(state.entries) for state in states))
-        told = {key for key in keys if not is_below(key, self._unread) and self._is_mirrored(key)}
+        told = {key for key in keys if not is_below(key, unread) and self._is_mirrored(key)}
+        self._ledger.unread = unread
         self._ledger.suspect_unread(told, present(states[1].entries))
         return bool(self._ledger.suspects)
 
@@ -310,7 +310,8 @@ class Worker:
         first = self._feeds.join((at.cursor, at.target_cursor) if resumes else None)
         self._offered = self.events.offered
         if first is not None:
-            self._unread, self._unread_of = first.source.unread | first.target.unread, None
+            self._unread_of = None
+            self._ledger.unread = first.source.unread | first.target.unread
             (self._resume if first.resumed else self._compare)(first)
             # Now that the place is there: two that look before that would miss each other.
             self._joined = self._is_fed_anew = True
@@ -319,21 +320,29 @@ class Worker:
         self._ledger.suspect(first.target)
         self._plan_batch(first.source, monotonic())
 
-    def _suspect_others(self) -> None:
+    def _suspect_others(self, source: Sequence[Entry], target: Mapping[str, Entry]) -> None:
         """Find what others wrote since the target was last followed: comparing does not tell."""
-        ledger, core = self._ledger, self._target.store._core
-        if since := ledger.progress.target_cursor:
-            changed = core.read_changes(self._selection, since)
-            if not changed.complete:
-                news = set(keys_of(changed.entries)) - changed_back(changed)
-                ledger.suspect_others(filter(self._is_mirrored, news))
+        ledger, at = self._ledger, self._ledger.progress
+        told = self._changes(self._target.store, at.target_cursor)
+        if told is not None:
+            news = set(keys_of(told.entries)) - changed_back(told)
+            ledger.suspect_others(filter(self._is_mirrored, news))
+        elif (own := self._changes(self._source, at.cursor)) is not None:
+            ledger.suspect_differing(source, target, set(keys_of(own.entries)))
+
+    def _changes(self, store: Store, since: str) -> Reading | None:
+        """What changed since a cursor; None where nobody knows."""
+        if not since or Feature.LOG not in store.features:
+            return None
+        changed = store._core.read_changes(self._selection, since)
+        return None if changed.complete else changed
 
     def _compare(self, first: First) -> None:
-        self._suspect_others()
         source, target = visible(first.source.entries), visible(first.target.entries)
         ledger, name = self._ledger, self._target.store.name
         # What cannot be read is neither missing here nor free there.
-        known, there = readable(source, self._unread), by_key(readable(target, self._unread))
+        known, there = readable(source, ledger.unread), by_key(readable(target, ledger.unread))
+        self._suspect_others(known, there)
         is_ours, not_ours = ledger.is_ours, ledger.not_ours
         plan = reconcile(known, there, self._rules, is_ours=is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)

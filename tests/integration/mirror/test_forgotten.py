@@ -1,4 +1,4 @@
-"""Mirrors whose target has forgotten what others wrote, or never answered what became of a write."""
+"""Mirrors whose target forgets what others wrote, or does not say what became of a write."""
 
 import json
 import secrets
@@ -6,7 +6,7 @@ import secrets
 import pytest
 
 import datastream
-from datastream import DatastreamError, SourceUnavailable, State, Store, mirror
+from datastream import DatastreamError, InvalidValue, SourceUnavailable, State, Store, mirror
 from datastream._mirror.worker import Worker
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
@@ -132,3 +132,80 @@ def test_what_others_wrote_over_a_batch_is_refused_after_a_restart_too(source, t
         with pytest.raises(DatastreamError, match="'a', which others wrote"):
             running.flush(LONG)
     assert values(target) == {"a": "theirs", "more": 1}
+
+
+@pytest.fixture(params=["file", "pruned"])
+def forgetful(request, kinds, target):
+    """A target that does not tell what others wrote while no mirror ran."""
+    return kinds.open("file") if request.param == "file" else target
+
+
+def stopped(source, target, **options):
+    """A mirror that has run; then the target forgets what it had told."""
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+        refused = running.refused
+    if isinstance(target._source, Forgetful):
+        target._source.forgets = True
+    return refused
+
+
+def test_what_others_wrote_before_is_not_overwritten(source, forgetful):
+    source.put_many({"a.txt": "1", "b.txt": "1", "c.txt": "1"})
+    stopped(source, forgetful)
+    forgetful["b.txt"] = "theirs"
+    forgetful["new.txt"] = "theirs"
+    source["a.txt"] = "2"
+    with mirror(source, forgetful) as running:
+        with pytest.raises(DatastreamError, match="and 1 more, which others wrote"):
+            running.flush(LONG)
+    # It stays theirs, also once the source changes it.
+    source["b.txt"] = "2"
+    with mirror(source, forgetful, on_conflict="target") as running:
+        assert running.flush(LONG)
+    there = {"a.txt": "2", "b.txt": "theirs", "c.txt": "1", "new.txt": "theirs"}
+    assert values(forgetful) == there
+
+
+def test_what_the_source_changed_since_is_nobody_elses(source, forgetful):
+    source.put_many({f"{n}.txt": "1" for n in range(20)})
+    stopped(source, forgetful)
+    source.put_many({f"{n}.txt": "2" for n in range(15)})
+    del source["19.txt"]
+    with mirror(source, forgetful) as running:
+        assert running.flush(LONG)
+    assert values(forgetful) == dict(source)
+
+
+class Words(Forgetful):
+    """It cannot hold numbers."""
+
+    def write(self, writes):
+        for write in writes:
+            if write.value_type == "int":
+                raise InvalidValue(f"{write.key!r} is a number")
+        return super().write(writes)
+
+
+def test_what_the_target_could_not_hold_is_nobody_elses(source, table):
+    source.put_many({"a": "one", "b": "two"})
+    with Store(Words(table), name="target") as target:
+        assert not stopped(source, target)
+        target._source.forgets = False
+        source["a"] = 1
+        assert list(stopped(source, target)) == ["a"]
+        with mirror(source, target) as running:
+            assert running.flush(LONG)
+            assert list(running.refused) == ["a"]
+        assert values(target) == {"a": "one", "b": "two"}
+
+
+def test_what_was_kept_without_deletes_is_nobody_elses(source, target):
+    source.put_many({"a": 1, "b": 1})
+    stopped(source, target, delete=False)
+    target._source.forgets = False
+    del source["b"]
+    stopped(source, target, delete=False)
+    with mirror(source, target) as running:
+        assert running.flush(LONG)
+    assert values(target) == {"a": 1}
