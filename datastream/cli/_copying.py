@@ -35,8 +35,12 @@ class Copier:
         self.written = 0
 
     def copy(self, entries: Iterable[Entry], advance: Advance) -> None:
-        """Write all of them, as many at once as is sensible."""
-        for step in steps(self._target, map(self._write_of, entries)):
+        """Put all of them, as many at once as is sensible."""
+        self.write(map(self._write_of, entries), advance)
+
+    def write(self, writes: Iterable[Write], advance: Advance) -> None:
+        """Make all of these writes, likewise."""
+        for step in steps(self._target, (held_by(self._target, write) for write in writes)):
             self._write(step)
             advance(len(step))
 
@@ -49,17 +53,17 @@ class Copier:
             )
 
     def _write_of(self, entry: Entry) -> Write:
-        write = Write(entry.key, entry.value, entry.value_type, self._expect)
-        return held_by(self._target, write)
+        return Write(entry.key, entry.value, entry.value_type, self._expect)
 
     def _write(self, step: Sequence[Write]) -> None:
         try:
             self._target.write(*step)
         except (InvalidKey, InvalidValue) as error:
             if len(step) > 1:
-                # One by one, for the sake of those that can be held.
-                for write in step:
-                    self._write([write])
+                # In halves, for the sake of those that can be held.
+                middle = len(step) // 2
+                self._write(step[:middle])
+                self._write(step[middle:])
                 return
             self.refused.add(step[0].key)
             say(str(error))

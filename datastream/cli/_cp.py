@@ -79,7 +79,7 @@ def _run(
     renames = len(keys) == 1 and not (match or exclude)
     # What can be no new key, and looks like a URL, is said to be none when it is opened.
     if is_url(target) or (":" in target and not renames):
-        chosen = Keys(selected(keys, match, prefixes), match, exclude)
+        chosen = Keys(selected(keys, match, prefixes), match, exclude).portable
         _between(url, target, chosen, prefixes, expect, is_move=is_move)
     elif any(prefixes):
         raise click.UsageError("--from-prefix and --to-prefix are for two stores; give two URLs")

@@ -55,7 +55,8 @@ def export(
     chosen = form or _written(output)
     if output is None and chosen != "jsonl" and sys.stdout.isatty():
         raise click.UsageError("an archive is nothing for a terminal; give --output")
-    with opened_at(url, at) as store, Keys(keys, match, exclude).entries(store) as entries:
+    portable = Keys(keys, match, exclude).portable
+    with opened_at(url, at) as store, portable.entries(store) as entries:
         # What cannot be read at all leaves no file.
         first = list(islice(entries, 1))
         with progress("exporting") as advance, _Output(output) as file:

@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 import click
 
 from datastream import DatastreamError, InvalidValue, Operation, Write, codecs
-from datastream.cli._copying import held_by
+from datastream.cli._copying import Copier
 from datastream.cli._export import TYPE, format_of, format_option
 from datastream.cli._open import open_store
 from datastream.cli._output import emit
-from datastream.cli._progress import Advance, progress, write_in_steps
+from datastream.cli._progress import progress
 from datastream.cli._select import message_options, url_argument
 from datastream.cli._values import inferred_type
 from datastream.errors import shown
@@ -35,7 +35,8 @@ def import_(url: str, *, file: str | None, form: str | None, message: str, autho
     """Put into a store what FILE or standard input holds: JSON lines or a tar archive.
 
     A line needs "key" and "value"; with "operation": "DELETE", as watch --json prints it, the key
-    is removed. Without "value_type" it is inferred, as put does. Keys that are not named stay.
+    is removed. Without "value_type" it is inferred, as put does. Keys that are not named stay. What
+    the store cannot hold is said, and left out.
     """
     with ExitStack() as stack:
         data = stack.enter_context(_input(file))
@@ -45,28 +46,14 @@ def import_(url: str, *, file: str | None, form: str | None, message: str, autho
         first = list(islice(writes, 1))
         store = stack.enter_context(open_store(url))
         advance = stack.enter_context(progress("importing"))
-        signed = (
-            held_by(store, write)._replace(message=message, author=author)
-            for write in chain(first, writes)
-        )
-        number = _Number(advance)
+        copier = Copier(store)
+        signed = (write._replace(message=message, author=author) for write in chain(first, writes))
         try:
-            write_in_steps(store, signed, number.add)
+            copier.write(signed, advance)
         except DatastreamError as error:
-            raise DatastreamError(f"{error}; {number.value} entries were written") from error
-    emit(f"{number.value} entries written")
-
-
-class _Number:
-    """How many were written so far."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.value = 0
-        self._advance = advance
-
-    def add(self, number: int) -> None:
-        self.value += number
-        self._advance(number)
+            raise DatastreamError(f"{error}; {copier.written} entries were written") from error
+        copier.check()
+    emit(f"{copier.written} entries written")
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import click
 from reactivex import Observable
 
 import datastream
-from datastream import Batch, Entry, Store
+from datastream import Batch, DatastreamError, Entry, Store
 from datastream.cli._exit import say
 from datastream.errors import shown
+from datastream.selection import RESERVED, is_reserved
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -31,6 +32,20 @@ class Keys(NamedTuple):
     def everything(self) -> bool:
         """Nothing was named."""
         return not (self.keys or self.match)
+
+    @property
+    def portable(self) -> Keys:
+        """Those of users: what the library keeps in a store means something only there.
+
+        Raises:
+            DatastreamError: a key of the library was named.
+        """
+        for key in filter(is_reserved, self.keys):
+            raise DatastreamError(
+                f"{shown(key)} is kept by datastream for this store, so it stays here; get and put "
+                "copy a key as it is"
+            )
+        return self._replace(exclude=(*self.exclude, f"{RESERVED}**"))
 
     def watched(self, store: Store, **pace: Any) -> Observable[Batch]:
         """The watch of them."""

@@ -242,8 +242,6 @@ def test_import_takes_what_watch_prints_and_what_is_written_by_hand(url: str) ->
         (b"[]", 'line 2: it is no JSON object with a "key"'),
         (b'{"key": "a"}', 'needs a "value"'),
         (b'{"key": "a", "value": "x", "encoding": "base64"}', "no base64"),
-        (b'{"key": "a/", "value": 1}', "ends in '/'"),
-        (b'{"key": "a", "value": "x", "value_type": "\xc3\xa9"}', "no type"),
         (b"\xff", "line 2: "),
     ],
 )
@@ -253,6 +251,42 @@ def test_a_line_that_is_none_is_named(url: str, line: bytes, words: str) -> None
     assert words in result.stderr
     assert "; 0 entries were written" in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"key": "a/", "value": 1}', "ends in '/'"),
+        (b'{"key": "fx", "value": 1}', "'fx'"),
+    ],
+)
+def test_what_a_store_cannot_hold_of_an_import_is_said_and_left_out(
+    tmp_path: Path, line: bytes, words: str
+) -> None:
+    lines = b'{"key": "fx/a", "value": 1}', line, b'{"key": "z", "value": 2}'
+    files = f"file:{tmp_path}/files?create=true"
+    result = run("import", files, stdin=b"\n".join(lines))
+    assert result.exit_code == 1
+    assert words in result.stderr.splitlines()[0]
+    assert "1 keys cannot be held" in result.stderr
+    assert "2 others were written" in result.stderr
+    assert set(content(files)) == {"fx/a", "z"}
+
+
+def test_what_the_library_keeps_in_a_store_stays_there(url: str, other: str) -> None:
+    with datastream.open(url) as store:
+        store["_datastream/mirror/x.json"] = {}
+    lines = run("export", url).stdout.splitlines()
+    assert {json.loads(line)["key"] for line in lines} == VALUES.keys()
+    assert run("cp", url, other).exit_code == 0
+    assert content(other).keys() == VALUES.keys()
+    assert run("mv", url, other).exit_code == 0
+    assert content(other).keys() == VALUES.keys()
+    assert content(url).keys() == {"_datastream/mirror/x.json"}
+    for command in (("export", url), ("cp", url, other), ("mv", url, other)):
+        result = run(*command, "_datastream/mirror/x.json")
+        assert result.exit_code == 1
+        assert "it stays here" in result.stderr
 
 
 def test_a_file_that_is_none_makes_no_database(tmp_path: Path) -> None:
