@@ -10,7 +10,11 @@ from typing import Any
 import click
 
 from datastream.cli._exit import exit_code
-from datastream.cli._interrupt import end_if_pressed, end_soon_after_ctrl_c
+from datastream.cli._interrupt import (
+    end_if_pressed,
+    end_soon_after_ctrl_c,
+    interrupt_from_here,
+)
 from datastream.cli._standard_files import open_closed_ones, write_utf8
 from datastream.cli._words import did_you_mean
 from datastream.errors import shown
@@ -45,20 +49,28 @@ COMMANDS = {
 
 class _App(click.Group):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Not in `main`, which tests call within a process that is to live on.
-        open_closed_ones()
-        write_utf8()
-        end_soon_after_ctrl_c()
         answers: list[Any] = []
+
+        def work() -> None:
+            # Not in `main`, which tests call within a process that is to live on.
+            open_closed_ones()
+            write_utf8()
+            end_soon_after_ctrl_c()
+            answers.append(self.main(*args, **kwargs))
+
         try:
             # Help and versions are printed before a command is invoked.
-            code = exit_code(lambda: answers.append(self.main(*args, **kwargs)))
+            code = exit_code(work)
             return answers[0] if answers else sys.exit(code)
         finally:
             end_if_pressed()
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.exit(exit_code(lambda: super(_App, self).invoke(ctx)))
+        def work() -> None:
+            interrupt_from_here()
+            super(_App, self).invoke(ctx)
+
+        ctx.exit(exit_code(work))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -56,6 +57,9 @@ def end_soon_after_ctrl_c() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Else it is ignored, as in what a shell runs in the background.
         signal.signal(signal.SIGINT, _process.press)
+        # Click would say "Aborted!".
+        _process.is_held_back = True
+        sys.unraisablehook = _pass_on
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -63,10 +67,20 @@ def end_soon_after_ctrl_c() -> None:
     threading.Thread(target=_end_after_ctrl_c, args=(ours, theirs), daemon=True).start()
 
 
+def interrupt_from_here() -> None:
+    """From here on, Ctrl-C raises KeyboardInterrupt, too."""
+    _process.is_held_back = False
+    if _process.is_pressed:
+        _process.interrupt()
+
+
 def end_if_pressed() -> None:
     """After all was cleaned up: taking the interpreter apart can take longer than all before."""
     if _process.is_pressed:
         os._exit(INTERRUPTED)
+    if signal.getsignal(signal.SIGINT) == _process.press:
+        # Nobody is left who would take a KeyboardInterrupt.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def clean_up_for(seconds: float) -> None:
@@ -85,8 +99,7 @@ def ended_too(start: Callable[[], T], end: Callable[[T], object]) -> Iterator[T]
     finally:
         _process.is_held_back = False
     try:
-        if _process.is_pressed:
-            _process.interrupt()
+        interrupt_from_here()
         yield started
     finally:
         _process.ends.remove(end_it)
@@ -98,6 +111,12 @@ def was_pressed() -> bool:
     Raised within a callback, such as one of SQLite, KeyboardInterrupt becomes another error.
     """
     return _process.is_pressed
+
+
+def _pass_on(unraisable: sys.UnraisableHookArgs) -> None:
+    # Raised in a callback or a finalizer, KeyboardInterrupt goes no further: the thread ends all.
+    if unraisable.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end_after_ctrl_c(signals: socket.socket, _: socket.socket) -> None:

@@ -51,3 +51,33 @@ def test_a_command_that_waits_within_a_c_library_ends(tmp_path: Path) -> None:
         other.close()
     with datastream.open(f"sqlite:{path}") as store:
         assert store["key"] == 1
+
+
+PRESSED = """
+import os, signal, sys
+from datastream.cli import _app
+
+where, name = {where}, {name!r}
+real = getattr(where, name)
+
+def press(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(*args, **kwargs)
+
+setattr(where, name, press)
+_app.main(["ls", "memory:"], prog_name="datastream")
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("_app", "write_utf8"), ("_app.click.Group", "make_context"), ("_app._App", "get_command")],
+)
+def test_ctrl_c_while_a_command_begins_is_no_error(where: str, name: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", PRESSED.format(where=where, name=name)],
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (130, b"", b"")
