@@ -183,34 +183,25 @@ class Worker:
     # One step.
 
     def _step(self) -> None:
+        """What is most urgent."""
+        work, feeds, writes = self._work, self._feeds, not self._dry_run
         if self._is_fed_anew:
             self._refuse_circles()
         elif not self._joined:
             self._join()
-        else:
-            self._proceed()
-
-    def _proceed(self) -> None:
-        """What is most urgent."""
-        if self._work and self._work[0].is_first:
-            self._apply(self._work[0])
-        elif self._feeds.target is None and not self._dry_run:
-            if not self._work:
-                # All is written; whether others wrote meanwhile is found out by reading it back.
-                self._show(None)
-                self.notify()
+        elif work and work[0].is_first:
+            self._apply(work[0])
+        elif feeds.target is None and writes:
             self._follow_target()
-        elif self._ledger.suspects and not self._dry_run:
+        elif self._ledger.suspects and writes:
             self._look_at_suspects()
-        elif self._feeds.target:
+        elif feeds.target:
             # Before anything is written: others may have been there.
-            self._suspect(self._feeds.target)
-        elif self._work:
-            if self._failures >= FOLDS_AFTER and self._feeds.source:
-                self._fold(self._feeds.source)
-            self._apply(self._work[0])
-        elif self._feeds.source:
-            self._follow(self._feeds.source)
+            self._suspect(feeds.target)
+        elif work:
+            self._write_next()
+        elif feeds.source:
+            self._follow(feeds.source)
         else:
             self._rest()
 
@@ -413,6 +404,10 @@ class Worker:
         return self._selection.matches(key) and not is_reserved(key)
 
     def _follow_target(self) -> None:
+        if not self._work:
+            # All is written; whether others wrote meanwhile is found out by reading it back.
+            self._show(None)
+            self.notify()
         batch = self._feeds.follow_target()
         if batch is not None:
             self._ledger.check(batch)
@@ -452,6 +447,11 @@ class Worker:
         return store._core.state(Selection(frozenset(keys)))
 
     # Writing.
+
+    def _write_next(self) -> None:
+        if self._failures >= FOLDS_AFTER and self._feeds.source:
+            self._fold(self._feeds.source)
+        self._apply(self._work[0])
 
     def _apply(self, work: Work) -> None:
         ledger = self._ledger
