@@ -189,8 +189,9 @@ class Loop:
 
         Raises:
             Stopped: its loop has ended, or it was cancelled.
+            SystemExit, KeyboardInterrupt: it did, on a loop of our own.
         """
-        coroutine = _awaited(awaitable)
+        coroutine = _awaited(awaitable) if self._given else _contained(awaitable)
         try:
             future = self._context.copy().run(
                 asyncio.run_coroutine_threadsafe, coroutine, self._given or self._of_our_own()
@@ -200,11 +201,13 @@ class Loop:
             raise Stopped from error
         self._running.add(future)
         try:
-            future.result()
+            ended = future.result()
         except (CancelledError, asyncio.CancelledError) as error:
             raise Stopped from error
         finally:
             self._running.discard(future)
+        if ended is not None:
+            raise ended
 
     def cancel(self) -> bool:
         """Cancel what runs; whether there was anything."""
@@ -259,3 +262,12 @@ async def _awaited(awaitable: Awaitable[Any]) -> None:
             raise
         # Nobody has cancelled the handler: it is no reason to stop, and a failure like others.
         raise RuntimeError("something that the handler awaited was cancelled") from error
+
+
+async def _contained(awaitable: Awaitable[Any]) -> BaseException | None:
+    """What would end the loop, and leave this handler and all others waited for, is the answer."""
+    try:
+        await _awaited(awaitable)
+    except (SystemExit, KeyboardInterrupt) as error:
+        return error
+    return None

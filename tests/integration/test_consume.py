@@ -308,6 +308,27 @@ def test_what_a_handler_awaits_may_be_cancelled(store):
     assert calls == [1, 1]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_handler_that_exits_ends_its_consumer_alone(store, place, is_async):
+    def exits(entry):
+        sys.exit(3)
+
+    async def exits_on_the_loop(entry):
+        sys.exit(3)
+
+    handler = exits_on_the_loop if is_async else exits
+    with store.consume(handler, place=place) as consumer:
+        store["a"] = 1
+        with pytest.raises(DatastreamError, match="SystemExit"):
+            consumer.wait(30)
+        assert consumer.status.current.state is State.FAILED
+    # It is the next one's.
+    recorder = Recorder()
+    with store.consume(recorder, place=place) as consumer:
+        assert consumer.flush(30)
+    assert recorder.pairs == [("a", 1)]
+
+
 def test_flush_ends_when_the_consumer_does(store):
     def handler(entry):
         started.set()
