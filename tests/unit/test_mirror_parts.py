@@ -8,8 +8,11 @@ import datastream
 from datastream import Batch, DatastreamError, Entry, Selection, Store
 from datastream._mirror.drift import Table
 from datastream._mirror.events import Events
+from datastream._mirror.ledger import Ledger
 from datastream._mirror.loops import Edge, Loop, check, identity, overlap
+from datastream._mirror.plan import Rules
 from datastream._mirror.progress import InFile, Progress
+from datastream._mirror.target import Target
 from datastream.entry import deleted
 from datastream.sources.memory import MemorySource
 
@@ -163,3 +166,26 @@ def test_a_table_says_nothing_of_what_lies_below_a_place_that_cannot_be_read():
     assert table.apply(1, Batch((), initial=True))
     assert table.differences["a/x"].kind == "only_a"
     assert not table.is_partial(1)
+
+
+def test_a_suspect_that_may_be_the_mirrors_own_is_so_after_a_restart(tmp_path):
+    """It is looked at again while others have written, too, and the source goes on meanwhile."""
+    with datastream.open("memory:") as store:
+
+        def begun():
+            target, place = Target(store, types=True), InFile(tmp_path / "place")
+            ledger = Ledger(target, Rules(), place, Progress("source", "target"))
+            ledger.load()
+            return ledger
+
+        ledger = begun()
+        ledger.judged.add("own")
+        assert ledger.doubt()
+        ledger.suspects.add("others")
+        ledger.save()
+        keys = "own", "others"
+        new = {key: Entry(key, b"2", "int", revision="2") for key in keys}
+        old = {key: Entry(key, b"1", "int", revision="1") for key in keys}
+        plan = begun().judge(keys, new, old)
+        assert [write.key for write in plan.writes] == ["own"]
+        assert [conflict.key for conflict in plan.conflicts] == ["others"]
