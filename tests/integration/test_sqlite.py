@@ -1071,6 +1071,22 @@ def test_a_corrupt_page_is_a_status_and_no_delete(make, path):
     assert len(follower.state) == 1_001
 
 
+def test_a_commit_is_seen_though_the_log_cannot_be_read(make, path):
+    """Whoever reads finds out, and says so."""
+    db, store, _ = make(f"CREATE TABLE data ({NATIVE})", follow=False)
+    commits, attached = store._source._commits, store._source._current.attached
+    where = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+    ((root,),) = db.execute(where, (attached.layout.mark,))
+    with path.open("r+b") as file:
+        file.seek((root - 1) * 4096)
+        file.write(b"\xff" * 100)
+        # Tells every connection to forget what it has cached.
+        file.seek(24)
+        file.write(b"\x7f" * 4)
+    assert commits.have_come(attached)
+    assert commits.suspicion.is_left
+
+
 # --- what cannot be opened ---
 
 

@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import NamedTuple
 
 from datastream.sources.sqlite.attached import Attached
-from datastream.sources.sqlite.connection import RETRY, Outdated, file_stat, is_about_sql
+from datastream.sources.sqlite.connection import RETRY, Outdated, file_stat, is_busy
 from datastream.sources.sqlite.log import Line
 from datastream.sources.sqlite.unlogged import Stamp, Suspicion
 
@@ -29,7 +29,7 @@ class Seen(NamedTuple):
     attached: Attached
     version: int
     newest: Line | None = None
-    """The newest line of the log; None if it has none."""
+    """The newest line of the log; None if there is no log, or none that can be read."""
 
 
 class Commits:
@@ -119,9 +119,9 @@ class Commits:
         seen, known = _look(attached), self.known
         if seen is None:
             return False
-        has_lines = seen.newest != known.newest
+        has_lines = seen.newest not in (None, known.newest)
         is_looked_up = known.attached is not attached
-        if not (has_lines or is_looked_up or self._is_settled(attached)):
+        if not (has_lines or is_looked_up or self._is_settled(seen)):
             return False
         self._unsettled = None
         # In WAL mode a checkpoint follows, at any time.
@@ -134,9 +134,9 @@ class Commits:
             self.suspicion.arise(is_bare=not (is_looked_up or has_lines))
         return True
 
-    def _is_settled(self, attached: Attached) -> bool:
+    def _is_settled(self, seen: Seen) -> bool:
         """Whether a version without a line will not get one any more."""
-        if attached.log is None or not attached.is_wal:
+        if seen.newest is None or not seen.attached.is_wal:
             return True
         now = monotonic()
         self._unsettled = self._unsettled or now
@@ -163,12 +163,12 @@ def _version(attached: Attached) -> int | None:
 
 def _look(attached: Attached) -> Seen | None:
     """What is there now, all of one moment; None while a writer holds the file."""
-    if attached.log is None:
-        version = _version(attached)
-        return None if version is None else Seen(attached, version)
-    try:
-        return Seen(attached, *attached.file.clock.read(attached.log.newest))
-    except sqlite3.Error as error:
-        # Without its tables the log is looked up anew, by who reads.
-        version = _version(attached) if is_about_sql(error) else None
-        return None if version is None else Seen(attached, version)
+    if attached.log is not None:
+        try:
+            return Seen(attached, *attached.file.clock.read(attached.log.newest))
+        except sqlite3.Error as error:
+            if is_busy(error):
+                return None
+            # Whoever reads will be told why, such as that a page is broken or the log has gone.
+    version = _version(attached)
+    return None if version is None else Seen(attached, version)
