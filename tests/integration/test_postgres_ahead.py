@@ -293,6 +293,9 @@ def test_nor_where_a_type_was_altered(publisher, notified, statement):
         "CREATE FUNCTION same(oid, int) RETURNS bool LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE 'called'; END $$; "
         "CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = int, FUNCTION = same)",
+        "CREATE FUNCTION same(text[], text[]) RETURNS bool LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE 'called'; END $$; "
+        "CREATE OPERATOR = (LEFTARG = text[], RIGHTARG = text[], FUNCTION = same)",
     ],
 )
 @pytest.mark.parametrize(

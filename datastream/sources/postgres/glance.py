@@ -47,7 +47,9 @@ class Glance:
         self._trusted: str | None = None
         mark = f"pg_catalog.concat_ws(' ', {', '.join(marks)}, st.epoch, st.ctid)"
         # A line without keys says that anything may have changed, and one with none is the first.
-        keys = "pg_catalog.unnest(coalesce(nullif(keys, '{}'), '{NULL}'))"
+        # No `nullif`: an operator that somebody made for two text[] would fit better.
+        listed = "CASE WHEN pg_catalog.cardinality(keys) > 0 THEN keys ELSE '{NULL}' END"
+        keys = f"pg_catalog.unnest({listed})"
         self._statement = (
             f"SELECT {mark}, pg_catalog.pg_current_snapshot()::text, $2::xid8 >= st.cut, "
             "l.xid::text, pg_catalog.timestamptz_send(l.at), l.key, l.delta, t.* "
