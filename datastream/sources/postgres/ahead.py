@@ -1,6 +1,6 @@
 """A question that is sent as soon as a notification arrives, by the thread that waits for those.
 
-What it is was worked out, and planned by the server, before.
+What it is was worked out, and analysed by the server, before.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Ahead:
     def ask(self, question: Question) -> Sequence[Any] | None:
         """The rows of the answer, as a binary cursor's.
 
-        None if the server has not planned that question, fails, or takes long: who asks in turn
+        None if the server has not analysed that question, fails, or takes long: who asks in turn
         finds out why, or waits.
 
         Raises:
