@@ -12,7 +12,7 @@ from threading import Event
 import pytest
 
 import datastream
-from datastream import DatastreamError
+from datastream import DatastreamError, RevisionConflict
 from datastream.selection import Selection
 from datastream.sources.sqlite import commits as _sqlite_commits
 from datastream.sources.sqlite import log as _sqlite_log
@@ -196,6 +196,22 @@ def test_a_writer_without_triggers_is_seen(path, opened):
     """
     subprocess.run(["sqlite3", path], input=script, text=True, check=True)
     follower.wait_state({"same": b"1", "changed": b"2", "new": b"1"})
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+def test_a_writer_without_triggers_is_seen_after_a_write_that_stored_nothing(path, opened):
+    """What moved the file's version since is not the store's."""
+    store = opened()
+    store["a"] = 1
+    follower = Follower(store)
+    follower.wait_key("a", b"1")
+    source = store._source
+    source._commits.settle(source._current.attached)
+    with pytest.raises(RevisionConflict):
+        store.put("a", 5, expect="another")
+    script = ".dbconfig enable_trigger off\nUPDATE data SET value = '2' WHERE key = 'a';"
+    subprocess.run(["sqlite3", path], input=script, text=True, check=True)
+    follower.wait_state({"a": b"2"})
 
 
 @pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")

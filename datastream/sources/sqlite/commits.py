@@ -48,7 +48,7 @@ class Commits:
         """Whether the log may lack a change."""
         # Else the later of two looks might take in the earlier version.
         self._looking = threading.Lock()
-        self._stamp, self._writings = Stamp(), 0
+        self._stamp, self._cuts = Stamp(), 0
         self._look_at_file = 0.0
         # Since when there is a version of which it is not known yet what moved it.
         self._unsettled: float | None = None
@@ -127,8 +127,8 @@ class Commits:
         # In WAL mode a checkpoint follows, at any time.
         self._stamp.explain(None if attached.is_wal else file_stat(self._path))
         self.known = seen
-        writings, self._writings = self._writings, attached.file.writings
-        is_own = writings != self._writings or writings % 2
+        cuts, self._cuts = self._cuts, attached.file.cuts
+        is_own = attached.file.is_written or cuts != self._cuts
         tells_all = attached.layout.tells_all
         if is_looked_up or not (tells_all and (is_own or has_lines)):
             self.suspicion.arise(is_bare=not (is_looked_up or has_lines))

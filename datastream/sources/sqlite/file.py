@@ -71,8 +71,8 @@ class File:
         """Opened without locks, as its disk is read-only and nobody has it open."""
         self._stat = file_stat(path)
         self.log = WriteAheadLog(path)
-        self.writings = 0
-        """Odd while a writer of this store is lent, and another number afterwards."""
+        self.cuts = 0
+        """How often this store has cut the log, which is a commit without a line in it."""
         self._writing = threading.Lock()
         # Must not wait for a writer: its commit shows at the next look.
         self.clock = Clock(self._open_first())
@@ -135,11 +135,9 @@ class File:
                 f"{self._path}: other writes of this store still wait for the lock; "
                 "retry, or raise timeout="
             )
-        self.writings += 1
         try:
             connection = self._writers.take()
         except BaseException:
-            self.writings += 1
             self._writing.release()
             raise
         try:
@@ -154,7 +152,6 @@ class File:
         try:
             self._writers.give(connection)
         finally:
-            self.writings += 1
             self._writing.release()
 
     @contextmanager
@@ -167,16 +164,11 @@ class File:
             self.give_writer(connection)
 
     @contextmanager
-    def idle_writer(self, *, commits: bool) -> Iterator[Connection | None]:
-        """The connection that writes, waiting for nobody; None while it is in use.
-
-        Args:
-            commits: what is done with it is a commit of this store.
-        """
+    def idle_writer(self) -> Iterator[Connection | None]:
+        """The connection that writes, waiting for nobody; None while it is in use."""
         if not self._writing.acquire(blocking=False):
             yield None
             return
-        self.writings += commits
         try:
             with self._writers.lent() as connection:
                 connection.timeout = 0.0
@@ -185,8 +177,12 @@ class File:
                 finally:
                     connection.timeout = self._timeout
         finally:
-            self.writings += commits
             self._writing.release()
+
+    @property
+    def is_written(self) -> bool:
+        """Whether a call of this store has the connection that writes."""
+        return self._writing.locked()
 
     def version(self) -> int:
         """`data_version`; waits while a writer holds a lock that permits no reader."""
@@ -219,7 +215,7 @@ class File:
         """Have no connection use pages, or a schema, from here on that it has read before."""
         former, self.readers = self.readers, Pool(self._open_reader, READERS)
         former.close()
-        with self.idle_writer(commits=False) as connection:
+        with self.idle_writer() as connection:
             if connection is not None:
                 connection.execute("PRAGMA shrink_memory")
                 connection.execute("PRAGMA writable_schema = RESET")

@@ -436,8 +436,10 @@ class SqliteSource(Source):
         if attached.log is None or self._current.asked.readonly:
             return
         try:
-            with attached.file.idle_writer(commits=True) as connection:
+            with attached.file.idle_writer() as connection:
                 if connection is not None and attached.log.length(connection) > 2 * KEPT:
+                    # Before it commits: who looks then knows whose that is.
+                    attached.file.cuts += 1
                     attached.log.prune(connection)
         except (sqlite3.OperationalError, Outdated) as error:
             # Housekeeping: the next attempt may find the lock free.
