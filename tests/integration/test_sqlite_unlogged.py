@@ -155,7 +155,7 @@ def test_a_blob_written_is_told_to_who_asks_what_changed(blobs, opened, is_compa
     if is_compared:
         suspicion = store._source._suspicion
         eventually(lambda: suspicion._is_partial, "a comparison of what is watched")
-    changed = store._core.read_changes(Selection(("cert",)), cursor)
+    changed = store._core.read_changes(Selection(frozenset({"cert"})), cursor)
     assert changed.complete
     assert [entry.value for entry in changed.entries] == [b"BBBB"]
     follower.wait_state({"other": b"AAAA"})
