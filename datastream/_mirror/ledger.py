@@ -94,13 +94,14 @@ class Ledger:
         self._kept_marks = self._marks
         self._loaded = True
 
-    def begin(self, plan: Plan, target: Sequence[Entry], cursor: str) -> None:
+    def begin(self, plan: Plan, target: Sequence[Entry], cursor: str, *, in_pieces: bool) -> None:
         """Both stores were compared: what was known before is of no use.
 
         Args:
             target: what the target holds.
             cursor: of the target then. What it changes from there on and is not named as written
                 here was written by others, also if this process ends before it follows the target.
+            in_pieces: not all is written at once, and what is first is not named.
         """
         self.take_in(plan)
         for known in (self._target.left, self._written, self.suspects, self.judged):
@@ -108,9 +109,9 @@ class Ledger:
         self._before = revisions_of(target)
         self._was_exact = True
         self.progress = self.progress._replace(
-            cursor="", target_cursor=cursor, suspects=(), written=()
+            cursor="", target_cursor="" if in_pieces else cursor, suspects=(), written=()
         )
-        if not self.is_ours:
+        if in_pieces or not self.is_ours:
             # From here on, what the target holds is what the mirror has put there.
             self.save()
             self.is_ours = True
@@ -364,7 +365,8 @@ class Ledger:
             written=tuple(sorted(written)) if is_short else (),
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
-            is_exact=self._is_exact,
+            # Of what is not named, a later process must not say that it is somebody else's.
+            is_exact=self._is_exact and is_short,
         )
 
 

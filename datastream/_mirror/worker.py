@@ -343,12 +343,12 @@ class Worker:
             self.planned = (*plan.writes, *as_writes(plan.missing))
             self._feeds.leave()
             return
-        ledger.begin(plan, target, first.target.cursor)
         since = monotonic()
         chunks: list[Sequence[Write] | Sequence[Entry]] = []
         chunks += in_chunks(plan.writes, CHUNK, CHUNK_BYTES)
         chunks += in_chunks(plan.missing, CHUNK, CHUNK_BYTES)
         *chunks, last = chunks or [()]
+        ledger.begin(plan, target, first.target.cursor, in_pieces=bool(chunks))
         self._work.extend(Work(chunk, None, since, is_first=True) for chunk in chunks)
         self._work.append(Work(last, first.source.cursor, since, is_first=True))
 

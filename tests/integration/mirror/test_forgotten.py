@@ -7,6 +7,8 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, InvalidValue, SourceUnavailable, State, Store, mirror
+from datastream._mirror import ledger, worker
+from datastream._mirror.target import Target
 from datastream._mirror.worker import Worker
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
@@ -209,3 +211,68 @@ def test_what_was_kept_without_deletes_is_nobody_elses(source, target):
     with mirror(source, target) as running:
         assert running.flush(LONG)
     assert values(target) == {"a": 1}
+
+
+def killed_after_one_piece(source, target, **options):
+    """End a mirror after the first of three pieces, as the end of its process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "CHUNK", 2)
+        writes = Target.write
+
+        def write(self, *args):
+            if self.batches:
+                raise SourceUnavailable("the process is being killed")
+            writes(self, *args)
+
+        patch.setattr(Target, "write", write)
+        running = mirror(source, target, **options)
+        eventually(lambda: running.status.current.state is State.STALE, "one piece is written")
+        doomed(running).close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite", "file"])
+def test_a_first_copy_that_was_killed_is_its_own(kinds, source, kind, tmp_path):
+    target, options = kinds.open(kind), {"place": tmp_path / "place"}
+    source.put_many({f"{n}.txt": "1" for n in range(6)})
+    killed_after_one_piece(source, target, **options)
+    assert len(values(target)) == 2
+    source.put_many({f"{n}.txt": "2" for n in range(6)})
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+    assert values(target) == dict(source)
+
+
+def test_a_comparison_that_was_killed_is_its_own_though_the_source_took_all_back(kinds, tmp_path):
+    """Git compares two commits: of what came and went in between it tells nothing."""
+    source, target, options = kinds.open("git"), kinds.open("file"), {"place": tmp_path / "place"}
+    before = {f"{n}.txt": "1" for n in range(6)}
+    source.put_many(before)
+    stopped(source, target, **options)
+    source.put_many(dict.fromkeys(before, "2"))
+    # Opened anew, it does not know what has changed, and both are compared.
+    with datastream.open(target.name) as reopened:
+        killed_after_one_piece(source, reopened, **options)
+    assert sorted(values(target).values()) == ["1"] * 4 + ["2"] * 2
+    source.put_many(before)
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+    assert values(target) == before
+
+
+def test_very_many_writes_of_a_killed_mirror_are_its_own_though_the_source_took_all_back(
+    kinds, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ledger, "MOST_WRITTEN", 2)
+    source, target, options = kinds.open("git"), kinds.open("file"), {"place": tmp_path / "place"}
+    before = {f"{n}.txt": "1" for n in range(6)}
+    source.put_many(before)
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+        # What it had kept before is as it would be, were it killed now.
+        doomed(running)
+        source.put_many(dict.fromkeys(before, "2"))
+        assert running.flush(LONG)
+    source.put_many(before)
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+    assert values(target) == before
