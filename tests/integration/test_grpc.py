@@ -225,8 +225,9 @@ def test_a_port_in_use_is_an_oserror_that_names_it(store, server, kind):
         datastream_grpc.serve(store, "192.0.2.1:0", insecure=True)
 
 
-def test_a_unix_socket(store, tmp_path):
-    place = f"unix:{tmp_path / 'socket'}"
+@pytest.mark.parametrize("prefix", ["unix:", "unix://", "unix:///"])
+def test_a_unix_socket(store, tmp_path, prefix):
+    place = f"{prefix}{tmp_path / 'socket'}"
     with (
         datastream_grpc.serve(store, place),
         datastream.open(f"grpc:{place}") as remote,

@@ -29,7 +29,8 @@ def address_of(path: str) -> str:
 def path_of(address: str) -> str:
     """Of ``unix:path`` or ``unix:///path``."""
     path = unquote(address.removeprefix(PREFIX))
-    return path.removeprefix("//") if path.startswith("///") else path
+    # One more, as of "unix:///" before a whole path, is none of it.
+    return "/" + path.lstrip("/") if path.startswith("///") else path
 
 
 def lasting(address: str) -> str:
