@@ -195,6 +195,7 @@ class Ledger:
             if left.get(key, before.get(key)) != revision and not is_reserved(key):
                 self.suspects.add(key)
         self.suspects |= expected - found.keys()
+        self._written = {key for key in self._written if left.get(key) != found.get(key, "")}
         self._before = {}
         self.progress = self.progress._replace(target_cursor=batch.cursor)
         self.is_saved = False
@@ -365,8 +366,7 @@ class Ledger:
             written=tuple(sorted(written)) if is_short else (),
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
-            # Of what is not named, a later process must not say that it is somebody else's.
-            is_exact=self._is_exact and is_short,
+            is_exact=self._is_exact,
         )
 
 

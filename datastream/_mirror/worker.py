@@ -318,7 +318,11 @@ class Worker:
         if told is not None:
             news = set(keys_of(told.entries)) - changed_back(told)
             ledger.suspect_others(filter(self._is_mirrored, news))
-        elif (own := self._changes(self._source, at.cursor)) is not None:
+            return
+        # Without a cursor, not all that was written is named; such a log tells of it all the same.
+        is_told_all = at.target_cursor or Feature.TRANSIENT in self._source.features
+        own = self._changes(self._source, at.cursor) if is_told_all else None
+        if own is not None:
             ledger.suspect_differing(source, target, set(keys_of(own.entries)))
 
     def _changes(self, store: Store, since: str) -> Reading | None:

@@ -259,11 +259,12 @@ def test_a_comparison_that_was_killed_is_its_own_though_the_source_took_all_back
     assert values(target) == before
 
 
+@pytest.mark.parametrize("kind", ["git", "sqlite"])
 def test_very_many_writes_of_a_killed_mirror_are_its_own_though_the_source_took_all_back(
-    kinds, tmp_path, monkeypatch
+    kinds, kind, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(ledger, "MOST_WRITTEN", 2)
-    source, target, options = kinds.open("git"), kinds.open("file"), {"place": tmp_path / "place"}
+    source, target, options = kinds.open(kind), kinds.open("file"), {"place": tmp_path / "place"}
     before = {f"{n}.txt": "1" for n in range(6)}
     source.put_many(before)
     with mirror(source, target, **options) as running:
@@ -276,3 +277,33 @@ def test_very_many_writes_of_a_killed_mirror_are_its_own_though_the_source_took_
     with mirror(source, target, **options) as running:
         assert running.flush(LONG)
     assert values(target) == before
+
+
+def test_what_others_wrote_after_very_many_writes_is_theirs(kinds, tmp_path, monkeypatch):
+    monkeypatch.setattr(ledger, "MOST_WRITTEN", 2)
+    source, target, options = (
+        kinds.open("sqlite"),
+        kinds.open("file"),
+        {"place": tmp_path / "place"},
+    )
+    source.put_many({f"{n}.txt": "1" for n in range(6)})
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+        doomed(running)
+        source.put_many({f"{n}.txt": "2" for n in range(5)})
+        assert running.flush(LONG)
+    target["5.txt"] = "theirs"
+    with mirror(source, target, **options) as running:
+        with pytest.raises(DatastreamError, match="others wrote"):
+            running.flush(LONG)
+    assert target["5.txt"] == "theirs"
+
+
+def test_very_many_writes_into_a_store_that_lags_are_named_until_they_are_shown(
+    kinds, source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ledger, "MOST_WRITTEN", 2)
+    target, place = kinds.open("grpc"), tmp_path / "place"
+    source.put_many({f"{n}.txt": "1" for n in range(6)})
+    stopped(source, target, place=place)
+    assert json.loads(place.read_text())["target_cursor"]
