@@ -58,7 +58,8 @@ def mv(url: str, target: str, **options: Any) -> None:
 
     Or a key to another one of the same store: mv URL KEY NEW_KEY; both may end in "/".
 
-    Keys are removed when all were written; those that changed meanwhile are not.
+    Keys are removed when all were written; those that TARGET cannot hold, or that changed
+    meanwhile, stay.
     """
     _run(url, target, is_move=True, **options)
 
