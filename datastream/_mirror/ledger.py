@@ -359,11 +359,13 @@ class Ledger:
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
         is_short = len(self._written) <= MOST_WRITTEN
-        # A later process must know, too, which suspects may be the mirror's own.
-        written = self._written | self.judged | (self.suspects & self._unsure)
+        # A later process must know in any case which suspects may be the mirror's own.
+        written = self.judged | (self.suspects & self._unsure)
+        if is_short:
+            written |= self._written
         return progress._replace(
             target_cursor=progress.target_cursor if is_short else "",
-            written=tuple(sorted(written)) if is_short else (),
+            written=tuple(sorted(written)),
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
             is_exact=self._is_exact,

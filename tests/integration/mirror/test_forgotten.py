@@ -307,3 +307,24 @@ def test_very_many_writes_into_a_store_that_lags_are_named_until_they_are_shown(
     source.put_many({f"{n}.txt": "1" for n in range(6)})
     stopped(source, target, place=place)
     assert json.loads(place.read_text())["target_cursor"]
+
+
+def test_what_a_killed_mirror_judged_is_its_own_beside_very_many_writes(
+    kinds, target, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ledger, "MOST_WRITTEN", 2)
+    source, options = kinds.open("git"), {"place": tmp_path / "place"}
+    stopped(source, target, **options)
+    target._source.forgets = False
+    with doomed(mirror(source, target, **options)) as running:
+        source["a.txt"] = "1"
+        assert running.flush(LONG)
+    # Came and went, as git sees it: it is judged, and then all else is written.
+    del source["a.txt"]
+    source.put_many({f"{n}.txt": "1" for n in range(3)})
+    with doomed(mirror(source, target, **options)) as running:
+        assert running.flush(LONG)
+    source["a.txt"] = "2"
+    with mirror(source, target, **options) as running:
+        assert running.flush(LONG)
+    assert values(target) == dict(source)
