@@ -58,3 +58,16 @@ def test_without_such_a_link_new_directories_are_watched_by_themselves(root):
         assert not notifications.misses_folders()
     finally:
         notifications.close()
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_a_directory_that_is_touched_is_a_doubt_only_where_what_is_in_it_is_watched(
+    root, recursive
+):
+    notifications = TreeNotifications(str(root), recursive=recursive)
+    try:
+        os.utime(root / "sub")
+        assert notifications.wait(WakeEvent(), 10) == {str(root / "sub")}
+        assert notifications.is_doubtful == recursive
+    finally:
+        notifications.close()

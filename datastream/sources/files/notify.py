@@ -94,7 +94,7 @@ class TreeNotifications:
         if path == self._root or path in self._folders:
             # One that was watched by itself and moved has lost its watch, also if it is back.
             return True
-        return what == MODIFIED and Path(path).is_dir()
+        return self._recursive and what == MODIFIED and Path(path).is_dir()
 
     def close(self) -> None:
         """Stop watching."""
