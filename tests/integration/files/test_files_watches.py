@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import pytest
 
@@ -86,6 +87,7 @@ def test_one_that_may_not_be_read_costs_no_other_its_watch(root, tmp_path, moved
 def test_a_directory_that_stands_in_while_another_one_is_to_be_watched(root, monkeypatch, rare):
     (root / "a").write_text("1")
     away, other = root.parent / "away", root.parent / "other"
+    is_back = threading.Event()
 
     class Swapped(TreeNotifications):
         def __init__(self, path, **options):
@@ -98,12 +100,13 @@ def test_a_directory_that_stands_in_while_another_one_is_to_be_watched(root, mon
                 if not other.exists():
                     root.rename(other)
                     away.rename(root)
+                    is_back.set()
 
     monkeypatch.setattr(watcher, "TreeNotifications", Swapped)
     with Store(FilesSource(root, interval=3600)) as store:
         recorder = Recorder(store)
         recorder.wait_state({"a": b"1"})
-        eventually(other.exists, "it was to be watched")
+        assert is_back.wait(TIMEOUT)
         (root / "a").write_text("2")
         recorder.wait_state({"a": b"2"})
 
