@@ -87,7 +87,8 @@ class Ledger:
             self.progress = kept._replace(origins=mine.origins)
             self.is_ours = self._was_ours = True
             self.theirs = set(kept.theirs)
-            self.suspects = set(kept.suspects)
+            # No watch tells of what was written, and undone by others, since that place.
+            self.suspects = {*kept.suspects, *kept.written}
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
             self._was_exact = kept.is_exact

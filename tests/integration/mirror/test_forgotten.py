@@ -136,6 +136,21 @@ def test_what_others_wrote_over_a_batch_is_refused_after_a_restart_too(source, t
     assert values(target) == {"a": "theirs", "more": 1}
 
 
+def test_what_others_removed_right_after_it_was_written_is_written_again(source, target, other):
+    """It came and went since the place was kept: no watch tells of that."""
+    source["a"] = 1
+    with mirror(source, target) as running:
+        assert running.flush(LONG)
+    with doomed(mirror(source, target)) as running:
+        source["b"] = 1
+        assert running.flush(LONG)
+        del other["b"]
+        running._worker._end = running._worker._feeds.leave
+    with mirror(source, target) as running:
+        assert running.flush(LONG)
+    assert values(target) == {"a": 1, "b": 1}
+
+
 @pytest.fixture(params=["file", "pruned"])
 def forgetful(request, kinds, target):
     """A target that does not tell what others wrote while no mirror ran."""
