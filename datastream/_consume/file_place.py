@@ -56,6 +56,7 @@ class FilePlace:
         self, path: str | PathLike[str], name: str, selection: Selection, store: str = ""
     ) -> None:
         self._path = Path(path).absolute()
+        self._process = os.getpid()
         self._name = name
         self.progress = Progress(selection, store)
         self._size = self._least = 0
@@ -86,6 +87,10 @@ class FilePlace:
         self._size += len(line)
 
     def close(self) -> None:
+        """Leave it to others; in a child process, to the parent."""
+        if os.getpid() == self._process:
+            # A child that was forked just now has the file open, too.
+            _flock.unlock(self._fd)
         os.close(self._fd)
 
     def _is_there(self) -> bool:

@@ -20,9 +20,10 @@ from datastream import (
     State,
     Store,
     Unsupported,
+    _flock,
 )
 from datastream.selection import Selection
-from datastream.sources.git import RemoteGitSource, tracking
+from datastream.sources.git import RemoteGitSource, clone, tracking
 from datastream.sources.git.clone import TIP
 from datastream.sources.git.objects import Objects
 from datastream.sources.git.remote import Remote
@@ -781,3 +782,19 @@ def test_source_and_url_are_the_same(server, bare):
     source = RemoteGitSource(f"{server.url}/bare.git", username=USER, password=PASSWORD)
     with Store(source) as store:
         assert store["a"] == 1
+
+
+def test_the_lock_of_a_clone_is_free_though_a_child_has_it_open(tmp_path, monkeypatch):
+    """One that was forked meanwhile keeps what it got of its parent for as long as it lives."""
+    childs, real = [], _flock.lock
+
+    def inherited(fd, **how):
+        childs.append(os.dup(fd))
+        return real(fd, **how)
+
+    monkeypatch.setattr(_flock, "lock", inherited)
+    with clone._held(tmp_path / "lock"):
+        pass
+    with (tmp_path / "lock").open("rb") as file:
+        assert real(file.fileno(), wait=False)
+    os.close(childs[0])

@@ -1,6 +1,7 @@
 """The file of a consumer's place: what was saved is there, whatever tore it or failed meanwhile."""
 
 import json
+import os
 import random
 
 import pytest
@@ -19,6 +20,17 @@ def path(tmp_path):
 
 def opened(path, selection=SELECTION):
     return FilePlace(path, "mails", selection)
+
+
+def test_what_a_child_has_open_is_free_once_it_is_closed(path):
+    """A child that was forked just now has not closed yet what it got of its parent."""
+    place = opened(path)
+    childs = os.dup(place._fd)
+    place.close()
+    try:
+        opened(path).close()
+    finally:
+        os.close(childs)
 
 
 def known(place):

@@ -155,4 +155,8 @@ def _held(path: Path) -> Iterator[None]:
     """One process at a time; the system lets go when a process dies."""
     with path.open("ab") as file:
         _flock.lock(file.fileno(), wait=True)
-        yield
+        try:
+            yield
+        finally:
+            # Closing alone would leave it to a child that was forked meanwhile.
+            _flock.unlock(file.fileno())
