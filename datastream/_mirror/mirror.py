@@ -27,6 +27,7 @@ from datastream._mirror.progress import InFile, InTarget, Nowhere, Place, Progre
 from datastream._mirror.target import Target
 from datastream._mirror.worker import Job, Worker
 from datastream._observable import StatusObservable
+from datastream._threads import join
 from datastream._watch.status import StatusHolder
 from datastream._watches import check_seconds
 from datastream.aio import Threads
@@ -158,7 +159,7 @@ class Mirror(Closing, AsyncClosing):
         """Stop; the target stays as it is, and another mirror goes on from there. Idempotent."""
         self._worker.stop()
         if threading.current_thread() is not self._thread:
-            self._thread.join(CLOSE_TIMEOUT)
+            join(self._thread, CLOSE_TIMEOUT)
 
     async def aready(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """`ready`, without holding up the event loop."""

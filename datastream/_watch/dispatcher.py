@@ -14,6 +14,8 @@ from itertools import count
 from time import monotonic
 from typing import Protocol
 
+from datastream._threads import join
+
 PATIENCE = 0.02
 """Seconds after which a call counts as blocking and another worker takes over."""
 IDLE = 2.0
@@ -79,7 +81,7 @@ class Dispatcher:
             threads = self._threads - {threading.current_thread()}
         until = monotonic() + timeout
         for thread in threads:
-            thread.join(max(0.0, until - monotonic()))
+            join(thread, max(0.0, until - monotonic()))
 
     def _summon(self) -> None:
         if self._waiting:

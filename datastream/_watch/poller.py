@@ -6,6 +6,8 @@ import random
 import threading
 from collections.abc import Callable
 
+from datastream._threads import join
+
 LOOK_ANYWAY = 60.0
 """Seconds after which the backend is read although it announced nothing."""
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0
@@ -89,7 +91,7 @@ class Poller:
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
-        thread.join(timeout)
+        join(thread, timeout)
         return not thread.is_alive()
 
     def _run(self) -> None:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from reactivex.abc import DisposableBase, ObserverBase
 
+from datastream._threads import join
 from datastream.entry import Batch, Entry
 from datastream.selection import Selection
 from datastream.source import Reading
@@ -76,7 +77,7 @@ class Replay(DisposableBase):
         self._ending = True
         self._stopped.set()
         if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+            join(self._thread, timeout)
 
     def _run(self) -> None:
         try:
