@@ -1,10 +1,13 @@
 """Stores of every kind to mirror between."""
 
+import secrets
+
 import pytest
 from datastream_grpc import serve
 
 import datastream
 from datastream import Store
+from datastream.sources.memory import MemorySource
 from datastream.sources.s3 import S3Source
 from tests.repositories import Repository
 from tests.servers.nats import new_bucket as new_nats_bucket
@@ -73,6 +76,23 @@ class Kinds:
         server = serve(backing, "127.0.0.1:0")
         self._stack.callback(server.stop)
         return datastream.open(f"grpc://{server.address}", **options)
+
+
+@pytest.fixture
+def source(stack):
+    return stack.enter_context(datastream.open("memory:"))
+
+
+@pytest.fixture
+def table():
+    """The name of a table in memory, which several stores may open."""
+    return secrets.token_hex(8)
+
+
+@pytest.fixture
+def other(stack, table):
+    """Somebody else's store over the same table."""
+    return stack.enter_context(Store(MemorySource(table), name="other"))
 
 
 @pytest.fixture

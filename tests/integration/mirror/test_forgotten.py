@@ -1,7 +1,6 @@
 """Mirrors whose target forgets what others wrote, or does not say what became of a write."""
 
 import json
-import secrets
 
 import pytest
 
@@ -12,6 +11,7 @@ from datastream._mirror.target import Target
 from datastream._mirror.worker import Worker
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
+from tests.integration.mirror.tools import values
 
 LONG = 30
 
@@ -36,28 +36,8 @@ class Forgetful(MemorySource):
 
 
 @pytest.fixture
-def source(stack):
-    return stack.enter_context(datastream.open("memory:"))
-
-
-@pytest.fixture
-def table():
-    return secrets.token_hex(8)
-
-
-@pytest.fixture
 def target(stack, table):
     return stack.enter_context(Store(Forgetful(table), name="target"))
-
-
-@pytest.fixture
-def other(stack, table):
-    """Somebody else's store over the same table."""
-    return stack.enter_context(Store(MemorySource(table), name="other"))
-
-
-def values(store):
-    return {k: v for k, v in store.items() if not k.startswith("_datastream/")}
 
 
 def doomed(running):

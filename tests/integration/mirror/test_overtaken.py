@@ -1,14 +1,12 @@
 """What was decided about a key is not lost, and not outlived by what the source held then."""
 
-import secrets
-
 import pytest
 
-import datastream
 from datastream import Feature, SourceUnavailable, State, Store, mirror
 from datastream._mirror.worker import Worker
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
+from tests.integration.mirror.tools import values
 
 LONG = 30
 
@@ -26,28 +24,8 @@ class Plain(MemorySource):
 
 
 @pytest.fixture
-def source(stack):
-    return stack.enter_context(datastream.open("memory:"))
-
-
-@pytest.fixture
-def table():
-    return secrets.token_hex(8)
-
-
-@pytest.fixture
 def target(stack, table):
     return stack.enter_context(Store(Plain(table), name="target"))
-
-
-@pytest.fixture
-def other(stack, table):
-    """Somebody else's store over the same table."""
-    return stack.enter_context(Store(MemorySource(table), name="other"))
-
-
-def values(store):
-    return {k: v for k, v in store.items() if not k.startswith("_datastream/")}
 
 
 def test_a_key_that_came_and_went_while_it_was_judged(source, target, other, monkeypatch):

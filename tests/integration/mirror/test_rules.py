@@ -26,6 +26,7 @@ from datastream.selection import Selection, is_reserved
 from datastream.sources.memory import MemorySource
 from datastream.testing import Spy
 from tests.integration._programs.tools import eventually
+from tests.integration.mirror.tools import values
 
 LONG = 30
 
@@ -51,11 +52,6 @@ class Slow(MemorySource):
 
 
 @pytest.fixture
-def source(stack):
-    return stack.enter_context(datastream.open("memory:"))
-
-
-@pytest.fixture
 def slow():
     return Slow()
 
@@ -63,10 +59,6 @@ def slow():
 @pytest.fixture
 def target(stack, slow):
     return stack.enter_context(Store(slow, name="target"))
-
-
-def values(store):
-    return {k: v for k, v in store.items() if not k.startswith("_datastream/")}
 
 
 def state_of(running):

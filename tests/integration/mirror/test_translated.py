@@ -8,12 +8,9 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, Entry, InvalidKey, InvalidValue, diff, drift, mirror
+from tests.integration.mirror.tools import values
 
 LONG = 30
-
-
-def values(store):
-    return {k: v for k, v in store.items() if not k.startswith("_datastream/")}
 
 
 @pytest.fixture
