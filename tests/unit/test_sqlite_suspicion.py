@@ -49,7 +49,7 @@ def test_the_oldest_of_comparisons_beside_each_other_counts(suspicion):
 
 def test_what_came_late_is_so_until_a_comparison_ends(suspicion):
     suspicion.arise()
-    suspicion.come_late()
+    suspicion.grow()
     suspicion.begin_comparison(whole=True)
     assert suspicion.is_late
     suspicion.end()

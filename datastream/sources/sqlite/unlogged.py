@@ -64,13 +64,10 @@ class Suspicion:
             self._is_partial and (self._is_elsewhere or not covered)
         )
 
-    def come_late(self) -> None:
-        """What is to be compared has just been read: that it is the same tells nothing."""
-        self._is_late |= self.is_left
-
     def grow(self) -> None:
         """More is to be compared from now on, which has just been read."""
-        self.come_late()
+        # That it will be the same tells nothing of what was committed before.
+        self._is_late |= self.is_left
         self._is_elsewhere |= self._is_partial
 
     @property
