@@ -159,7 +159,7 @@ def test_points_that_are_none(repository, point, words):
     ids=["name", "part", "long", "digits", "steps"],
 )
 def test_a_point_that_no_name_can_be_is_none_like_any_other(repository, point):
-    """Whoever may read through a server may send one: each took seconds, or an own error."""
+    """Any client that may read can send one: each took seconds, or raised an error of its own."""
     with opened(repository) as store:
         for use in (store.at, lambda point: next(iter(store.replayed(since=point)))):
             with pytest.raises(DatastreamError, match="no tag, branch or commit") as error:

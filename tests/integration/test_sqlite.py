@@ -40,6 +40,7 @@ from tests.integration._programs.tools import (
     Statuses,
     database,
     eventually,
+    needs_shell,
     never,
 )
 
@@ -637,7 +638,7 @@ def test_sqlite_utils_as_the_other_program(make, path, recursive):
         db.close()
 
 
-@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="there is no sqlite3 shell")
+@needs_shell
 def test_the_sqlite3_shell_as_the_other_program(make, path, tmp_path):
     db, store, follower = make(f"CREATE TABLE data ({NATIVE})")
 
@@ -1072,7 +1073,7 @@ def test_a_corrupt_page_is_a_status_and_no_delete(make, path):
 
 
 def test_a_commit_is_seen_though_the_log_cannot_be_read(make, path):
-    """Whoever reads finds out, and says so."""
+    """The next read finds out, and says so."""
     db, store, _ = make(f"CREATE TABLE data ({NATIVE})", follow=False)
     commits, attached = store._source._commits, store._source._current.attached
     where = "SELECT rootpage FROM sqlite_master WHERE name = ?"

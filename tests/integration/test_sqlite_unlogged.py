@@ -18,7 +18,14 @@ from datastream.sources.sqlite import commits as _sqlite_commits
 from datastream.sources.sqlite import log as _sqlite_log
 from datastream.sources.sqlite import source as _sqlite_source
 from datastream.sources.sqlite import unlogged as _sqlite_unlogged
-from tests.integration._programs.tools import TIMEOUT, Collected, Follower, database, eventually
+from tests.integration._programs.tools import (
+    TIMEOUT,
+    Collected,
+    Follower,
+    database,
+    eventually,
+    needs_shell,
+)
 
 BLOBS = "id INTEGER PRIMARY KEY, key TEXT UNIQUE NOT NULL, value BLOB"
 
@@ -185,7 +192,7 @@ def test_a_blob_written_is_seen_by_a_store_that_only_reads(blobs, opened):
     assert contents(resumed(store, cursor))["cert"] == b"BBBB"
 
 
-@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+@needs_shell
 def test_a_writer_without_triggers_is_seen(path, opened):
     store = opened()
     store.put_many({"same": 1, "changed": 1, "gone": 1})
@@ -198,7 +205,7 @@ def test_a_writer_without_triggers_is_seen(path, opened):
     follower.wait_state({"same": b"1", "changed": b"2", "new": b"1"})
 
 
-@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+@needs_shell
 def test_a_writer_without_triggers_is_seen_after_a_write_that_stored_nothing(path, opened):
     """What moved the file's version since is not the store's."""
     store = opened()
@@ -214,7 +221,7 @@ def test_a_writer_without_triggers_is_seen_after_a_write_that_stored_nothing(pat
     follower.wait_state({"a": b"2"})
 
 
-@pytest.mark.skipif(not shutil.which("sqlite3"), reason="needs the sqlite3 shell")
+@needs_shell
 def test_a_writer_without_triggers_that_deletes_all_is_seen(path, opened):
     store = opened()
     store.put_many({"a": 1, "b": 1})

@@ -22,7 +22,8 @@ LINES = 20
 """Keys in the log that are looked at; where there are more, a poll asks for all at once."""
 MOST_OPEN = 1000
 """Transactions between the oldest open one and the next."""
-_MICROSECONDS = round(START.timestamp()) * 1_000_000
+_START = round(START.timestamp()) * 1_000_000
+"""Microseconds from 1970 to there."""
 
 
 class Seen(NamedTuple):
@@ -95,7 +96,7 @@ class Glance:
 
 
 def _at(sent: bytes) -> str:
-    return str(int.from_bytes(sent, "big", signed=True) + _MICROSECONDS)
+    return str(int.from_bytes(sent, "big", signed=True) + _START)
 
 
 def _summed_up(lines: list[Any]) -> list[Any]:

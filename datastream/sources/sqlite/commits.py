@@ -169,6 +169,6 @@ def _look(attached: Attached) -> Seen | None:
         except sqlite3.Error as error:
             if is_busy(error):
                 return None
-            # Whoever reads will be told why, such as that a page is broken or the log has gone.
+            # The next read raises the reason, such as a broken page or a log that has gone.
     version = _version(attached)
     return None if version is None else Seen(attached, version)

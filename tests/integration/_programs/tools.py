@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from reactivex import Observable
 
 from datastream import Entry, Operation, State, Status, Store
@@ -208,6 +210,12 @@ def never(condition: Callable[[], object], what: str, seconds: float) -> None:
     for _ in range(int(seconds / 0.01)):
         assert not condition(), f"happened: {what}"
         pause.wait(0.01)
+
+
+needs_shell = pytest.mark.skipif(
+    shutil.which("sqlite3") is None,
+    reason="needs the sqlite3 shell, as of apt-get install sqlite3",
+)
 
 
 @contextmanager
