@@ -6,16 +6,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import chain, compress, repeat
-from operator import itemgetter, le
+from operator import itemgetter, le, lt
 from typing import Any, overload
 
-from datastream.entry import DELETE, PUT, Entry
+from datastream.entry import PUT, Entry
 
 # What `Entry(*fields)` does, less a call of Python.
 _entry = partial(tuple.__new__, Entry)
 
-*_FIELDS, _OPERATION = map(itemgetter, range(len(Entry._fields)))
-
+FEW = 256
+"""Entries that are unpacked together: of more, the iterators would have Python's garbage collector
+look at all that is young."""
 STEP = 1024
 """Entries whose revisions are made before other threads, or tasks, get their turn."""
 
@@ -33,7 +34,7 @@ class EntryColumns(Sequence[Entry]):
         revisions: or, with `revise`, what that makes them of once somebody asks for them.
     """
 
-    __slots__ = ("_places", "_revising", "keys", "times", "types", "values")
+    __slots__ = ("_revising", "keys", "times", "types", "values")
 
     def __init__(
         self,
@@ -51,7 +52,6 @@ class EntryColumns(Sequence[Entry]):
         self.times = times
         # Together, as threads may be the first to ask at once.
         self._revising = revisions, revise
-        self._places: dict[str, int] | None = None
 
     @property
     def revisions(self) -> Sequence[str]:
@@ -67,12 +67,14 @@ class EntryColumns(Sequence[Entry]):
         """The columns of entries; None if one of them is a DELETE."""
         if isinstance(entries, EntryColumns):
             return entries
-        if not entries:
-            return _NONE
-        # Not zip(*entries): the garbage collector would look at an iterator for each of them.
-        if DELETE in map(_OPERATION, entries):
-            return None
-        return cls(*(list(map(field, entries)) for field in _FIELDS))
+        columns: tuple[list[Any], ...] = ([], [], [], [], [])
+        for start in range(0, len(entries), FEW):
+            *fields, operations = zip(*entries[start : start + FEW], strict=True)
+            if operations.count(PUT) < len(operations):
+                return None
+            for column, field in zip(columns, fields, strict=True):
+                column.extend(field)
+        return cls(*columns)
 
     @classmethod
     def joined(cls, parts: Sequence[EntryColumns]) -> EntryColumns:
@@ -82,16 +84,9 @@ class EntryColumns(Sequence[Entry]):
         fields = zip(*(part._fields() for part in parts), strict=True)
         return cls(*(list(chain.from_iterable(columns)) for columns in fields))
 
-    @property
-    def places(self) -> dict[str, int]:
-        """The place of each key, the last one if it has several; not to be changed."""
-        if self._places is None:
-            self._places = dict(zip(self.keys, range(len(self)), strict=True))
-        return self._places
-
     def unique(self) -> EntryColumns:
         """The last entry of each key."""
-        return self._at(self.places.values())
+        return self if is_ascending(self.keys) else self._at(places_of(self.keys).values())
 
     def sorted_by_key(self) -> EntryColumns:
         """Sorted by their keys."""
@@ -172,15 +167,11 @@ class EntryColumns(Sequence[Entry]):
 
 
 class Gathered:
-    """The entries of a state that comes in parts, put together as they come.
-
-    In columns, if all parts are, with the places of their keys: who waits for the next part has
-    the time.
-    """
+    """The entries of a state that comes in parts, put together as they come; if all parts are
+    columns, in those."""
 
     def __init__(self) -> None:
         self._columns: tuple[list[Any], ...] = ([], [], [], [], [])
-        self._places: dict[str, int] = {}
         self._others: list[Entry] = []
 
     def add(self, part: Sequence[Entry]) -> None:
@@ -188,15 +179,12 @@ class Gathered:
         if not isinstance(part, EntryColumns):
             self._others += part
             return
-        first = len(self._columns[0])
-        self._places.update(zip(part.keys, range(first, first + len(part)), strict=True))
         for column, more in zip(self._columns, part._fields(), strict=True):
             column.extend(more)
 
     def entries(self) -> Sequence[Entry]:
         """Those of all parts; none is added after that."""
         columns = EntryColumns(*self._columns)
-        columns._places = self._places
         return [*columns, *self._others] if self._others else columns
 
 
@@ -206,6 +194,16 @@ _NONE = EntryColumns((), (), (), (), ())
 def keys_of(entries: Sequence[Entry]) -> Sequence[str]:
     """The keys of entries."""
     return entries.keys if isinstance(entries, EntryColumns) else [entry.key for entry in entries]
+
+
+def is_ascending(keys: Sequence[str]) -> bool:
+    """Whether each comes after the one before it, so that none comes twice."""
+    return all(map(lt, keys, keys[1:]))
+
+
+def places_of(keys: Sequence[str]) -> dict[str, int]:
+    """The place of each key, the last one if it has several."""
+    return dict(zip(keys, range(len(keys)), strict=True))
 
 
 def held(entries: Sequence[Entry]) -> Sequence[Entry]:

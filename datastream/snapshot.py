@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
 from typing import Any
 
-from datastream._columns import EntryColumns, by_key
+from datastream._columns import is_ascending, keys_of, places_of
 from datastream.entry import Entry
 
 
@@ -17,24 +17,35 @@ class Snapshot(Mapping[str, Entry]):
     is read.
     """
 
-    __slots__ = ("_entries", "_places")
+    __slots__ = ("_entries", "_found", "_keys")
 
     def __init__(self, entries: Sequence[Entry]) -> None:
-        if len(places := _places(entries)) < len(entries):
-            # A source has named a key twice: the last one holds, as in a dict.
-            entries = tuple(by_key(entries).values())
-            places = _places(entries)
+        self._found: dict[str, int] | None = None
+        keys = keys_of(entries)
+        if not is_ascending(keys):
+            self._found = places = places_of(keys)
+            if len(places) < len(keys):
+                # A source has named a key twice: the last one holds, as in a dict.
+                entries = [entries[place] for place in places.values()]
+                keys, self._found = list(places), None
         self._entries = entries
-        self._places = places
+        self._keys = keys
+
+    @property
+    def _places(self) -> dict[str, int]:
+        # Not before somebody asks for a key: of very many that takes as long as to read them.
+        if self._found is None:
+            self._found = places_of(self._keys)
+        return self._found
 
     def __getitem__(self, key: str) -> Entry:
         return self._entries[self._places[key]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._keys)
 
     def __contains__(self, key: object) -> bool:
         return key in self._places
@@ -49,7 +60,7 @@ class Snapshot(Mapping[str, Entry]):
 
     def copy(self) -> dict[str, Entry]:
         """A dict of the same, to be changed."""
-        return dict(zip(self._places, self._entries, strict=True))
+        return dict(zip(self._keys, self._entries, strict=True))
 
     def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:
         return {**self.copy(), **other} if isinstance(other, Mapping) else NotImplemented
@@ -64,17 +75,11 @@ class Snapshot(Mapping[str, Entry]):
         return Snapshot, (tuple(self._entries),)
 
 
-def _places(entries: Sequence[Entry]) -> dict[str, int]:
-    if isinstance(entries, EntryColumns):
-        return entries.places
-    return {entry.key: place for place, entry in enumerate(entries)}
-
-
 class _Items(ItemsView[str, Entry]):
     _mapping: Snapshot
 
     def __iter__(self) -> Iterator[tuple[str, Entry]]:
-        return zip(self._mapping._places, self._mapping._entries, strict=True)
+        return zip(self._mapping._keys, self._mapping._entries, strict=True)
 
 
 class _Values(ValuesView[Entry]):

@@ -6,6 +6,7 @@ import pytest
 
 from datastream import Batch, Entry, Operation
 from datastream._columns import (
+    FEW,
     EntryColumns,
     Gathered,
     by_key,
@@ -113,11 +114,19 @@ def test_parts_are_gathered_in_columns_only_if_all_are(columns):
     assert gathered([deleted("z")], ENTRIES) == [deleted("z"), *ENTRIES]
 
 
-def test_the_place_of_each_key_is_known_however_columns_are_made(columns):
-    assert columns.places == {"b": 0, "a": 1, "c/d": 2}
-    assert columns.places is columns.places
-    assert columns[1:].places == {"a": 0, "c/d": 1}
-    assert gathered(columns[:2], columns[1:]).places == {"b": 0, "a": 2, "c/d": 3}
+def test_of_a_key_that_comes_twice_the_last_entry_is_kept(columns):
+    twice = gathered(columns[:2], columns[1:])
+    assert twice.unique() == [ENTRIES[0], *ENTRIES[1:]]
+    again = gathered(columns, EntryColumns.of([ENTRIES[0]._replace(value=b"3")]))
+    assert again.unique() == [ENTRIES[0]._replace(value=b"3"), *ENTRIES[1:]]
+    ordered = columns[1:]
+    assert ordered.unique() is ordered
+
+
+def test_entries_are_unpacked_a_few_at_a_time():
+    many = [Entry(f"{n}", b"", "str", None, f"r{n}") for n in range(2 * FEW + 1)]
+    assert EntryColumns.of(many) == many
+    assert EntryColumns.of([*many, deleted("z")]) is None
 
 
 def test_who_takes_entries_one_by_one_does_not_wait_for_all_revisions():
