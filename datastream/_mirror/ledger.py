@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from datastream._columns import keys_of, matching, revisions_of
 from datastream._identity import spoken
-from datastream._mirror.entries import same
+from datastream._mirror.entries import same, visible
 from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
@@ -188,15 +188,18 @@ class Ledger:
 
     def check(self, batch: Batch) -> None:
         """Find what others wrote between the comparison and now, from all that there is."""
-        left, before = self._target.left, self._before
-        expected = {key for key in before if key not in left}
-        expected.update(key for key, revision in left.items() if revision)
-        found = revisions_of(batch.entries)
-        for key, revision in found.items():
-            if left.get(key, before.get(key)) != revision and not is_reserved(key):
-                self.suspects.add(key)
-        self.suspects |= expected - found.keys()
-        self._written = {key for key in self._written if left.get(key) != found.get(key, "")}
+        left = self._target.left
+        expected = {**self._before, **left}
+        if "" in expected.values():
+            expected = {key: revision for key, revision in expected.items() if revision}
+        found = revisions_of(visible(batch.entries))
+        # As a whole, since of very many keys hardly ever one differs.
+        if found == expected:
+            self._written.difference_update(left)
+        else:
+            keys = found.keys() | expected.keys()
+            self.suspects.update(key for key in keys if found.get(key) != expected.get(key))
+            self._written = {key for key in self._written if left.get(key) != found.get(key, "")}
         self._before = {}
         self.progress = self.progress._replace(target_cursor=batch.cursor)
         self.is_saved = False
