@@ -251,6 +251,8 @@ def test_a_unix_socket_is_taken_from_nobody(store, stack, tmp_path):
         (f"unix:{tmp_path}/nothing/socket", "no such directory"),
         (f"unix:{tmp_path / ('x' * 120)}", "107 bytes"),
         ("unix:", "no path"),
+        # A client of gRPC's C core cannot connect to it.
+        (f"unix:{tmp_path}/a,b", "comma"),
     ):
         with pytest.raises(OSError, match=reason):
             datastream_grpc.serve(store, address)

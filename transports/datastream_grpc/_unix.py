@@ -68,12 +68,12 @@ def client_trouble(path: str) -> str:
 
 
 def unix_trouble(address: str) -> str:
-    """Why nobody can begin to listen there; "" if that is not known.
+    """Why nobody can begin to listen there, or connect; "" if that is not known.
 
     gRPC takes the place of a socket whose server still runs, and its clients with it.
     """
     path = path_of(address)
-    if trouble := length_trouble(path):
+    if trouble := client_trouble(path):
         return trouble
     if not Path(path).parent.is_dir():
         return "there is no such directory"
