@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from datastream import DatastreamError, Entry, Feature, InvalidKey, InvalidValue, Store, Write
 from datastream.cli._exit import say
 from datastream.cli._progress import Advance, steps
+from datastream.cli._words import of_one_of_many
 
 
 def held_by(store: Store, write: Write) -> Write:
@@ -66,6 +67,6 @@ class Copier:
                 self._write(step[middle:])
                 return
             self.refused.add(step[0].key)
-            say(str(error))
+            say(of_one_of_many(str(error)))
         else:
             self.written += len(step)

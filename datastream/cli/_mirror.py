@@ -16,6 +16,7 @@ from datastream.cli._prefixes import in_words_of_first, prefix_options, selected
 from datastream.cli._progress import progress
 from datastream.cli._select import keys_argument, selection, url_argument
 from datastream.cli._status import say_status
+from datastream.cli._words import of_one_of_many
 from datastream.errors import shown
 
 LOOK = 0.5
@@ -119,6 +120,6 @@ def _print_plan(running: Mirror, *, json_lines: bool) -> None:
 
 def _check(running: Mirror) -> None:
     for key, reason in running.refused.items():
-        say(f"{shown(key)}: {reason}")
+        say(f"{shown(key)}: {of_one_of_many(reason)}")
     if running.refused:
         raise DatastreamError(f"{len(running.refused)} keys cannot be held, as said above")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _QUOTED = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+_NOTHING = re.compile(r"\bnothing was written\b")
 _RULES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -34,10 +35,19 @@ _RULES = [
 def in_our_words(text: str) -> str:
     """`text` as it helps someone at a command line; what is quoted in it stays as it is."""
     for pattern, replacement in _RULES:
-        parts = _QUOTED.split(text)
-        parts[::2] = (pattern.sub(replacement, part) for part in parts[::2])
-        text = "".join(parts)
+        text = _replaced(text, pattern, replacement)
     return text
+
+
+def of_one_of_many(text: str) -> str:
+    """`text` about a write that is refused, where others beside it are made."""
+    return _replaced(text, _NOTHING, "it was left out")
+
+
+def _replaced(text: str, pattern: re.Pattern[str], replacement: str) -> str:
+    parts = _QUOTED.split(text)
+    parts[::2] = (pattern.sub(replacement, part) for part in parts[::2])
+    return "".join(parts)
 
 
 def did_you_mean(word: str, known: Iterable[str], alike: float = 0.6) -> str:

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import tarfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,26 @@ def test_what_the_target_cannot_hold_is_said_and_stays(tmp_path: Path) -> None:
         assert "1 keys cannot be held" in result.stderr
     assert set(content(target)) == {"good", "also"}
     assert set(content(source)) == {"fx//USD"}
+
+
+def test_that_one_key_is_refused_does_not_say_that_nothing_was_written(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "small.db")) as db:
+        db.execute("CREATE TABLE data (key TEXT PRIMARY KEY, value INTEGER CHECK (value < 100))")
+    source, target = f"sqlite:{tmp_path}/store.db", f"sqlite:{tmp_path}/small.db"
+    with datastream.open(source) as store:
+        store.put_many({"good": 1, "large": 500, "nothing was written": 600})
+    exported = run("export", source).stdout.encode()
+    for arguments in (
+        ("cp", source, target),
+        ("import", target),
+        ("mirror", source, target, "--once", "--place", f"{tmp_path}/place"),
+    ):
+        result = run(*arguments, stdin=exported)
+        assert result.exit_code == 1
+        first, second, *_ = result.stderr.splitlines()
+        assert first.endswith("the table refuses this row; it was left out")
+        assert "'nothing was written'" in second
+        assert set(content(target)) == {"good"}
 
 
 def test_a_key_is_renamed_and_a_prefix_too(url: str) -> None:
