@@ -9,12 +9,13 @@ from typing import Any
 
 import click
 
-from datastream.cli._exit import exit_code
+from datastream.cli._exit import exit_code, say
 from datastream.cli._interrupt import (
     end_if_pressed,
     end_soon_after_ctrl_c,
     interrupt_from_here,
 )
+from datastream.cli._log import logged
 from datastream.cli._standard_files import open_closed_ones, write_utf8
 from datastream.cli._words import did_you_mean
 from datastream.errors import shown
@@ -68,7 +69,8 @@ class _App(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         def work() -> None:
             interrupt_from_here()
-            super(_App, self).invoke(ctx)
+            with logged(say):
+                super(_App, self).invoke(ctx)
 
         ctx.exit(exit_code(work))
 

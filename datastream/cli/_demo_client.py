@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import datastream
 from datastream import Batch, SourceUnavailable, State, Status
 from datastream.cli._demo_view import View, view
-from datastream.cli._exit import TERMINATED, exit_code, exit_on_sigterm
+from datastream.cli._exit import TERMINATED, exit_code, exit_on_sigterm, say
+from datastream.cli._log import logged
 
 
 class _Arrival(NamedTuple):
@@ -87,4 +88,5 @@ def _check(status: Status) -> None:
 
 if __name__ == "__main__":
     exit_on_sigterm(TERMINATED)
-    sys.exit(exit_code(lambda: _run(sys.argv[1])))
+    with logged(say):
+        sys.exit(exit_code(lambda: _run(sys.argv[1])))

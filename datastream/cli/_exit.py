@@ -15,7 +15,6 @@ import click
 
 from datastream import DatastreamError
 from datastream.cli._interrupt import INTERRUPTED, was_pressed
-from datastream.cli._log import logged
 from datastream.cli._words import in_our_words
 from datastream.errors import presentable, shown
 
@@ -26,8 +25,7 @@ TERMINATED = 128 + signal.SIGTERM
 def exit_code(work: Callable[[], object]) -> int:
     """Do `work`; turn what users can run into (not bugs) into an exit code and one line."""
     try:
-        with logged(say):
-            work()
+        work()
         return 0
     except KeyboardInterrupt:
         code = INTERRUPTED

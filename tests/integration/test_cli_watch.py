@@ -135,6 +135,9 @@ def test_a_key_that_was_meant_as_a_prefix_is_pointed_out(url: str, start: Start)
     assert "'fx/'" in line
     run("put", url, "fx", "1")
     assert watch.line().startswith("PUT\tfx\t")
+    watch.signal(signal.SIGINT)
+    # It is said once.
+    assert watch.rest_of_errors() == []
 
 
 def test_a_reader_that_leaves_a_quiet_watch_ends_it(url: str, start: Start) -> None:
