@@ -56,16 +56,25 @@ def installed(db):
     return {name for (name,) in db.execute(INSTALLED)}
 
 
+def test_who_watches_nothing_is_not_warned_of_polling(postgres, reader, caplog):
+    with datastream.open(postgres, triggers=False) as store:
+        store["a"] = "1"
+    with datastream.open(reader) as store:
+        assert store["a"] == "1"
+        assert store.status.current.degraded.startswith("polling every 5 s")
+    assert caplog.text == ""
+
+
 def test_without_rights_it_polls_says_so_and_gets_better(postgres, db, reader, caplog):
     with datastream.open(reader, interval=0.05) as store:
         statuses, follower = Statuses(store), Follower(store)
         degraded = statuses.wait(State.READY).degraded
         assert degraded.startswith("polling every 0.05 s")
         assert "datastream postgres install" in degraded
-        assert degraded in caplog.text
         assert Feature.LOG not in store.features
         db.execute("INSERT INTO data VALUES ('a', '1')")
         follower.wait_state({"a": b"1"})
+        assert degraded in caplog.text
         cli("install", postgres)
         eventually(lambda: statuses.seen[-1].degraded == "", "it learns of the triggers")
         db.execute("INSERT INTO data VALUES ('b', '1')")

@@ -139,6 +139,7 @@ class PostgresSource(Source):
         connector = Connector(given, self._where)
         self._unread = Unread(self._where)
         self._polling = ""
+        self._is_polling_told = False
         """Why it polls; "" if it need not."""
         self._pool = Pool(connector, self._where)
         self._listener = Listener(self._pool.connect)
@@ -259,6 +260,7 @@ class PostgresSource(Source):
                 ask, tell = partial(self._question, catalogue), partial(self._tell, catalogue)
                 self._listener.wait(channel, timeout, ask, tell)
         else:
+            self._tell_of_polling()
             interval = jittered(self._interval)
             self._listener.pause(interval if timeout is None else min(interval, timeout))
 
@@ -371,9 +373,7 @@ class PostgresSource(Source):
                 f"{self._where} cannot notify: {obstacle}; without mode=notify it is polled"
             )
         degraded = f"polling every {self._interval:g} s: {obstacle}" if obstacle else ""
-        if degraded and degraded != self._polling:
-            expected = self._wishes.mode == POLL or catalogue.is_install_due
-            log.log(logging.INFO if expected else logging.WARNING, "%s: %s", self._where, degraded)
+        self._is_polling_told &= degraded == self._polling
         if catalogue.log.installed is not None:
             self._trusted = (catalogue.layout.oid, catalogue.layout.mark)
         self._polling = degraded
@@ -381,6 +381,13 @@ class PostgresSource(Source):
         if self._access.catalogue is not None:
             # The listener looks anew, so that watchers learn of it, with statements for this table.
             self._listener.renew()
+
+    def _tell_of_polling(self) -> None:
+        """Log it, once something is watched: who only reads and writes loses nothing by it."""
+        if self._polling and not self._is_polling_told:
+            self._is_polling_told = True
+            level = logging.INFO if self._wishes.mode == POLL else logging.WARNING
+            log.log(level, "%s: %s", self._where, self._polling)
 
     def _show(self) -> None:
         degraded = "; ".join(filter(None, (self._polling, self._unread.degraded)))
