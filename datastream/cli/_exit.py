@@ -14,7 +14,7 @@ from types import FrameType
 import click
 
 from datastream import DatastreamError
-from datastream.cli._interrupt import INTERRUPTED, was_pressed
+from datastream.cli._interrupt import INTERRUPTED, code_of_signal
 from datastream.cli._words import in_our_words
 from datastream.errors import presentable, shown
 
@@ -28,11 +28,11 @@ def exit_code(work: Callable[[], object]) -> int:
         work()
         return 0
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code = code_of_signal() or INTERRUPTED
     except BrokenPipeError:
         code = 0
     except (DatastreamError, ImportError, OSError) as error:
-        code = INTERRUPTED if was_pressed() else 1
+        code = code_of_signal() or 1
         if code == 1:
             say(_reason(error))
     if code == INTERRUPTED and sys.stderr.isatty():

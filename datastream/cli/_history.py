@@ -21,7 +21,8 @@ from datastream.errors import shown
 def history(url: str, key: str, *, count: int | None, json_lines: bool) -> None:
     """Print every revision of KEY, newest first, of stores that keep their past.
 
-    Git repositories do, versioned S3 buckets, and PostgreSQL tables with history=true in the URL.
+    Git repositories do, versioned S3 buckets, NATS buckets with a history, and PostgreSQL tables
+    with history=true in the URL.
 
     Operation, point (what watch --since takes), time, author, value and message, separated by
     tabs.

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command soon, whatever it waits for."""
+"""Ctrl-C ends a command soon, whatever it waits for; so do those who end programs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 INTERRUPTED = 128 + signal.SIGINT
+ENDING = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""Ctrl-C; a supervisor, or a machine that shuts down; a terminal that is closed."""
 GRACE = 0.1
 """Seconds that a command gets to clean up by itself."""
 
@@ -27,14 +31,18 @@ class _Process:
     """What Ctrl-C does to this process."""
 
     grace: float = GRACE
-    is_pressed: bool = False
+    ended_by: int = 0
+    """The signal, 0 before there is one."""
     is_held_back: bool = False
     """KeyboardInterrupt waits a moment."""
     ends: list[Callable[[], object]] = field(default_factory=list)
     """What is called first."""
 
     def press(self, signum: int, frame: FrameType | None) -> None:
-        self.is_pressed = True
+        self.ended_by = signum
+        if signum != signal.SIGINT:
+            # Once all is cleaned up, the process ends of the signal itself.
+            signal.signal(signum, signal.SIG_DFL)
         if not self.is_held_back:
             self.interrupt()
 
@@ -53,13 +61,17 @@ def end_soon_after_ctrl_c() -> None:
     KeyboardInterrupt is raised in the main thread. That may be waiting: for a call of a C
     library, for a reader of what it prints, for the close of a store whose backend hangs. So a
     thread of its own waits for the signal, too.
+
+    SIGTERM and SIGHUP do the same: they would leave a terminal as a live table has it, and what
+    `ended_too` is to end.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # Else it is ignored, as in what a shell runs in the background.
-        signal.signal(signal.SIGINT, _process.press)
-        # Click would say "Aborted!".
-        _process.is_held_back = True
-        sys.unraisablehook = _pass_on
+    for number in ENDING:
+        # Else it is ignored, as in what a shell runs in the background, or `nohup`.
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _process.press)
+    # Click would say "Aborted!".
+    _process.is_held_back = True
+    sys.unraisablehook = _pass_on
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -70,14 +82,14 @@ def end_soon_after_ctrl_c() -> None:
 def interrupt_from_here() -> None:
     """From here on, Ctrl-C raises KeyboardInterrupt, too."""
     _process.is_held_back = False
-    if _process.is_pressed:
+    if _process.ended_by:
         _process.interrupt()
 
 
 def end_if_pressed() -> None:
     """After all was cleaned up: taking the interpreter apart can take longer than all before."""
-    if _process.is_pressed:
-        os._exit(INTERRUPTED)
+    if _process.ended_by:
+        _end(_process.ended_by)
     if signal.getsignal(signal.SIGINT) == _process.press:
         # Nobody is left who would take a KeyboardInterrupt.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -105,12 +117,12 @@ def ended_too(start: Callable[[], T], end: Callable[[T], object]) -> Iterator[T]
         _process.ends.remove(end_it)
 
 
-def was_pressed() -> bool:
-    """Whether Ctrl-C ends this command, whatever error came of it.
+def code_of_signal() -> int:
+    """The exit code if Ctrl-C or its like ends this command, whatever error came of it; else 0.
 
     Raised within a callback, such as one of SQLite, KeyboardInterrupt becomes another error.
     """
-    return _process.is_pressed
+    return 128 + _process.ended_by if _process.ended_by else 0
 
 
 def _pass_on(unraisable: sys.UnraisableHookArgs) -> None:
@@ -121,6 +133,13 @@ def _pass_on(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _end_after_ctrl_c(signals: socket.socket, _: socket.socket) -> None:
     while number := signals.recv(1):
-        if number[0] == signal.SIGINT:
+        if number[0] in ENDING:
             time.sleep(_process.grace)
-            os._exit(INTERRUPTED)
+            _end(number[0])
+
+
+def _end(number: int) -> None:
+    if number != signal.SIGINT:
+        os.kill(os.getpid(), number)
+    # Where the main thread has not come to take it back, the signal does not end the process.
+    os._exit(128 + number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,6 +151,15 @@ def test_ctrl_c_leaves_the_terminal_as_it_was(store, terminal):
     shown.shows("1 of 1 keys")
     shown.type("\x03")
     assert shown.exit_code() == 130
+    assert b"\x1b[?1049l" in shown.sent
+
+
+def test_who_ends_the_program_leaves_the_terminal_as_it_was(store, terminal):
+    store["a"] = 1
+    shown = terminal("watch", store.name)
+    shown.shows("1 of 1 keys")
+    shown.process.terminate()
+    assert shown.exit_code() == -signal.SIGTERM
     assert b"\x1b[?1049l" in shown.sent
 
 

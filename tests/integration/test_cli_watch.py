@@ -229,11 +229,19 @@ def test_a_command_gets_each_change(url: str, start: Start, tmp_path: Path) -> N
     assert (tmp_path / "log").read_text() == "PUT key\nfirst; exit 3DELETE key\n"
 
 
-def test_ctrl_c_ends_the_command_of_a_watch(url: str, start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],
+)
+def test_what_ends_a_watch_ends_its_command(
+    url: str, start: Start, number: signal.Signals, code: int
+) -> None:
     run("put", url, "key", "1")
-    watch = start("watch", url, "--exec", "echo $$; sleep 600; true")
-    assert watch.line().isdecimal()
-    assert watch.signal(signal.SIGINT) == 130
+    # Its end of the pipe is open as long as it lives.
+    watch = start("watch", url, "--exec", "echo $$; sleep 600; true", read=False)
+    assert watch.out.readline().strip().isdigit()
+    assert watch.signal(number) == code
+    assert watch.out.read() == b""
     assert watch.rest_of_errors() == []
 
 
