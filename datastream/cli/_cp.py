@@ -216,13 +216,16 @@ def _check_apart(source: Store, target: Store, first: Entry) -> None:
 
     One place may have several names: a link, a layer, a server.
     """
-    for entry in target.snapshot(first.key).values():
-        source.write(*_deletes(source, [first]))
-        if not target.snapshot(entry.key):
-            source.write(Write(entry.key, entry.value, first.value_type))
-            raise DatastreamError(
-                f"{source.name} and {target.name} are the same place; nothing was moved"
-            )
+    try:
+        entry = target.entry(first.key)
+    except KeyNotFound:
+        return
+    source.write(*_deletes(source, [first]))
+    if first.key not in target:
+        source.write(Write(entry.key, entry.value, first.value_type))
+        raise DatastreamError(
+            f"{source.name} and {target.name} are the same place; nothing was moved"
+        )
 
 
 def _deletes(store: Store, entries: Sequence[Entry]) -> list[Write]:

@@ -101,6 +101,15 @@ def test_a_store_is_moved(url: str, other: str) -> None:
     assert content(other) == before
 
 
+def test_a_key_that_looks_like_a_pattern_is_moved(other: str, tmp_path: Path) -> None:
+    source = f"sqlite:{tmp_path}/odd.db"
+    with datastream.open(source) as store:
+        store["*"] = 1
+    assert run("mv", source, other).exit_code == 0
+    assert content(source) == {}
+    assert set(content(other)) == {"*"}
+
+
 def test_a_store_is_not_moved_into_itself(url: str, tmp_path: Path) -> None:
     before = content(url)
     (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
