@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from datastream import DatastreamError, Entry, Feature, InvalidKey, InvalidValue, Store, Write
 from datastream.cli._exit import say
 from datastream.cli._progress import Advance, steps
-from datastream.cli._words import of_one_of_many
+from datastream.cli._words import of_a_later_one, of_one_of_many
 
 
 def held_by(store: Store, write: Write) -> Write:
@@ -40,10 +40,18 @@ class Copier:
         self.write(map(self._write_of, entries), advance)
 
     def write(self, writes: Iterable[Write], advance: Advance) -> None:
-        """Make all of these writes, likewise."""
-        for step in steps(self._target, (held_by(self._target, write) for write in writes)):
-            self._write(step)
-            advance(len(step))
+        """Make all of these writes, likewise.
+
+        Raises:
+            DatastreamError: it went wrong on the way; the text says how many were made.
+        """
+        try:
+            for step in steps(self._target, (held_by(self._target, write) for write in writes)):
+                self._write(step)
+                advance(len(step))
+        except DatastreamError as error:
+            text = of_a_later_one(str(error)) if self.written else str(error)
+            raise DatastreamError(f"{text}; {self.written} entries were written") from error
 
     def check(self) -> None:
         """Raise if something was left out."""

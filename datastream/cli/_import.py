@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from datastream import DatastreamError, InvalidValue, Operation, Write, codecs
+from datastream import InvalidValue, Operation, Write, codecs
 from datastream.cli._copying import Copier
 from datastream.cli._export import TYPE, format_of, format_option
 from datastream.cli._open import open_store
@@ -48,10 +48,7 @@ def import_(url: str, *, file: str | None, form: str | None, message: str, autho
         advance = stack.enter_context(progress("importing"))
         copier = Copier(store)
         signed = (write._replace(message=message, author=author) for write in chain(first, writes))
-        try:
-            copier.write(signed, advance)
-        except DatastreamError as error:
-            raise DatastreamError(f"{error}; {copier.written} entries were written") from error
+        copier.write(signed, advance)
         copier.check()
     emit(f"{copier.written} entries written")
 

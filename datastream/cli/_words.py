@@ -44,6 +44,11 @@ def of_one_of_many(text: str) -> str:
     return _replaced(text, _NOTHING, "it was left out")
 
 
+def of_a_later_one(text: str) -> str:
+    """`text` about a write that went wrong, where others before it were made."""
+    return _replaced(text, _NOTHING, "nothing more was written")
+
+
 def _replaced(text: str, pattern: re.Pattern[str], replacement: str) -> str:
     parts = _QUOTED.split(text)
     parts[::2] = (pattern.sub(replacement, part) for part in parts[::2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import datastream
+from datastream.cli import _progress
 from tests.integration.command_line import TIMEOUT, Start, run
 
 VALUES = {"a": 1, "fx/USD": 1.1, "fx/old/DEM": "two\nlines", "blob": b"\xff\x00", "obj": {"x": [1]}}
@@ -302,6 +304,27 @@ def test_what_a_store_cannot_hold_of_an_import_is_said_and_left_out(
     assert "1 keys cannot be held" in result.stderr
     assert "2 others were written" in result.stderr
     assert set(content(files)) == {"fx/a", "z"}
+
+
+@pytest.mark.parametrize("command", ["cp", "import"])
+def test_what_goes_wrong_on_the_way_says_how_much_was_written(
+    url: str, other: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_progress, "ATOMIC_STEP", 2)
+    write, writes = datastream.Store.write, itertools.count()
+
+    def full(store: datastream.Store, *given: datastream.Write) -> Any:
+        if next(writes):
+            raise datastream.SourceUnavailable("the disk is full; nothing was written: make room")
+        return write(store, *given)
+
+    monkeypatch.setattr(datastream.Store, "write", full)
+    exported = run("export", url).stdout.encode()
+    result = run("cp", url, other) if command == "cp" else run("import", other, stdin=exported)
+    assert result.exit_code == 1
+    said = "the disk is full; nothing more was written: make room; 2 entries were written"
+    assert result.stderr == f"datastream: {said}\n"
+    assert len(content(other)) == 2
 
 
 def test_what_the_library_keeps_in_a_store_stays_there(url: str, other: str) -> None:
