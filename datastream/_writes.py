@@ -75,7 +75,9 @@ class WriteCheck:
         if self._source.features is not self._learnt:
             self._learn_features()
         if not self._can_write:
-            raise ReadOnly(f"{self._name} can only be read; nothing was written")
+            why = self._source.why_only_read
+            reason = f": {why}" if why else ""
+            raise ReadOnly(f"{self._name} can only be read{reason}; nothing was written")
         key, _, _, expect, updated_at, message, author, _, ttl = write
         check_key(key)
         if updated_at is not None:

@@ -184,6 +184,10 @@ class Source(ABC):
     """What this backend can do; empty is a backend that can be read and watched. A Source that
     learns it later replaces the set."""
 
+    why_only_read: str = ""
+    """Why `features` lack `Feature.WRITE`, where who opened it did not ask for that: part of the
+    error of a write."""
+
     thread_safe: bool = True
     """False: calls other than `wait`, `wake` and `close` must not overlap."""
 

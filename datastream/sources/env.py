@@ -45,6 +45,7 @@ class EnvSource(Source):
     """
 
     instant = True
+    why_only_read = "variables are set where the program is started, or in os.environ"
 
     @checks_options
     def __init__(
@@ -91,8 +92,7 @@ class EnvSource(Source):
 
     def write(self, writes: Sequence[Write]) -> Sequence[Entry]:
         raise ReadOnly(
-            "environment variables are only read; nothing was written: set them where the program "
-            "is started, or in os.environ"
+            f"environment variables can only be read: {self.why_only_read}; nothing was written"
         )
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -232,10 +233,13 @@ def test_wrong_usage_exits_with_2(arguments: list[str]) -> None:
         (["ls", "http://127.0.0.1:1/"], "check the URL"),
         (["ls", "postgresql://u:s3/cret@h/d"], "write them as %2F"),
         (["serve", "memory:", "--address", "127.0.0.1:high"], "choose another"),
+        (["put", "env:APP_", "x", "1"], "can only be read: variables are set where"),
+        (["put", "zip:old.zip", "x", "1"], "can only be read: it is an archive"),
     ],
 )
 def test_errors_are_in_words_of_the_command_line(arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    ZipFile("old.zip", "w").close()
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (1, "")
     assert words in result.stderr

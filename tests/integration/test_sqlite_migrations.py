@@ -188,7 +188,7 @@ def test_a_generated_value_is_followed(make):
     assert follower.state == {"a": b"1"}
     db.execute("""UPDATE data SET doc = '{"v": 2}'""")
     follower.wait_state({"a": b"2"})
-    with pytest.raises(ReadOnly, match="can only be read"):
+    with pytest.raises(ReadOnly, match="can only be read: SQLite generates its column 'value'; "):
         store["a"] = "3"
 
 

@@ -77,6 +77,8 @@ class FilesSource(ListedSource):
             raise explain(error, self._where, None) from error
         writable = not readonly and os.access(place.root, os.W_OK | os.X_OK)
         self.features = WRITING if writable else frozenset()
+        if not (writable or readonly):
+            self.why_only_read = "this process may not write to its directory"
         self._watcher = Watcher(
             self._tree,
             self._wake,

@@ -85,6 +85,9 @@ class FilesystemSource(ListedSource):
         except Exception as error:
             raise explain(error, self._where, opening=True) from error
         self.features = frozenset({Feature.WRITE} if can_write else ())
+        if not (can_write or readonly):
+            is_archive = self._opened.is_archive
+            self.why_only_read = "it is an archive" if is_archive else "its kind cannot be written"
         self.thread_safe = self._opened.thread_safe
 
     def get(self, key: str) -> Entry | None:

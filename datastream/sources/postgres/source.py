@@ -163,7 +163,9 @@ class PostgresSource(Source):
             raise
 
     def _begin(self) -> None:
-        self.features = _features(self._access.renew(None, install=True))
+        catalogue = self._access.renew(None, install=True)
+        self.why_only_read = catalogue.layout.cannot_write
+        self.features = _features(catalogue)
 
     def capabilities(self) -> Sequence[Capability]:
         try:
@@ -234,7 +236,9 @@ class PostgresSource(Source):
         # Without a position: this transaction may have changed other rows as well, through the
         # table's own triggers, and only the next `read` can tell.
         if Feature.WRITE not in self.features:
-            raise ReadOnly(self._only_read("can only be read"))
+            raise ReadOnly(
+                f"{self._where} can only be read: {self.why_only_read}; nothing was written"
+            )
         try:
             return self._access.call(
                 Use.WRITE, lambda db, catalogue: self._write(db, catalogue, writes)
@@ -410,17 +414,14 @@ class PostgresSource(Source):
     ) -> Sequence[Entry]:
         writer = catalogue.writer
         if writer is None:
-            raise ReadOnly(self._only_read("can only be read now"))
+            reason = catalogue.layout.cannot_write
+            raise ReadOnly(f"{self._where} can only be read now: {reason}; nothing was written")
         try:
             return persistently(lambda: writer.write(db, writes))
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             if is_lost(db):
                 raise unknown_outcome(error, self._where) from error
             raise
-
-    def _only_read(self, what: str) -> str:
-        reason = self._access.known.layout.cannot_write
-        return f"{self._where} {what}{f': {reason}' if reason else ''}; nothing was written"
 
     def _fetch(self, statement: str, parameters: tuple[object, ...]) -> Sequence[Any]:
         def rows(db: Connection, _: Catalogue) -> Sequence[Any]:

@@ -126,6 +126,8 @@ class SqliteSource(Source):
             raise translated(error, self._where) from error
         attached = self._current.attached
         self._suspicion = self._commits.suspicion
+        if not readonly:
+            self.why_only_read = self._why_only_read(attached)
         self.features = self._features(attached)
         self._can_write = Feature.WRITE in self.features
 
@@ -274,6 +276,10 @@ class SqliteSource(Source):
         except BaseException:
             self._current.close()
             raise
+
+    def _why_only_read(self, attached: Attached) -> str:
+        cannot = "the file cannot be written" if self._current.asked.readonly else ""
+        return attached.layout.only_read or cannot
 
     def _features(self, attached: Attached) -> frozenset[Feature]:
         can_write = not (attached.layout.only_read or self._current.asked.readonly)
