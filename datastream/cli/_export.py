@@ -149,7 +149,9 @@ def _write(entries: Iterable[Entry], file: BinaryIO, form: str, advance: Advance
 
 
 def _member(entry: Entry) -> tarfile.TarInfo:
-    member = tarfile.TarInfo(entry.key)
+    # `import` takes one "./" for the way in which others name files.
+    name = f"./{entry.key}" if entry.key.startswith("./") else entry.key
+    member = tarfile.TarInfo(name)
     member.size = len(entry.value)
     member.mtime = int(entry.updated_at.timestamp()) if entry.updated_at else 0
     if entry.value_type:

@@ -251,6 +251,18 @@ def test_a_pipe_takes_it_too(url: str, other: str, form: str) -> None:
     assert set(content(other)) == {"fx/USD", "fx/old/DEM"}
 
 
+@pytest.mark.parametrize("form", ["jsonl", "tar"])
+def test_keys_that_look_like_paths_are_imported_as_they_are(
+    tmp_path: Path, other: str, form: str
+) -> None:
+    odd = f"sqlite:{tmp_path}/odd.db"
+    with datastream.open(odd) as store:
+        store.put_many({"x": 1, "./x": 2, "././x": 3, "../x": 4, "/x": 5, "x//y": 6, ".": 7})
+    data = run("export", odd, "--format", form).stdout_bytes
+    assert run("import", other, "--format", form, stdin=data).exit_code == 0
+    assert content(other) == content(odd)
+
+
 def test_import_takes_what_watch_prints_and_what_is_written_by_hand(url: str) -> None:
     lines = [
         {"key": "a", "value": "", "operation": "DELETE"},
