@@ -229,9 +229,10 @@ class AsyncPusher:
     def _take_back(self, error: Exception | None) -> None:
         """After a stream: queue anew what it left unanswered, unless it would end there again."""
         is_broken = error is None or isinstance(error, EOFError) or _is_broken(error)
-        sent = self._sent.values()
-        again = [waiting for waiting in sent if is_broken and waiting.attempt < ATTEMPTS]
-        lost = [waiting for waiting in sent if waiting not in again]
+        again: list[_Waiting] = []
+        lost: list[_Waiting] = []
+        for waiting in self._sent.values():
+            (again if is_broken and waiting.attempt < ATTEMPTS else lost).append(waiting)
         self._sent = {}
         # Before the others: those of one key are done in their order.
         self._queue.extendleft(w._replace(attempt=w.attempt + 1) for w in reversed(again))
