@@ -87,12 +87,23 @@ class WriteCheck:
                 raise InvalidValue(f"expect of {shown(key)} is a revision, which is text")
             if not self._can_expect:
                 raise Unsupported(f"{self._name} has no compare-and-set; put without expect")
-        if (message or author) and not self._keeps_messages:
+        if message or author:
+            self._check_texts(message, author)
+        if ttl is not None:
+            self._check_ttl(write, ttl)
+
+    def _check_texts(self, message: str, author: str) -> None:
+        if not self._keeps_messages:
             raise Unsupported(
                 f"{self._name} keeps neither message nor author of a write; leave them out"
             )
-        if ttl is not None:
-            self._check_ttl(write, ttl)
+        for what, text in (("message", message), ("author", author)):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidValue(
+                    f"{what} {shown(text)} cannot be encoded as UTF-8; nothing was written"
+                ) from error
 
     def _check_ttl(self, write: Write, ttl: float) -> None:
         if not self._has_ttl:

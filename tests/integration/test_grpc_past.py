@@ -12,7 +12,15 @@ from datastream_grpc._pb import service_pb2 as pb
 from dulwich import porcelain
 
 import datastream
-from datastream import DatastreamError, Feature, KeyNotFound, Operation, ReadOnly, Unsupported
+from datastream import (
+    DatastreamError,
+    Feature,
+    InvalidValue,
+    KeyNotFound,
+    Operation,
+    ReadOnly,
+    Unsupported,
+)
 from tests.integration._programs.tools import TIMEOUT, eventually
 
 
@@ -184,3 +192,10 @@ def test_a_point_that_is_none_is_the_clients_fault(stack, local):
     for ask in (lambda: remote.at("nowhere"), lambda: list(remote.replayed(since="nowhere"))):
         with pytest.raises(DatastreamError, match="nowhere"):
             ask()
+
+
+def test_a_message_that_is_no_text_is_refused(remote):
+    for name in ("message", "author"):
+        with pytest.raises(InvalidValue, match=name):
+            remote.put("k", 1, **{name: "\ud800 <a@example.org>"})
+    assert "k" not in remote
