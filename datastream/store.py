@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -68,7 +68,8 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
 
     Reads and writes like a dict of decoded values, with `Entry` for all that belongs to a value.
     Every method is safe to call from any thread, and none waits for another caller's I/O. A
-    subscription keeps its store open; a store without one closes when its last reference goes.
+    subscription keeps its store open, and so does what is read as one goes on; a store without
+    closes when its last reference goes.
 
     Args:
         source: the backend; the store owns it and closes it.
@@ -87,6 +88,8 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         self._replays = Replays()
         self._keepers = Keepers()
         self._consumers = WeakSet()
+        # Of one in the past, the store whose past it is: it may read over that one's connection.
+        self._origin: Store | None = None
         closing = partial(
             _close,
             self._core,
@@ -173,7 +176,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             keys, match, exclude: as for `snapshot`.
         """
         selection = Selection.of(*keys, match=match, exclude=exclude)
-        return Entries(partial(walk, self._core, selection))
+        return Entries(lambda unread: self._held_open(walk(self._core, selection, unread)))
 
     # Writing.
 
@@ -308,7 +311,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         check_key(key)
         self._check_past(Feature.HISTORY)
         source = cast(HasHistory, self._source)
-        return History(self._core.iterate(key, lambda: source.history(key)))
+        return History(self._held_open(self._core.iterate(key, lambda: source.history(key))))
 
     def at(self, point: str | datetime) -> Store:
         """A store that can only be read, as this one was at `point`; close it after use.
@@ -322,9 +325,11 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             DatastreamError: there is no such point.
         """
         self._check_past(Feature.AT)
-        check_zone(point)
+        check_point(point)
         past = self._core.ask_past(cast(HasAt, self._source).at, point)
-        return Store(past, name=f"{self.name} at {point}")
+        store = Store(past, name=f"{self.name} at {point}")
+        store._origin = self
+        return store
 
     def replay(
         self,
@@ -352,7 +357,7 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             InvalidKey, InvalidValue: at once, not at ``subscribe``.
         """
         self._check_past(Feature.REPLAY)
-        check_zone(since)
+        check_point(since)
         if speed is not None and not 0 < speed < math.inf:
             raise InvalidValue(f"speed {speed} is no multiple of time; give 1, 60, or None")
         selection = Selection.of(*keys, match=match, exclude=exclude)
@@ -387,11 +392,11 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
             Unsupported: the backend does not keep what was committed together.
         """
         self._check_past(Feature.REPLAY)
-        check_zone(since)
+        check_point(since)
         selection = Selection.of(*keys, match=match, exclude=exclude)
         source = cast(HasReplay, self._source)
         readings = self._core.iterate(None, lambda: source.replay(selection, since))
-        return batches(readings, selection)
+        return self._held_open(batches(readings, selection))
 
     # Documents.
 
@@ -437,6 +442,10 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
 
     # Inside.
 
+    def _held_open(self, items: Iterator[T]) -> Generator[T, None, None]:
+        """`items`, while their reader may have no other reference to this store."""
+        yield from items
+
     def _check_past(self, feature: Feature) -> None:
         self._core.check_open()
         if feature not in self.features:
@@ -455,10 +464,12 @@ class Store(Closing, AsyncTwins, StoreExploring, StoreViews, StoreConsumers, Sto
         return self._subscribe(observer, selection, cursor, live_part, Pace())
 
 
-def check_zone(point: str | datetime | None) -> None:
-    """Refuse a time without zone."""
+def check_point(point: str | datetime | None) -> None:
+    """Refuse a time without zone, and no text at all, which over a network is the present."""
     if isinstance(point, datetime) and point.tzinfo is None:
         raise InvalidValue(f"{point} has no time zone; give one, such as datetime.UTC")
+    if point == "":
+        raise InvalidValue("'' is no point in the past; give a time, or the point of a Revision")
 
 
 def _close(

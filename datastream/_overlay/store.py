@@ -16,7 +16,7 @@ from datastream.entry import Entry, Revision, deleted
 from datastream.errors import DatastreamError, ReadOnly, StoreClosed, Unsupported
 from datastream.selection import check_key
 from datastream.source import ANY_REVISION, Feature, Write
-from datastream.store import Store, check_zone
+from datastream.store import Store, check_point
 from datastream.url import shown
 
 
@@ -117,9 +117,11 @@ class Overlay(Store):
                 f"{self.name} has no at(): {', '.join(lacking)} cannot be read as of a time; "
                 "lay the other layers over each other, or call at() of one"
             )
-        check_zone(point)
+        check_point(point)
         past = self._core.ask_past(self._overlaid.at, point)
-        return Overlay(past, name=f"{self.name} at {point}")
+        overlay = Overlay(past, name=f"{self.name} at {point}")
+        overlay._origin = self
+        return overlay
 
     def delete(
         self,

@@ -1,6 +1,8 @@
 """History, stores of the past and replays; at the end, of this project's own repository."""
 
+import gc
 import threading
+import weakref
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import datastream
 from datastream import DatastreamError, InvalidValue, ReadOnly, StoreClosed, Unsupported
 from datastream.testing import TIMEOUT
+from datastream.testing._tools import eventually
 from tests.repositories import Repository, git_environment  # noqa: F401  (a fixture)
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)
@@ -35,6 +38,39 @@ def repository(tmp_path):
 
 def opened(repository, **options):
     return datastream.open(f"git:{repository.path}", interval=3600, **options)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.history("fx/USD"),
+        lambda store: store.replayed("fx/USD"),
+        lambda store: store.entries("fx/USD"),
+        lambda store: store.at("v1.0").history("fx/USD"),
+        lambda store: datastream.overlay(store).at("v1.0").entries("fx/USD"),
+    ],
+)
+def test_what_is_read_step_by_step_keeps_its_store_open(repository, read):
+    store = opened(repository)
+    items, held = read(store), weakref.ref(store)
+    del store
+    gc.collect()
+    assert held() is not None
+    assert list(items)
+    del items
+
+    def is_gone():
+        # What was laid over it is closed on another thread.
+        gc.collect()
+        return held() is None
+
+    eventually(is_gone, "the store let go")
+
+
+@pytest.mark.parametrize("of", [lambda store: store, datastream.overlay])
+def test_no_text_at_all_is_no_point(repository, of):
+    with opened(repository) as below, of(below) as store, pytest.raises(InvalidValue, match="''"):
+        store.at("")
 
 
 class Batches:
@@ -138,7 +174,6 @@ def test_a_store_of_the_past(repository):
         ("2023-12-31T00:00:00Z", "as old as"),
         ("HEAD~99", "no tag"),
         ("a..b", "no tag"),
-        ("", "no tag"),
         ("nul\0", "no tag"),
         ("../../etc", "no tag"),
     ],

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from dataclasses import replace
 
 import datastream_grpc
@@ -192,6 +194,29 @@ def test_a_point_that_is_none_is_the_clients_fault(stack, local):
     for ask in (lambda: remote.at("nowhere"), lambda: list(remote.replayed(since="nowhere"))):
         with pytest.raises(DatastreamError, match="nowhere"):
             ask()
+
+
+def test_no_text_at_all_is_no_point(remote):
+    """On the wire it is the present."""
+    with pytest.raises(InvalidValue, match="''"):
+        remote.at("")
+    for replay in (remote.replay, remote.replayed):
+        with pytest.raises(InvalidValue, match="''"):
+            replay(since="")
+
+
+def test_a_store_in_the_past_keeps_the_connection_that_it_reads_over(local, server):
+    local["k"] = 1
+    point = next(local.history("k")).point
+    present = datastream.open(f"grpc://{server.address}")
+    past, held = present.at(point), weakref.ref(present)
+    del present
+    gc.collect()
+    assert past["k"] == 1
+    past.close()
+    del past
+    gc.collect()
+    assert held() is None
 
 
 def test_a_message_that_is_no_text_is_refused(remote):

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 
 import datastream
 from datastream.testing._tools import eventually
@@ -46,6 +47,17 @@ def test_a_subscription_keeps_its_store_open():
     assert seen.wait(30)
     subscription.dispose()
     table.close()
+
+
+def test_entries_that_are_read_keep_their_store_open():
+    with datastream.open("memory:kept-by-its-entries") as table:
+        table.put_many({"a": 1, "b": 2})
+        store = datastream.open("memory:kept-by-its-entries")
+        entries, held = store.entries(), weakref.ref(store)
+        del store
+        gc.collect()
+        assert [entry.key for entry in entries] == ["a", "b"]
+        assert held() is None
 
 
 def test_one_raising_on_completed_keeps_no_other_from_completing(caplog):
