@@ -144,9 +144,11 @@ class Proxy:
                 self._send(pair, end, data)
 
     def _send(self, pair: Pair, end: socket.socket, data: bytes) -> None:
+        # A test may change it while these bytes are sent.
+        chunk = self.chunk
         try:
-            for start in range(0, len(data), self.chunk):
-                end.sendall(data[start : start + self.chunk])
+            for start in range(0, len(data), chunk):
+                end.sendall(data[start : start + chunk])
         except OSError:
             self._end(pair)
             return
