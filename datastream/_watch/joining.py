@@ -134,6 +134,10 @@ class Joiner:
                 changes = self._feed.read(selection, cursor)
         self._feed.begin_anew()
         join.resume(changes, transient=subscription.transient)
+        if not join.is_aligned and self._publisher.position is None:
+            # Nobody else is told of what was over between the two. What is gone from the state now
+            # may have come after the cursor, which is asked for once more.
+            join.begin(self._feed.read(selection, None))
 
     def _confirm_gone(self, subscription: Subscription, join: Join) -> None:
         """A reader that had something is told that all is gone after a second look only."""

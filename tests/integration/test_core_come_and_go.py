@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import threading
+from functools import partial
 from time import monotonic
 
 import pytest
 from datastream_grpc import GrpcSource, serve
 
-from datastream import SourceUnavailable, Store
+from datastream import Operation, SourceUnavailable, Store
 from datastream._overlay.layer import Layer
 from datastream._overlay.source import OverlaySource
 from datastream._watch import core
+from datastream._watch.joining import RESUMES
 from datastream.source import Feature, Written
 from datastream.sources.git import GitSource
 from datastream.sources.memory import MemorySource
@@ -118,6 +120,48 @@ def test_what_a_failed_read_has_seen_is_read_again(tmp_path, git_environment):  
         source.loses = False
         source.go.set()
         recorder.wait_state({"a": b"1"})
+
+
+class Moving(GitSource):
+    """Changes before each read with a position, for as long as one that resumes reads again."""
+
+    def __init__(self, path, elsewhere):
+        super().__init__(path, interval=3600)
+        put = partial(elsewhere.put, "a")
+        # `k` is in the state, and over by the time that the changes are read.
+        self.changes = [
+            *(partial(put, number) for number in range(1, 2 * RESUMES)),
+            lambda: elsewhere.put("k", 1),
+            lambda: elsewhere.delete("k"),
+        ]
+
+    def read(self, selection, since):
+        if since is not None and self.changes:
+            self.changes.pop(0)()
+        return super().read(selection, since)
+
+
+@pytest.mark.parametrize("had", [{}, {"k": b"0"}], ids=["had it not", "had it"])
+def test_one_that_resumes_where_all_moves_is_told_no_end_of_what_it_never_had(
+    tmp_path,
+    git_environment,  # noqa: F811
+    had,
+):
+    """Its state and what changed since its cursor are never of one moment."""
+    path = Repository.new(tmp_path / "repository", bare=True).path
+    with Store(GitSource(path)) as elsewhere:
+        elsewhere.put_many({"a": 0, **{key: int(value) for key, value in had.items()}})
+        cursor = elsewhere.snapshot_batch().cursor
+        source = Moving(path, elsewhere)
+        with Store(source) as store:
+            recorder = Recorder(store, since=cursor, had={"a": b"0", **had})
+            recorder.wait_ready()
+            assert not source.changes
+            store.put("end", 1)
+            recorder.wait(lambda recorder: "end" in recorder.state, "the end")
+            assert recorder.state == {"a": b"5", "end": b"1"}
+            gone = [entry.key for entry in recorder.entries if entry.operation is Operation.DELETE]
+            assert gone == [*had]
 
 
 class Comparing(Listing):
