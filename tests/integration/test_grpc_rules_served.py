@@ -302,6 +302,35 @@ def test_who_may_write_and_not_read_learns_nothing(store, opened):
     assert "a/1" not in store
 
 
+@pytest.mark.parametrize("store", ["memory", "git"], indirect=True)
+def test_who_may_write_and_not_read_is_not_told_whether_a_value_was_there(stack, server, store):
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    metadata = (("authorization", "Bearer blindtoken"),)
+
+    def written(key, **fields):
+        item = pb.WriteItem(data=pb.Data(key=key, **fields))
+        request = pb.WriteRequest(id=key, writes=[item])
+        call = channel.unary_unary("/datastream.DataService/Write")
+        sent = request.SerializeToString()
+        answer = pb.WriteResponse.FromString(call(sent, metadata=metadata, timeout=TIMEOUT))
+        push = channel.stream_stream("/datastream.DataService/Push")
+        many = pb.PushRequest(writes=[request]).SerializeToString()
+        (raw,) = push(iter([many]), metadata=metadata, timeout=TIMEOUT)
+        assert pb.PushResponse.FromString(raw).answers[0].response == answer
+        (entry,) = answer.entries
+        assert entry.key == key
+        entry.key = ""
+        return entry
+
+    one = {"value": b"1", "value_type": "int"}
+    assert store.entry("a/1").value == b"1"
+    assert written("a/1", **one) == written("a/never", **one) == pb.Data(**one)
+    gone = pb.Data(operation=pb.OPERATION_DELETE)
+    assert written("a/1", operation=gone.operation) == gone
+    assert written("a/1/no", operation=gone.operation) == gone
+    assert "a/1" not in store
+
+
 def test_an_answer_is_given_to_who_wrote_only(stack, server, store):
     channel = stack.enter_context(grpc.insecure_channel(server.address))
     call = channel.unary_unary("/datastream.DataService/Write")

@@ -115,3 +115,10 @@ def test_a_newer_id_takes_the_place_of_an_older_one(monkeypatch, ids):
     assert ids.begin("1") is Known.DONE
     assert ids.begin("2") is Known.NOTHING
     assert ids.begin("1") is Known.NOTHING
+
+
+def test_what_is_remembered_of_a_write_is_as_long_for_any_id():
+    """Ten thousand are remembered, and an id may have as many bytes as a message."""
+    short, long = _name_of(request(b"1"), "1"), _name_of(request(b"1"), "1" * 100_000)
+    assert len(short) == len(long) < 100
+    assert short != long

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,6 +91,14 @@ class Access:
         # The answer to a comparison tells what is there.
         compared = [key for key, compares in asks.items() if compares]
         self._check(principal, "read", compared, "read, and so not compare,")
+
+    def unread(self, principal: Principal, keys: Iterable[str]) -> Collection[str]:
+        """Those of `keys` that the principal may not read."""
+        if self._authorize is None:
+            return ()
+        asked = frozenset(keys)
+        right = self._right(principal, "read", Selection(asked))
+        return {key for key in asked if right is None or not right.matches(key)}
 
     @contextmanager
     def following(self, scope: Scope, changed: Callable[[], None]) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
+from functools import partial
 from hashlib import blake2b
 from time import monotonic
 
@@ -60,12 +61,32 @@ class Writes:
         Args:
             room: for it; without, it may be refused for want of that.
         """
+        known_as = partial(self._known_as, request, principal)
+        # Millions of writes may be none at all, and the loop is everybody's.
+        is_few = len(request.writes) <= FEW_WRITES
+        id, name, unread = known_as() if is_few else await asyncio.to_thread(known_as)
+        answer = await self._answered(request, principal, id, name, room)
+        return without_traces(answer, unread) if unread else answer
+
+    def _known_as(
+        self, request: pb.WriteRequest, principal: Principal
+    ) -> tuple[str, str, Collection[str]]:
+        """The id of a request as one of its sender, its name, and its keys that may not be read.
+
+        Raises:
+            Forbidden: the sender may not write that.
+        """
         self._access.check_writes(principal, map(_asked_of, request.writes))
         # An id is a client's own: nobody is given the answer to another.
         id = request.id
         if id and principal.name:
             id = f"{principal.name}\0{id}"
-        name = _name_of(request, id)
+        unread = self._access.unread(principal, (item.data.key for item in request.writes))
+        return id, _name_of(request, id), unread
+
+    async def _answered(
+        self, request: pb.WriteRequest, principal: Principal, id: str, name: str, room: Room | None
+    ) -> bytes:
         known = self._answers.get(name) if name else None
         if known is not None:
             return known
@@ -131,13 +152,14 @@ def _name_of(request: pb.WriteRequest, id: str) -> str:
     """By what a write is known that comes again; "" for one without an id.
 
     Clients may count theirs, each from 1. So one with other content is another write, and is done.
+    As long for any id: thousands are remembered.
     """
     if not id:
         return ""
-    content = blake2b(f"{request.author}\0{request.message}".encode(), digest_size=16)
+    content = blake2b(repr((id, request.author, request.message)).encode(), digest_size=32)
     for item in request.writes:
         content.update(item.SerializeToString())
-    return f"{id}\0{content.hexdigest()}"
+    return content.hexdigest()
 
 
 def _asked_of(item: pb.WriteItem) -> tuple[str, bool]:
@@ -155,6 +177,20 @@ def write_all(store: Store, request: pb.WriteRequest, id: str) -> bytes:
         # A relay passes it on: what comes again by another way is known where it was done.
         writes = [write._replace(id=id) for write in writes]
     return _convert.to_stored(store.write(*writes))
+
+
+def without_traces(answer: bytes, keys: Collection[str]) -> bytes:
+    """An answer without what tells whether some keys held the same before."""
+    response = pb.WriteResponse.FromString(answer)
+    for data in response.entries:
+        if data.key in keys:
+            data.ClearField("revision")
+            data.ClearField("updated_at")
+    return response.SerializeToString()
+
+
+def _keys_of(request: pb.WriteRequest) -> set[str]:
+    return {item.data.key for item in request.writes}
 
 
 class Pushes:
@@ -192,9 +228,12 @@ class Pushes:
             if self._instant:
                 await self._do(request)
             else:
+                is_few = len(request.writes) <= FEW_WRITES
+                keys = _keys_of(request) if is_few else await asyncio.to_thread(_keys_of, request)
                 await self._in_flight.acquire()
                 await self._has_room.wait()
-                self._begin(request, await self._under_way.wait(self._who, request.ByteSize()))
+                room = await self._under_way.wait(self._who, request.ByteSize())
+                self._begin(request, keys, room)
             if monotonic() > until:
                 # One message may have millions, and the loop is everybody's.
                 await self._send()
@@ -212,8 +251,7 @@ class Pushes:
         for task in self._tasks:
             task.cancel()
 
-    def _begin(self, request: pb.WriteRequest, room: Room) -> None:
-        keys = {item.data.key for item in request.writes}
+    def _begin(self, request: pb.WriteRequest, keys: Collection[str], room: Room) -> None:
         before = {self._last[key] for key in keys if key in self._last}
         task = asyncio.create_task(self._do(request, before, room))
         self._tasks.add(task)
