@@ -336,10 +336,17 @@ class AsyncWatch(AsyncClosing, Generic[T]):
         inbox = Inbox(self._buffer())
         self._unsubscribe = await _Opening(self._subscribe, inbox).run(self._threads)
         self._inbox = inbox
+        if self._closed:
+            # Meanwhile, by another task.
+            self._leave()
         return inbox
 
     async def aclose(self) -> None:
         """Unsubscribe; the iterator ends."""
+        self.leave()
+
+    def leave(self) -> None:
+        """`aclose` by any thread: with a large state or selection it may take long."""
         self._ready = iter(())
         self._leave()
 

@@ -96,8 +96,12 @@ class Members:
     def forget_unwatched(self, route: Route, known: Known) -> None:
         """Nobody who has joined has `route` any more: forget the keys that only it selected."""
         selection = route.selection
+        if self.routes.is_everything_watched():
+            # Also where hundred thousands of keys are known, which takes a while.
+            return
         exact = not (selection.prefixes or selection.patterns or selection.everything)
-        for key in selection.keys if exact else list(known.revisions):
+        gone = selection.keys if exact else list(filter(selection.matches, known.revisions))
+        for key in gone:
             if not self.is_watched(key):
                 known.forget(key)
 

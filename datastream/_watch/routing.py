@@ -108,6 +108,11 @@ class Routes:
         found = self._find(key)
         return found if len(found) < 2 else dict.fromkeys(found)
 
+    def is_everything_watched(self) -> bool:
+        """Whether somebody who has joined leaves nothing out."""
+        everything = self._of_everything
+        return any(route.subscriptions and not route.selection.exclude for route in everything)
+
     def all(self) -> Iterable[Route]:
         return self._routes.values()
 
@@ -183,4 +188,8 @@ class Routes:
 
 
 def _without(routes: tuple[Route, ...], route: Route) -> tuple[Route, ...]:
-    return tuple(other for other in routes if other is not route)
+    # Slices: thousands of selections may share a key.
+    if route not in routes:
+        return routes
+    at = routes.index(route)
+    return routes[:at] + routes[at + 1 :]

@@ -7,7 +7,7 @@ import threading
 import datastream_grpc
 import grpc
 import pytest
-from datastream_grpc import _convert
+from datastream_grpc import _convert, _outgoing
 from datastream_grpc._outgoing import FEW_ENTRIES, _State
 from datastream_grpc._pb import service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
@@ -167,6 +167,22 @@ def test_streams_that_begin_together_hold_one_state():
     assert all(a is b for a, b in zip(one, two, strict=True))
     assert three[0] is one[0]
     assert three[1].revision == "2"
+
+
+def test_what_no_stream_is_sent_any_more_is_not_held(monkeypatch):
+    monkeypatch.setattr(_outgoing, "LEAST_HELD", 10)
+    state = _State()
+
+    def read(name):
+        entries = (Entry(f"{name}/{n}", b"x", "bytes", None, "1") for n in range(10))
+        return state.shared(Batch(tuple(entries), "cursor", initial=True))
+
+    deaf = read("deaf")
+    for number in range(100):
+        read(str(number))
+    assert len(state._entries) <= 50
+    again = read("deaf")
+    assert all(a is b for a, b in zip(deaf.entries, again.entries, strict=True))
 
 
 def test_messages_are_small_so_that_few_bytes_wait_for_a_client():

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
+from sys import getrefcount
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
 from datastream import Batch, Entry
 from datastream.aio import AsyncWatch
 from datastream_grpc import _convert
+from datastream_grpc._long_reads import LongReads
+from datastream_grpc._principal import Principal
 from datastream_grpc._turns import in_turn
 
 KEPT_BATCHES = 16
@@ -19,6 +24,8 @@ KEPT_ENTRIES, KEPT_BYTES = 64, 16 << 10
 """Serialised entries kept for other selections, and what one of them may take."""
 FEW_ENTRIES, FEW_BYTES = 256, 1 << 20
 """A batch with more is serialised in a thread: the loop is everybody's."""
+LEAST_HELD = 10_000
+"""Entries of a state that are held for others before those are looked for that nobody needs."""
 JOIN_ALONE = 5.0
 """Seconds for which a stream that reads its state keeps others from reading the same."""
 
@@ -40,6 +47,7 @@ class Outgoing:
     Args:
         run: makes a call in a thread.
         updated: takes each batch of changes, once for all streams.
+        long_reads: makes those of states.
         is_memory: states consist of the entries that the store holds anyway.
     """
 
@@ -47,37 +55,45 @@ class Outgoing:
         self,
         run: Callable[..., Awaitable[Any]],
         updated: Callable[[Batch], None],
+        long_reads: LongReads,
         *,
         is_memory: bool,
     ) -> None:
         self._run = run
         self._is_memory = is_memory
         self._updated = updated
+        self.long_reads = long_reads
         # By identity: the batches of one selection are one object for all its subscribers. Kept
         # with the batch, whose id is not given to another one as long. Without and with deletes.
         self._kept: tuple[dict[int, Kept], dict[int, Kept]] = {}, {}
         # Likewise, each with its entry.
         self._parts: dict[int, tuple[Entry, bytes]] = {}
-        self._states: WeakValueDictionary[Asked, _State] = WeakValueDictionary()
+        self._state: Callable[[], _State | None] = lambda: None
         self._joins: WeakValueDictionary[Asked, asyncio.Lock] = WeakValueDictionary()
 
-    async def first(self, watch: AsyncWatch[Batch], asked: Asked) -> Batch | None:
+    async def first(
+        self, watch: AsyncWatch[Batch], asked: Asked, principal: Principal | None
+    ) -> Batch | None:
         """Subscribe a watch: its state; None if that is not there yet.
 
         Of one selection, one at a time: those that begin together would each hold a state of its
         own until it is shared. One that takes long, as where a backend hangs, keeps the next for
         `JOIN_ALONE` seconds.
+
+        Args:
+            principal: whose watch it is; None if its state is small.
         """
         lock = self._joins.setdefault(asked, asyncio.Lock())
         async with in_turn(lock, JOIN_ALONE):
-            return await self._first(watch, asked)
+            if principal is None:
+                return await self._first(watch)
+            return await self.long_reads.read(principal, partial(self._first, watch))
 
-    async def _first(self, watch: AsyncWatch[Batch], asked: Asked) -> Batch | None:
+    async def _first(self, watch: AsyncWatch[Batch]) -> Batch | None:
         inbox = await watch.inbox()
         first: Batch | None = inbox.take()[0]
         if first is not None and first.initial and _is_large(first):
-            state = self._state_of(asked)
-            first = await self._run(state.shared, first)
+            first = await self._run(self._state_now().shared, first)
         return first
 
     async def send(
@@ -92,7 +108,7 @@ class Outgoing:
         """Send one batch to a stream; with `columns`, one of many entries in those."""
         if batch.initial and _is_large(batch):
             # Held until all is sent, and with it by who begins meanwhile.
-            state = self._state_of(asked)
+            state = self._state_now()
             # From here on only what is shared is held: a client that does not read keeps it.
             batch = await self._run(state.shared, batch)
             if columns and deletes:
@@ -124,10 +140,14 @@ class Outgoing:
         made: bytes | None = await self._run(next, parts, None)
         return made
 
-    def _state_of(self, asked: Asked) -> _State:
+    def _state_now(self) -> _State:
         if self._is_memory:
             return _InMemory()
-        return self._states.setdefault(asked, _State())
+        state = self._state()
+        if state is None:
+            state = _State()
+            self._state = weakref.ref(state)
+        return state
 
     def ready(self, batch: Batch, deletes: bool) -> Sequence[bytes] | asyncio.Task[Any]:
         """The messages of a batch, or what becomes them."""
@@ -164,13 +184,15 @@ class Outgoing:
 
 
 class _State:
-    """What the streams of one selection that begin just now are sent, so that it is held once."""
+    """What the streams that begin just now are sent, so that it is held once."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self._most = LEAST_HELD
 
     def shared(self, batch: Batch) -> Batch:
         """`batch` with the entries that others are sent, where those are the same."""
+        self._forget()
         held = self._entries
         entries = []
         for entry in batch.entries:
@@ -179,6 +201,21 @@ class _State:
                 held[entry.key] = other = entry
             entries.append(other)
         return replace(batch, entries=tuple(entries))
+
+    def _forget(self) -> None:
+        """Drop what nobody is sent any more: a client that does not read may keep this for ever."""
+        if len(self._entries) <= self._most:
+            return
+        # The last one is only there to be counted: all others are held once more, by this.
+        held = {**self._entries, "": Entry("")}
+        uses = list(map(getrefcount, held.values()))
+        unused = uses[-1] + 1
+        self._entries = {
+            key: entry
+            for (key, entry), count in zip(held.items(), uses, strict=True)
+            if count > unused
+        }
+        self._most = max(LEAST_HELD, 2 * len(self._entries))
 
 
 class _InMemory(_State):

@@ -38,6 +38,20 @@ def host_or_name(principal: Principal) -> str:
     return f"host {principal.peer.rpartition(':')[0] or principal.peer}"
 
 
+class Whose(NamedTuple):
+    """By what is counted what somebody uses."""
+
+    connection: str
+    """"" where connections cannot be told apart."""
+    who: str
+
+
+def whose(principal: Principal) -> Whose:
+    """By what is counted what `principal` uses."""
+    peer = principal.peer
+    return Whose("" if peer.startswith("unix") else f"connection {peer}", host_or_name(principal))
+
+
 def _certified(proven: Any) -> str:
     for kind in CERTIFICATE_NAMES:
         for name in proven.get(kind, ()):

@@ -19,6 +19,7 @@ from datastream_grpc._connection import SERVICE
 from datastream_grpc._descriptions import Descriptions
 from datastream_grpc._follow import Follow
 from datastream_grpc._limits import Limits, Meter, check_selected
+from datastream_grpc._long_reads import LongReads
 from datastream_grpc._open_streams import OpenStreams
 from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
@@ -31,9 +32,6 @@ from datastream_grpc._telemetry import Metrics
 from datastream_grpc._texts import Texts
 from datastream_grpc._untaken import Untaken
 from datastream_grpc._writes import Pushes, Writes
-
-LONG_READS = 8
-"""Reads of many keys at once; others wait."""
 
 T = TypeVar("T")
 
@@ -75,7 +73,10 @@ class Servicer:
             store, message_bytes, limits, self._texts, read_only=read_only
         )
         is_memory = store.threads.instant
-        self._outgoing = Outgoing(self._run, self.metrics.updated, is_memory=is_memory)
+        self.long_reads = LongReads()
+        self._outgoing = Outgoing(
+            self._run, self.metrics.updated, self.long_reads, is_memory=is_memory
+        )
         self.subscribing = Subscribing(
             store,
             access,
@@ -87,8 +88,6 @@ class Servicer:
             Ready(loop),
         )
         self._answering = Answering(self._texts, self.metrics, self.streams, limits.calls)
-        # Of reads that may take long: as many as leave cores and threads to all others.
-        self._long_reads = asyncio.Semaphore(LONG_READS)
         self._untaken = Untaken(limits)
 
     def handlers(self) -> Any:
@@ -124,24 +123,27 @@ class Servicer:
     async def list_capabilities(
         self, request: pb.ListCapabilitiesRequest, context: Context
     ) -> bytes:
-        principal = self._access.principal(context)
+        principal = principal_of(context)
 
         def capabilities(store: Store) -> bytes:
             scope = self._access.scope(principal, (), ())
             return _convert.to_capabilities(scope.capabilities(store))
 
-        make = partial(self._read, capabilities, request.at)
+        make = partial(self._read, principal, capabilities, request.at)
         return await self._untaken.answer(make, context)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
         check_selected(request, self.meter.limits)
-        principal = self._access.principal(context)
+        # To find out takes as long as to answer a small one.
+        who = self._access.principal if is_small(request) else principal_of
+        principal = who(context)
 
         def state(store: Store) -> bytes:
             scope = self._access.scope(principal, *selected(request))
             return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
-        return await self._untaken.answer(partial(self._selected, request, state), context)
+        make = partial(self._selected, principal, request, state)
+        return await self._untaken.answer(make, context)
 
     async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
         check_selected(request, self.meter.limits)
@@ -153,7 +155,7 @@ class Servicer:
 
         asked = frozenset(request.keys), frozenset(request.match)
         with self.streams.opened(principal):
-            batch = await self._selected(request, state)
+            batch = await self._selected(principal, request, state)
             await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
 
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
@@ -161,18 +163,20 @@ class Servicer:
         with self.streams.carrying():
             await Follow(send, context, self._texts, self.meter.limits).take(requests)
 
-    async def _selected(self, request: pb.DataRequest, use: Callable[[Store], T]) -> T:
+    async def _selected(
+        self, principal: Principal, request: pb.DataRequest, use: Callable[[Store], T]
+    ) -> T:
         """What `use` finds of what is selected; a few keys wait for no long read."""
         if is_small(request):
             return await self._call(use, self._store)
-        return await self._read(use, request.at)
+        return await self._read(principal, use, request.at)
 
-    async def _read(self, use: Callable[[Store], T], at: str = "") -> T:
+    async def _read(self, principal: Principal, use: Callable[[Store], T], at: str = "") -> T:
         """What `use` finds in the store, or in the store as it was: a read that may take long."""
-        async with self._long_reads:
-            if at:
-                return await self._run(at_point, self._store, at, use)
-            return await self._run(use, self._store)
+        read: Callable[[], T] = partial(use, self._store)
+        if at:
+            read = partial(at_point, self._store, at, use)
+        return await self.long_reads.read(principal, partial(self._run, read))
 
     async def push_update(self, request: pb.Data, context: Context) -> Any:
         # What an ancestor's client sends in fields it does not know cannot be an operation.
@@ -210,10 +214,11 @@ class Servicer:
                 pushes.cancel()
 
     async def describe(self, request: pb.DescribeRequest, context: Context) -> Any:
-        may_write = self._access.may_write(self._access.principal(context))
+        principal = principal_of(context)
+        may_write = self._access.may_write(principal)
         describe = partial(self.descriptions.of, may_write=may_write)
         if request.at:
-            return await self._read(describe, request.at)
+            return await self._read(principal, describe, request.at)
         return describe(self._store)
 
     async def refresh(self, request: pb.RefreshRequest, context: Context) -> Any:
@@ -251,8 +256,10 @@ class Servicer:
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
-        with self.streams.opened(principal_of(context)), closing(Pieces(start)) as pieces:
-            while piece := await self._run(pieces.take):
+        principal = principal_of(context)
+        with self.streams.opened(principal), closing(Pieces(start)) as pieces:
+            take = partial(self._run, pieces.take)
+            while piece := await self.long_reads.read(principal, take):
                 for message in await self._run(list, messages(piece)):
                     await write(context, message)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from contextlib import aclosing, closing
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
+from functools import partial
 
 from datastream import Batch, SourceUnavailable, Store, StoreClosed
 from datastream._secrets import logger
-from datastream.aio import Inbox, Overflow
+from datastream.aio import AsyncWatch, Inbox, Overflow
 from datastream_grpc._access import Access
 from datastream_grpc._answering import SHUTTING_DOWN
 from datastream_grpc._descriptions import Descriptions
@@ -97,10 +98,14 @@ class Stream:
         """Send one watch; False if the stream goes on with another."""
         shared = self._shared
         threads = shared.store.threads
-        opening = await (threads.call if is_small(self._request) else threads.run)(self._opening)
+        if is_small(self._request):
+            opening = await threads.call(self._opening)
+        else:
+            make = partial(threads.run, self._opening)
+            opening = await shared.outgoing.long_reads.read(self._principal, make)
         try:
             # It subscribes in its turn, once the client knows how the store is.
-            async with aclosing(opening.watch):
+            async with self._ending(opening.watch):
                 if await self._send(opening):
                     return True
         except Overflow:
@@ -112,6 +117,17 @@ class Stream:
             return False
         # Only the end of the store ends its watches.
         raise StoreClosed("the server's store was closed")
+
+    @asynccontextmanager
+    async def _ending(self, watch: AsyncWatch[Batch]) -> AsyncIterator[None]:
+        """Around a watch; how long its end takes is no matter of other streams."""
+        try:
+            yield
+        finally:
+            if is_small(self._request):
+                await watch.aclose()
+            else:
+                await asyncio.shield(asyncio.to_thread(watch.leave))
 
     def _opening(self) -> Opening:
         request = self._request
@@ -125,7 +141,8 @@ class Stream:
         shared, scope, request = self._shared, opening.scope, self._request
         # Before there is a batch, which a backend that is away keeps waiting for.
         await self._describe(scope)
-        found = await shared.outgoing.first(opening.watch, self._asked)
+        reader = None if is_small(request) else self._principal
+        found = await shared.outgoing.first(opening.watch, self._asked, reader)
         inbox = await opening.watch.inbox()
         sender = self._sender(opening, inbox)
         with (

@@ -5,22 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import NamedTuple
 
 from datastream_grpc._limits import Limits
 from datastream_grpc._outgoing import Context
-from datastream_grpc._principal import host_or_name, principal_of
+from datastream_grpc._principal import Whose, principal_of, whose
 from datastream_grpc._turns import Turns
 
 SMALL = 16 << 10
 """Bytes of an answer that does not count: gRPC takes it off the server's hands."""
-
-
-class _Of(NamedTuple):
-    """Whose an answer is."""
-
-    connection: str
-    who: str
 
 
 class Untaken:
@@ -46,7 +38,7 @@ class Untaken:
                 answer = await make()
                 if len(answer) <= SMALL:
                     return answer
-                of = _of(context)
+                of = whose(principal_of(context))
                 full = self._full(of, len(answer))
                 if not full:
                     self._add(of, len(answer), context)
@@ -60,27 +52,22 @@ class Untaken:
             for name in waited_for:
                 self._turns.give(name)
 
-    def _full(self, of: _Of, size: int) -> str:
+    def _full(self, of: Whose, size: int) -> str:
         """What has no room for an answer; each takes one, however large it is."""
         limits = (self._limits.stream_bytes, self._limits.principal_bytes)
         for name, most in zip(of, limits, strict=True):
-            if self._bytes[name] and self._bytes[name] + size > most:
+            if name and self._bytes[name] and self._bytes[name] + size > most:
                 return name
         return ""
 
-    def _add(self, of: _Of, size: int, context: Context) -> None:
+    def _add(self, of: Whose, size: int, context: Context) -> None:
         for name in of:
             self._bytes[name] += size
         context.add_done_callback(partial(self._taken, of, size))
 
-    def _taken(self, of: _Of, size: int, _: Context) -> None:
+    def _taken(self, of: Whose, size: int, _: Context) -> None:
         for name in of:
             self._bytes[name] -= size
             if not self._bytes[name]:
                 del self._bytes[name]
             self._turns.give(name)
-
-
-def _of(context: Context) -> _Of:
-    principal = principal_of(context)
-    return _Of(f"connection {principal.peer}", host_or_name(principal))

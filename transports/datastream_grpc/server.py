@@ -276,6 +276,7 @@ class _Inner:
             self._looking.cancel()
         self._health.stop()
         await self._servicer.streams.stop()
+        await self._servicer.long_reads.stop()
         if self._server is not None:
             await self._server.stop(grace)
 

@@ -1,0 +1,115 @@
+"""Reads that may take long: few at a time, and never all of them for one client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from typing import Any, TypeVar
+
+from datastream_grpc._principal import Principal, Whose, whose
+
+PLACES = 8
+"""Reads at the same time: as many as leave cores and threads to all others."""
+OF_CONNECTION, OF_PRINCIPAL = 2, 4
+"""Of these, at most, for one connection, and for one principal."""
+ALONE = 5.0
+"""Seconds for which a read keeps its place, as where a backend hangs; the thread may go on."""
+
+T = TypeVar("T")
+
+
+class LongReads:
+    """Makes them, each once there is a place; all of it on the loop."""
+
+    def __init__(self) -> None:
+        self._free = PLACES
+        # Of principals, and of each on one connection: a proxy's may be of several.
+        self._running: Counter[str | Whose] = Counter()
+        # Who was served last comes last.
+        self._waiting: dict[Whose, deque[asyncio.Future[None]]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    async def read(self, principal: Principal, make: Callable[[], Awaitable[T]]) -> T:
+        """What `make` gives.
+
+        It goes on though the call is cancelled, and keeps its place: its thread goes on, too, and
+        who cancels and asks again would have any number of them.
+        """
+        of = whose(principal)
+        await self._take(of)
+        place = ExitStack()
+        place.callback(self._leave, of)
+        late = asyncio.get_running_loop().call_later(ALONE, place.close)
+        reading = asyncio.ensure_future(_made(make))
+        self._tasks.add(reading)
+
+        def ended(done: asyncio.Future[T]) -> None:
+            self._tasks.discard(done)
+            late.cancel()
+            place.close()
+            if not done.cancelled():
+                # Perhaps nobody else asks how it ended, and asyncio would print an error.
+                done.exception()
+
+        reading.add_done_callback(ended)
+        return await asyncio.shield(reading)
+
+    async def stop(self) -> None:
+        """Wait for none of those that were given up."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, of: Whose) -> None:
+        # Who waits may not have the places that are free.
+        if self._may(of):
+            self._count(of, 1)
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(of, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                # It was given a place at the same moment.
+                self._leave(of)
+            raise
+
+    def _leave(self, of: Whose) -> None:
+        self._count(of, -1)
+        while (following := self._next()) is not None:
+            turns = self._waiting.pop(following)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[following] = turns
+            if not turn.done():
+                self._count(following, 1)
+                turn.set_result(None)
+
+    def _next(self) -> Whose | None:
+        """Who is to have a place: of those that may, one that has fewest."""
+        running = self._running
+        able = filter(self._may, self._waiting)
+        return min(able, key=lambda of: (running[of.who], running[of]), default=None)
+
+    def _may(self, of: Whose) -> bool:
+        running = self._running
+        return (
+            self._free > 0
+            and running[of.who] < OF_PRINCIPAL
+            and (not of.connection or running[of] < OF_CONNECTION)
+        )
+
+    def _count(self, of: Whose, step: int) -> None:
+        self._free -= step
+        for counted in (of.who, of):
+            self._running[counted] += step
+            if not self._running[counted]:
+                del self._running[counted]
+
+
+async def _made(make: Callable[[], Awaitable[T]]) -> T:
+    return await make()
