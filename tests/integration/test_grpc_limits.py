@@ -438,3 +438,38 @@ def test_every_kind_of_stream_counts(limited, method):
         error = refused(lambda: list(one.unary_stream(path)(b"", timeout=TIMEOUT)))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     held.cancel()
+
+
+def test_what_requests_of_a_principal_take_is_limited(stack, store):
+    limits = datastream_grpc.Limits(request_bytes=1 << 20)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    counted = server._inner._servicer.meter._asked
+    large = {"keys": ["k"], "revisions": {"k": "x" * 300_000}}
+    held = subscribe(channel, **large)
+    next(held)
+    many = [f"key {number}" for number in range(1_000)]
+    for method in ("Subscribe", "Snapshot", "Sync", "Replay"):
+        request = pb.DataRequest(keys=many)
+        if method == "Replay":
+            request = pb.ReplayRequest(keys=many)
+        call = channel.unary_stream(f"/datastream.DataService/{method}")
+        with pytest.raises(grpc.RpcError) as error:
+            next(call(request.SerializeToString(), timeout=TIMEOUT))
+        assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, method
+        assert "ask for less" in str(error.value.details())
+    follow = channel.stream_stream(
+        "/datastream.DataService/Follow",
+        request_serializer=pb.FollowRequest.SerializeToString,
+        response_deserializer=pb.FollowResponse.FromString,
+    )
+    adds = [pb.FollowRequest(watch=1, add=pb.DataRequest(**large))]
+    (ended,) = follow(iter(adds), timeout=TIMEOUT)
+    assert (ended.ended, ended.error) == (True, "SourceUnavailable")
+    # Small ones do not count.
+    few = subscribe(channel, keys=["k"])
+    next(few)
+    held.cancel()
+    eventually(lambda: not counted, "the end of the large one")
+    next(subscribe(channel, keys=many))
+    eventually(lambda: len(counted) == 1, "the other one")

@@ -1,6 +1,7 @@
 """The watches of one Follow call, on a loop without a server."""
 
 import asyncio
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +32,7 @@ def test_what_makes_no_sense_ends_the_call_after_the_message_that_is_written():
             await begun.wait()
             yield pb.FollowRequest(watch=1)
 
-        follow = Follow(send, SimpleNamespace(write=write), None, Limits())
+        follow = Follow(send, nullcontext, SimpleNamespace(write=write), None, Limits())
         taking = asyncio.ensure_future(follow.take(requests()))
         await begun.wait()
         begun.clear()
@@ -68,7 +69,9 @@ def test_no_more_is_read_of_a_client_that_begins_watches_and_takes_nothing():
         texts = SimpleNamespace(of=lambda error, text, sent: text)
         context = SimpleNamespace(write=write, peer=lambda: "")
         limits = Limits(streams=2, principal_streams=2)
-        taking = asyncio.ensure_future(Follow(send, context, texts, limits).take(requests()))
+        taking = asyncio.ensure_future(
+            Follow(send, nullcontext, context, texts, limits).take(requests())
+        )
         for _ in range(3 * WAITING):
             await asyncio.sleep(0)
         assert begun == WAITING + 2

@@ -1,9 +1,13 @@
 """What is counted for each principal, connection and stream."""
 
+import asyncio
+import weakref
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 from datastream_grpc._limits import LimitReached, Limits, Meter
+from datastream_grpc._requests import END, received
 
 from datastream import Batch, Entry
 from datastream._watch.bounded import BoundedBuffer
@@ -84,3 +88,27 @@ def test_many_changes_of_few_keys_are_no_reason_to_end():
         buffer = BoundedBuffer(charge)
         for number in range(10_000):
             assert buffer.put(batch(f"k{number % 10}", 2_000)) is None
+
+
+def test_a_message_is_not_held_until_the_next_has_come():
+    class Message:
+        pass
+
+    async def taken():
+        held = []
+
+        async def read():
+            # What was given before is gone by the time the next is asked for.
+            assert [one for one in held if one() is not None] == []
+            if len(held) == 3:
+                return END
+            message = Message()
+            held.append(weakref.ref(message))
+            return message
+
+        async for message in received(SimpleNamespace(read=read)):
+            assert isinstance(message, Message)
+            del message
+        return len(held)
+
+    assert asyncio.run(taken()) == 3

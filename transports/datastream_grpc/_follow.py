@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -36,6 +36,8 @@ BEGIN_ALONE = 5.0
 
 SendWatch: TypeAlias = Callable[[pb.DataRequest, "Line"], Awaitable[None]]
 """Sends one watch to what stands for the context of its call, until it ends."""
+Asked: TypeAlias = Callable[[pb.DataRequest], AbstractContextManager[None]]
+"""Counts what a request costs; refuses one that is too much."""
 
 
 class Line:
@@ -104,15 +106,19 @@ class Follow:
 
     Args:
         send: sends one.
+        asked: counts its request, while it waits and runs.
         context: of the call.
         texts: makes those of errors.
         limits: of the server.
     """
 
-    def __init__(self, send: SendWatch, context: Context, texts: Texts, limits: Limits) -> None:
+    def __init__(
+        self, send: SendWatch, asked: Asked, context: Context, texts: Texts, limits: Limits
+    ) -> None:
         # Those that run are no more than the limit, so that all others end once the client reads.
         self._places = asyncio.Semaphore(max(limits.streams, limits.principal_streams) + WAITING)
         self._send = send
+        self._asked = asked
         self._context = context
         self._texts = texts
         self._writing = asyncio.Lock()
@@ -129,6 +135,8 @@ class Follow:
         try:
             async for request in requests:
                 await self._take(request)
+                # Not held until the next has come.
+                del request
             while self._tasks:
                 await asyncio.wait(self._tasks)
         except InvalidValue:
@@ -186,6 +194,8 @@ class Follow:
     async def _run(self, line: Line, request: pb.DataRequest) -> None:
         try:
             error, text = await self._outcome(line, request)
+            # Not held until the client takes that.
+            del request
             # Before the client is told, which may use the number again from then on.
             self._lines.pop(line.number, None)
             await line.end(error, text)
@@ -199,7 +209,8 @@ class Follow:
         line.has_begun = True
         try:
             if not line.is_removed:
-                await self._send_in_turn(line, request)
+                with self._asked(request):
+                    await self._send_in_turn(line, request)
         except asyncio.CancelledError:
             if not line.is_removed:
                 raise

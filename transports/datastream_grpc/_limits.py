@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datastream import DatastreamError, Denied, InvalidKey, SourceUnavailable
 from datastream.errors import shown
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._principal import Principal, host_or_name
 
 
 class Limits(NamedTuple):
@@ -33,6 +34,9 @@ class Limits(NamedTuple):
     beyond which the next waits."""
     principal_bytes: int = 64 << 20
     """The same, of all streams of a principal."""
+    request_bytes: int = 512 << 20
+    """What the server holds for requests of a principal, as long as it answers them, about: three
+    times the size of each, and more for each key and pattern."""
     write_bytes: int = 256 << 20
     """Of the writes of a principal that are under way, with all that is theirs. A Push waits before
     it takes more; other calls are refused."""
@@ -51,6 +55,11 @@ class Limits(NamedTuple):
     """Writes of a principal in a second, 0 for as many as it can make; twice that at once."""
 
 
+SMALL = 16 << 10
+"""What a request may cost that does not count: the limit of streams is enough for those."""
+COST_OF_BYTE, COST_OF_KEY, COST_OF_PATTERN = 3, 400, 1_000
+"""Bytes that the server holds, as measured: gRPC keeps what it received beside the message, and a
+watch is found by each of its keys and patterns."""
 REMEMBERED = 10_000
 """Principals whose writes are counted; with more, all begin anew."""
 EVERYBODY = ""
@@ -102,6 +111,14 @@ def check_selected(request: pb.DataRequest | pb.ReplayRequest, limits: Limits) -
         raise InvalidKey(f"{len(request.lacking)} lacking keys are too many; resume without since")
 
 
+def cost_of(request: Any) -> int:
+    """Bytes that the server holds while it answers a request, about."""
+    cost = COST_OF_BYTE * int(request.ByteSize())
+    if isinstance(request, pb.DataRequest | pb.ReplayRequest):
+        cost += COST_OF_KEY * len(request.keys) + COST_OF_PATTERN * len(request.match)
+    return cost
+
+
 class Meter:
     """Counts what principals use.
 
@@ -114,6 +131,7 @@ class Meter:
         # On the loop only.
         self._streams: Counter[str] = Counter()
         self._connections: Counter[str] = Counter()
+        self._asked: Counter[str] = Counter()
         self._pushes: dict[str, tuple[float, float]] = {}
         # Written by the threads that publish.
         self._lock = threading.Lock()
@@ -135,6 +153,29 @@ class Meter:
         finally:
             charged.set(0)
             self._count(names, -1)
+
+    @contextmanager
+    def asked(self, principal: Principal, request: Any) -> Iterator[None]:
+        """Around the answer to a request, which is held as long.
+
+        Raises:
+            LimitReached: requests that are answered now are too large. One may be, however large.
+        """
+        cost = cost_of(request)
+        if cost <= SMALL:
+            yield
+            return
+        who = host_or_name(principal)
+        if self._asked[who] and self._asked[who] + cost > self.limits.request_bytes:
+            raise LimitReached(
+                f"requests of {self.limits.request_bytes} bytes are answered already, each counted "
+                "with what it takes to hold it; ask for less, or use prefixes"
+            )
+        self._asked[who] += cost
+        try:
+            yield
+        finally:
+            self._add(self._asked, who, -cost)
 
     def _check_stream(self, names: _Names) -> None:
         limits, streams, connections = self.limits, self._streams, self._connections

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
+from grpc import aio
 
 from datastream import InvalidValue
 from datastream.selection import escape
@@ -14,6 +15,8 @@ from datastream_grpc._pb import service_pb2 as pb
 FEW_KEYS, FEW_CHARS = 16, 1000
 """What a request may have of keys, and characters of each, to be answered on the loop by stores
 that do no I/O."""
+END = vars(aio)["EOF"]
+"""What gRPC reads after the last message; its types know nothing of it."""
 NO_MESSAGE = InvalidValue("the request is no message of this method")
 
 
@@ -38,6 +41,16 @@ def checked(message: Any) -> Any:
     if isinstance(message, DecodeError):
         raise NO_MESSAGE from message
     return message
+
+
+async def received(context: Any) -> AsyncIterator[Any]:
+    """What a client sends, message by message.
+
+    gRPC's own iterator holds each until the next has come, as large as it is.
+    """
+    while (message := await context.read()) is not END:
+        yield message
+        del message
 
 
 def bytes_of(request: Any) -> bytes:

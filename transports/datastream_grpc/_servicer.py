@@ -25,7 +25,7 @@ from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import Pieces, at_point, from_point, history_of
 from datastream_grpc._principal import Principal, host_or_name, principal_of
-from datastream_grpc._requests import checked, is_small, lenient, selected
+from datastream_grpc._requests import checked, is_small, lenient, received, selected
 from datastream_grpc._sender import Ready
 from datastream_grpc._subscribing import Subscribing
 from datastream_grpc._telemetry import Metrics
@@ -130,7 +130,8 @@ class Servicer:
             return _convert.to_capabilities(scope.capabilities(store))
 
         make = partial(self._read, principal, capabilities, request.at)
-        return await self._untaken.answer(make, context)
+        with self.meter.asked(principal, request):
+            return await self._untaken.answer(make, context)
 
     async def sync(self, request: pb.DataRequest, context: Context) -> bytes:
         check_selected(request, self.meter.limits)
@@ -143,7 +144,8 @@ class Servicer:
             return _convert.to_state(scope.snapshot(store, partial=request.partial))
 
         make = partial(self._selected, principal, request, state)
-        return await self._untaken.answer(make, context)
+        with self.meter.asked(principal, request):
+            return await self._untaken.answer(make, context)
 
     async def snapshot(self, request: pb.DataRequest, context: Context) -> None:
         check_selected(request, self.meter.limits)
@@ -154,14 +156,17 @@ class Servicer:
             return scope.snapshot(store, partial=request.partial)
 
         asked = frozenset(request.keys), frozenset(request.match)
-        with self.streams.opened(principal):
+        with self.streams.opened(principal), self.meter.asked(principal, request):
             batch = await self._selected(principal, request, state)
             await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
 
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
-        send = partial(self.subscribing.watch, principal=principal_of(context))
+        principal = principal_of(context)
+        send = partial(self.subscribing.watch, principal=principal)
+        asked = partial(self.meter.asked, principal)
         with self.streams.carrying():
-            await Follow(send, context, self._texts, self.meter.limits).take(requests)
+            follow = Follow(send, asked, context, self._texts, self.meter.limits)
+            await follow.take(received(context))
 
     async def _selected(
         self, principal: Principal, request: pb.DataRequest, use: Callable[[Store], T]
@@ -205,10 +210,12 @@ class Servicer:
         pushes = Pushes(self._writes, principal, context, instant=instant)
         with self.streams.opened(principal):
             try:
-                async for request in requests:
+                async for request in received(context):
                     if pause := self.meter.push(who, len(checked(request).writes)):
                         await asyncio.sleep(pause)
                     await pushes.take(request.writes)
+                    # Not held until the next has come.
+                    del request
                 await pushes.end()
             finally:
                 pushes.cancel()
@@ -218,7 +225,8 @@ class Servicer:
         may_write = self._access.may_write(principal)
         describe = partial(self.descriptions.of, may_write=may_write)
         if request.at:
-            return await self._read(principal, describe, request.at)
+            with self.meter.asked(principal, request):
+                return await self._read(principal, describe, request.at)
         return describe(self._store)
 
     async def refresh(self, request: pb.RefreshRequest, context: Context) -> Any:
@@ -234,7 +242,7 @@ class Servicer:
         def messages(piece: Sequence[Revision]) -> Iterable[bytes]:
             return (_convert.to_history(piece).SerializeToString(),)
 
-        await self._send_past(revisions, messages, context)
+        await self._send_past(request, revisions, messages, context)
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
         check_selected(request, self.meter.limits)
@@ -247,17 +255,19 @@ class Servicer:
             for batch in piece:
                 yield from _convert.to_messages(batch, deletes=True)
 
-        await self._send_past(batches, messages, context)
+        await self._send_past(request, batches, messages, context)
 
     async def _send_past(
         self,
+        request: pb.HistoryRequest | pb.ReplayRequest,
         start: Callable[[], Iterator[T]],
         messages: Callable[[Sequence[T]], Iterable[bytes]],
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
         principal = principal_of(context)
-        with self.streams.opened(principal), closing(Pieces(start)) as pieces:
+        asked = self.meter.asked(principal, request)
+        with self.streams.opened(principal), asked, closing(Pieces(start)) as pieces:
             take = partial(self._run, pieces.take)
             while piece := await self.long_reads.read(principal, take):
                 for message in await self._run(list, messages(piece)):

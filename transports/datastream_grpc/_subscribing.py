@@ -46,7 +46,9 @@ class Subscribing:
 
     async def subscribe(self, request: pb.DataRequest, context: Context) -> None:
         """Answer one call."""
-        await self.watch(request, context, principal=principal_of(context))
+        principal = principal_of(context)
+        with self.meter.asked(principal, request):
+            await self.watch(request, context, principal=principal)
 
     async def watch(
         self, request: pb.DataRequest, context: Context, *, principal: Principal
