@@ -22,12 +22,12 @@ _MANNERS = frozenset((
 """Options that say how a store is opened, and not which one."""
 
 
-def identity_of(name: str, source: Source) -> str:
+def identity_of(name: str, source: Source | None) -> str:
     """What tells a store from others, the same in all processes; "" where its URL does not.
 
     Args:
         name: of the store.
-        source: of the store.
+        source: of the store; None if it is not open.
     """
     try:
         location = parse(name)
@@ -46,9 +46,9 @@ def spoken(identity: str) -> str:
     return identity.removesuffix("?")
 
 
-def _telling(source: Source, location: Location) -> Iterator[tuple[str, str]]:
+def _telling(source: Source | None, location: Location) -> Iterator[tuple[str, str]]:
     """The options that tell a store from others."""
-    parameters = signature(type(source)).parameters
+    parameters = {} if source is None else signature(type(source)).parameters
     for name, text in location.options.items():
         known = parameters.get(name)
         is_default = known is not None and str(known.default) == text

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 
 from datastream._identity import ON_DISK, identity_of, spoken
 from datastream._mirror.progress import MIRRORS, Progress
+from datastream._overlay.layer import Layer
+from datastream._overlay.source import OverlaySource
 from datastream._translated.source import TranslatedSource
 from datastream.errors import DatastreamError
 from datastream.selection import Selection, literal_prefix
@@ -43,14 +45,23 @@ _running: list[Edge] = []
 def identity(store: Store) -> str:
     """What tells a store from others, also in other processes, as far as its URL does.
 
-    A store in other words is the one below.
+    A store in other words is the one below; one of layers is these layers, in their order.
     """
     if isinstance(store._source, TranslatedSource):
         return identity(store._source.upstream.store)
+    if isinstance(store._source, OverlaySource):
+        return f"overlay({', '.join(map(_layer, store._source.layers))})"
     if found := identity_of(store.name, store._source):
         return found
     is_named = store.name.startswith(_MEMORY) and store.name != _MEMORY
     return f"{store.name}#{_process}" if is_named else _of_process(store)
+
+
+def _layer(layer: Layer) -> str:
+    """The identity of a layer; of one that is missing, what its URL tells."""
+    if layer.upstream is None:
+        return identity_of(layer.name, None) or layer.name
+    return identity(layer.upstream.store)
 
 
 def _of_process(store: Store) -> str:

@@ -6,6 +6,7 @@ import pytest
 
 import datastream
 from datastream import DatastreamError, ReadOnly, State, mirror
+from tests.integration.mirror.tools import values
 
 LONG = 30
 
@@ -102,3 +103,26 @@ def test_a_mirror_of_its_own_mirror_is_refused(source, target):
 def test_a_target_that_cannot_be_written_is_refused(source):
     with pytest.raises(ReadOnly, match="cannot be the target"):
         mirror(source, "env:NOTHING_SUCH_")
+
+
+def test_a_mirror_of_layers_goes_on_after_a_restart(tmp_path):
+    top, below = f"sqlite:{tmp_path}/top.db?create=true", f"file:{tmp_path}/below.json"
+    target = f"sqlite:{tmp_path}/target.db?create=true"
+
+    def mirrored(values_):
+        with (
+            datastream.overlay(top, below, optional=below, write=top) as source,
+            datastream.open(target) as store,
+        ):
+            source.put_many(values_)
+            with mirror(source, store) as running:
+                assert running.flush(LONG)
+            assert values(store) == values(source)
+
+    mirrored({"a": 1, "b": 1})
+    mirrored({"a": 2})
+    (tmp_path / "below.json").write_text('{"c": 3}')
+    mirrored({"b": 3})
+    with datastream.open(target) as store:
+        assert values(store) == {"a": 2, "b": 3, "c": 3}
+        assert len(store) == 4  # with one place
