@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from datastream._columns import keys_of, matching, revisions_of
 from datastream._identity import spoken
@@ -18,6 +19,8 @@ from datastream.source import Write
 
 MOST_WRITTEN = 10_000
 """Own writes that the place names; of more, the whole target is compared after a restart."""
+MOST_EXTRA = 1_000
+"""Keys of others beside those of the source, without deletes, that the place names."""
 CHUNK = 5_000
 """Keys that are judged at once."""
 
@@ -55,6 +58,7 @@ class Ledger:
         """Keys that one of the stores could not read, and which were left as they were."""
         self.conflicts = 0
         self._was_exact = False
+        self._was_pruned = True
         self._loaded = False
         # What is left to others, suspects, and whether the rest is exact, as the place has it; and
         # as it is to have it.
@@ -87,11 +91,14 @@ class Ledger:
             self.progress = kept._replace(origins=mine.origins)
             self.is_ours = self._was_ours = True
             self.theirs = set(kept.theirs)
+            if self._rules.on_conflict in (None, "source"):
+                # Under these rules nothing is left to others: what was is decided anew.
+                self.suspects.update(kept.theirs)
             # No watch tells of what was written, and undone by others, since that place.
-            self.suspects = {*kept.suspects, *kept.written}
+            self.suspects |= {*kept.suspects, *kept.written}
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
-            self._was_exact = kept.is_exact
+            self._was_exact, self._was_pruned = kept.is_exact, kept.is_pruned
         self._kept_marks = self._marks
         self._loaded = True
 
@@ -105,10 +112,14 @@ class Ledger:
             in_pieces: not all is written at once, and what is first is not named.
         """
         self.take_in(plan)
-        for known in (self._target.left, self._written, self.suspects, self.judged):
+        if len(plan.extra) <= MOST_EXTRA:
+            self.theirs |= plan.extra
+        for keys in (self._written, self.suspects, self.judged):
+            keys.clear()
+        for known in (self._target.left, self._target.refused, self._target.altered):
             known.clear()
         self._before = revisions_of(target)
-        self._was_exact = True
+        self._was_exact = self._was_pruned = True
         self.progress = self.progress._replace(
             cursor="", target_cursor="" if in_pieces else cursor, suspects=(), written=()
         )
@@ -133,6 +144,11 @@ class Ledger:
         if origins != self.progress.origins:
             self.progress = self.progress._replace(origins=origins)
             self.is_saved = False
+
+    @property
+    def is_comparing(self) -> bool:
+        """Both stores have to be compared: what the source had removed before is there yet."""
+        return self._rules.delete and not self._was_pruned
 
     # What others write.
 
@@ -175,6 +191,12 @@ class Ledger:
             if not same(entry, target[entry.key], types=types):
                 self.suspects.add(entry.key)
 
+    def try_again(self) -> None:
+        """What the target could not hold until now is looked at, unless others wrote it since."""
+        refused = set(self.progress.refused) - self.suspects
+        self.suspects |= refused
+        self._unsure |= refused
+
     def suspect_unread(self, keys: Collection[str], there: Collection[str]) -> None:
         """These could not be read when both stores were compared, and were left out of that.
 
@@ -200,6 +222,8 @@ class Ledger:
             keys = found.keys() | expected.keys()
             self.suspects.update(key for key in keys if found.get(key) != expected.get(key))
             self._written = {key for key in self._written if left.get(key) != found.get(key, "")}
+        for key in self._target.refused:
+            left.setdefault(key, self._before.get(key, ""))
         self._before = {}
         self.progress = self.progress._replace(target_cursor=batch.cursor)
         self.is_saved = False
@@ -242,19 +266,29 @@ class Ledger:
         self.conflicts += len(plan.theirs - self.theirs)
         self.theirs.difference_update(write.key for write in plan.writes)
         self.theirs |= plan.theirs
+        for key in plan.theirs:
+            self._target.refused.pop(key, None)
 
     def _judge(self, plan: Plan, found: Conflict) -> None:
         key, target = found.key, self._target
         if same(found.source, found.target, types=self._rules.types):
             self.theirs.discard(key)
+            target.refused.pop(key, None)
         elif found.source is None and not self._rules.delete:
-            # Others may hold more.
-            return
-        elif key in target.refused or (key not in self.theirs and self._may_be_ours(found)):
+            # Others may hold more, which is theirs also once the source holds something there.
+            if not (self._may_be_ours(found) or target.is_as_left(key, found.target)):
+                self.theirs.add(key)
+        elif self._is_refused(found) or (key not in self.theirs and self._may_be_ours(found)):
             plan.writes.append(write_of(found.source or deleted(key)))
         elif key in self.theirs or not target.is_as_left(key, found.target):
             resolve(plan, found, self._rules)
         # Else it is as it was left, and the watch of the source tells what has changed.
+
+    def _is_refused(self, found: Conflict) -> bool:
+        """Whether the target could not hold a key, and others have not written it since."""
+        left, there = self._target.left.get(found.key), found.target
+        is_as_it_was = left is None or there is None or left == there.revision
+        return found.key in self._target.refused and is_as_it_was
 
     def _may_be_ours(self, found: Conflict) -> bool:
         """Whether the mirror may have written what the target holds, without learning of it."""
@@ -264,12 +298,13 @@ class Ledger:
 
     def allowed(self, writes: Sequence[Write]) -> list[Write]:
         """Those that do not concern what belongs to others, or may."""
+        if not self._rules.delete:
+            writes = [write for write in writes if write.value is not None]
         if not (self.theirs or self.suspects):
             return list(writes)
-        theirs = [write.key for write in writes if write.key in self.theirs]
-        if theirs and callable(self._rules.on_conflict):
-            # It is asked again whenever the source changes.
-            self.suspects.update(theirs)
+        if self._rules.on_conflict != "target":
+            # It is decided again whenever the source changes.
+            self.suspects.update(write.key for write in writes if write.key in self.theirs)
         return [w for w in writes if w.key not in self.theirs and w.key not in self.suspects]
 
     def expecting(
@@ -299,15 +334,21 @@ class Ledger:
             if write.value is not None or left[write.key]
         ]
 
-    def intend(self, writes: Sequence[Write], after: Progress) -> Write | None:
-        """Keep, before anything is written, what will be; the write that does, where it can."""
+    def intend(self, writes: Sequence[Write], after: Progress) -> Callable[[], Write] | None:
+        """Keep, before anything is written, what will be; what makes the write that does, where
+        there is one."""
         self._written.update(write.key for write in writes)
-        self._intended_marks = self._marks
-        place = self._place.write(self._kept(after)) if self._target.is_atomic else None
-        if place is None and self._rules.on_conflict != "source":
+        as_write = self._place.as_write
+        if as_write is not None and self._target.is_atomic:
+            return partial(self._intended, as_write, after)
+        if self._rules.on_conflict != "source":
             # With what is in the target by now: a crash repeats this batch, which harms nobody.
             self._place.save(self._kept(self.progress))
-        return place
+        return None
+
+    def _intended(self, as_write: Callable[[Progress], Write], after: Progress) -> Write:
+        self._intended_marks = self._marks
+        return as_write(self._kept(after))
 
     def wrote(self, after: Progress, *, with_place: bool) -> None:
         """What was intended is in the target, and with it what `intend` has returned."""
@@ -330,8 +371,9 @@ class Ledger:
     # Keeping it.
 
     @property
-    def _marks(self) -> tuple[frozenset[str], frozenset[str], bool]:
-        return frozenset(self.theirs), frozenset(self.suspects | self.judged), self._is_exact
+    def _marks(self) -> tuple[frozenset[str], frozenset[str], frozenset[str], bool]:
+        suspects, refused = self.suspects | self.judged, self._target.refused
+        return frozenset(self.theirs), frozenset(suspects), frozenset(refused), self._is_exact
 
     @property
     def _is_exact(self) -> bool:
@@ -362,7 +404,7 @@ class Ledger:
 
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
-        is_short = len(self._written) <= MOST_WRITTEN
+        is_short = len(self._written) + len(self._target.refused) <= MOST_WRITTEN
         # A later process must know in any case which suspects may be the mirror's own.
         written = self.judged | (self.suspects & self._unsure)
         if is_short:
@@ -373,6 +415,8 @@ class Ledger:
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
             is_exact=self._is_exact,
+            refused=tuple(sorted(self._target.refused)) if is_short else (),
+            is_pruned=self._was_pruned and self._rules.delete,
         )
 
 

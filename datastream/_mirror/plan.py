@@ -73,6 +73,8 @@ class Plan:
     """Those that nobody has decided."""
     theirs: set[str] = field(default_factory=set)
     """Keys that stay as others have written them."""
+    extra: set[str] = field(default_factory=set)
+    """Keys of others that the source does not hold, and which may stay."""
 
     @property
     def deletes(self) -> int:
@@ -99,7 +101,10 @@ def reconcile(
         # Nothing to compare with.
         plan.missing = source
         return plan
-    for key in target.keys() - keys_of(source) if rules.delete else ():
+    beyond = target.keys() - keys_of(source)
+    if not rules.delete:
+        plan.extra = beyond.intersection(theirs) if is_ours else beyond
+    for key in beyond if rules.delete else ():
         _plan_one(plan, Conflict(key, None, target[key]), rules, is_ours and key not in theirs)
     for entry in matching(source, lambda key: key in target or key in theirs):
         there = target.get(entry.key)

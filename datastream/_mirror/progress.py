@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -44,6 +45,10 @@ class Progress(NamedTuple):
     """How keys and values are translated between the two."""
     is_exact: bool = False
     """The target held exactly what the source did at `cursor`, but for others' keys."""
+    refused: tuple[str, ...] = ()
+    """Keys that the target could not hold."""
+    is_pruned: bool = True
+    """What the source had removed was removed from the target."""
 
     @property
     def of(self) -> tuple[object, ...]:
@@ -88,8 +93,10 @@ class Place(Protocol):
         """Keep it: it is there after a crash, once this has returned."""
         ...
 
-    def write(self, progress: Progress) -> Write | None:
-        """The write that keeps it together with others in the target; None if it is elsewhere."""
+    @property
+    def as_write(self) -> Callable[[Progress], Write] | None:
+        """Makes the write that keeps it together with others in the target; None if it is
+        elsewhere."""
         ...
 
     def remove(self) -> None:
@@ -103,6 +110,8 @@ class InFile:
     Args:
         path: its directory exists.
     """
+
+    as_write = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = Path(path).absolute()
@@ -134,9 +143,6 @@ class InFile:
                 f"the place of the mirror cannot be written: {error}"
             ) from error
 
-    def write(self, progress: Progress) -> Write | None:
-        return None
-
     def remove(self) -> None:
         try:
             self._path.unlink(missing_ok=True)
@@ -163,14 +169,14 @@ class InTarget:
 
     def save(self, progress: Progress) -> None:
         try:
-            self._store.write(self.write(progress))
+            self._store.write(self.as_write(progress))
         except (InvalidKey, InvalidValue) as error:
             raise DatastreamError(
                 f"{self._store.name} cannot hold the place of the mirror, give a file as place=: "
                 f"{error}"
             ) from error
 
-    def write(self, progress: Progress) -> Write:
+    def as_write(self, progress: Progress) -> Write:
         return Write(self._key, progress.dumps(), "json")
 
     def remove(self) -> None:
@@ -180,6 +186,8 @@ class InTarget:
 class Nowhere:
     """Keeps nothing: for a dry run."""
 
+    as_write = None
+
     def __init__(self, place: Place) -> None:
         self._place = place
 
@@ -188,9 +196,6 @@ class Nowhere:
 
     def save(self, progress: Progress) -> None:
         pass
-
-    def write(self, progress: Progress) -> Write | None:
-        return None
 
     def remove(self) -> None:
         pass

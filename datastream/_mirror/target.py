@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import eq
 
 from datastream._columns import EntryColumns, revisions_of
@@ -45,31 +45,29 @@ class Target:
     def can_expect(self) -> bool:
         return Feature.COMPARE_AND_SET in self.store.features
 
-    def write(self, writes: Sequence[Write], place: Write | None = None) -> None:
+    def write(self, writes: Sequence[Write], place: Callable[[], Write] | None = None) -> None:
         """Write, in one transaction where the target has them; what it cannot hold is left out.
 
         Args:
             writes: each key once.
-            place: goes with them, or after them where there are no transactions.
+            place: makes what goes with them, once it is known what is left out.
 
         Raises:
             RevisionConflict: a key is not as the write expects; nothing of the batch was written.
         """
-        together = [place] if place is not None and self.is_atomic else []
         left_out: set[str] = set()
         while True:
             rest = _without(writes, left_out)
+            together = [] if place is None else [place()]
             if not rest and not together:
-                break
+                return
             try:
                 self._write(rest, together)
-                break
+                return
             except (InvalidKey, InvalidValue) as error:
                 if not rest:
                     raise
                 self._leave_out(rest, error, left_out)
-        if place is not None and not together:
-            self.store.write(place)
 
     def _write(self, writes: Sequence[Write], together: Sequence[Write]) -> None:
         stored = self.store._write([*writes, *together] if together else writes)
@@ -133,6 +131,13 @@ class Target:
         """Take in that the target cannot hold a key."""
         if len(self.refused) < MANY:
             self.refused[key] = reason
+
+    def forget_gone(self, writes: Sequence[Write]) -> None:
+        """Nothing is to be held at the keys that these were to remove, whether they were or not."""
+        if self.refused or self.altered:
+            for key in [write.key for write in writes if write.value is None]:
+                self.refused.pop(key, None)
+                self.altered.pop(key, None)
 
     def is_as_left(self, key: str, entry: Entry | None) -> bool:
         """Whether a key holds what was left there, as far as that is known."""

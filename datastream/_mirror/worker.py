@@ -297,8 +297,9 @@ class Worker:
         self._ledger.load()
         self._work.clear()
         at = self._ledger.progress
-        resumes = self._resumes and not self._dry_run and at.cursor and at.target_cursor
-        first = self._feeds.join((at.cursor, at.target_cursor) if resumes else None)
+        resumes = self._resumes and not (self._dry_run or self._ledger.is_comparing)
+        cursors = (at.cursor, at.target_cursor)
+        first = self._feeds.join(cursors if resumes and all(cursors) else None)
         self._offered = self.events.offered
         if first is not None:
             self._unread_of = None
@@ -309,6 +310,7 @@ class Worker:
 
     def _resume(self, first: First) -> None:
         self._ledger.suspect(first.target)
+        self._ledger.try_again()
         self._plan_batch(first.source, monotonic())
 
     def _suspect_others(self, source: Sequence[Entry], target: Mapping[str, Entry]) -> None:
@@ -371,9 +373,8 @@ class Worker:
         self._is_fed_anew |= not places <= self._fed_by
         self._fed_by |= places
         writes = [write_of(entry) for entry in batch.entries if not is_reserved(entry.key)]
-        if not self._rules.delete:
-            writes = [write for write in writes if write.value is not None]
-        self._check_deletes(writes)
+        if self._rules.delete:
+            self._check_deletes(writes)
         self._work.append(Work(writes, batch.cursor, since))
 
     def _fold(self, inbox: Inbox) -> None:
@@ -433,6 +434,7 @@ class Worker:
         check_conflicts(plan.conflicts, self._target.store.name)
         self._check_deletes(plan.writes)
         ledger.clear(keys, there, plan)
+        self._drop_decided(frozenset(judged))
         queued = {write.key for work in self._work for write in work.writes}
         writes = [write for write in plan.writes if write.key not in queued]
         self._source._core.catch_up()
@@ -440,6 +442,13 @@ class Worker:
         ledger.judged.update(keys if is_ahead else (write.key for write in writes))
         if writes:
             self._work.appendleft(Work(writes, None, monotonic(), is_judged=True))
+
+    def _drop_decided(self, keys: Collection[str]) -> None:
+        """Forget what was decided of keys before others wrote them once more."""
+        for number, work in enumerate(self._work):
+            if work.is_judged:
+                writes = [write for write in as_writes(work.writes) if write.key not in keys]
+                self._work[number] = work._replace(writes=writes)
 
     def _taken_of_source(self) -> int | None:
         """How often the watch of the source told something; None while that was not all taken."""
@@ -483,6 +492,7 @@ class Worker:
         # Those who watch the target run first: what is left to do here can wait.
         sleep(0)
         self._work.popleft()
+        self._target.forget_gone(planned)
         if has_deletes(writes):
             # They may have made room for what the target could not hold.
             ledger.suspects.update(self._target.refused)
