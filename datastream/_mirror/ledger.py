@@ -356,6 +356,11 @@ class Ledger:
         if with_place:
             self._kept_marks = self._intended_marks
 
+    def forget_intended(self, writes: Sequence[Write]) -> None:
+        """What was intended was not written, where it is all or nothing."""
+        if self._target.is_atomic:
+            self._written.difference_update(write.key for write in writes)
+
     def tried(self, writes: Sequence[Write]) -> None:
         """What was intended failed, and may have been stored all the same."""
         self._tried.update((write.key, hash(write.value)) for write in writes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal, NamedTuple, TypeVar
@@ -166,6 +166,21 @@ def as_writes(planned: Sequence[Write] | Sequence[Entry]) -> Sequence[Write]:
     if isinstance(planned, EntryColumns):
         return Puts.of(planned)
     return [put_of(item) if isinstance(item, Entry) else item for item in planned]
+
+
+def as_found(writes: Iterable[Write], there: Mapping[str, Entry]) -> list[Write]:
+    """The same writes, if their keys are as they were found."""
+    return [write._replace(expect=_revision_of(there.get(write.key))) for write in writes]
+
+
+def is_expected(write: Write, found: Entry | None) -> bool:
+    """Whether a key is as its write expects it, or as it leaves it."""
+    value = None if found is None else found.value
+    return write.expect == _revision_of(found) or write.value == value
+
+
+def _revision_of(entry: Entry | None) -> str:
+    return "" if entry is None else entry.revision
 
 
 def has_deletes(writes: Sequence[Write]) -> bool:

@@ -19,12 +19,14 @@ from datastream._mirror.plan import (
     Refused,
     Rules,
     TooMany,
+    as_found,
     as_writes,
     check_conflicts,
     check_deletes,
     check_readable,
     has_deletes,
     in_chunks,
+    is_expected,
     reconcile,
     write_of,
 )
@@ -40,6 +42,8 @@ from datastream.store import Store
 
 CHUNK, CHUNK_BYTES = 20_000, 8 << 20
 """Most writes, and bytes of values, of one batch of a first mirror: each is flushed to the disk."""
+MOST_EXPECTED = 1_000
+"""Writes of a comparison that carry revisions: PostgreSQL looks at each such key by itself."""
 LONGEST_PAUSE = 10.0
 """Seconds, at most, between two attempts."""
 REFUSED_PAUSE = 60.0
@@ -175,6 +179,9 @@ class Worker:
             self._end()
 
     def _end(self) -> None:
+        # What was written last is known as that, and what others write from here on is not.
+        while self._feeds.target and (batch := self._feeds.target.take()) is not None:
+            self._ledger.suspect(batch)
         if not (self._ledger.is_saved or self._dry_run):
             self._ledger.try_to_save()
         self._feeds.leave()
@@ -351,8 +358,13 @@ class Worker:
             return
         since = monotonic()
         chunks: list[Sequence[Write] | Sequence[Entry]] = []
-        chunks += in_chunks(plan.writes, CHUNK, CHUNK_BYTES)
-        chunks += in_chunks(plan.missing, CHUNK, CHUNK_BYTES)
+        if len(plan.writes) + len(plan.missing) <= MOST_EXPECTED:
+            writes = [*plan.writes, *as_writes(plan.missing)]
+            given = as_found(writes, there) if self._expects else writes
+            chunks += in_chunks(given, CHUNK, CHUNK_BYTES)
+        else:
+            chunks += in_chunks(plan.writes, CHUNK, CHUNK_BYTES)
+            chunks += in_chunks(plan.missing, CHUNK, CHUNK_BYTES)
         *chunks, last = chunks or [()]
         ledger.begin(plan, target, first.target.cursor, in_pieces=bool(chunks))
         self._work.extend(Work(chunk, None, since, is_first=True) for chunk in chunks)
@@ -484,7 +496,8 @@ class Worker:
             if writes:
                 self._target.write(writes, place)
         except (RevisionConflict, KeyNotFound):
-            ledger.suspects.update(write.key for write in writes)
+            if not self._suspect_overtaken(work, writes):
+                raise
             return
         except DatastreamError:
             ledger.tried(writes)
@@ -497,6 +510,18 @@ class Worker:
             # They may have made room for what the target could not hold.
             ledger.suspects.update(self._target.refused)
         ledger.wrote(after, with_place=place is not None)
+
+    def _suspect_overtaken(self, work: Work, writes: Sequence[Write]) -> bool:
+        """Others have written a key of a batch just now; False if nobody has."""
+        keys = {write.key for write in writes}
+        if work.is_first:
+            # Which ones is known, so that both stores are compared anew.
+            there = self._read_target(keys)
+            keys = {w.key for w in writes if not is_expected(w, there.get(w.key))}
+            self._ledger.forget_intended(writes)
+            self._joined = self._resumes = False
+        self._ledger.suspects |= keys
+        return bool(keys)
 
     @property
     def _expects(self) -> bool:

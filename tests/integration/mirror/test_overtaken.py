@@ -2,8 +2,9 @@
 
 import pytest
 
-from datastream import Feature, SourceUnavailable, State, Store, mirror
+from datastream import DatastreamError, Feature, SourceUnavailable, State, Store, mirror
 from datastream._mirror.worker import Worker
+from datastream.selection import is_reserved
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
 from tests.integration.mirror.tools import values
@@ -74,3 +75,82 @@ def test_a_dry_run_decides_nothing_of_what_others_wrote_before(source, target, o
         assert [(write.key, write.value) for write in running.planned] == [("a", b"1")]
         running.flush(LONG)
         assert values(target) == {"a": 2}
+
+
+class Overtaken(MemorySource):
+    """Memory in which others are faster once."""
+
+    instant = False
+    faster = None
+
+    def write(self, writes):
+        is_place = all(is_reserved(write.key) for write in writes)
+        faster, self.faster = (self.faster, None) if not is_place else (None, self.faster)
+        if faster is not None:
+            faster()
+        return super().write(writes)
+
+
+@pytest.fixture
+def overtaken(stack, table):
+    return stack.enter_context(Store(Overtaken(table), name=f"memory:{table}"))
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "first"])
+def test_what_others_write_while_both_are_compared_is_not_overwritten(
+    source, overtaken, other, ours
+):
+    source.put_many({"a": 1, "b": 1, "c": 1})
+    if ours:
+        with mirror(source, overtaken, delete=False) as running:
+            assert running.flush(LONG)
+        source.put_many({"a": 2, "new": 2})
+        del source["c"]
+    overtaken._source.faster = lambda: other.put_many({"a": "theirs", "new": "theirs"})
+    with mirror(source, overtaken) as running:
+        with pytest.raises(DatastreamError, match="which others wrote"):
+            running.flush(LONG)
+        assert values(other)["a"] == values(other)["new"] == "theirs"
+    with mirror(source, overtaken, on_conflict="target") as running:
+        assert running.flush(LONG)
+    there = {"a": "theirs", "b": 1, "new": "theirs"} | ({} if ours else {"c": 1})
+    assert values(other) == there
+
+
+def test_a_decision_of_a_comparison_is_made_anew_when_others_are_faster(source, overtaken, other):
+    asked = []
+
+    def decide(conflict):
+        asked.append(conflict.target.value)
+        return "source" if len(asked) == 1 else "target"
+
+    source.put_many({"a": "ours", "b": 1})
+    other["a"] = "first"
+    overtaken._source.faster = lambda: other.put("a", "second")
+    with mirror(source, overtaken, on_conflict=decide) as running:
+        assert running.flush(LONG)
+    assert asked == [b"first", b"second"]
+    assert values(other) == {"a": "second", "b": 1}
+
+
+def test_what_others_write_after_a_mirror_was_closed_in_the_midst_is_theirs(
+    source, overtaken, other
+):
+    """Its last write was shown to it, and is named in its place as one that may be its own."""
+    source["a"] = 1
+    with mirror(source, overtaken) as running:
+        assert running.flush(LONG)
+        wrote = running._worker.ledger.wrote
+
+        def wrote_and_closed(*args, **kwargs):
+            wrote(*args, **kwargs)
+            running.close()
+
+        running._worker.ledger.wrote = wrote_and_closed
+        source["a"] = 2
+        eventually(lambda: running.status.current.state is State.CLOSED, "it ends")
+    other["a"] = "theirs"
+    with mirror(source, overtaken) as running:
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+    assert values(other) == {"a": "theirs"}
