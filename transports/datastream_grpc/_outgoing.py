@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from sys import getrefcount
+from itertools import count
 from typing import Any, TypeAlias
 from weakref import WeakValueDictionary
 
@@ -189,10 +189,14 @@ class _State:
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
         self._most = LEAST_HELD
+        # Of the streams that still hold one.
+        self._batches: WeakValueDictionary[int, Batch] = WeakValueDictionary()
+        self._numbers = count()
 
     def shared(self, batch: Batch) -> Batch:
         """`batch` with the entries that others are sent, where those are the same."""
-        self._forget()
+        if len(self._entries) > self._most:
+            self._forget()
         held = self._entries
         entries = []
         for entry in batch.entries:
@@ -200,21 +204,14 @@ class _State:
             if other is None or other.revision != entry.revision or other != entry:
                 held[entry.key] = other = entry
             entries.append(other)
-        return replace(batch, entries=tuple(entries))
+        shared = replace(batch, entries=tuple(entries))
+        self._batches[next(self._numbers)] = shared
+        return shared
 
     def _forget(self) -> None:
         """Drop what nobody is sent any more: a client that does not read may keep this for ever."""
-        if len(self._entries) <= self._most:
-            return
-        # The last one is only there to be counted: all others are held once more, by this.
-        held = {**self._entries, "": Entry("")}
-        uses = list(map(getrefcount, held.values()))
-        unused = uses[-1] + 1
-        self._entries = {
-            key: entry
-            for (key, entry), count in zip(held.items(), uses, strict=True)
-            if count > unused
-        }
+        batches = list(self._batches.values())
+        self._entries = {entry.key: entry for batch in batches for entry in batch.entries}
         self._most = max(LEAST_HELD, 2 * len(self._entries))
 
 
