@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +11,7 @@ import datastream_grpc
 import grpc
 import pytest
 import trustme
-from datastream_grpc import Tls
+from datastream_grpc import Tls, _revoking
 from datastream_grpc._pb import service_pb2 as pb
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -309,6 +310,57 @@ def test_calls_need_a_token(stack, store, tmp_path):
     assert opened(stack, server, "grpc", token="third")["k"] == "second"
     with pytest.raises(Denied):
         client["k"]
+
+
+@pytest.fixture
+def looks_often(monkeypatch):
+    monkeypatch.setattr(_revoking, "LOOK", 0.02)
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("after", ["ada first\n", "ada first\nmallory second\n"])
+def test_streams_end_whose_token_is_taken_out_of_the_file(stack, store, tmp_path, after):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("ada first\neve second\n")
+    server = serving(stack, store, tokens=tokens)
+    kept, gone = (opened(stack, server, "grpc", token=token) for token in ("first", "second"))
+    recorder = Recorder(kept)
+    recorder.wait_state({"k": b"1"})
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    metadata = (("authorization", "Bearer second"),)
+    path = "/datastream.DataService"
+    one = pb.DataRequest(keys=["k"]).SerializeToString()
+    hold = threading.Event()
+    stack.callback(hold.set)
+
+    def requests(*first):
+        yield from first
+        hold.wait(TIMEOUT)
+
+    follow = pb.FollowRequest(watch=1, add=pb.DataRequest(keys=["k"])).SerializeToString()
+    push = pb.PushRequest(
+        writes=[pb.WriteRequest(writes=[pb.WriteItem(data=pb.Data(key="p", value=b"1"))])]
+    ).SerializeToString()
+    options = {"metadata": metadata, "timeout": TIMEOUT}
+    streams = [
+        channel.unary_stream(f"{path}/Subscribe")(one, **options),
+        channel.stream_stream(f"{path}/Follow")(requests(follow), **options),
+        channel.stream_stream(f"{path}/Push")(requests(push), **options),
+    ]
+    for stream in streams:
+        next(stream)
+    watched = Recorder(gone)
+    watched.wait_state({"k": b"1", "p": b"1"})
+    tokens.write_text(after)
+    for stream in streams:
+        with pytest.raises(grpc.RpcError) as error:
+            next(stream)
+        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    if "second" not in after:
+        eventually(lambda: isinstance(gone.status.current.error, Denied), "the refusal")
+    store["k"] = 2
+    recorder.wait_state({"k": b"2", "p": b"1"})
+    assert kept.status.current.state is State.READY
 
 
 def test_a_watch_needs_a_token_and_the_health_none(stack, store):

@@ -7,7 +7,7 @@ import hmac
 import ipaddress
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import grpc
@@ -19,6 +19,7 @@ from datastream_grpc._details import details_of
 from datastream_grpc._files import WatchedFile
 from datastream_grpc._pem import check_pem
 from datastream_grpc._principal import token_name
+from datastream_grpc._revoking import Proof, Revoking
 from datastream_grpc._status import NAME
 
 TokenCheck = Callable[[str], bool | str]
@@ -115,26 +116,49 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
 NameOf = Callable[[str], Awaitable[str | None]]
 
 
-def token_check(tokens: Path | TokenCheck) -> NameOf:
-    """The name of a token, by a file with one a line or a callable in a thread; None for none.
+def token_check(tokens: Path | TokenCheck) -> TokenInterceptor:
+    """Lets calls pass by a file with a token a line, or by a callable in a thread.
 
     Raises:
         DatastreamError: the file cannot be read.
     """
     if callable(tokens):
-        return _asking(tokens)
-    file = WatchedFile(tokens, "tokens, one a line")
+        return TokenInterceptor(_asking(tokens))
+    file = TokenFile(tokens)
+    return TokenInterceptor(file.name_of, Revoking(file.names, _refused))
 
-    async def name_of(token: str) -> str | None:
+
+class TokenFile:
+    """A file with a token a line, each after the name of who has it, if there is one.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        DatastreamError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = WatchedFile(path, "tokens, one a line")
+        self._names: tuple[bytes, dict[str, str]] = b"", {}
+
+    async def name_of(self, token: str) -> str | None:
+        """The name of a token; None for none."""
         given = token.encode("utf-8", "replace")
         found: bytes | None = None
         # Compared with all of them, each in constant time: how long it takes tells nothing.
-        for name, known in map(_named, _lines(file.data())):
+        for name, known in map(_named, _lines(self._file.data())):
             if hmac.compare_digest(given, known):
                 found = name
-        return None if found is None else found.decode("utf-8", "replace")
+        return None if found is None else _text(found)
 
-    return name_of
+    def names(self) -> Mapping[str, str]:
+        """The name of each token; the same object until the file changes."""
+        data = self._file.data()
+        if data is not self._names[0]:
+            named = map(_named, _lines(data))
+            self._names = data, {_text(known): _text(name) for name, known in named}
+        return self._names[1]
 
 
 def _asking(check: TokenCheck) -> NameOf:
@@ -152,10 +176,12 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
 
     Args:
         name_of: decides.
+        revoking: looks after the streams that passed.
     """
 
-    def __init__(self, name_of: NameOf) -> None:
+    def __init__(self, name_of: NameOf, revoking: Revoking | None = None) -> None:
         self._name_of = name_of
+        self._revoking = revoking
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -175,7 +201,9 @@ class TokenInterceptor(aio.ServerInterceptor):  # type: ignore[misc]
             return _refusing(handler, method, NO_TOKEN)
         # gRPC makes the call in the same context.
         token_name.set(name)
-        return handler
+        if self._revoking is None:
+            return handler
+        return self._revoking.around(handler, Proof(token, name))
 
 
 class _Refusal(NamedTuple):
@@ -200,16 +228,20 @@ UNCHECKED = _Refusal(
 
 def _refusing(handler: Any, method: str, refusal: _Refusal) -> Any:
     """A handler of the same kind that answers nothing."""
-    code, error, text = refusal
 
     async def refuse(request: Any, context: Any) -> None:
-        log.info("%s %s 0.0 ms %s", method, context.peer(), code.name)
-        named = ((NAME, error.__name__),)
-        await context.abort(code, text, (*named, *details_of(code, error.__name__, text)))
+        log.info("%s %s 0.0 ms %s", method, context.peer(), refusal.code.name)
+        await _refused(context, refusal)
 
     kind = "stream" if handler.request_streaming else "unary"
     kind += "_stream" if handler.response_streaming else "_unary"
     return getattr(grpc, f"{kind}_rpc_method_handler")(refuse)
+
+
+async def _refused(context: Any, refusal: _Refusal = NO_TOKEN) -> None:
+    code, error, text = refusal
+    named = ((NAME, error.__name__),)
+    await context.abort(code, text, (*named, *details_of(code, error.__name__, text)))
 
 
 def _token_of(metadata: Any) -> str:
@@ -228,6 +260,10 @@ def _named(line: bytes) -> tuple[bytes, bytes]:
     """Name and token of a line; the token alone has no name."""
     name, _, token = line.rpartition(b" ")
     return name.strip(), token
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")
 
 
 def _configuration(key: bytes, certificate: bytes, roots: bytes | None) -> Any:

@@ -26,7 +26,6 @@ from datastream_grpc._security import (
     Path,
     Tls,
     TokenCheck,
-    TokenInterceptor,
     check_exposure,
     server_credentials,
     token_check,
@@ -170,8 +169,9 @@ def serve(
             as long to answer.
         tls: files of certificate and key; with `Tls.client_roots`, clients have to show one too.
         tokens: file of bearer tokens, one a line, each after the name of who has it, if it is to
-            have one; read again when it changes. Or what says in a thread whether a token is one,
-            or returns that name. Every call has to bring one, but those for the health.
+            have one; read again when it changes, which ends the streams of those that are gone. Or
+            what says in a thread whether a token is one, or returns that name. Every call has to
+            bring one, but those for the health.
         authorize: who may read and write which keys: `Rules`, the file or URL of them, or what
             decides otherwise, see `Authorize`. What may not be read is as if it were not there.
             None allows everything.
@@ -246,7 +246,7 @@ class _Inner:
     async def start(self) -> int:
         tls, tokens = self._settings.tls, self._settings.tokens
         credentials = None if tls is None else server_credentials(tls)
-        checks = () if tokens is None else (TokenInterceptor(token_check(tokens)),)
+        checks = () if tokens is None else (token_check(tokens),)
         server = aio.server(
             interceptors=checks,
             options=_options(self._settings),
