@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 
 import datastream_grpc
@@ -116,3 +118,19 @@ def test_a_push_waits_for_room(source, channel):
     assert all(answer.HasField("response") for answer in answers)
     assert small.result(TIMEOUT)
     assert source.most == MOST + 1
+
+
+def test_a_write_that_fails_once_its_client_has_left_is_not_printed(channel, source, caplog):
+    caplog.set_level(logging.INFO, "datastream.grpc")
+    item = pb.WriteItem(data=pb.Data(key="k", value=b"1"), expect="x")
+    call = channel.unary_unary("/datastream.DataService/Write").future
+    left = call(pb.WriteRequest(writes=[item]).SerializeToString(), timeout=TIMEOUT)
+    eventually(lambda: source.begun, "the write")
+    left.cancel()
+    eventually(lambda: any("CANCELLED" in r.getMessage() for r in caplog.records), "its end")
+    source.go.set()
+    eventually(lambda: not source.begun, "the end of the write")
+    # Behind it on the loop.
+    assert write(channel, 1).result(TIMEOUT).entries
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

@@ -82,12 +82,18 @@ class Room:
     def hold(self, write: asyncio.Future[Any]) -> None:
         """Keep it until a write is done."""
         self._is_held = True
-        write.add_done_callback(lambda _: self._give_back())
+        write.add_done_callback(self._over)
 
     def leave(self) -> None:
         """Give it back, if no write has begun in it."""
         if not self._is_held:
             self._give_back()
+
+    def _over(self, write: asyncio.Future[Any]) -> None:
+        self._give_back()
+        if not write.cancelled():
+            # Its client may have left: nobody else asks how it ended, and asyncio would print that.
+            write.exception()
 
     def _give_back(self) -> None:
         self._under_way.give_back(self._who, self._size)
