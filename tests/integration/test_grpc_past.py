@@ -10,6 +10,7 @@ from dataclasses import replace
 import datastream_grpc
 import grpc
 import pytest
+from datastream_grpc import _pieces
 from datastream_grpc._pb import service_pb2 as pb
 from dulwich import porcelain
 
@@ -63,6 +64,21 @@ def test_a_history_that_is_not_read_to_its_end_ends_its_call(local, server, remo
     revisions.close()
     eventually(lambda: not server._inner._servicer.streams, "the end of the call")
     assert not [t for t in threading.enumerate() if t.name == "datastream-grpc-watch"]
+
+
+def test_a_history_of_large_values_comes_in_messages_that_any_client_takes(
+    local, server, stack, monkeypatch
+):
+    monkeypatch.setattr(_pieces, "SECONDS", TIMEOUT)
+    values = [bytes([number]) * 300_000 for number in range(20)]
+    for value in values:
+        local.put("k", value)
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    call = channel.unary_stream("/datastream.DataService/History")
+    raw = [*call(pb.HistoryRequest(key="k").SerializeToString(), timeout=TIMEOUT)]
+    told = [one for part in raw for one in pb.HistoryResponse.FromString(part).revisions]
+    assert [one.data.value for one in told] == values[::-1]
+    assert max(map(len, raw)) < 1_000_000
 
 
 def test_the_store_as_it_was(local, remote):

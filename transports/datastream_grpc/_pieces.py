@@ -8,10 +8,10 @@ from itertools import islice
 from time import monotonic
 from typing import Generic, TypeVar
 
-from datastream import DatastreamError, Revision, Store
+from datastream import Batch, DatastreamError, Revision, Store
 
-ITEMS, SECONDS = 64, 0.1
-"""What is read at once, at most."""
+ITEMS, BYTES, SECONDS = 64, 256 << 10, 0.1
+"""What is read at once: no more is begun beyond that."""
 
 T = TypeVar("T")
 
@@ -21,10 +21,12 @@ class Pieces(Generic[T]):
 
     Args:
         start: makes the iterator, in a thread too.
+        size_of: the bytes of an item, about.
     """
 
-    def __init__(self, start: Callable[[], Iterator[T]]) -> None:
+    def __init__(self, start: Callable[[], Iterator[T]], size_of: Callable[[T], int]) -> None:
         self._start = start
+        self._size_of = size_of
         self._items: Iterator[T] | None = None
         self._lock = threading.Lock()
         self._closed = False
@@ -35,10 +37,11 @@ class Pieces(Generic[T]):
             if self._items is None:
                 self._items = self._start()
             piece: list[T] = []
-            until = monotonic() + SECONDS
+            left, until = BYTES, monotonic() + SECONDS
             for item in self._items:
                 piece.append(item)
-                if self._closed or len(piece) == ITEMS or monotonic() > until:
+                left -= self._size_of(item)
+                if self._closed or len(piece) == ITEMS or left <= 0 or monotonic() > until:
                     break
             if self._closed:
                 self._free()
@@ -55,6 +58,16 @@ class Pieces(Generic[T]):
 
     def _free(self) -> None:
         getattr(self._items, "close", lambda: None)()
+
+
+def size_of_revision(revision: Revision) -> int:
+    """Bytes of what a key held."""
+    return len(revision.entry.value)
+
+
+def size_of_batch(batch: Batch) -> int:
+    """Bytes of what keys held after a change."""
+    return sum(len(entry.value) for entry in batch.entries)
 
 
 class NoSuchPoint(DatastreamError):

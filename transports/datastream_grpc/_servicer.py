@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,14 @@ from datastream_grpc._long_reads import LongReads
 from datastream_grpc._open_streams import OpenStreams
 from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
-from datastream_grpc._pieces import Pieces, at_point, from_point, history_of
+from datastream_grpc._pieces import (
+    Pieces,
+    at_point,
+    from_point,
+    history_of,
+    size_of_batch,
+    size_of_revision,
+)
 from datastream_grpc._principal import Principal, host_or_name, principal_of
 from datastream_grpc._requests import checked, is_small, lenient, received, selected
 from datastream_grpc._sender import Ready
@@ -242,7 +249,8 @@ class Servicer:
         def messages(piece: Sequence[Revision]) -> Iterable[bytes]:
             return (_convert.to_history(piece).SerializeToString(),)
 
-        await self._send_past(request, revisions, messages, context)
+        pieces = Pieces(revisions, size_of_revision)
+        await self._send_past(request, pieces, messages, context)
 
     async def replay(self, request: pb.ReplayRequest, context: Context) -> None:
         check_selected(request, self.meter.limits)
@@ -255,19 +263,19 @@ class Servicer:
             for batch in piece:
                 yield from _convert.to_messages(batch, deletes=True)
 
-        await self._send_past(request, batches, messages, context)
+        await self._send_past(request, Pieces(batches, size_of_batch), messages, context)
 
     async def _send_past(
         self,
         request: pb.HistoryRequest | pb.ReplayRequest,
-        start: Callable[[], Iterator[T]],
+        pieces: Pieces[T],
         messages: Callable[[Sequence[T]], Iterable[bytes]],
         context: Context,
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
         principal = principal_of(context)
         asked = self.meter.asked(principal, request)
-        with self.streams.opened(principal), asked, closing(Pieces(start)) as pieces:
+        with self.streams.opened(principal), asked, closing(pieces):
             take = partial(self._run, pieces.take)
             while piece := await self.long_reads.read(principal, take):
                 for message in await self._run(list, messages(piece)):
