@@ -49,5 +49,6 @@ def _plain_line(revision: Revision) -> str:
     entry = revision.entry
     time = entry.updated_at.isoformat() if entry.updated_at else ""
     subject = revision.message.partition("\n")[0]
-    texts = (revision.point, time, one_line(revision.author), shown_value(entry), one_line(subject))
+    point, author = one_line(revision.point), one_line(revision.author)
+    texts = (point, time, author, shown_value(entry), one_line(subject))
     return "\t".join((str(entry.operation), *texts))
