@@ -14,6 +14,7 @@ from datastream.cli._exit import exit_on_sigterm
 from datastream.cli._interrupt import clean_up_for
 from datastream.cli._log import log_calls
 from datastream.cli._open import load_grpc, open_existing
+from datastream.cli._open_files import allow_files
 from datastream.cli._output import emit
 from datastream.cli._serve_config import read_config
 from datastream.cli._status import say_status
@@ -74,6 +75,7 @@ def serve(context: click.Context, /, **given: Any) -> None:
     transport = load_grpc()
     clean_up_for(CLEAN_UP)
     arguments = _arguments(transport, options)
+    allow_files(arguments["limits"].connections)
     with (
         _metrics(transport, options["metrics"]),
         open_existing(options["url"], watched=True) as store,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import resource
+import socket
 import threading
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from time import perf_counter
 import datastream_grpc
 import grpc
 import pytest
+from datastream_grpc import _open_files
 from datastream_grpc._pb import service_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -215,6 +217,23 @@ def test_metadata_beyond_the_limit_ends_the_call_alone(connect):
         call(b"", metadata=(("x-large", "x" * 100_000),), timeout=TIMEOUT)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert call(pb.DataRequest(keys=["a"]).SerializeToString(), timeout=TIMEOUT)
+
+
+def test_who_connects_and_says_nothing_leaves_files_to_the_backend(stack, store, monkeypatch):
+    monkeypatch.setattr(_open_files, "_open_files", lambda: 20)
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    host, _, port = server.address.rpartition(":")
+
+    def connected():
+        return stack.enter_context(closing(socket.create_connection((host, int(port)), TIMEOUT)))
+
+    def is_open(one):
+        # A server that takes a connection begins with its settings.
+        with suppress(ConnectionError):
+            return bool(one.recv(1))
+        return False
+
+    assert [is_open(connected()) for _ in range(13)] == [True] * 10 + [False] * 3
 
 
 def test_who_reads_no_health_keeps_it_from_nobody(stack, tmp_path):

@@ -13,7 +13,8 @@ from datastream_grpc._pb import service_pb2 as pb
 from dulwich import porcelain
 
 import datastream
-from datastream import Denied, Feature, KeyNotFound, Operation, ReadOnly, Selection
+from datastream import Denied, Feature, KeyNotFound, Operation, ReadOnly, Selection, Store
+from datastream.sources.memory import MemorySource
 from datastream.testing import Recorder
 from tests.integration._programs.tools import TIMEOUT
 
@@ -142,6 +143,43 @@ def test_who_resumes_is_not_told_who_made_what_may_not_be_read(store, opened, se
     store.put("a/1", 10, message="shown")
     recorder.wait(lambda r: r.state.get("a/1") == b"10", "the change")
     assert not any(b.author.startswith("Hidden") or "hidden" in b.message for b in recorder.batches)
+
+
+class Broken(MemorySource):
+    """Keys that end in "!" cannot be read."""
+
+    instant = False
+
+    def read(self, selection, since):
+        reading = super().read(selection, since)
+        broken = frozenset(entry.key for entry in reading.entries if entry.key.endswith("!"))
+        kept = [entry for entry in reading.entries if entry.key not in broken]
+        return reading._replace(entries=kept, unread=broken)
+
+
+def test_what_cannot_be_read_is_told_to_who_may_read_it_only(stack, table):
+    store = stack.enter_context(Store(Broken(), name="broken"))
+    store.put_many({"a/x": 1, "a/secret!": 2, "a/open!": 3})
+    table.put_many({"web/read": ["a/o*", "a/*x"], "web/deny": []})
+    rules = stack.enter_context(Rules(table))
+    server = stack.enter_context(
+        datastream_grpc.serve(store, "127.0.0.1:0", tokens=NAMES.get, authorize=rules)
+    )
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    call = channel.unary_unary("/datastream.DataService/Sync")
+    metadata = (("authorization", "Bearer webtoken"),)
+
+    def sync(*match):
+        request = pb.DataRequest(match=match).SerializeToString()
+        return pb.DataResponse.FromString(call(request, metadata=metadata, timeout=TIMEOUT))
+
+    for match in ("a/s*", "**/secret?", "a/never*"):
+        answer = sync(match)
+        assert (dict(answer.data), list(answer.unread)) == ({}, [])
+    assert list(sync("a/*").unread) == ["a/open!"]
+    with pytest.raises(grpc.RpcError) as error:
+        sync("**/op*")
+    assert error.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_a_watch_is_told_of_what_may_be_read(store, opened):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 
-from datastream import Batch, Capability, Store
+from datastream import Batch, Capability, Store, Unreadable
 from datastream.aio import AsyncWatch
 from datastream.entry import deleted
 from datastream.selection import Selection
@@ -57,8 +57,15 @@ class Scope:
     def snapshot(self, store: Store, *, partial: bool) -> Batch:
         """The state, as `Store.snapshot_batch` gives it."""
         keys, match, exclude = self._keys, self._match, self._exclude
-        batch = store.snapshot_batch(*keys, match=match, exclude=exclude, partial=partial)
-        return self.shown(batch)
+        if partial or self._is_exact:
+            batch = store.snapshot_batch(*keys, match=match, exclude=exclude, partial=partial)
+            return self.shown(batch)
+        # What may not be read must not make it fail, either.
+        batch = self.shown(store.snapshot_batch(*keys, match=match, exclude=exclude, partial=True))
+        asked = self.asked or EVERYTHING
+        if not batch.entries and any(map(asked.matches, batch.unread)):
+            raise Unreadable("nothing of what is selected can be read")
+        return batch
 
     def capabilities(self, store: Store) -> Sequence[Capability]:
         """The keys that may be read."""

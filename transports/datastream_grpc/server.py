@@ -21,6 +21,7 @@ from datastream_grpc._access import Access
 from datastream_grpc._connection import SERVICE
 from datastream_grpc._health import Health
 from datastream_grpc._limits import Limits, check_limits
+from datastream_grpc._open_files import most_connections
 from datastream_grpc._rules import Authorize, Rules
 from datastream_grpc._security import (
     Path,
@@ -327,7 +328,7 @@ def _options(settings: Settings) -> tuple[tuple[str, int], ...]:
         ("grpc.max_receive_message_length", settings.max_message_size),
         # Beyond that, and some unary calls, a connection's streams wait to be taken.
         ("grpc.max_concurrent_streams", settings.limits.streams + UNARY_CALLS),
-        ("grpc.max_allowed_incoming_connections", settings.limits.connections),
+        ("grpc.max_allowed_incoming_connections", most_connections(settings.limits.connections)),
         # Two servers on one port each get some of the clients.
         ("grpc.so_reuseport", int(settings.reuse_port)),
         # Clients that come back all at once, after a restart, are many more than gRPC's thousand.

@@ -1,0 +1,30 @@
+"""How many files a server may open."""
+
+from __future__ import annotations
+
+import resource
+
+import pytest
+
+from datastream.cli._open_files import OTHERS, allow_files
+
+INFINITY = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ((1_024, 500_000), (10_000 + OTHERS, 500_000)),
+        ((1_024, INFINITY), (10_000 + OTHERS, INFINITY)),
+        ((1_024, 4_096), (4_096, 4_096)),
+        ((20_000, 500_000), None),
+        ((INFINITY, INFINITY), None),
+        ((256, 256), None),
+    ],
+)
+def test_files_are_allowed_for_all_connections(monkeypatch, before, after):
+    said = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: before)
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: said.append(limits))
+    allow_files(10_000)
+    assert said == ([after] if after else [])
