@@ -28,7 +28,10 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def logged(say: Callable[[str], object]) -> Iterator[None]:
-    """Have `say` called with what the library logs."""
+    """Have `say` called with what the library logs; within another one, that one's is."""
+    if any(isinstance(handler, _Lines) for handler in LOGGER.handlers):
+        yield
+        return
     handler = _Lines(say)
     LOGGER.addHandler(handler)
     try:

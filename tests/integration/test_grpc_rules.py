@@ -36,6 +36,22 @@ def test_rules_of_a_file_are_followed(tmp_path, kind, caplog):
         assert rules(WEB, "read", Selection()) == Selection.of("b/")
 
 
+@pytest.mark.parametrize("change", ["broken", "gone"])
+def test_a_file_that_cannot_be_read_any_more_is_said(tmp_path, change, caplog):
+    """Who has just shut somebody out, with a slip of the pen, has to know that it is no use."""
+    file = tmp_path / "rules.toml"
+    file.write_text('[web]\nread = ["a/"]\n')
+    with Rules(file) as rules:
+        if change == "broken":
+            file.write_text('[web]\nread = ["a/"\n')
+        else:
+            file.unlink()
+        eventually(lambda: "rules cannot be read, those before stand" in caplog.text, "the log")
+        assert rules(WEB, "read", Selection()) == Selection.of("a/")
+        file.write_text('[web]\nread = ["b/"]\n')
+        eventually(lambda: rules(WEB, "read", Selection()) == Selection.of("b/"), "the new rules")
+
+
 def test_rules_of_a_store():
     with datastream.open("memory:") as store:
         store["web/read"] = ["a/"]

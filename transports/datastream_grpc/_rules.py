@@ -7,12 +7,20 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import datastream
-from datastream import Batch, DatastreamError, Entry, SourceUnavailable, Store, Unreadable
+from datastream import (
+    Batch,
+    DatastreamError,
+    Entry,
+    SourceUnavailable,
+    Status,
+    Store,
+    Unreadable,
+)
 from datastream.entry import DELETE
 from datastream.errors import shown
 from datastream.selection import Selection
@@ -68,7 +76,8 @@ class Rules(AbstractContextManager["Rules"]):
 
     ``"**"`` is everything; what is in `deny` is neither read nor written. In a store the same are
     the keys ``*/read``, ``web/read`` and so on, each a list or a text. Changes count at once, also
-    for streams that run; a table that is wrong is logged, and the last good one stands.
+    for streams that run; a table that is wrong, or cannot be read, is logged, and the last
+    good one stands.
 
     Args:
         where: the file (``.toml``, ``.yaml``, ``.json``), a URL, or a store, which stays yours.
@@ -85,12 +94,14 @@ class Rules(AbstractContextManager["Rules"]):
         self._unread: frozenset[str] = frozenset()
         self._table: Table | None = None
         self._error: DatastreamError | None = None
-        subscription = _follow(store, weakref.WeakMethod(self._take))
+        following = ExitStack()
+        following.callback(_follow(store, weakref.WeakMethod(self._take)).dispose)
         owned = None if store is where else store
-        self._finalizer = weakref.finalize(self, _end, subscription, owned)
+        self._finalizer = weakref.finalize(self, _end, following, owned)
         if self._table is None:
             self._finalizer()
             raise self._error or _unread(store)
+        following.callback(store.status.subscribe(_say_trouble).dispose)
 
     def __call__(self, principal: Principal, action: Action, selection: Selection) -> Any:
         table = self._table
@@ -243,8 +254,14 @@ def _set_if(condition: object, event: threading.Event) -> None:
         event.set()
 
 
-def _end(subscription: Any, owned: Store | None) -> None:
-    subscription.dispose()
+def _say_trouble(status: Status) -> None:
+    """Whoever has just changed the rules has to know that it does not count."""
+    if status.error is not None:
+        log.error("the rules cannot be read, those before stand: %s", status.error)
+
+
+def _end(following: ExitStack, owned: Store | None) -> None:
+    following.close()
     if owned is not None:
         owned.close()
 
