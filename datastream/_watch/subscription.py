@@ -248,6 +248,9 @@ class Join:
         elif self._has_met:
             self._created |= created
             self._take_before(reading)
+        elif self._is_told_all:
+            # Else it would be named among what changed since the cursor.
+            self._created |= created
         else:
             self._doubtful |= created
 

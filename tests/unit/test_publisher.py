@@ -567,6 +567,21 @@ def test_a_relay_is_sent_also_what_changed_back(publisher):
     assert two.sink.news == [[("same", "1")]]
 
 
+def test_a_relay_is_told_of_what_was_created_while_it_resumed(publisher):
+    """One of its readers would take the end of that for news, with a cursor from before."""
+    joined(publisher, state("p1", a="1"))
+    two = register(publisher, since="p1")
+    join = Join(ALL, "p1")
+    join.resume(changes("p2", a="2"), transient=True)
+    ticket = publisher.ticket()
+    # What was published passes "p2" by.
+    came = changes("p3", a="2", k="1")._replace(created=frozenset(["k"]))
+    publisher.publish(ticket, came)
+    assert publisher.join(two, join, ticket.number) is Step.DONE
+    assert two.sink.news == [[("a", "2"), ("k", "1")]]
+    assert two.sink.batches[0].created == {"k"}
+
+
 def test_a_delete_of_what_may_have_come_after_the_cursor_is_not_sent(publisher):
     """Its creation was published before the resume registered; both were over when it read."""
     joined(publisher, state("p1", a="1"))
@@ -591,7 +606,7 @@ def test_what_a_log_does_not_mention_may_have_gone_and_come_back(publisher, had,
     """A backend that compares two states says nothing of a key that is again what it was."""
     joined(publisher, state("p1"))
     two = register(publisher, since="p0")
-    join = Join(ALL, "p0")
+    join = Join(ALL, "p0", is_told_all=False)
     # Read after the key had come back, or after it had come, and gone.
     join.resume(changes("p3"))
     came = changes("p2", back="1")._replace(created=frozenset(["back"]))
