@@ -55,9 +55,15 @@ CLEAN_UP = 10.0
 @click.option(
     "--limit", "limits", metavar="NAME=N", multiple=True, help="What a client may cost, see docs."
 )
-@click.option("--metrics", type=int, metavar="PORT", help="Serve metrics to Prometheus there.")
 @click.option(
-    "--workers", type=int, default=0, metavar="N", help="Serve by N processes on one port."
+    "--metrics", type=int, metavar="PORT", help="Serve metrics to Prometheus there; see --workers."
+)
+@click.option(
+    "--workers",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Serve by N processes on one port; their metrics are at PORT, PORT + 1 and so on.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Log every call to stderr.")
 @click.pass_context
@@ -77,7 +83,8 @@ def serve(context: click.Context, /, **given: Any) -> None:
     arguments = _arguments(transport, options)
     allow_files(arguments["limits"].connections)
     with (
-        _metrics(transport, options["metrics"]),
+        # Workers count each for itself.
+        nullcontext() if options["workers"] else _metrics(transport, options["metrics"]),
         open_existing(options["url"], watched=True) as store,
         store.status.subscribe(say_status),
     ):
@@ -121,7 +128,7 @@ def _arguments(transport: ModuleType, options: dict[str, Any]) -> dict[str, Any]
     same = ("read_only", "insecure", "heartbeat", "max_message_size")
     return {
         **{name: options[name] for name in same},
-        **({"workers": options["workers"]} if options["workers"] else {}),
+        **({name: options[name] for name in ("workers", "metrics")} if options["workers"] else {}),
         "tls": tls,
         "tokens": options["token_file"],
         "authorize": options["rules"],

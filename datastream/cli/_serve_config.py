@@ -40,17 +40,34 @@ def _name(key: str) -> str:
 
 
 def _checked(path: str, name: str, value: Any, known: dict[str, click.Parameter]) -> Any:
-    if name == TABLE and isinstance(value, dict):
-        return value
+    if name == TABLE:
+        return _limits(path, value)
     option = known.get(name)
     if option is None or name == "config":
         guess = difflib.get_close_matches(name, [*known, TABLE], 1)
         hint = f"; did you mean {guess[0]!r}?" if guess else ""
         raise DatastreamError(f"{path}: {shown(name)} is no option of serve{hint}")
-    is_flag = isinstance(option, click.Option) and option.is_flag
-    is_number = isinstance(option.type, click.types.FloatParamType | click.types.IntParamType)
-    fits = isinstance(value, bool) if is_flag else not isinstance(value, bool | dict | list)
-    if not fits or (is_number and not isinstance(value, int | float)):
-        wanted = "true or false" if is_flag else "a number" if is_number else "a text"
+    wanted, kinds = _kinds(option)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         raise DatastreamError(f"{path}: {name} = {shown(str(value))} is not {wanted}")
-    return value if is_flag or is_number else str(value)
+    return str(value) if str in kinds else value
+
+
+def _limits(path: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise DatastreamError(
+            f"{path}: {TABLE} = {shown(str(value))} is no table; write [{TABLE}], and below it "
+            "such as streams = 500"
+        )
+    return {_name(key): number for key, number in value.items()}
+
+
+def _kinds(option: click.Parameter) -> tuple[str, tuple[type, ...]]:
+    """What an option takes, in words and as types."""
+    if isinstance(option, click.Option) and option.is_flag:
+        return "true or false", (bool,)
+    if isinstance(option.type, click.types.IntParamType):
+        return "a whole number", (int,)
+    if isinstance(option.type, click.types.FloatParamType):
+        return "a number", (int, float)
+    return "a text", (str, int, float)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import ExitStack
 
 import datastream_grpc
 import pytest
@@ -170,6 +171,35 @@ def test_prometheus_is_served(stack, tmp_path):
         text = page.read().decode()
     assert 'datastream_server_calls_total{code="OK",method="Write"' in text
     assert str(tmp_path) not in text
+
+
+@pytest.mark.chaos
+def test_each_worker_serves_what_it_counts(stack, tmp_path):
+    first = free_ports(2)
+    url = f"sqlite:{tmp_path}/s.db"
+    server = stack.enter_context(
+        datastream_grpc.serve(url, "127.0.0.1:0", workers=2, metrics=first)
+    )
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    remote["k"] = 1
+    texts = []
+    for port in (first, first + 1):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT) as page:
+            texts.append(page.read().decode())
+    assert sum('code="OK",method="Write"' in text for text in texts) == 1
+
+
+def free_ports(number):
+    """The first of so many ports that nobody listens on."""
+    while True:
+        with ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + number):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            return first
 
 
 def test_without_opentelemetry_a_server_serves_and_metrics_name_the_extra():

@@ -98,7 +98,7 @@ def serve_metrics(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
 
     Raises:
         ImportError: the extra ``telemetry`` is not installed.
-        DatastreamError: the port is in use.
+        DatastreamError: the port is in use, or none.
     """
     try:
         from opentelemetry import metrics
@@ -111,8 +111,9 @@ def serve_metrics(port: int, host: str = "127.0.0.1") -> Callable[[], None]:
         ) from error
     try:
         server, thread = start_http_server(port, host)
-    except OSError as error:
-        raise DatastreamError(f"metrics on {host}:{port}: {error.strerror}") from error
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise DatastreamError(f"metrics on {host}:{port}: {why}") from error
     provider = MeterProvider([PrometheusMetricReader()])
     metrics.set_meter_provider(provider)
 

@@ -38,6 +38,8 @@ class Job(NamedTuple):
     """Of `serve`."""
     ids: int
     """The descriptor of the file of `SharedIds`."""
+    metrics: int | None = None
+    """The port of its metrics."""
 
     def pickled(self) -> bytes:
         """As it is sent.
@@ -136,6 +138,7 @@ class Worker:
 def main() -> None:
     """Serve until stdin ends."""
     from datastream_grpc import _shared_ids
+    from datastream_grpc._telemetry import serve_metrics
     from datastream_grpc.server import serve
 
     answers = os.fdopen(os.dup(1), "wb")
@@ -146,6 +149,8 @@ def main() -> None:
     sys.setswitchinterval(SWITCH)
     _shared_ids.of_process = _shared_ids.SharedIds(job.ids)
     try:
+        if job.metrics is not None:
+            serve_metrics(job.metrics)
         store = open_store(job.url)
         server = serve(store, job.address, reuse_port=True, **job.options)
     except (DatastreamError, OSError, ImportError) as error:

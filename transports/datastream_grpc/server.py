@@ -42,10 +42,12 @@ LEAST_HEARTBEAT = 0.1
 MAX_PENDING = 20_000
 """Calls that wait to be looked at; of more, some are refused, and of twice as many, all."""
 MAX_PORT = 65_535
+MOST_BYTES = (1 << 31) - 1
+"""The largest number that an option of gRPC holds."""
 UNARY_CALLS = 1_000
 """Of one connection, beside its streams."""
 LIMITS = Limits()
-NOT_OF_WORKERS = frozenset(("store", "address", "workers", "reuse_port"))
+NOT_OF_WORKERS = frozenset(("store", "address", "workers", "reuse_port", "metrics"))
 """Arguments of `serve` that are not for each of its workers as they are."""
 HEALTH_KEY = "health"
 """The key that is asked for to find out whether the backend answers; it need not exist."""
@@ -153,6 +155,7 @@ def serve(
     insecure: bool = False,
     reuse_port: bool = False,
     workers: int = 1,
+    metrics: int | None = None,
 ) -> Server:
     """Expose `store` over gRPC; returns as soon as it listens.
 
@@ -181,24 +184,33 @@ def serve(
         reuse_port: True shares the port with other processes that say so; the system divides
             connections between them.
         workers: processes on one port, for a URL.
+        metrics: port on which the first of these serves what it counts, as `serve_metrics` does in
+            other programs; each has one of its own, the next numbers.
 
     Raises:
-        DatastreamError: `heartbeat` is too short, a file cannot be read, a limit is none, other
-            machines reach the address without `tls` or proof, processes cannot serve that, such
-            as ``memory:``, or this one was forked from one that had served, or awaited a store.
+        DatastreamError: `heartbeat` is too short, `max_message_size` or a limit is none, a file
+            cannot be read, other machines reach the address without `tls` or proof, processes
+            cannot serve that, such as ``memory:``, or this one was forked from one that had served,
+            or awaited a store.
         OSError: the address is in use, or not this machine's.
     """
     options = {name: value for name, value in locals().items() if name not in NOT_OF_WORKERS}
     if isinstance(store, str):
         from datastream_grpc.workers import Workers
 
-        return Workers(store, address, workers, options)
+        return Workers(store, address, workers, options, metrics)
     if workers != 1:
         raise DatastreamError("workers open a store of their own; give serve its URL")
+    if metrics is not None:
+        raise DatastreamError("metrics= is for workers; here, call serve_metrics(port)")
     _loop.shared.check()
     if not heartbeat >= LEAST_HEARTBEAT:
         raise DatastreamError(
             f"heartbeat={heartbeat}: give at least {LEAST_HEARTBEAT} seconds, such as 20"
+        )
+    if not isinstance(max_message_size, int) or not 1 <= max_message_size <= MOST_BYTES:
+        raise DatastreamError(
+            f"max_message_size={max_message_size}: give bytes, from 1 to {MOST_BYTES}"
         )
     check_limits(limits)
     address = _checked(address)

@@ -8,7 +8,7 @@ import random
 import socket
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datastream import DatastreamError
@@ -32,7 +32,14 @@ class Workers(Server):
     however that ends.
     """
 
-    def __init__(self, url: str, address: str, number: int, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        url: str,
+        address: str,
+        number: int,
+        options: Mapping[str, Any],
+        metrics: int | None = None,
+    ) -> None:
         # Nothing of a server in this process is made.
         self._shown = _check(url, address, number)
         self._reserved = _reserve(address)
@@ -41,8 +48,10 @@ class Workers(Server):
         """Where they listen, ``host:port`` with the real port where 0 was asked for."""
         self._ids = ids = IdsFile()
         try:
-            job = Job(url, self.address, options, ids.number).pickled()
-            self._crew = _Crew(job, ids, number, self._shown)
+            job = Job(url, self.address, options, ids.number)
+            ports = [None if metrics is None else metrics + index for index in range(number)]
+            jobs = [job._replace(metrics=port).pickled() for port in ports]
+            self._crew = _Crew(jobs, ids, self._shown)
             self._process = os.getpid()
             self._unless_stopped = weakref.finalize(
                 self, _abandon, self._crew, self._reserved, ids, process=self._process
@@ -77,26 +86,25 @@ class _Crew:
     """The processes, each with a thread that starts it again when it ends.
 
     Args:
-        job: of each, pickled.
+        jobs: of each, pickled.
         ids: of their writes.
-        number: of processes.
         what: they serve, for the log.
     """
 
-    def __init__(self, job: bytes, ids: IdsFile, number: int, what: str) -> None:
-        self._job = job
+    def __init__(self, jobs: Sequence[bytes], ids: IdsFile, what: str) -> None:
+        self._jobs = jobs
         self._ids = ids
         self._what = what
         self.stopped = threading.Event()
         self._stopping = threading.Event()
         # One that is started while all are to end must not be missed.
         self._lock = threading.Lock()
-        self._workers = [Worker(job, ids.number) for _ in range(number)]
+        self._workers = [Worker(job, ids.number) for job in jobs]
         self._threads = [
             threading.Thread(
                 target=self._keep, args=(index,), name="datastream-grpc-worker", daemon=True
             )
-            for index in range(number)
+            for index in range(len(jobs))
         ]
 
     @property
@@ -157,7 +165,7 @@ class _Crew:
         with self._lock:
             if self._stopping.is_set():
                 return False
-            worker = self._workers[index] = Worker(self._job, self._ids.number)
+            worker = self._workers[index] = Worker(self._jobs[index], self._ids.number)
         try:
             worker.await_start()
         except (DatastreamError, OSError, ImportError) as error:
