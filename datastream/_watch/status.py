@@ -121,7 +121,10 @@ class StatusHolder:
         same = (before.state, str(before.error), before.degraded) == (state, str(error), degraded)
         if same or before.state is State.CLOSED:
             return
-        self.current = Status(state, since or datetime.now(UTC), error, degraded)
+        if since is None or (state is State.READY and before.error and since < before.since):
+            # That a server has been so for long does not concern who was cut off from it.
+            since = datetime.now(UTC)
+        self.current = Status(state, since, error, degraded)
         _log_change(self.name, self.current)
         for subscriber in self._subscribers:
             subscriber.offer(self.current)

@@ -27,7 +27,7 @@ from datastream import (
     Store,
     Unsupported,
 )
-from datastream.source import Health
+from datastream.source import WELL, Health
 from datastream.sources.memory import MemorySource
 from tests.integration._programs import ancestor
 from tests.integration._programs.tools import TIMEOUT, Statuses, eventually
@@ -169,6 +169,22 @@ def test_a_status_has_been_so_since_the_server_found_it(stack):
     source.be(Health(SourceUnavailable("gone"), "", long_ago))
     until(store, lambda s: s.state is State.STALE)
     assert until(remote, lambda s: s.state is State.STALE).since == long_ago
+
+
+def test_a_store_that_was_cut_off_has_not_been_ready_all_the_while(stack):
+    source = Sick()
+    _, server = served(stack, source)
+    proxy = stack.enter_context(Proxy(int(server.address.rpartition(":")[2])))
+    remote = stack.enter_context(datastream.open(f"grpc://127.0.0.1:{proxy.port}"))
+    remote.watch().subscribe(lambda entry: None)
+    # From here on the server's own times are told.
+    for health, state in ((Health(SourceUnavailable("gone")), State.STALE), (WELL, State.READY)):
+        source.be(health)
+        until(remote, lambda s, state=state: s.state is state)
+    proxy.refuse()
+    stale = until(remote, lambda s: s.state is State.STALE)
+    proxy.accept()
+    assert until(remote, lambda s: s.state is State.READY).since >= stale.since
 
 
 def test_a_watcher_that_comes_while_the_backend_is_away_learns_why(stack):
