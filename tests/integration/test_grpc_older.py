@@ -6,11 +6,12 @@ import asyncio
 import subprocess
 import sys
 
+import datastream_grpc
 import pytest
 from datastream_grpc import _calls, _older
 
 import datastream
-from datastream import DatastreamError, KeyNotFound, SourceUnavailable
+from datastream import DatastreamError, KeyNotFound, SourceUnavailable, Unsupported
 from tests.integration._programs.tools import TIMEOUT, Follower, Statuses, eventually
 from tests.servers import old_servers
 
@@ -43,6 +44,13 @@ def test_what_is_there_is_found(old, remote):
         assert key not in remote
         with pytest.raises(KeyNotFound):
             remote.entry(key)
+
+
+def test_it_says_what_it_cannot(old):
+    url = f"grpc://{old.address}"
+    assert "older protocol" in datastream_grpc.ping(url).degraded
+    with pytest.raises(Unsupported, match="older protocol"):
+        datastream_grpc.refresh(url)
 
 
 def test_coroutines_find_the_same(old, remote):

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 import datastream_grpc
 import pytest
 from datastream_grpc._client_metrics import INSTRUMENTS as CLIENT_INSTRUMENTS
+from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._telemetry import INSTRUMENTS
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -46,10 +47,14 @@ def test_what_is_counted(stack):
     recorders = [Recorder(remote, "k"), Recorder(remote)]
     for recorder in recorders:
         recorder.wait_ready()
+    # An older client's, which is sent no deletes.
+    older = remote._source.stubs.subscribe(pb.DataRequest())
+    next(older)
     for number in range(5):
         store["k"] = number
         for recorder in recorders:
             recorder.wait_state({"k": b"%d" % number})
+        assert next(older).data["k"].value == b"%d" % number
     with pytest.raises(datastream.InvalidKey):
         remote.put("a\x00", 1)
     with pytest.raises(datastream.KeyNotFound):
@@ -57,11 +62,11 @@ def test_what_is_counted(stack):
     found = observed(server)
     ((updates, named),) = found["updates"]
     assert updates == 5
-    assert named["source"] == "memory"
+    assert named == {"server": server.address, "source": "memory"}
     ((deliveries, _),) = found["deliveries"]
     assert deliveries >= 5
     ((streams, _),) = found["streams"]
-    assert streams == 1
+    assert streams == 2
     ((lag, _),) = found["lag"]
     assert 0 <= lag < TIMEOUT
     calls = {(named["method"], named["code"]) for _, named in found["calls"]}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import grpc
 from grpc_health.v1 import health_pb2
 
+from datastream import Unsupported
 from datastream.url import parse
 from datastream_grpc._connection import Stubs, answer_or_none
 from datastream_grpc._description import OLDER_SERVER, from_description
@@ -61,10 +62,18 @@ def refresh(url: str, *, timeout: float = TIMEOUT, **options: Any) -> None:
         url, timeout, options: as for `ping`.
 
     Raises:
+        Unsupported: it is a server of the older protocol.
         DatastreamError: it does not answer, or not this client.
     """
     request = pb.RefreshRequest()
-    _asked(url, timeout, options, lambda stubs: stubs.refresh(request, timeout=timeout))
+
+    def ask(stubs: Stubs) -> Any:
+        return answer_or_none(lambda: stubs.refresh(request, timeout=timeout))
+
+    if _asked(url, timeout, options, ask) is None:
+        raise Unsupported(
+            f"{parse(url).shown} is a server of the older protocol, which cannot be asked to look"
+        )
 
 
 def _ping(stubs: Stubs, where: str, timeout: float) -> Ping:

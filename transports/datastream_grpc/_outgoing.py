@@ -157,7 +157,8 @@ class Outgoing:
             return kept[1]
         if batch.initial:
             return list(_convert.to_messages(batch, deletes=deletes))
-        self._updated(batch)
+        if id(batch) not in self._kept[not deletes]:
+            self._updated(batch)
         messages = self._serialise(batch, deletes)
         known[id(batch)] = batch, messages
         if len(known) > KEPT_BATCHES:

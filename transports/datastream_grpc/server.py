@@ -273,6 +273,7 @@ class _Inner:
         except RuntimeError as error:
             await server.stop(None)
             raise OSError(f"cannot listen on {self._address}: {_why_not(self._address)}") from error
+        self._servicer.metrics.attributes["server"] = _with_port(self._address, port)
         self._follow_status()
         # So that the health is known when the first client asks.
         with suppress(TimeoutError):
