@@ -58,7 +58,7 @@ def decode(value: bytes, value_type: str, *, key: str = "") -> Any:
         fault = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise InvalidValue(
             f"the {len(value)} bytes at {shown(key)} are no {value_type!r}: {fault}; "
-            "read entry.value for the raw bytes"
+            "its entry has the raw bytes"
         ) from error
 
 

@@ -12,7 +12,7 @@ _RULES = [
     for pattern, replacement in (
         (r" \(in code: [^()]*\)", ""),
         (r"\blist\(store\) gives its keys", "datastream ls URL lists its keys"),
-        (r"; read entry\.value for the raw bytes", ""),
+        (r"; its entry has the raw bytes", ""),
         (r"\bor bytes with a value_type\b", "or another --type"),
         # Elsewhere it is the name of a column.
         (r"\b(no|the|a) value_type\b(?!=)", r"\1 type"),

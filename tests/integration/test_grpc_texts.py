@@ -7,9 +7,10 @@ import grpc
 import pytest
 from datastream_grpc._connection import Stubs
 from datastream_grpc._pb import service_pb2 as pb
+from dulwich import porcelain
 
 import datastream
-from datastream import ReadOnly, SourceUnavailable, State, Store
+from datastream import InvalidValue, ReadOnly, SourceUnavailable, State, Store
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import Statuses
 
@@ -72,3 +73,17 @@ def test_no_host_of_a_relay_is_told(stack, tmp_path):
         remote.entry("k")
     assert str(tmp_path) not in str(away.value)
     assert "upstream" not in str(away.value)
+
+
+def test_what_is_wrong_with_a_value_is_told_whole(stack, tmp_path):
+    """A name with a dot would pass for a host."""
+    porcelain.init(tmp_path).close()
+    store = stack.enter_context(datastream.open(f"git:{tmp_path}"))
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    remote = stack.enter_context(datastream.open(f"grpc://{server.address}"))
+    texts = []
+    for each in (store, remote):
+        with pytest.raises(InvalidValue) as refused:
+            each.put("k", b"abc", value_type="int")
+        texts.append(str(refused.value))
+    assert texts[1] == f"{server.address}: {texts[0]}"
