@@ -87,7 +87,7 @@ class _Output:
         if self._path is None:
             return sys.stdout.buffer
         try:
-            return (self._part or self._path).open("wb")
+            return self._path.open("wb") if self._part is None else _made(self._part, self._path)
         except OSError as error:
             error.filename = str(self._path)
             raise
@@ -111,6 +111,16 @@ class _Output:
             if self._part is not None:
                 self._part.unlink()
             raise
+
+
+def _made(part: Path, path: Path) -> BinaryIO:
+    """A new file `part`, open to those alone who may read what is at `path` now, if it is there."""
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    made = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666 if mode is None else mode)
+    if mode is not None:
+        # Not less either, by the mask of this process.
+        part.chmod(mode)
+    return os.fdopen(made, "wb")
 
 
 def _written(name: str | None) -> str:

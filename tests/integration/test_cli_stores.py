@@ -444,6 +444,18 @@ def test_diff_says_what_differs(url: str, other: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_an_export_leaves_who_may_read_the_file_as_it_was(
+    url: str, tmp_path: Path, mode: int
+) -> None:
+    file = tmp_path / "settings.jsonl"
+    file.touch()
+    file.chmod(mode)
+    assert run("export", url, "--output", str(file)).exit_code == 0
+    assert file.stat().st_mode & 0o777 == mode
+    assert file.read_text()
+
+
 def test_an_export_replaces_no_pipe_and_no_link(url: str, tmp_path: Path) -> None:
     pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
     os.mkfifo(pipe)
