@@ -132,7 +132,9 @@ class InFile:
     def save(self, progress: Progress) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}-{next(_numbers)}.tmp")
         try:
-            with temporary.open("xb") as file:
+            # It names keys, for whose store others may have no rights.
+            made = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(made, "wb") as file:
                 file.write(progress.dumps())
                 file.flush()
                 os.fsync(file.fileno())

@@ -95,6 +95,7 @@ def test_progress_is_kept_as_it_is(tmp_path):
     place.save(progress)
     assert place.load() == progress
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert (tmp_path / "place").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"format":2}', b'{"format":1,"x":1}'])
