@@ -53,8 +53,14 @@ def _reason(error: Exception) -> str:
 
 
 def say(text: str) -> None:
-    """One line on stderr, in words of the command line, harmless to a terminal."""
-    click.echo(f"datastream: {presentable(' '.join(in_our_words(text).split()))}", err=True)
+    """One line on stderr, in words of the command line, harmless to a terminal.
+
+    It raises nothing: the library calls it too, from threads that have others to serve.
+    """
+    line = f"datastream: {presentable(' '.join(in_our_words(text).split()))}"
+    # What reads stderr may have left, or a log be on a disk that is full.
+    with suppress(OSError):
+        click.echo(line, err=True)
 
 
 def exit_on_sigterm(code: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,16 @@ def test_a_full_disk_is_one_line(arguments: str, url: str) -> None:
     code, said = run(arguments, url, ">/dev/full")
     assert (code, len(said.splitlines())) == (1, 1)
     assert said.startswith(NO_ROOM)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_command_goes_on_where_its_warnings_cannot_be_written(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as db:
+        db.execute("CREATE TABLE data (key TEXT PRIMARY KEY, value)")
+        db.execute("INSERT INTO data VALUES ('a/', 'no store can name it'), ('b', 1)")
+    url = f"sqlite:{tmp_path}/store.db"
+    copy = f"file:{tmp_path}/copy?create=true"
+    assert "'a/'" in run('ls "$URL"', url, "")[1]
+    assert run(f'cp "$URL" "{copy}"', url, "2>/dev/full") == (0, "")
+    with datastream.open(copy) as store:
+        assert dict(store) == {"b": 1}
