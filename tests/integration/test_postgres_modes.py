@@ -74,7 +74,7 @@ def test_without_rights_it_polls_says_so_and_gets_better(postgres, db, reader, c
         assert Feature.LOG not in store.features
         db.execute("INSERT INTO data VALUES ('a', '1')")
         follower.wait_state({"a": b"1"})
-        assert degraded in caplog.text
+        eventually(lambda: degraded in caplog.text, "it warns once it waits")
         cli("install", postgres)
         eventually(lambda: statuses.seen[-1].degraded == "", "it learns of the triggers")
         db.execute("INSERT INTO data VALUES ('b', '1')")
