@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import click
 
 from datastream import Feature
@@ -10,10 +12,29 @@ from datastream.cli._output import change_printer, json_option
 from datastream.cli._select import expect_option, key_argument, message_options, url_argument
 from datastream.cli._types import check_type
 from datastream.cli._values import given_value
+from datastream.cli._words import did_you_mean
+from datastream.errors import shown
 
 
-# A value may be -5: what is no option of ours is an argument.
-@click.command(context_settings={"ignore_unknown_options": True})
+class _Put(click.Command):
+    """A value may be -5: what is no option is an argument. One that is misspelt is none, either."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
+        has_value = {name: not one.is_flag for one in options for name in one.opts}
+        rest = iter(args)
+        # All that comes after "--" are arguments.
+        for arg in takewhile("--".__ne__, rest):
+            name, is_whole, _ = arg.partition("=")
+            if has_value.get(name) and not is_whole:
+                next(rest, None)
+            elif name.startswith("--") and name not in has_value and not ctx.resilient_parsing:
+                hint = did_you_mean(name, has_value) or "; a value that begins so comes after --"
+                ctx.fail(f"no option {shown(name)}{hint}")
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Put, context_settings={"ignore_unknown_options": True})
 @url_argument
 @key_argument
 @click.argument("value", required=False)
@@ -41,7 +62,7 @@ def put(
     author: str,
     json_lines: bool,
 ) -> None:
-    """Store VALUE at KEY; "-" reads it from standard input.
+    """Store VALUE at KEY; "-" reads it from standard input, one like "--x" comes after "--".
 
     Without --type numbers, true, false, and JSON objects and lists are taken as such, all else
     as text. What does not fit --type is refused. Files, objects and blobs have no type of their

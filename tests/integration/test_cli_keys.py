@@ -122,6 +122,27 @@ def test_put_reads_stdin_when_told(url: str) -> None:
     assert run("put", url, "text").exit_code == 2
 
 
+@pytest.mark.parametrize("option", ["--stdn", "--stdn=x", "--json=", "--nothing-like-it"])
+def test_put_takes_no_option_that_is_misspelt_for_a_value(url: str, option: str) -> None:
+    before = run("get", url, "a").stdout
+    refused = run("put", url, "a", option, stdin=b"new")
+    assert refused.exit_code == 2
+    assert option.partition("=")[0] in refused.stderr
+    assert run("get", url, "a").stdout == before
+
+
+def test_put_takes_values_that_begin_with_dashes(url: str) -> None:
+    for arguments, value in (
+        (("-5",), b"-5"),
+        (("-x",), b"-x"),
+        (("--type", "str", "-5"), b"-5"),
+        (("--type=str", "-"), b"--stdn"),
+        (("--json", "--", "--stdn"), b"--stdn"),
+    ):
+        assert run("put", url, "a", *arguments, stdin=b"--stdn").exit_code == 0
+        assert run("get", url, "a").stdout_bytes == value + b"\n"
+
+
 def test_put_and_rm_say_why_where_that_is_kept(git: str, url: str) -> None:
     author = "Bo <bo@example.org>"
     put = run("put", git, "limits", "3", "--message", "load test", "--author", author)
