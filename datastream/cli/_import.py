@@ -110,9 +110,11 @@ def _bytes(text: str, encoding: object) -> bytes:
 
 
 def _members(data: BinaryIO) -> Iterator[Write]:
+    hint = "; if it is of JSON lines, unpack it first, as gzip -d does"
     try:
         with tarfile.open(fileobj=data, mode="r|*") as archive:
             while (member := archive.next()) is not None:
+                hint = ""
                 # Or it remembers all of them.
                 archive.members.clear()  # type: ignore[attr-defined]
                 file = archive.extractfile(member) if member.isfile() else None
@@ -121,4 +123,4 @@ def _members(data: BinaryIO) -> Iterator[Write]:
                     name = member.pax_headers.get(TYPE) or inferred_type(value)
                     yield Write(member.name.removeprefix("./"), value, name)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise InvalidValue(f"the archive cannot be read on: {error}") from error
+        raise InvalidValue(f"the archive cannot be read on: {error}{hint}") from error

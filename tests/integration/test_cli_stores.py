@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import json
@@ -410,6 +411,14 @@ def test_an_archive_is_known_by_what_it_holds(
     assert run("import", other, f"{path}").stdout == "5 entries written\n"
     assert content(other) == content(url)
     assert "line 1" in run("import", other, f"{path}", "--format", "jsonl").stderr
+
+
+def test_lines_that_are_packed_are_to_be_unpacked(url: str, other: str, tmp_path: Path) -> None:
+    file = tmp_path / "settings.jsonl.gz"
+    file.write_bytes(gzip.compress(run("export", url).stdout_bytes))
+    refused = run("import", other, str(file))
+    assert refused.exit_code == 1
+    assert "unpack it first" in refused.stderr
 
 
 def test_an_archive_that_is_cut_is_an_error(url: str, other: str) -> None:
