@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,6 +24,8 @@ SIGNATURE = "X-Datastream-Signature"
 DELIVERY = "X-Datastream-Delivery"
 ASKS_FOR_LATER = frozenset((408, 425, 429))
 """Answers of 4xx that say nothing against the request itself."""
+MADE_HERE = frozenset(("content-length", "transfer-encoding"))
+"""Headers that follow from the body."""
 MOST_READ = 4096
 """Bytes of an answer that are read to keep its connection."""
 READ_WITHIN = 1.0
@@ -138,9 +141,10 @@ def webhook(
         raise ImportError('webhook needs httpx: pip install "datastream-kv[webhook]"') from error
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
+        # Of a name in other scripts, it is decoded here.
+        has_host = parsed.host and (parsed.port is None or 0 < parsed.port < 1 << 16)
+    except (httpx.InvalidURL, TypeError, ValueError) as error:
         raise InvalidValue("the URL of a webhook cannot be parsed") from error
-    has_host = parsed.host and (parsed.port is None or 0 < parsed.port < 1 << 16)
     if parsed.scheme not in ("http", "https") or not has_host:
         raise InvalidValue("the URL of a webhook begins with https://HOST, or http://HOST")
     if secret is not None and not secret:
@@ -150,8 +154,14 @@ def webhook(
         raise InvalidValue("the timeout of a webhook is 0; give some seconds")
     given = dict(headers or {})
     for name, value in given.items():
-        if not (_can_be_sent(name) and name and _can_be_sent(value)):
-            raise InvalidValue("a header of a webhook is no printable ASCII text")
+        # Here and without the value: what sends it would show that in its error.
+        if not (_is_token(name) and _can_be_sent(value)):
+            raise InvalidValue(
+                "a header of a webhook has a name that is none, or is no printable ASCII text "
+                "without spaces around it"
+            )
+        if name.lower() in MADE_HERE:
+            raise InvalidValue(f"the header {name} of a webhook is made for each request")
     key = secret.encode() if isinstance(secret, str) else secret
     client = httpx.Client(
         timeout=timeout,
@@ -165,8 +175,16 @@ def webhook(
     return Webhook(client, parsed, key)
 
 
+def _is_token(name: object) -> bool:
+    return (
+        isinstance(name, str) and re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII) is not None
+    )
+
+
 def _can_be_sent(text: object) -> bool:
-    return isinstance(text, str) and text.isascii() and text.isprintable()
+    if not isinstance(text, str):
+        return False
+    return text.isascii() and text.isprintable() and text == text.strip()
 
 
 def content_of(item: Entry | Batch) -> dict[str, Any]:
