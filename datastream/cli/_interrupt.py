@@ -90,9 +90,10 @@ def end_if_pressed() -> None:
     """After all was cleaned up: taking the interpreter apart can take longer than all before."""
     if _process.ended_by:
         _end(_process.ended_by)
-    if signal.getsignal(signal.SIGINT) == _process.press:
-        # Nobody is left who would take a KeyboardInterrupt.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in ENDING:
+        if signal.getsignal(number) == _process.press:
+            # Nobody is left who would take a KeyboardInterrupt.
+            signal.signal(number, signal.SIG_DFL)
 
 
 def clean_up_for(seconds: float) -> None:
