@@ -217,7 +217,8 @@ class _Refusal(NamedTuple):
 NO_TOKEN = _Refusal(
     grpc.StatusCode.UNAUTHENTICATED,
     Denied,
-    "this server wants a bearer token, and this is none of its own",
+    "this server wants a bearer token, and this is none of its own; open it with token= or "
+    "token_file=",
 )
 UNCHECKED = _Refusal(
     grpc.StatusCode.UNAVAILABLE,
