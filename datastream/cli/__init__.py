@@ -1,4 +1,4 @@
-"""The command line: ``datastream``, also as ``python -m datastream.cli``."""
+"""The command line: ``datastream``, also as ``python -m datastream``."""
 
 from datastream.cli._app import main
 

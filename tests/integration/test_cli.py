@@ -284,6 +284,13 @@ def test_version() -> None:
     assert run("--version").stdout.startswith("datastream, version ")
 
 
+@pytest.mark.parametrize("module", ["datastream", "datastream.cli"])
+def test_it_is_a_module_too(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, check=True, text=True, timeout=TIMEOUT)
+    assert done.stdout.startswith("datastream, version ")
+
+
 def test_the_library_loads_no_command_line() -> None:
     code = "import sys, datastream; print({'click', 'rich'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
