@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from datastream import codecs
@@ -154,3 +154,10 @@ def _check_time(updated_at: datetime, key: str) -> None:
         raise InvalidValue(
             f"updated_at of {shown(key)} has no time zone; give one, such as datetime.UTC"
         )
+    try:
+        updated_at.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidValue(
+            f"updated_at of {shown(key)} is {updated_at}, which is no time between the years 1 and "
+            "9999 in UTC"
+        ) from error

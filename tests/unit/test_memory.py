@@ -8,11 +8,13 @@ import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 
 import pytest
 
-from datastream import Store
+import datastream
+from datastream import InvalidValue, Store
 from datastream.entry import Operation
 from datastream.errors import KeyNotFound, RevisionConflict
 from datastream.selection import Selection
@@ -170,3 +172,12 @@ def test_many_threads_do_everything_at_once():
         position = steps[position].position
     assert len(steps) == 1800
     assert state == {e.key: e for e in source.read(EVERYTHING, None).entries}
+
+
+@pytest.mark.parametrize(("time", "hours"), [(datetime.min, 5), (datetime.max, -5)])
+def test_a_time_beyond_those_that_utc_has_is_refused(time, hours):
+    """Of a source that keeps text or a number, the conversion was an error of its own."""
+    with datastream.open("memory:") as store:
+        with pytest.raises(InvalidValue, match="updated_at of 'k'"):
+            store.put("k", 1, updated_at=time.replace(tzinfo=timezone(timedelta(hours=hours))))
+        assert "k" not in store
