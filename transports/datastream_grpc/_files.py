@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from datastream import DatastreamError
+
+log = logging.getLogger("datastream.grpc")
 
 
 class _Read(NamedTuple):
@@ -30,14 +33,19 @@ class WatchedFile:
         self.path = Path(path).absolute()
         self._what = what
         self._read = self._now(None)
+        self._is_lost = False
 
     def data(self) -> bytes:
         """What the file holds; while it cannot be read, what it held last."""
         try:
             self._read = self._now(self._read)
-        except DatastreamError:
+        except DatastreamError as error:
             # Just being replaced, or lost: that must not end what runs.
-            return self._read.data
+            if not self._is_lost:
+                self._is_lost = True
+                log.warning("%s; what it held last stands", error)
+        else:
+            self._is_lost = False
         return self._read.data
 
     def _now(self, before: _Read | None) -> _Read:
