@@ -114,15 +114,29 @@ async def test_one_that_hangs_keeps_its_place_for_a_while():
 
 
 @told
-async def test_of_those_who_wait_one_that_has_fewest_is_next():
+async def test_those_who_wait_take_turns():
     reading = Reading()
     tasks = [reading.begin(name, peer) for name in "ab" for peer in range(4)]
     await settled()
     assert reading.running == {"a": 4, "b": 4}
-    tasks += [reading.begin(name, peer) for name in "ac" for peer in range(4, 8)]
+    tasks += [reading.begin(name, peer) for name in "abc" for peer in range(10) for _ in range(10)]
     reading.gate.set()
     await asyncio.gather(*tasks)
-    assert "c" in reading.begun[8:10]
+    following = reading.begun[8:]
+    assert set(following[:9]) == set("abc")
+    assert all(following[:90].count(name) >= 25 for name in "abc")
+
+
+@told
+async def test_who_is_next_is_found_among_very_many_that_wait():
+    reading = Reading()
+    looked = []
+    may = reading.reads._may
+    reading.reads._may = lambda of: looked.append(of) or may(of)
+    tasks = [reading.begin("a", peer) for peer in range(1_000)]
+    reading.gate.set()
+    await asyncio.gather(*tasks)
+    assert len(looked) < 10 * len(tasks)
 
 
 @told

@@ -27,8 +27,8 @@ class LongReads:
         self._free = PLACES
         # Of principals, and of each on one connection: a proxy's may be of several.
         self._running: Counter[str | Whose] = Counter()
-        # Who was served last comes last.
-        self._waiting: dict[Whose, deque[asyncio.Future[None]]] = {}
+        # Of each principal by connection; at both, who was served last comes last.
+        self._waiting: dict[str, dict[Whose, deque[asyncio.Future[None]]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def read(self, principal: Principal, make: Callable[[], Awaitable[T]]) -> T:
@@ -69,7 +69,7 @@ class LongReads:
             self._count(of, 1)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(of, deque()).append(turn)
+        self._waiting.setdefault(of.who, {}).setdefault(of, deque()).append(turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -81,19 +81,33 @@ class LongReads:
     def _leave(self, of: Whose) -> None:
         self._count(of, -1)
         while (following := self._next()) is not None:
-            turns = self._waiting.pop(following)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[following] = turns
+            turn = self._turn_of(following)
             if not turn.done():
                 self._count(following, 1)
                 turn.set_result(None)
 
     def _next(self) -> Whose | None:
-        """Who is to have a place: of those that may, one that has fewest."""
-        running = self._running
-        able = filter(self._may, self._waiting)
-        return min(able, key=lambda of: (running[of.who], running[of]), default=None)
+        """Who is to have a place; few are looked at, since few can have all that they may."""
+        for who, connections in self._waiting.items():
+            if self._free <= 0:
+                break
+            if self._running[who] >= OF_PRINCIPAL:
+                continue
+            for of in connections:
+                if self._may(of):
+                    return of
+        return None
+
+    def _turn_of(self, of: Whose) -> asyncio.Future[None]:
+        """Whose turn it is of those that wait, who are the last then."""
+        connections = self._waiting.pop(of.who)
+        turns = connections.pop(of)
+        turn = turns.popleft()
+        if turns:
+            connections[of] = turns
+        if connections:
+            self._waiting[of.who] = connections
+        return turn
 
     def _may(self, of: Whose) -> bool:
         running = self._running
