@@ -69,6 +69,8 @@ class Ledger:
         self._written: set[str] = set()
         # What an earlier process may have written last, or others since.
         self._unsure: frozenset[str] = frozenset()
+        # What this one has decided, and looks at once more: its own, if it is as it was left.
+        self._doubted: set[str] = set()
         # Keys and hashes of values whose writes failed: they may have been stored all the same.
         self._tried: set[tuple[str, int]] = set()
 
@@ -114,7 +116,7 @@ class Ledger:
         self.take_in(plan)
         if len(plan.extra) <= MOST_EXTRA:
             self.theirs |= plan.extra
-        for keys in (self._written, self.suspects, self.judged):
+        for keys in (self._written, self.suspects, self.judged, self._doubted):
             keys.clear()
         for known in (self._target.left, self._target.refused, self._target.altered):
             known.clear()
@@ -155,7 +157,7 @@ class Ledger:
     @property
     def not_ours(self) -> set[str]:
         """Keys that a comparison has to take for somebody else's if they differ."""
-        return self.theirs | (self.suspects - self._unsure)
+        return self.theirs | (self.suspects - self._unsure - self._doubted)
 
     def suspect(self, batch: Batch) -> None:
         """Find keys of the target that are not as they were left."""
@@ -251,12 +253,13 @@ class Ledger:
         self.suspects.difference_update(keys)
         self._written.difference_update(keys)
         self._unsure = self._unsure.difference(keys)
+        self._doubted.difference_update(keys)
         self.is_saved = False
 
     def doubt(self) -> bool:
         """The watches have shown all: suspect what was decided before; False if there is none."""
         doubted, self.judged = self.judged - self.theirs - self._target.refused.keys(), set()
-        self._unsure |= doubted
+        self._doubted |= doubted
         self.suspects |= doubted
         self.is_saved &= not doubted
         return bool(doubted)
@@ -291,8 +294,12 @@ class Ledger:
         return found.key in self._target.refused and is_as_it_was
 
     def _may_be_ours(self, found: Conflict) -> bool:
-        """Whether the mirror may have written what the target holds, without learning of it."""
-        return found.key in self._unsure or (found.key, _hash(found.target)) in self._tried
+        """Whether the mirror may have written what the target holds."""
+        key, left = found.key, self._target.left
+        if key in self._unsure or (key, _hash(found.target)) in self._tried:
+            return True
+        is_as_it_was = key not in left or self._target.is_as_left(key, found.target)
+        return key in self._doubted and is_as_it_was
 
     # What is written here.
 
@@ -411,7 +418,7 @@ class Ledger:
         """The progress with all that a later process needs."""
         is_short = len(self._written) + len(self._target.refused) <= MOST_WRITTEN
         # A later process must know in any case which suspects may be the mirror's own.
-        written = self.judged | (self.suspects & self._unsure)
+        written = self.judged | (self.suspects & (self._unsure | self._doubted))
         if is_short:
             written |= self._written
         return progress._replace(

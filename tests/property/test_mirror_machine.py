@@ -146,6 +146,10 @@ class MirrorMachine(RuleBasedStateMachine):
         now = {key: self.have.get(key) for key in self.touched}
         return {k for k, v in now.items() if v not in (self.want.get(k), self.before.get(k))}
 
+    def leave_to_others(self):
+        changed = {k for k in self.touched if self.have.get(k) != self.before.get(k)}
+        self.theirs = (self.theirs - changed) | self.written_by_others()
+
     def held(self, side):
         entries = self.beside[side].snapshot().items()
         return {key: e.value for key, e in entries if not key.startswith("_datastream/")}
@@ -182,8 +186,7 @@ class TargetWins(MirrorMachine):
     on_conflict = "target"
 
     def decide(self):
-        changed = {k for k in self.touched if self.have.get(k) != self.before.get(k)}
-        self.theirs = (self.theirs - changed) | self.written_by_others()
+        self.leave_to_others()
 
 
 class Refuses(MirrorMachine):
@@ -198,7 +201,35 @@ class Refuses(MirrorMachine):
         return any(self.have.get(key) != self.want.get(key) for key in self.touched)
 
 
+class ChangesItsMind(Refuses):
+    """Each start may have another rule: what was left to others is decided anew."""
+
+    @rule(crash=st.booleans(), on_conflict=st.sampled_from((None, "source", "target")))
+    def restart_with_another_rule(self, crash, on_conflict):
+        self.stop(crash)
+        self.on_conflict = on_conflict
+        self.start()
+
+    def decide(self):
+        if self.on_conflict == "target":
+            self.leave_to_others()
+        elif self.on_conflict == "source":
+            self.touched.clear()
+            self.theirs.clear()
+
+    def refuses(self):
+        if self.on_conflict is not None:
+            return False
+        left = any(self.have.get(key) != self.want.get(key) for key in self.theirs)
+        if not left:
+            self.theirs.clear()
+        return left or super().refuses()
+
+    def may_refuse(self):
+        return self.on_conflict is None and super().may_refuse()
+
+
 @pytest.mark.timeout(300)
-@searched((SourceWins, 40, 20), (TargetWins, 40, 20), (Refuses, 40, 20))
+@searched((SourceWins, 40, 20), (TargetWins, 40, 20), (Refuses, 40, 20), (ChangesItsMind, 40, 20))
 def test_mirror_machine(machine, examples, steps):
     search(machine, examples, steps)

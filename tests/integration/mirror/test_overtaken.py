@@ -154,3 +154,30 @@ def test_what_others_write_after_a_mirror_was_closed_in_the_midst_is_theirs(
         with pytest.raises(DatastreamError, match="'a', which others wrote"):
             running.flush(LONG)
     assert values(other) == {"a": "theirs"}
+
+
+def test_what_others_write_while_a_decision_is_looked_at_once_more_is_theirs(
+    source, overtaken, other
+):
+    asked = []
+
+    def decide(conflict):
+        asked.append(conflict.target.value)
+        return "source" if len(asked) == 1 else "target"
+
+    source["a"] = "ours"
+    with mirror(source, overtaken, on_conflict=decide) as running:
+        assert running.flush(LONG)
+        doubt = running._worker.ledger.doubt
+
+        def doubt_and_be_late():
+            doubted = doubt()
+            if doubted and len(asked) == 1:
+                other["a"] = "second"
+            return doubted
+
+        running._worker.ledger.doubt = doubt_and_be_late
+        other["a"] = "first"
+        assert running.flush(LONG)
+    assert asked == [b"first", b"second"]
+    assert values(other) == {"a": "second"}
