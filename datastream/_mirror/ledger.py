@@ -69,6 +69,8 @@ class Ledger:
         self._written: set[str] = set()
         # What an earlier process may have written last, or others since.
         self._unsure: frozenset[str] = frozenset()
+        # What an earlier process could not write, and this one has not tried.
+        self._untried: set[str] = set()
         # What this one has decided, and looks at once more: its own, if it is as it was left.
         self._doubted: set[str] = set()
         # Keys and hashes of values whose writes failed: they may have been stored all the same.
@@ -100,6 +102,7 @@ class Ledger:
             self.suspects |= {*kept.suspects, *kept.written}
             self._written = set(kept.written)
             self._unsure = frozenset(kept.written)
+            self._untried = set(kept.refused)
             self._was_exact, self._was_pruned = kept.is_exact, kept.is_pruned
         self._kept_marks = self._marks
         self._loaded = True
@@ -116,7 +119,7 @@ class Ledger:
         self.take_in(plan)
         if len(plan.extra) <= MOST_EXTRA:
             self.theirs |= plan.extra
-        for keys in (self._written, self.suspects, self.judged, self._doubted):
+        for keys in (self._written, self.suspects, self.judged, self._doubted, self._untried):
             keys.clear()
         for known in (self._target.left, self._target.refused, self._target.altered):
             known.clear()
@@ -195,7 +198,7 @@ class Ledger:
 
     def try_again(self) -> None:
         """What the target could not hold until now is looked at, unless others wrote it since."""
-        refused = set(self.progress.refused) - self.suspects
+        refused, self._untried = self._untried - self.suspects, set()
         self.suspects |= refused
         self._unsure |= refused
 
@@ -416,7 +419,8 @@ class Ledger:
 
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
-        is_short = len(self._written) + len(self._target.refused) <= MOST_WRITTEN
+        refused = self._untried | self._target.refused.keys()
+        is_short = len(self._written) + len(refused) <= MOST_WRITTEN
         # A later process must know in any case which suspects may be the mirror's own.
         written = self.judged | (self.suspects & (self._unsure | self._doubted))
         if is_short:
@@ -427,7 +431,7 @@ class Ledger:
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
             is_exact=self._is_exact,
-            refused=tuple(sorted(self._target.refused)) if is_short else (),
+            refused=tuple(sorted(refused)) if is_short else (),
             is_pruned=self._was_pruned and self._rules.delete,
         )
 

@@ -174,9 +174,8 @@ def as_found(writes: Iterable[Write], there: Mapping[str, Entry]) -> list[Write]
 
 
 def is_expected(write: Write, found: Entry | None) -> bool:
-    """Whether a key is as its write expects it, or as it leaves it."""
-    value = None if found is None else found.value
-    return write.expect == _revision_of(found) or write.value == value
+    """Whether a key is as its write expects it."""
+    return write.expect == _revision_of(found)
 
 
 def _revision_of(entry: Entry | None) -> str:

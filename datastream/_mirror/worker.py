@@ -513,15 +513,15 @@ class Worker:
 
     def _suspect_overtaken(self, work: Work, writes: Sequence[Write]) -> bool:
         """Others have written a key of a batch just now; False if nobody has."""
-        keys = {write.key for write in writes}
+        changed = writes
         if work.is_first:
             # Which ones is known, so that both stores are compared anew.
-            there = self._read_target(keys)
-            keys = {w.key for w in writes if not is_expected(w, there.get(w.key))}
+            there = self._read_target({write.key for write in writes})
+            changed = [write for write in writes if not is_expected(write, there.get(write.key))]
             self._ledger.forget_intended(writes)
             self._joined = self._resumes = False
-        self._ledger.suspects |= keys
-        return bool(keys)
+        self._ledger.suspects.update(write.key for write in changed)
+        return bool(changed)
 
     @property
     def _expects(self) -> bool:

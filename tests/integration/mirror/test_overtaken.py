@@ -181,3 +181,14 @@ def test_what_others_write_while_a_decision_is_looked_at_once_more_is_theirs(
         assert running.flush(LONG)
     assert asked == [b"first", b"second"]
     assert values(other) == {"a": "second"}
+
+
+def test_what_others_remove_while_both_are_compared_is_no_trouble(source, overtaken, other):
+    source.put_many({"a": 1, "b": 1})
+    with mirror(source, overtaken, delete=False) as running:
+        assert running.flush(LONG)
+    del source["b"]
+    overtaken._source.faster = lambda: other.delete("b")
+    with mirror(source, overtaken) as running:
+        assert running.flush(LONG)
+    assert values(other) == {"a": 1}

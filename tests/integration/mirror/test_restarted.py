@@ -175,6 +175,17 @@ def test_what_could_not_be_held_is_named_by_a_mirror_that_was_killed_in_the_mids
     assert list(run(source, words)) == ["a"]
 
 
+def test_what_could_not_be_held_is_not_forgotten_by_a_mirror_that_refuses_to_begin(
+    source, words, other
+):
+    source.put_many({"a": 1, "b": "two"})
+    assert list(run(source, words, delete=False)) == ["a"]
+    other["b"] = "theirs"
+    with mirror(source, words) as running, pytest.raises(DatastreamError, match="others wrote"):
+        running.flush(LONG)
+    assert list(run(source, words, on_conflict="target", delete=False)) == ["a"]
+
+
 @pytest.mark.parametrize("deletes", [True, False])
 @pytest.mark.parametrize("others", [True, False])
 def test_what_the_source_has_removed_is_not_said_to_be_refused(
