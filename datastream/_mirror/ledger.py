@@ -267,6 +267,11 @@ class Ledger:
         self.is_saved &= not doubted
         return bool(doubted)
 
+    def doubt_refused(self) -> None:
+        """There may be room now for what the target could not hold."""
+        self._doubted.update(self._target.refused)
+        self.suspects.update(self._target.refused)
+
     def take_in(self, plan: Plan) -> None:
         """Take in who keeps which keys."""
         self.conflicts += len(plan.theirs - self.theirs)

@@ -508,7 +508,7 @@ class Worker:
         self._target.forget_gone(planned)
         if has_deletes(writes):
             # They may have made room for what the target could not hold.
-            ledger.suspects.update(self._target.refused)
+            ledger.doubt_refused()
         ledger.wrote(after, with_place=place is not None)
 
     def _suspect_overtaken(self, work: Work, writes: Sequence[Write]) -> bool:

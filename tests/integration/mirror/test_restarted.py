@@ -4,6 +4,7 @@ import pytest
 
 from datastream import DatastreamError, InvalidValue, State, Store, mirror
 from datastream.sources.memory import MemorySource
+from tests.integration._programs.tools import eventually
 from tests.integration.mirror.tools import values
 
 LONG = 30
@@ -184,6 +185,19 @@ def test_what_could_not_be_held_is_not_forgotten_by_a_mirror_that_refuses_to_beg
     with mirror(source, words) as running, pytest.raises(DatastreamError, match="others wrote"):
         running.flush(LONG)
     assert list(run(source, words, on_conflict="target", delete=False)) == ["a"]
+
+
+def test_what_could_not_be_held_is_nobody_elses_where_a_mirror_was_closed_before_it_tried_again(
+    source, words
+):
+    source.put_many({"a": 1, "b": "two", "c": "three"})
+    with mirror(source, words) as running:
+        assert running.flush(LONG)
+        running._worker._look_at_suspects = running.close
+        # It makes room.
+        del source["b"]
+        eventually(lambda: running.status.current.state is State.CLOSED, "it ends")
+    assert list(run(source, words, on_conflict="target")) == ["a"]
 
 
 @pytest.mark.parametrize("deletes", [True, False])
