@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from datastream_grpc._follow import Line
 from datastream_grpc._outgoing import ClientLeft
-from datastream_grpc._sender import TOGETHER, Ready, Sender
+from datastream_grpc._sender import FEW, TOGETHER, Ready, Sender
 
 from datastream import Batch, Entry
 from datastream.aio import Inbox, Overflow
@@ -260,13 +260,13 @@ def test_very_many_that_begin_to_write_let_the_loop_run_in_between():
 
     async def use():
         many, ready = Many(), Ready(asyncio.get_running_loop())
-        for _ in range(3 * TOGETHER + 1):
+        for _ in range(FEW + 2 * TOGETHER):
             ready.add(many)
         seen = []
-        while many.made < 3 * TOGETHER + 1:
+        while many.made < FEW + 2 * TOGETHER:
             await asyncio.sleep(0)
             seen.append(many.made)
-        assert [made for made in seen if made] == [TOGETHER * n for n in (1, 2, 3)] + [many.made]
+        assert [made for made in seen if made] == [TOGETHER, 2 * TOGETHER, many.made]
 
     asyncio.run(asyncio.wait_for(use(), TIMEOUT))
 

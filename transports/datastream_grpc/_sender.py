@@ -18,10 +18,11 @@ from datastream_grpc._telemetry import Metrics
 
 SLICE = 0.005
 """Seconds after which senders let other callbacks of the loop run."""
-TOGETHER = 128
-"""Senders that begin to write before the loop looks which writes have ended. What a write consists
-of is then mostly taken from what another one has just freed; of a thousand that begin at once,
-Python's garbage collector would look at everything there is, several times."""
+FEW, TOGETHER = 128, 32
+"""Senders that all begin to write before the loop looks which writes have ended; and how many do
+where there are more. What a write consists of is then mostly taken from what another one has just
+freed; of a thousand that begin at once, Python's garbage collector would look at everything there
+is, several times."""
 
 Write: TypeAlias = Generator["asyncio.Future[Any] | None", None, None]
 """Yields what gRPC's writes await, and None where there is nothing to write."""
@@ -75,9 +76,8 @@ class Ready:
         self._is_scheduled = False
         self._thread = get_ident()
         steps, until = self._steps, monotonic() + SLICE
-        for _ in range(TOGETHER):
-            if not steps:
-                return
+        waiting = len(steps)
+        for _ in range(waiting if waiting <= FEW else TOGETHER):
             steps.popleft().step()
             if monotonic() > until:
                 break
