@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 import datastream
 from datastream import Difference, Entry
-from datastream.cli._exit import say
+from datastream.cli._exit import failing_with, say
 from datastream.cli._open import open_existing
 from datastream.cli._output import (
     as_json,
@@ -25,6 +26,8 @@ from datastream.cli._progress import progress
 from datastream.cli._select import keys_argument, left_out, selection, url_argument
 
 MARKS = {"only_a": "-", "only_b": "+", "changed": "~"}
+TROUBLE = 2
+"""The exit code of a comparison that failed, as of diff(1)."""
 STYLES = {"only_a": "red", "only_b": "green", "changed": "yellow"}
 
 
@@ -35,7 +38,11 @@ STYLES = {"only_a": "red", "only_b": "green", "changed": "yellow"}
 @selection
 @prefix_options
 @click.option("--keys-only", is_flag=True, help="Just the mark and the key.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if they differ.")
+@click.option(
+    "--exit-code",
+    is_flag=True,
+    help="Exit with 1 if they differ, with 2 if not all could be compared.",
+)
 @json_option
 def diff(
     url: str,
@@ -57,10 +64,11 @@ def diff(
     With --from-prefix A and --to-prefix B, B/x in OTHER stands for A/x in URL.
     """
     show = _json_line if json_lines else _mark_and_key if keys_only else _plain_line
-    found = 0
+    code = 0
     both = taken(prefixes)
     keys = selected(keys, match, both)
     with (
+        failing_with(TROUBLE) if exit_code else nullcontext(),
         open_existing(url) as a,
         open_existing(other) as there,
         in_words_of_first(there, both) as b,
@@ -68,12 +76,13 @@ def diff(
         datastream.diff(a, b, *keys, match=match, exclude=exclude) as differences,
     ):
         for difference in differences:
-            found += 1
+            code = 1
             _print(difference, show, in_colour=not json_lines)
         if differences.unread:
+            code = TROUBLE
             say(left_out(differences.unread))
-    if exit_code and found:
-        raise SystemExit(1)
+    if exit_code and code:
+        raise SystemExit(code)
 
 
 def _print(difference: Difference, show: Callable[[Difference], str], *, in_colour: bool) -> None:

@@ -6,8 +6,8 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -20,6 +20,8 @@ from datastream.errors import presentable, shown
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TERMINATED = 128 + signal.SIGTERM
+FAULTS = (DatastreamError, ImportError, OSError)
+"""What users can run into."""
 
 
 def exit_code(work: Callable[[], object]) -> int:
@@ -31,7 +33,7 @@ def exit_code(work: Callable[[], object]) -> int:
         code = code_of_signal() or INTERRUPTED
     except BrokenPipeError:
         code = 0
-    except (DatastreamError, ImportError, OSError) as error:
+    except FAULTS as error:
         code = code_of_signal() or 1
         if code == 1:
             say(_reason(error))
@@ -40,6 +42,20 @@ def exit_code(work: Callable[[], object]) -> int:
         click.echo(err=True)
     _discard_output()
     return code
+
+
+@contextmanager
+def failing_with(code: int) -> Iterator[None]:
+    """End the command with `code` where it would end with 1, as that says something else."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except FAULTS as error:
+        if code_of_signal():
+            raise
+        say(_reason(error))
+        raise SystemExit(code) from error
 
 
 def _reason(error: Exception) -> str:

@@ -479,6 +479,20 @@ def test_an_export_replaces_no_pipe_and_no_link(url: str, tmp_path: Path) -> Non
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".part")]
 
 
+def test_a_comparison_that_fails_exits_otherwise_than_one_that_finds_something(
+    url: str, other: str
+) -> None:
+    run("cp", url, other)
+    assert run("diff", url, other, "--exit-code").exit_code == 0
+    run("rm", other, "a")
+    assert run("diff", url, other, "--exit-code").exit_code == 1
+    missing = f"{other}.none"
+    failed = run("diff", url, missing, "--exit-code")
+    assert failed.exit_code == 2
+    assert ".none" in failed.stderr
+    assert run("diff", url, missing).exit_code == 1
+
+
 def test_a_mirror_is_made_once_and_tried_before(url: str, other: str) -> None:
     run("put", other, "a", "1")
     planned = run("mirror", url, other, "--dry-run")

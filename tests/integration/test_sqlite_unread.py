@@ -9,6 +9,7 @@ import datastream
 from datastream import Operation
 from datastream.errors import DatastreamError, Unreadable
 from datastream.testing import Recorder
+from tests.integration.command_line import run
 
 PAGE = 4096
 LARGE = b"X" * (4 * PAGE)
@@ -109,3 +110,14 @@ def test_a_view_that_no_row_can_be_read_of_for_its_table_is_gone_fails(path, db)
         with pytest.raises(DatastreamError, match="no such table"):
             store.snapshot()
         assert recorder.live == []
+
+
+def test_a_comparison_without_some_rows_does_not_say_that_all_is_equal(path, tmp_path):
+    other = tmp_path / "other.db"
+    for each in (path, other):
+        with datastream.open(f"sqlite:{each}") as store:
+            store.put_many({"a": "1", "large": LARGE})
+        break_large(each)
+    compared = run("diff", f"sqlite:{path}", f"sqlite:{other}", "--exit-code")
+    assert compared.exit_code == 2
+    assert "'large' cannot be read" in compared.stderr
