@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -229,6 +230,15 @@ def test_a_command_gets_each_change(url: str, start: Start, tmp_path: Path) -> N
     assert (tmp_path / "log").read_text() == "PUT key\nfirst; exit 3DELETE key\n"
 
 
+@pytest.fixture
+def with_hangups() -> Iterator[None]:
+    """Programs are started as by a terminal, also where ``nohup`` runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("with_hangups")
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP)],

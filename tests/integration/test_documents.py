@@ -346,17 +346,19 @@ def test_writers_of_different_leaves_lose_nothing(file):
 def test_only_the_directory_of_a_document_is_watched(file, monkeypatch):
     from datastream.sources._common import wake
 
-    asked = []
+    asked, has_begun = [], threading.Event()
     original = wake.FileNotifications.__init__
 
     def spied(self, paths, *, recursive=True, **options):
         asked.append(recursive)
         original(self, paths, recursive=recursive, **options)
+        has_begun.set()
 
     monkeypatch.setattr(wake.FileNotifications, "__init__", spied)
     path, store = file("s.toml", TOML)
     recorder = Recorder(store)
     recorder.wait_ready()
+    assert has_begun.wait(TIMEOUT)
     path.write_text(TOML.replace("live", "new"))
     recorder.wait(lambda r: r.state["title"] == b"new")
     assert set(asked) == {False}
