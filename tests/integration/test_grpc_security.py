@@ -363,6 +363,51 @@ def test_streams_end_whose_token_is_taken_out_of_the_file(stack, store, tmp_path
     assert kept.status.current.state is State.READY
 
 
+@pytest.mark.usefixtures("looks_often")
+def test_a_stream_whose_request_comes_after_its_token_was_revoked_is_refused(
+    stack, store, tmp_path, monkeypatch
+):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("ada first\neve second\n")
+    server = serving(stack, store, tokens=tokens)
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    one = pb.DataRequest(keys=["k"]).SerializeToString()
+    asks, has_passed = threading.Event(), threading.Semaphore(0)
+    stack.callback(asks.set)
+    around = _revoking.Revoking.around
+    monkeypatch.setattr(
+        _revoking.Revoking,
+        "around",
+        lambda *given: has_passed.release() or around(*given),
+    )
+
+    def begun(token, requests):
+        # On the wire, a request that is a stream is one like any other.
+        metadata = (("authorization", f"Bearer {token}"),)
+        subscribe = channel.stream_stream("/datastream.DataService/Subscribe")
+        stream = subscribe(requests, metadata=metadata, timeout=TIMEOUT)
+        assert has_passed.acquire(timeout=TIMEOUT)
+        return stream
+
+    def later():
+        asks.wait(TIMEOUT)
+        yield one
+
+    kept, gone = begun("first", iter([one])), begun("second", iter([one]))
+    for stream in (kept, gone):
+        next(stream)
+    late = begun("second", later())
+    tokens.write_text("ada first\n")
+    with pytest.raises(grpc.RpcError):
+        next(gone)
+    asks.set()
+    with pytest.raises(grpc.RpcError) as error:
+        next(late)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    store["k"] = 2
+    next(kept)
+
+
 def test_a_watch_needs_a_token_and_the_health_none(stack, store):
     asked = []
     server = serving(stack, store, tokens=lambda token: asked.append(token) or token == "right")

@@ -47,7 +47,9 @@ class Revoking:
 
         async def answer(request: Any, context: Any) -> None:
             task = asyncio.current_task()
-            if task is None:
+            if task is None or not self._counts(proof):
+                # Its request may have come long after its token was looked at.
+                await self._refuse(context)
                 return
             self._begin(task, proof)
             try:
@@ -61,6 +63,9 @@ class Revoking:
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(answer, handler.request_deserializer, handler.response_serializer)
+
+    def _counts(self, proof: Proof) -> bool:
+        return self._names().get(proof.token) == proof.name
 
     def _begin(self, task: asyncio.Task[Any], proof: Proof) -> None:
         self._running[task] = proof
