@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import datastream_grpc
 import grpc
@@ -183,6 +186,30 @@ def test_what_no_stream_is_sent_any_more_is_not_held(monkeypatch):
     assert len(state._entries) <= 50
     again = read("deaf")
     assert all(a is b for a, b in zip(deaf.entries, again.entries, strict=True))
+
+
+@pytest.fixture
+def switches_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("switches_often")
+def test_several_threads_share_a_state_while_it_is_looked_through(monkeypatch):
+    monkeypatch.setattr(_outgoing, "LEAST_HELD", 1)
+    state, number = _State(), 10_000
+
+    def read(name):
+        held = deque(maxlen=200)
+        for n in range(number):
+            entries = tuple(Entry(f"{name}/{n % m}", b"", "bytes", None, str(n)) for m in (5, 7))
+            held.append(state.shared(Batch(entries, "cursor", initial=True)))
+        return len(held)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(read, "abcdef")) == [200] * 6
 
 
 def test_messages_are_small_so_that_few_bytes_wait_for_a_client():

@@ -211,7 +211,8 @@ class _State:
 
     def _forget(self) -> None:
         """Drop what nobody is sent any more: a client that does not read may keep this for ever."""
-        batches = list(self._batches.values())
+        # Not `values`: another thread may add one meanwhile.
+        batches = [batch for find in self._batches.valuerefs() if (batch := find()) is not None]
         self._entries = {entry.key: entry for batch in batches for entry in batch.entries}
         self._most = max(LEAST_HELD, 2 * len(self._entries))
 
