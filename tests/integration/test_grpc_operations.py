@@ -184,12 +184,14 @@ class Slow(MemorySource):
     def __init__(self):
         super().__init__()
         self.go_on = threading.Event()
+        self.reads = threading.Event()
 
     def get(self, key):
         self.go_on.wait(TIMEOUT)
         return super().get(key)
 
     def read(self, selection, since):
+        self.reads.set()
         self.go_on.wait(TIMEOUT)
         return super().read(selection, since)
 
@@ -210,6 +212,30 @@ def test_a_deadline_ends_a_call_and_is_logged_with_its_peer(stack, caplog):
     # It is waited for no more, and nothing is left of it.
     source.go_on.set()
     assert call(request, timeout=TIMEOUT)
+
+
+def test_a_read_of_many_keys_that_runs_has_the_grace_to_end(stack):
+    source = Slow()
+    source.go_on.set()
+    store = stack.enter_context(Store(source))
+    stack.callback(source.go_on.set)
+    store["k"] = 1
+    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0"))
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    watch = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=TIMEOUT)
+    next(watch)
+    source.go_on.clear()
+    source.reads.clear()
+    reading = channel.unary_unary(f"{SERVICE}/Sync").future(b"", timeout=TIMEOUT)
+    assert source.reads.wait(TIMEOUT)
+    stopping = threading.Thread(target=server.stop, args=(TIMEOUT,))
+    stopping.start()
+    # Once its end is told, all streams have ended.
+    with pytest.raises(grpc.RpcError):
+        list(watch)
+    source.go_on.set()
+    assert list(pb.DataResponse.FromString(reading.result()).data) == ["k"]
+    stopping.join()
 
 
 def test_a_health_check_follows_the_store(stack):

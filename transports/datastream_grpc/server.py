@@ -290,9 +290,10 @@ class _Inner:
             self._looking.cancel()
         self._health.stop()
         await self._servicer.streams.stop()
-        await self._servicer.long_reads.stop()
         if self._server is not None:
             await self._server.stop(grace)
+        # Only now: others than those that were given up have their grace.
+        await self._servicer.long_reads.stop()
 
     def _follow_status(self) -> None:
         loop = asyncio.get_running_loop()
