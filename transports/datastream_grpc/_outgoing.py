@@ -15,7 +15,7 @@ from datastream import Batch, Entry
 from datastream.aio import AsyncWatch
 from datastream_grpc import _convert
 from datastream_grpc._long_reads import LongReads
-from datastream_grpc._principal import Principal
+from datastream_grpc._principal import Principal, host_or_name
 from datastream_grpc._turns import in_turn
 
 KEPT_BATCHES = 16
@@ -69,21 +69,23 @@ class Outgoing:
         # Likewise, each with its entry.
         self._parts: dict[int, tuple[Entry, bytes]] = {}
         self._state: Callable[[], _State | None] = lambda: None
-        self._joins: WeakValueDictionary[Asked, asyncio.Lock] = WeakValueDictionary()
+        # Of a principal, which may have to wait for a place; "" where none is needed.
+        self._joins: WeakValueDictionary[tuple[Asked, str], asyncio.Lock] = WeakValueDictionary()
 
     async def first(
         self, watch: AsyncWatch[Batch], asked: Asked, principal: Principal | None
     ) -> Batch | None:
         """Subscribe a watch: its state; None if that is not there yet.
 
-        Of one selection, one at a time: those that begin together would each hold a state of its
-        own until it is shared. One that takes long, as where a backend hangs, keeps the next for
-        `JOIN_ALONE` seconds.
+        Of one selection and principal, one at a time: those that begin together would each hold a
+        state of its own until it is shared. One that takes long, as where a backend hangs, keeps
+        the next for `JOIN_ALONE` seconds.
 
         Args:
             principal: whose watch it is; None if its state is small.
         """
-        lock = self._joins.setdefault(asked, asyncio.Lock())
+        who = "" if principal is None else host_or_name(principal)
+        lock = self._joins.setdefault((asked, who), asyncio.Lock())
         async with in_turn(lock, JOIN_ALONE):
             if principal is None:
                 return await self._first(watch)
