@@ -13,8 +13,8 @@ from datastream_grpc._principal import Principal
 
 SETTLED = 10
 """Turns of the loop after which whatever could begin has begun."""
-SEVERAL = OF_CONNECTION + 3
-"""Reads of one connection that are not all made at the same time."""
+SEVERAL = OF_PRINCIPAL + 3
+"""Reads of one principal that are not all made at the same time."""
 
 
 class Reading:
@@ -30,7 +30,7 @@ class Reading:
         async def make():
             self.begun.append(name)
             self.running[name] += 1
-            if len(self.begun) == SEVERAL:
+            if len(self.begun) == PLACES + OF_PRINCIPAL:
                 self.all_begun.set()
             try:
                 await self.gate.wait()
@@ -101,16 +101,21 @@ async def test_who_cancels_keeps_the_place_until_the_read_ends():
 
 
 @told
-async def test_one_that_hangs_keeps_its_place_for_a_while():
+async def test_those_that_hang_keep_places_from_their_own_principals_only():
     reading = Reading()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_long_reads, "ALONE", 0.01)
-        hanging = [reading.begin("a", 1) for _ in range(SEVERAL)]
+        hanging = [reading.begin(name, peer) for name in "ab" for peer in range(SEVERAL)]
+        others = [reading.begin("c", peer) for peer in range(OF_PRINCIPAL)]
         async with asyncio.timeout(10):
             await reading.all_begun.wait()
+    await settled()
+    assert reading.running == dict.fromkeys("abc", OF_PRINCIPAL)
     reading.gate.set()
-    await asyncio.gather(*hanging)
-    assert reading.reads._free == PLACES
+    assert await asyncio.gather(*hanging, *others) == ["a"] * SEVERAL + ["b"] * SEVERAL + [
+        "c"
+    ] * len(others)
+    assert (reading.reads._free, reading.reads._running) == (PLACES, {})
 
 
 @told

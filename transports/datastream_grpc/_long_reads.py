@@ -13,9 +13,9 @@ from datastream_grpc._principal import Principal, Whose, whose
 PLACES = 8
 """Reads at the same time: as many as leave cores and threads to all others."""
 OF_CONNECTION, OF_PRINCIPAL = 2, 4
-"""Of these, at most, for one connection, and for one principal."""
+"""At most, of one connection, and of one principal, however long each takes: a thread goes on."""
 ALONE = 5.0
-"""Seconds for which a read keeps its place, as where a backend hangs; the thread may go on."""
+"""Seconds after which others no longer wait for a read, as where a backend hangs."""
 
 T = TypeVar("T")
 
@@ -34,13 +34,13 @@ class LongReads:
     async def read(self, principal: Principal, make: Callable[[], Awaitable[T]]) -> T:
         """What `make` gives.
 
-        It goes on though the call is cancelled, and keeps its place: its thread goes on, too, and
+        It goes on though the call is cancelled, and counts as long: its thread goes on, too, and
         who cancels and asks again would have any number of them.
         """
         of = whose(principal)
         await self._take(of)
         place = ExitStack()
-        place.callback(self._leave, of)
+        place.callback(self._free_place)
         late = asyncio.get_running_loop().call_later(ALONE, place.close)
         reading = asyncio.ensure_future(_made(make))
         self._tasks.add(reading)
@@ -48,7 +48,10 @@ class LongReads:
         def ended(done: asyncio.Future[T]) -> None:
             self._tasks.discard(done)
             late.cancel()
+            self._count(of, -1)
             place.close()
+            # If it was late, its principal alone has waited for this.
+            self._serve()
             if not done.cancelled():
                 # Perhaps nobody else asks how it ended, and asyncio would print an error.
                 done.exception()
@@ -66,7 +69,7 @@ class LongReads:
     async def _take(self, of: Whose) -> None:
         # Who waits may not have the places that are free.
         if self._may(of):
-            self._count(of, 1)
+            self._begin(of)
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(of.who, {}).setdefault(of, deque()).append(turn)
@@ -75,19 +78,24 @@ class LongReads:
         except asyncio.CancelledError:
             if not turn.cancelled():
                 # It was given a place at the same moment.
-                self._leave(of)
+                self._count(of, -1)
+                self._free_place()
             raise
 
-    def _leave(self, of: Whose) -> None:
-        self._count(of, -1)
+    def _free_place(self) -> None:
+        self._free += 1
+        self._serve()
+
+    def _serve(self) -> None:
+        """Let those begin who may now."""
         while (following := self._next()) is not None:
             turn = self._turn_of(following)
             if not turn.done():
-                self._count(following, 1)
+                self._begin(following)
                 turn.set_result(None)
 
     def _next(self) -> Whose | None:
-        """Who is to have a place; few are looked at, since few can have all that they may."""
+        """Who is to have a place; few are looked at, since few have all that they may."""
         for who, connections in self._waiting.items():
             if self._free <= 0:
                 break
@@ -117,8 +125,11 @@ class LongReads:
             and (not of.connection or running[of] < OF_CONNECTION)
         )
 
+    def _begin(self, of: Whose) -> None:
+        self._free -= 1
+        self._count(of, 1)
+
     def _count(self, of: Whose, step: int) -> None:
-        self._free -= step
         for counted in (of.who, of):
             self._running[counted] += step
             if not self._running[counted]:
