@@ -160,6 +160,23 @@ async def test_a_turn_that_comes_with_the_cancellation_is_given_on():
 
 
 @told
+async def test_nothing_is_left_of_those_that_are_cancelled_while_they_wait():
+    reading = Reading()
+    held = [reading.begin("a", peer) for peer in range(OF_PRINCIPAL)]
+    waiting = [reading.begin("a", peer % 3) for peer in range(100)]
+    await settled()
+    last = waiting.pop()
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    (connections,) = reading.reads._waiting.values()
+    assert [len(turns) for turns in connections.values()] == [1]
+    reading.gate.set()
+    assert await asyncio.gather(*held, last) == ["a"] * (OF_PRINCIPAL + 1)
+    assert reading.reads._waiting == {}
+
+
+@told
 async def test_a_stop_waits_for_none():
     reading = Reading()
     given_up = reading.begin("a", 1)

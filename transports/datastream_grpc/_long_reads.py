@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from datastream_grpc._principal import Principal, Whose, whose
 
@@ -18,6 +18,8 @@ ALONE = 5.0
 """Seconds after which others no longer wait for a read, as where a backend hangs."""
 
 T = TypeVar("T")
+Turns: TypeAlias = "OrderedDict[asyncio.Future[None], None]"
+"""In the order in which they came; any of them may be taken back."""
 
 
 class LongReads:
@@ -28,7 +30,7 @@ class LongReads:
         # Of principals, and of each on one connection: a proxy's may be of several.
         self._running: Counter[str | Whose] = Counter()
         # Of each principal by connection; at both, who was served last comes last.
-        self._waiting: dict[str, dict[Whose, deque[asyncio.Future[None]]]] = {}
+        self._waiting: dict[str, dict[Whose, Turns]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def read(self, principal: Principal, make: Callable[[], Awaitable[T]]) -> T:
@@ -72,15 +74,28 @@ class LongReads:
             self._begin(of)
             return
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(of.who, {}).setdefault(of, deque()).append(turn)
+        self._waiting.setdefault(of.who, {}).setdefault(of, OrderedDict())[turn] = None
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():
+            if turn.cancelled():
+                self._take_back(of, turn)
+            else:
                 # It was given a place at the same moment.
                 self._count(of, -1)
                 self._free_place()
             raise
+
+    def _take_back(self, of: Whose, turn: asyncio.Future[None]) -> None:
+        connections = self._waiting.get(of.who, {})
+        turns = connections.get(of)
+        if turns is None or turn not in turns:
+            return
+        del turns[turn]
+        if not turns:
+            del connections[of]
+        if not connections:
+            del self._waiting[of.who]
 
     def _free_place(self) -> None:
         self._free += 1
@@ -110,7 +125,7 @@ class LongReads:
         """Whose turn it is of those that wait, who are the last then."""
         connections = self._waiting.pop(of.who)
         turns = connections.pop(of)
-        turn = turns.popleft()
+        turn, _ = turns.popitem(last=False)
         if turns:
             connections[of] = turns
         if connections:
