@@ -139,8 +139,8 @@ class PostgresSource(Source):
         connector = Connector(given, self._where)
         self._unread = Unread(self._where)
         self._polling = ""
-        self._is_polling_told = False
         """Why it polls; "" if it need not."""
+        self._is_polling_told = False
         self._pool = Pool(connector, self._where)
         self._listener = Listener(self._pool.connect)
         self._inspector = Inspector(self._wishes, self._where, self._pool.connect, self._unread)
