@@ -10,6 +10,7 @@ import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc._pb import service_pb2 as pb
+from datastream_grpc._writes import FEW_WRITES
 from google.protobuf.empty_pb2 import Empty
 
 from datastream import Store
@@ -47,15 +48,40 @@ def source():
     source.go.set()
 
 
+class Looking:
+    """Who may write what is looked up, which waits and is counted."""
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.go.set()
+        self.begun = 0
+
+    def __call__(self, principal, action, selection):
+        if action == "write" and selection.keys:
+            self.begun += 1
+            assert self.go.wait(2 * TIMEOUT)
+        return True
+
+
 @pytest.fixture
-def channel(stack, source):
+def looking():
+    looking = Looking()
+    yield looking
+    looking.go.set()
+
+
+@pytest.fixture
+def channel(stack, source, looking):
     # Closed last, when its writes go on.
     store = stack.enter_context(Store(source))
     limits = datastream_grpc.Limits(write_bytes=LIMIT)
-    server = stack.enter_context(datastream_grpc.serve(store, "127.0.0.1:0", limits=limits))
+    server = stack.enter_context(
+        datastream_grpc.serve(store, "127.0.0.1:0", limits=limits, authorize=looking)
+    )
     options = [("grpc.use_local_subchannel_pool", 1)]
     channel = stack.enter_context(grpc.insecure_channel(server.address, options))
     yield channel
+    looking.go.set()
     source.go.set()
 
 
@@ -95,6 +121,30 @@ def test_writes_of_clients_that_leave_are_bounded(source, channel, call):
     source.go.set()
     eventually(lambda: source.begun == 0, "all are done")
     eventually(lambda: call(channel, MOST).exception(TIMEOUT) is None, "there is room again")
+
+
+def write_many(channel, number):
+    items = [pb.WriteItem(data=pb.Data(key=f"{number}/{n}")) for n in range(FEW_WRITES)]
+    request = write_of(number)
+    request.writes.extend(items)
+    method = channel.unary_unary("/datastream.DataService/Write")
+    return method.future(request.SerializeToString(), timeout=TIMEOUT)
+
+
+def test_requests_of_many_writes_count_while_they_are_looked_at(source, channel, looking):
+    looking.go.clear()
+    for number in range(MOST):
+        gone = write_many(channel, number)
+        eventually(lambda count=number + 1: looking.begun == count, "it is looked at")
+        gone.cancel()
+    refused = write_many(channel, MOST).exception(TIMEOUT)
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "under way" in refused.details()
+    looking.go.set()
+    eventually(lambda: source.begun == MOST, "they have begun")
+    assert write_many(channel, MOST).exception(TIMEOUT).code() is refused.code()
+    source.go.set()
+    eventually(lambda: write_many(channel, MOST).exception(TIMEOUT) is None, "there is room again")
 
 
 def test_a_push_waits_for_room(source, channel):

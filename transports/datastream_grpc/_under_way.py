@@ -78,10 +78,12 @@ class Room:
         self._who = who
         self._size = size
         self._is_held = False
+        self._running = 0
 
     def hold(self, write: asyncio.Future[Any]) -> None:
-        """Keep it until a write is done."""
+        """Keep it until a write is done, and every other one for which it is kept."""
         self._is_held = True
+        self._running += 1
         write.add_done_callback(self._over)
 
     def leave(self) -> None:
@@ -90,7 +92,9 @@ class Room:
             self._give_back()
 
     def _over(self, write: asyncio.Future[Any]) -> None:
-        self._give_back()
+        self._running -= 1
+        if not self._running:
+            self._give_back()
         if not write.cancelled():
             # Its client may have left: nobody else asks how it ended, and asyncio would print that.
             write.exception()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable
-from functools import partial
 from hashlib import blake2b
 from time import monotonic
+from typing import NamedTuple
 
 from datastream import DatastreamError, Store
 from datastream_grpc import _convert, _shared_ids
@@ -30,6 +30,21 @@ UNSENT = 1 << 20
 """Bytes of answers that the client of a stream may leave unread, before its next write is done."""
 FEW_WRITES = 64
 """A request with more is done in a thread, also where a store does no I/O."""
+
+
+class _About(NamedTuple):
+    """What has to be known of a request."""
+
+    id: str
+    """As one of its sender."""
+    name: str
+    """By what it is known if it comes again; "" if it has no id."""
+    unread: Collection[str]
+    """Its keys that its sender may not read."""
+
+    def shown(self, answer: bytes) -> bytes:
+        """An answer as the sender may see it."""
+        return without_traces(answer, self.unread) if self.unread else answer
 
 
 class Writes:
@@ -61,17 +76,26 @@ class Writes:
         Args:
             room: for it; without, it may be refused for want of that.
         """
-        known_as = partial(self._known_as, request, principal)
-        # Millions of writes may be none at all, and the loop is everybody's.
-        is_few = len(request.writes) <= FEW_WRITES
-        id, name, unread = known_as() if is_few else await asyncio.to_thread(known_as)
-        answer = await self._answered(request, principal, id, name, room)
-        return without_traces(answer, unread) if unread else answer
+        if len(request.writes) <= FEW_WRITES:
+            about = self._about(request, principal)
+            return about.shown(await self._answered(request, principal, about, room))
+        if room is None:
+            room = self.under_way.room(host_or_name(principal), request.ByteSize())
+        # From here on, also while it is looked at: threads hold it, though its client may leave.
+        running = asyncio.ensure_future(self._answer_many(request, principal, room))
+        room.hold(running)
+        return await asyncio.shield(running)
 
-    def _known_as(
-        self, request: pb.WriteRequest, principal: Principal
-    ) -> tuple[str, str, Collection[str]]:
-        """The id of a request as one of its sender, its name, and its keys that may not be read.
+    async def _answer_many(
+        self, request: pb.WriteRequest, principal: Principal, room: Room
+    ) -> bytes:
+        # Millions of writes may be none at all, and the loop is everybody's.
+        about = await asyncio.to_thread(self._about, request, principal)
+        answer = await self._answered(request, principal, about, room)
+        return await asyncio.to_thread(about.shown, answer)
+
+    def _about(self, request: pb.WriteRequest, principal: Principal) -> _About:
+        """What has to be known of a request before it is done.
 
         Raises:
             Forbidden: the sender may not write that.
@@ -82,11 +106,12 @@ class Writes:
         if id and principal.name:
             id = f"{principal.name}\0{id}"
         unread = self._access.unread(principal, (item.data.key for item in request.writes))
-        return id, _name_of(request, id), unread
+        return _About(id, _name_of(request, id), unread)
 
     async def _answered(
-        self, request: pb.WriteRequest, principal: Principal, id: str, name: str, room: Room | None
+        self, request: pb.WriteRequest, principal: Principal, about: _About, room: Room | None
     ) -> bytes:
+        id, name, _ = about
         known = self._answers.get(name) if name else None
         if known is not None:
             return known
