@@ -81,15 +81,21 @@ class Revoking:
 
     async def _look(self) -> None:
         seen: Mapping[str, str] | None = None
+        missed: set[asyncio.Task[Any]] = set()
         while True:
             names = self._names()
-            if names is not seen:
+            if names is not seen or missed:
                 seen = names
-                self._end_revoked(names)
+                gone = self._gone(names)
+                # Only what is missed twice: a file that is just being written is empty at first.
+                for task in gone & missed:
+                    self._revoked.add(task)
+                    task.cancel()
+                missed = gone - missed
             await asyncio.sleep(LOOK)
 
-    def _end_revoked(self, names: Mapping[str, str]) -> None:
-        for task, proof in list(self._running.items()):
-            if names.get(proof.token) != proof.name:
-                self._revoked.add(task)
-                task.cancel()
+    def _gone(self, names: Mapping[str, str]) -> set[asyncio.Task[Any]]:
+        """Streams whose token does not count, and that were not ended for it yet."""
+        running = self._running.items()
+        gone = {task for task, proof in running if names.get(proof.token) != proof.name}
+        return gone - self._revoked
