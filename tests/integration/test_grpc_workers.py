@@ -84,6 +84,8 @@ def reads(client, key):
         ("sqlite:x", {"address": "0.0.0.0:0"}, DatastreamError, "other machines"),
         ("sqlite:x", {"tokens": lambda token: True}, DatastreamError, "give files"),
         ("nothing", {}, DatastreamError, "no store URL"),
+        ("sqlite:x", {"metrics": 0, "workers": 2}, DatastreamError, "from 1 to 65534"),
+        ("sqlite:x", {"metrics": 65_535, "workers": 2}, DatastreamError, "from 1 to 65534"),
     ],
 )
 def test_what_processes_cannot_serve_is_refused(url, options, error, text, tmp_path, monkeypatch):

@@ -188,10 +188,10 @@ def serve(
             other programs; each has one of its own, the next numbers.
 
     Raises:
-        DatastreamError: `heartbeat` is too short, `max_message_size` or a limit is none, a file
-            cannot be read, other machines reach the address without `tls` or proof, processes
-            cannot serve that, such as ``memory:``, or this one was forked from one that had served,
-            or awaited a store.
+        DatastreamError: `heartbeat` is too short, `max_message_size`, `metrics` or a limit is none,
+            a file cannot be read, other machines reach the address without `tls` or proof,
+            processes cannot serve that, such as ``memory:``, or this one was forked from one that
+            had served, or awaited a store.
         OSError: the address is in use, or not this machine's.
     """
     options = {name: value for name, value in locals().items() if name not in NOT_OF_WORKERS}

@@ -15,7 +15,7 @@ from datastream import DatastreamError
 from datastream.url import parse
 from datastream_grpc._shared_ids import IdsFile
 from datastream_grpc._worker import START, Job, Worker
-from datastream_grpc.server import Server
+from datastream_grpc.server import MAX_PORT, Server
 
 AGAIN_FIRST, AGAIN_MOST = 0.1, 5.0
 """Seconds, at most, until a worker that ended is started again: at first, and if it ends again."""
@@ -42,6 +42,7 @@ class Workers(Server):
     ) -> None:
         # Nothing of a server in this process is made.
         self._shown = _check(url, address, number)
+        ports = _metrics_ports(metrics, number)
         self._reserved = _reserve(address)
         port = self._reserved.getsockname()[1]
         self.address = f"{address.rpartition(':')[0]}:{port}"
@@ -49,7 +50,6 @@ class Workers(Server):
         self._ids = ids = IdsFile()
         try:
             job = Job(url, self.address, options, ids.number)
-            ports = [None if metrics is None else metrics + index for index in range(number)]
             jobs = [job._replace(metrics=port).pickled() for port in ports]
             self._crew = _Crew(jobs, ids, self._shown)
             self._process = os.getpid()
@@ -196,6 +196,19 @@ def _check(url: str, address: str, number: int) -> str:
     if address.startswith("unix") or not hasattr(socket, "SO_REUSEPORT"):
         raise DatastreamError(f"{address}: processes share no such address; give host:port")
     return location.shown
+
+
+def _metrics_ports(first: int | None, number: int) -> Sequence[int | None]:
+    """The port of the metrics of each process.
+
+    Not 0, any free one: nobody would know which, and the next is 1.
+    """
+    if first is None:
+        return [None] * number
+    last = MAX_PORT + 1 - number
+    if not isinstance(first, int) or not 1 <= first <= last:
+        raise DatastreamError(f"metrics={first}: give a port from 1 to {last}")
+    return range(first, first + number)
 
 
 def _reserve(address: str) -> socket.socket:
