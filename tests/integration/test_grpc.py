@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import unicodedata
@@ -234,6 +235,13 @@ def test_a_unix_socket(store, tmp_path, prefix):
     ):
         remote["k"] = 1
         assert Follower(remote).state == {"k": b"1"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no abstract sockets")
+def test_an_abstract_socket_has_its_own_name(store, tmp_path):
+    address = f"unix-abstract:{tmp_path}"
+    with datastream_grpc.serve(store, address) as server:
+        assert server.address == address
 
 
 def test_a_unix_socket_is_taken_from_nobody(store, stack, tmp_path):

@@ -391,7 +391,8 @@ def _checked(address: str) -> str:
 
 def _with_port(address: str, port: int) -> str:
     host, colon, _ = address.rpartition(":")
-    return f"{host}:{port}" if colon and not address.startswith("unix:") else address
+    is_named = address.startswith(("unix:", "unix-abstract:"))
+    return f"{host}:{port}" if colon and not is_named else address
 
 
 def _abandon(loop: asyncio.AbstractEventLoop, inner: _Inner, *, process: int) -> None:
