@@ -287,7 +287,8 @@ class Ledger:
             target.refused.pop(key, None)
         elif found.source is None and not self._rules.delete:
             # Others may hold more, which is theirs also once the source holds something there.
-            if not (self._may_be_ours(found) or target.is_as_left(key, found.target)):
+            is_ours = self._may_be_ours(found) or target.is_as_left(key, found.target)
+            if not is_ours and len(self.theirs) < MOST_EXTRA:
                 self.theirs.add(key)
         elif self._is_refused(found) or (key not in self.theirs and self._may_be_ours(found)):
             plan.writes.append(write_of(found.source or deleted(key)))

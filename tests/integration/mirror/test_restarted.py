@@ -3,6 +3,8 @@
 import pytest
 
 from datastream import DatastreamError, InvalidValue, State, Store, mirror
+from datastream._mirror import ledger
+from datastream._mirror.progress import MIRRORS, Progress
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
 from tests.integration.mirror.tools import values
@@ -125,6 +127,22 @@ def test_what_others_hold_beside_the_source_is_not_overwritten_once_it_holds_tha
     source["more"] = 3
     run(source, target, delete=False, on_conflict="source")
     assert values(target) == {"a": 1, "more": 3}
+
+
+def test_of_very_many_keys_of_others_the_place_names_no_more_than_some(
+    source, target, other, monkeypatch
+):
+    """It is written with each change."""
+    monkeypatch.setattr(ledger, "MOST_EXTRA", 10)
+    source["a"] = 1
+    with mirror(source, target, delete=False) as running:
+        assert running.flush(LONG)
+        for step in range(0, 20, 5):
+            other.put_many({f"more/{number}": "theirs" for number in range(step, step + 5)})
+            assert running.flush(LONG)
+    (place,) = other.snapshot(MIRRORS).values()
+    assert len(Progress.loads(place.value, "kept").theirs) == 10
+    assert len(values(target)) == 21
 
 
 def test_what_the_source_had_removed_is_written_again_where_it_stayed(source, target):
