@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-
 import pytest
 
 from datastream.cli._open_files import OTHERS, allow_files
 
+resource = pytest.importorskip("resource", reason="Windows has no such limit")
 INFINITY = resource.RLIM_INFINITY
 
 
