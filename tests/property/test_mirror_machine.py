@@ -112,6 +112,7 @@ class MirrorMachine(RuleBasedStateMachine):
         except DatastreamError:
             assert self.may_refuse()
             return
+        self.settle()
         ours = {key: value for key, value in self.want.items() if key not in self.theirs}
         self.have = ours | {key: self.have[key] for key in self.theirs if key in self.have}
         self.touched.clear()
@@ -129,6 +130,9 @@ class MirrorMachine(RuleBasedStateMachine):
 
     def may_refuse(self):
         return False
+
+    def settle(self):
+        """Take in what the mirror may have decided either way."""
 
     def write(self, into, key, put):
         write = Write(key, b"%d" % next(self.numbers) if put else None, "bytes")
@@ -204,6 +208,11 @@ class Refuses(MirrorMachine):
 class ChangesItsMind(Refuses):
     """Each start may have another rule: what was left to others is decided anew."""
 
+    def __init__(self):
+        # Keys that a mirror may take for others' or not, as it has seen what they were or not.
+        self.unclear = set()
+        super().__init__()
+
     @rule(crash=st.booleans(), on_conflict=st.sampled_from((None, "source", "target")))
     def restart_with_another_rule(self, crash, on_conflict):
         self.stop(crash)
@@ -212,21 +221,42 @@ class ChangesItsMind(Refuses):
 
     def decide(self):
         if self.on_conflict == "target":
+            self.unclear -= self.written_by_others()
+            # Brought back to what it was, while it was refused.
+            back = {k for k in self.touched if self.have.get(k) == self.before.get(k)}
+            self.unclear |= {k for k in back if not self.agrees(k)}
             self.leave_to_others()
         elif self.on_conflict == "source":
-            self.touched.clear()
-            self.theirs.clear()
+            for keys_ in (self.touched, self.theirs, self.unclear):
+                keys_.clear()
+        else:
+            # Left to others before, and no conflict any more beside those that are refused.
+            self.unclear |= set(filter(self.agrees, self.theirs))
 
     def refuses(self):
         if self.on_conflict is not None:
             return False
-        left = any(self.have.get(key) != self.want.get(key) for key in self.theirs)
+        left = not all(map(self.agrees, self.theirs))
         if not left:
             self.theirs.clear()
         return left or super().refuses()
 
     def may_refuse(self):
         return self.on_conflict is None and super().may_refuse()
+
+    def settle(self):
+        if self.on_conflict is None:
+            self.unclear.clear()
+        held = self.held(1)
+        for key in [key for key in self.unclear if not self.agrees(key)]:
+            self.unclear.discard(key)
+            if held.get(key) == self.have.get(key):
+                self.theirs.add(key)
+            else:
+                self.theirs.discard(key)
+
+    def agrees(self, key):
+        return self.have.get(key) == self.want.get(key)
 
 
 @pytest.mark.timeout(300)
