@@ -491,7 +491,9 @@ class Worker:
         after = ledger.progress
         if work.cursor is not None:
             after = after._replace(cursor=work.cursor)
-        place = ledger.intend(writes, after) if writes and work.cursor is not None else None
+        # Else a later process, with other rules, would take what is put back for others'.
+        is_named = work.cursor is not None or work.is_judged
+        place = ledger.intend(writes, after) if writes and is_named else None
         try:
             if writes:
                 self._target.write(writes, place)

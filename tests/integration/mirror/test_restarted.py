@@ -99,6 +99,22 @@ def test_what_was_left_to_others_and_is_gone_from_the_source_is_decided_when_it_
         assert values(target) == {"a": 2, "b": 1}
 
 
+def test_what_was_put_back_is_known_as_its_own_after_a_crash(source, target, other, monkeypatch):
+    source.put_many({"a": 1, "b": 1})
+    running = mirror(source, target, on_conflict="source")
+    assert running.flush(LONG)
+    monkeypatch.setattr(running._worker.ledger, "save", lambda: None)
+    other["a"] = "theirs"
+    del other["b"]
+    assert running.flush(LONG)
+    assert values(target) == {"a": 1, "b": 1}
+    killed(running)
+    source["a"] = 2
+    del source["b"]
+    run(source, target)
+    assert values(target) == {"a": 2}
+
+
 # Others who hold more.
 
 
