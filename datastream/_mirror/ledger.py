@@ -19,6 +19,8 @@ from datastream.source import Write
 
 MOST_WRITTEN = 10_000
 """Own writes that the place names; of more, the whole target is compared after a restart."""
+MOST_REFUSED = 10_000
+"""Keys that the target could not hold which the place names; of more, both stores are compared."""
 MOST_EXTRA = 1_000
 """Keys of others beside those of the source, without deletes, that the place names."""
 CHUNK = 5_000
@@ -426,18 +428,19 @@ class Ledger:
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
         refused = self._untried | self._target.refused.keys()
-        is_short = len(self._written) + len(refused) <= MOST_WRITTEN
+        is_short, is_named = len(self._written) <= MOST_WRITTEN, len(refused) <= MOST_REFUSED
         # A later process must know in any case which suspects may be the mirror's own.
         written = self.judged | (self.suspects & (self._unsure | self._doubted))
         if is_short:
             written |= self._written
         return progress._replace(
+            cursor=progress.cursor if is_named else "",
             target_cursor=progress.target_cursor if is_short else "",
             written=tuple(sorted(written)),
             theirs=tuple(sorted(self.theirs)),
             suspects=tuple(sorted(self.suspects | self.judged)),
             is_exact=self._is_exact,
-            refused=tuple(sorted(refused)) if is_short else (),
+            refused=tuple(sorted(refused)) if is_named else (),
             is_pruned=self._was_pruned and self._rules.delete,
         )
 

@@ -221,6 +221,27 @@ def test_what_could_not_be_held_is_not_forgotten_by_a_mirror_that_refuses_to_beg
     assert list(run(source, words, on_conflict="target", delete=False)) == ["a"]
 
 
+@pytest.mark.parametrize("dies", [True, False])
+def test_what_others_wrote_beside_very_much_that_could_not_be_held_is_theirs(
+    source, words, other, dies, monkeypatch
+):
+    monkeypatch.setattr(ledger, "MOST_REFUSED", 3)
+    source.put_many({"a": "one", "b": 1, "c": 2, "d": 3, "e": 4})
+    running = mirror(source, words)
+    assert running.flush(LONG)
+    eventually(lambda: running._worker.ledger.is_saved, "the place is kept")
+    if dies:
+        killed(running)
+    else:
+        running.close()
+    other["a"] = "theirs"
+    with mirror(source, words) as running:
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+    assert list(run(source, words, on_conflict="target")) == ["b", "c", "d", "e"]
+    assert values(other) == {"a": "theirs"}
+
+
 def test_what_could_not_be_held_is_nobody_elses_where_a_mirror_was_closed_before_it_tried_again(
     source, words
 ):
