@@ -27,3 +27,12 @@ def test_files_are_allowed_for_all_connections(monkeypatch, before, after):
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: said.append(limits))
     allow_files(10_000)
     assert said == ([after] if after else [])
+
+
+def test_a_system_that_refuses_more_files_is_served_with_those_that_there_are(monkeypatch):
+    def refuse(*_):
+        raise ValueError("current limit exceeds maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_files(10_000)
