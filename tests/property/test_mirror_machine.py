@@ -221,7 +221,6 @@ class ChangesItsMind(Refuses):
 
     def decide(self):
         if self.on_conflict == "target":
-            self.unclear -= self.written_by_others()
             # Brought back to what it was, while it was refused.
             back = {k for k in self.touched if self.have.get(k) == self.before.get(k)}
             self.unclear |= {k for k in back if not self.agrees(k)}
@@ -230,8 +229,8 @@ class ChangesItsMind(Refuses):
             for keys_ in (self.touched, self.theirs, self.unclear):
                 keys_.clear()
         else:
-            # Left to others before, and no conflict any more beside those that are refused.
-            self.unclear |= set(filter(self.agrees, self.theirs))
+            # No conflict any more, beside those that are refused.
+            self.unclear |= set(filter(self.agrees, self.theirs | self.touched))
 
     def refuses(self):
         if self.on_conflict is not None:
@@ -254,6 +253,11 @@ class ChangesItsMind(Refuses):
                 self.theirs.add(key)
             else:
                 self.theirs.discard(key)
+
+    def note(self, into, write):
+        super().note(into, write)
+        if into is self.have:
+            self.unclear.discard(write.key)
 
     def agrees(self, key):
         return self.have.get(key) == self.want.get(key)
