@@ -17,6 +17,7 @@ from google.protobuf.empty_pb2 import Empty
 
 import datastream
 from datastream import Batch, DatastreamError, Entry, Feature, SourceUnavailable, State, Store
+from datastream.aio import AsyncWatch
 from datastream.selection import MAX_KEYS, MAX_PATTERNS
 from datastream.sources.memory import MemorySource
 from datastream.testing import Recorder
@@ -210,6 +211,36 @@ def test_several_threads_share_a_state_while_it_is_looked_through(monkeypatch):
 
     with ThreadPoolExecutor(6) as pool:
         assert list(pool.map(read, "abcdef")) == [200] * 6
+
+
+def test_many_watches_that_end_keep_nobody_from_having_a_token_checked(stack, store, monkeypatch):
+    server = stack.enter_context(
+        datastream_grpc.serve(store, "127.0.0.1:0", tokens=lambda token: token)
+    )
+    go_on, ending = threading.Event(), threading.Event()
+    leave, number = AsyncWatch.leave, 40
+
+    def slowly(watch):
+        ending.set()
+        assert go_on.wait(TIMEOUT)
+        leave(watch)
+
+    channel = stack.enter_context(grpc.insecure_channel(server.address))
+    stack.callback(go_on.set)
+    subscribe = channel.unary_stream("/datastream.DataService/Subscribe")
+    metadata = (("authorization", "Bearer one"),)
+    streams = [subscribe(b"", metadata=metadata, timeout=TIMEOUT) for _ in range(number)]
+    for stream in streams:
+        next(stream)
+    monkeypatch.setattr(AsyncWatch, "leave", slowly)
+    for stream in streams:
+        stream.cancel()
+    assert ending.wait(TIMEOUT)
+    sync = channel.unary_unary("/datastream.DataService/Sync")
+    request = pb.DataRequest(keys=["k"]).SerializeToString()
+    sync(request, metadata=(("authorization", "Bearer other"),), timeout=TIMEOUT / 2)
+    go_on.set()
+    eventually(lambda: not server.clients, "the end of all")
 
 
 def test_messages_are_small_so_that_few_bytes_wait_for_a_client():

@@ -13,6 +13,7 @@ from datastream._secrets import logger
 from datastream.aio import AsyncWatch, Inbox, Overflow
 from datastream_grpc._access import Access
 from datastream_grpc._answering import SHUTTING_DOWN
+from datastream_grpc._aside import Aside
 from datastream_grpc._descriptions import Descriptions
 from datastream_grpc._heartbeats import Heartbeats, heartbeat_of
 from datastream_grpc._limits import Charged, Meter, check_selected
@@ -41,6 +42,8 @@ class Subscribing:
     descriptions: Descriptions
     outgoing: Outgoing
     ready: Ready
+    leaving: Aside = field(default_factory=partial(Aside, 1))
+    """Ends watches: each waits for the same lock."""
     watchers: set[tuple[str, int]] = field(default_factory=set)
     """The address of the client of each watch, with what tells two of one client apart."""
 
@@ -129,7 +132,7 @@ class Stream:
             if is_small(self._request):
                 await watch.aclose()
             else:
-                await asyncio.shield(asyncio.to_thread(watch.leave))
+                await self._shared.leaving.run(watch.leave)
 
     def _opening(self) -> Opening:
         request = self._request

@@ -13,6 +13,7 @@ from datastream import DatastreamError, Store
 from datastream_grpc import _convert, _shared_ids
 from datastream_grpc._access import Access
 from datastream_grpc._answering import told
+from datastream_grpc._aside import Aside
 from datastream_grpc._convert import MESSAGE_BYTES
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._pb import service_pb2 as pb
@@ -30,6 +31,8 @@ UNSENT = 1 << 20
 """Bytes of answers that the client of a stream may leave unread, before its next write is done."""
 FEW_WRITES = 64
 """A request with more is done in a thread, also where a store does no I/O."""
+LOOKED_AT = 3
+"""Of these, at the same time, before they are done."""
 
 
 class _About(NamedTuple):
@@ -60,6 +63,7 @@ class Writes:
     def __init__(self, store: Store, access: Access, texts: Texts, most: int) -> None:
         self.texts = texts
         self.under_way = UnderWay(most)
+        self._aside = Aside(LOOKED_AT)
         self._store = store
         self._access = access
         self._ids = _shared_ids.of_process
@@ -90,9 +94,9 @@ class Writes:
         self, request: pb.WriteRequest, principal: Principal, room: Room
     ) -> bytes:
         # Millions of writes may be none at all, and the loop is everybody's.
-        about = await asyncio.to_thread(self._about, request, principal)
+        about = await self._aside.run(self._about, request, principal)
         answer = await self._answered(request, principal, about, room)
-        return await asyncio.to_thread(about.shown, answer)
+        return await self._aside.run(about.shown, answer)
 
     def _about(self, request: pb.WriteRequest, principal: Principal) -> _About:
         """What has to be known of a request before it is done.

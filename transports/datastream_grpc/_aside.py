@@ -1,0 +1,30 @@
+"""Work that needs the store's lock, or much time, beside the event loop: little of it at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Aside:
+    """Makes calls in the loop's own threads, of which some are left to who checks tokens there.
+
+    Args:
+        most: at the same time; the loop has five threads or more.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._places = asyncio.Semaphore(most)
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What a call gives; it is made though nobody waits for it any more."""
+
+        async def make() -> T:
+            async with self._places:
+                return await asyncio.to_thread(function, *args, **kwargs)
+
+        return await asyncio.shield(asyncio.ensure_future(make()))
