@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,6 +19,7 @@ class Aside:
 
     def __init__(self, most: int) -> None:
         self._places = asyncio.Semaphore(most)
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """What a call gives; it is made though nobody waits for it any more."""
@@ -27,4 +28,18 @@ class Aside:
             async with self._places:
                 return await asyncio.to_thread(function, *args, **kwargs)
 
-        return await asyncio.shield(asyncio.ensure_future(make()))
+        making = asyncio.create_task(make())
+        self._tasks.add(making)
+        making.add_done_callback(self._made)
+        return await asyncio.shield(making)
+
+    async def finish(self) -> None:
+        """Wait for all that are to be made; before the loop ends, which would leave them undone."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _made(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            # Perhaps nobody else asks how it ended, and asyncio would print an error.
+            task.exception()

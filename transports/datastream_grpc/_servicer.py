@@ -97,6 +97,12 @@ class Servicer:
         self._answering = Answering(self._texts, self.metrics, self.streams, limits.calls)
         self._untaken = Untaken(limits)
 
+    async def finish(self) -> None:
+        """After all calls: wait for what is still done beside the loop, which ends with them."""
+        await self.long_reads.stop()
+        await self.subscribing.leaving.finish()
+        await self._writes.aside.finish()
+
     def handlers(self) -> Any:
         """The methods, to be registered with a server."""
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler

@@ -63,7 +63,8 @@ class Writes:
     def __init__(self, store: Store, access: Access, texts: Texts, most: int) -> None:
         self.texts = texts
         self.under_way = UnderWay(most)
-        self._aside = Aside(LOOKED_AT)
+        self.aside = Aside(LOOKED_AT)
+        """Looks at requests of many writes."""
         self._store = store
         self._access = access
         self._ids = _shared_ids.of_process
@@ -94,9 +95,9 @@ class Writes:
         self, request: pb.WriteRequest, principal: Principal, room: Room
     ) -> bytes:
         # Millions of writes may be none at all, and the loop is everybody's.
-        about = await self._aside.run(self._about, request, principal)
+        about = await self.aside.run(self._about, request, principal)
         answer = await self._answered(request, principal, about, room)
-        return await self._aside.run(about.shown, answer)
+        return await self.aside.run(about.shown, answer)
 
     def _about(self, request: pb.WriteRequest, principal: Principal) -> _About:
         """What has to be known of a request before it is done.

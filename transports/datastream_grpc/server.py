@@ -293,7 +293,7 @@ class _Inner:
         if self._server is not None:
             await self._server.stop(grace)
         # Only now: others than those that were given up have their grace.
-        await self._servicer.long_reads.stop()
+        await self._servicer.finish()
 
     def _follow_status(self) -> None:
         loop = asyncio.get_running_loop()
