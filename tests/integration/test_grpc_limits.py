@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -189,15 +188,7 @@ def test_what_no_stream_is_sent_any_more_is_not_held(monkeypatch):
     assert all(a is b for a, b in zip(deaf.entries, again.entries, strict=True))
 
 
-@pytest.fixture
-def switches_often():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("switches_often")
+@pytest.mark.usefixtures("quick_switches")
 def test_several_threads_share_a_state_while_it_is_looked_through(monkeypatch):
     monkeypatch.setattr(_outgoing, "LEAST_HELD", 1)
     state, number = _State(), 10_000

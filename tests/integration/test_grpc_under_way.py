@@ -108,16 +108,21 @@ def push_update(channel, number):
     return method.future(pb.Data(key=f"k{number}", value=LARGE), timeout=TIMEOUT)
 
 
-@pytest.mark.parametrize("call", [write, push_update])
-def test_writes_of_clients_that_leave_are_bounded(source, channel, call):
-    """What has begun is done all the same, and counts until then."""
+def begin_and_leave(channel, call, gate):
+    """As many clients as there is room for; how one more is refused."""
     for number in range(MOST):
         gone = call(channel, number)
-        eventually(lambda count=number + 1: source.begun == count, "it has begun")
+        eventually(lambda count=number + 1: gate.begun == count, "it has begun")
         gone.cancel()
     refused = call(channel, MOST).exception(TIMEOUT)
     assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "under way" in refused.details()
+
+
+@pytest.mark.parametrize("call", [write, push_update])
+def test_writes_of_clients_that_leave_are_bounded(source, channel, call):
+    """What has begun is done all the same, and counts until then."""
+    begin_and_leave(channel, call, source)
     source.go.set()
     eventually(lambda: source.begun == 0, "all are done")
     eventually(lambda: call(channel, MOST).exception(TIMEOUT) is None, "there is room again")
@@ -133,16 +138,11 @@ def write_many(channel, number):
 
 def test_requests_of_many_writes_count_while_they_are_looked_at(source, channel, looking):
     looking.go.clear()
-    for number in range(MOST):
-        gone = write_many(channel, number)
-        eventually(lambda count=number + 1: looking.begun == count, "it is looked at")
-        gone.cancel()
-    refused = write_many(channel, MOST).exception(TIMEOUT)
-    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "under way" in refused.details()
+    begin_and_leave(channel, write_many, looking)
     looking.go.set()
     eventually(lambda: source.begun == MOST, "they have begun")
-    assert write_many(channel, MOST).exception(TIMEOUT).code() is refused.code()
+    refused = write_many(channel, MOST).exception(TIMEOUT)
+    assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     source.go.set()
     eventually(lambda: write_many(channel, MOST).exception(TIMEOUT) is None, "there is room again")
 
