@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
+from datastream_grpc._loop import ask
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -30,16 +32,11 @@ class Aside:
 
         making = asyncio.create_task(make())
         self._tasks.add(making)
-        making.add_done_callback(self._made)
+        making.add_done_callback(self._tasks.discard)
+        making.add_done_callback(ask)
         return await asyncio.shield(making)
 
     async def finish(self) -> None:
         """Wait for all that are to be made; before the loop ends, which would leave them undone."""
         while self._tasks:
             await asyncio.wait(self._tasks)
-
-    def _made(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            # Perhaps nobody else asks how it ended, and asyncio would print an error.
-            task.exception()

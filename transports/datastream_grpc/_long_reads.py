@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any, TypeAlias, TypeVar
 
+from datastream_grpc._loop import ask
 from datastream_grpc._principal import Principal, Whose, whose
 
 PLACES = 8
@@ -54,9 +55,7 @@ class LongReads:
             place.close()
             # If it was late, its principal alone has waited for this.
             self._serve()
-            if not done.cancelled():
-                # Perhaps nobody else asks how it ended, and asyncio would print an error.
-                done.exception()
+            ask(done)
 
         reading.add_done_callback(ended)
         return await asyncio.shield(reading)

@@ -96,6 +96,12 @@ def run(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, T]) -> T
     return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 
+def ask(done: asyncio.Future[Any]) -> None:
+    """Ask how something ended: perhaps nobody else does, and asyncio would print an error."""
+    if not done.cancelled():
+        done.exception()
+
+
 shared = LoopThread()
 
 

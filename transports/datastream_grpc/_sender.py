@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 
 from datastream import Batch
 from datastream.aio import Inbox
+from datastream_grpc._loop import ask
 from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._telemetry import Metrics
 
@@ -183,9 +184,7 @@ class Sender:
         if waiter is not None and not waiter.done():
             self._advance(waiter)
             return
-        if not done.cancelled():
-            # Nobody else asks how it ended, and asyncio would print an error.
-            done.exception()
+        ask(done)
         writing, self._writing = self._writing, None
         if writing is not None:
             self._cancel(writing)

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from datastream_grpc._limits import LimitReached
+from datastream_grpc._loop import ask
 from datastream_grpc._turns import Turns
 
 SMALL = 16 << 10
@@ -95,9 +96,8 @@ class Room:
         self._running -= 1
         if not self._running:
             self._give_back()
-        if not write.cancelled():
-            # Its client may have left: nobody else asks how it ended, and asyncio would print that.
-            write.exception()
+        # Its client may have left.
+        ask(write)
 
     def _give_back(self) -> None:
         self._under_way.give_back(self._who, self._size)
