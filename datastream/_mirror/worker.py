@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from random import uniform
 from time import monotonic, sleep
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from datastream._watch.diff import changed_back
 from datastream._watch.status import StatusHolder
 from datastream.entry import Batch, Entry
 from datastream.errors import DatastreamError, KeyNotFound, RevisionConflict, StoreClosed
-from datastream.selection import Selection, is_reserved
+from datastream.selection import RESERVED, Selection, is_reserved
 from datastream.source import Feature, Health, Reading, Write, is_below
 from datastream.store import Store
 
@@ -96,6 +97,9 @@ class Worker:
 
     def __init__(self, job: Job, status: StatusHolder) -> None:
         self._source, self._selection, self._rules = job.source, job.selection, job.rules
+        # Its own keys, and those of others, are left out.
+        own = f"{RESERVED}**"
+        self._mirrored = replace(job.selection, exclude=job.selection.exclude | {own})
         self.target = self._target = job.target
         self._dry_run = job.dry_run
         self._look_round = job.look_round
@@ -404,7 +408,7 @@ class Worker:
         keys = [write.key for write in writes if write.value is None]
         limit, name = self._rules.delete_limit, self._target.store.name
         # One key may well be the last; several at once look like a directory that is unmounted.
-        is_empty = len(keys) > 1 and not self._source._core.knows_any(self._is_mirrored)
+        is_empty = len(keys) > 1 and not self._source._core.knows_any(self._mirrored)
         try:
             check_deletes(len(keys), lambda: len(self._held()), limit, name, is_empty=is_empty)
         except TooMany:
@@ -418,7 +422,7 @@ class Worker:
         return {c.key for c in self._target.store.capabilities() if self._is_mirrored(c.key)}
 
     def _is_mirrored(self, key: str) -> bool:
-        return self._selection.matches(key) and not is_reserved(key)
+        return self._mirrored.matches(key)
 
     def _follow_target(self) -> None:
         if not self._work:

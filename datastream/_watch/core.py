@@ -191,7 +191,7 @@ class Core:
 
     def _read_state(self, selection: Selection) -> Reading:
         reading = self._feed.read(selection, None)
-        if not reading.entries and self._publisher.knows_any(selection.matches):
+        if not reading.entries and self._publisher.knows_any(selection):
             # Watchers know better: the poll finds out, and believes it only after a second look.
             self._feed.catch_up_twice()
             reading = self._feed.read(selection, None)
@@ -374,9 +374,9 @@ class Core:
             sink.end()
         return subscription
 
-    def knows_any(self, matches: Callable[[str], bool]) -> bool:
-        """Whether watchers know that one of the keys which `matches` says holds something."""
-        return self._publisher.knows_any(matches)
+    def knows_any(self, selection: Selection) -> bool:
+        """Whether watchers know that a selected key holds something."""
+        return self._publisher.knows_any(selection)
 
     def reached(self) -> str | None:
         """The cursor up to which all that have joined were offered everything, if there is one."""

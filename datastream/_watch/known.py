@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from datastream._columns import EntryColumns, revisions_of
 from datastream.entry import DELETE, Entry
@@ -31,6 +31,11 @@ class Known:
         if self.later is not None:
             self.finish(self.later, revisions_of(self.later))
         return self._revisions
+
+    @property
+    def keys(self) -> Collection[str]:
+        """The keys that hold something."""
+        return self._revisions.keys() if self.later is None else self.later.keys
 
     def begin(self, state: EntryColumns | dict[str, str]) -> None:
         """Know the state of the first that joins, or its revisions, and nothing else."""

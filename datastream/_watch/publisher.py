@@ -26,7 +26,7 @@ from datastream._watch.members import Members
 from datastream._watch.steps import Outcome, Step, Ticket
 from datastream._watch.subscription import Join, Published, Sink, Subscription
 from datastream.entry import Entry, deleted
-from datastream.selection import NOTHING, Selection, Selects
+from datastream.selection import NOTHING, Selection, Selects, selects_any
 from datastream.source import NO_REVISIONS, Reading, Written
 
 NO_VALUES: Mapping[str, Entry] = {}
@@ -345,10 +345,10 @@ class Publisher:
         with self._lock:
             return key in self._known.revisions
 
-    def knows_any(self, matches: Callable[[str], bool]) -> bool:
-        """Whether one of the keys that `matches` says is known to hold something."""
+    def knows_any(self, selection: Selection) -> bool:
+        """Whether a selected key is known to hold something."""
         with self._lock:
-            return any(map(matches, self._known.revisions))
+            return selects_any(selection, self._known.keys)
 
     # Subscriptions come and go.
 

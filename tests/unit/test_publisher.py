@@ -1007,6 +1007,18 @@ def test_joining_asks_for_no_revisions_of_columns(publisher, columns, asked):
     assert subscription.sink.news[1:] == [[("k8", "new")]]
 
 
+def test_what_a_read_does_not_find_asks_for_no_revisions(publisher, columns, asked):
+    """As a mirror looks who else writes its source, once it has joined."""
+    subscription = register(publisher)
+    publisher.join(subscription, begin(subscription, Reading(columns, "p1", True)), 0)
+    assert publisher.knows_any(Selection.of("k7", "x"))
+    assert not publisher.knows_any(Selection.of("x", "k/"))
+    assert asked == []
+    publisher.learn()
+    assert publisher.knows_any(Selection.of("k7", "x"))
+    assert not publisher.knows_any(Selection.of("x", "k/"))
+
+
 def test_revisions_that_are_needed_before_are_asked_for_at_once(publisher, columns):
     subscription = register(publisher)
     publisher.join(subscription, begin(subscription, Reading(columns, "p1", True)), 0)

@@ -19,6 +19,7 @@ from datastream.selection import (
     compile_pattern,
     escape,
     literal_prefix,
+    selects_any,
 )
 
 MEANING = {
@@ -343,6 +344,16 @@ def test_many_patterns_are_compared_with_a_key_by_an_index(monkeypatch):
 def test_many_patterns_match_as_each_does(patterns, key):
     expected = any(compile_glob(parse(pattern)).fullmatch(key) for pattern in patterns)
     assert _Indexed(patterns)(key) == expected
+
+
+@given(
+    *(st.frozensets(st.sampled_from(some), max_size=2) for some in (["a", "a/b"], ["a/"])),
+    *(st.frozensets(st.sampled_from(["a", "*", "**/b"]), max_size=2) for _ in range(2)),
+    st.lists(st.sampled_from(["a", "a/b", "b", "c/b"]), unique=True),
+)
+def test_one_of_many_is_found_as_each_is_matched(keys, prefixes, patterns, exclude, held):
+    selection = Selection(keys, prefixes, patterns, exclude)
+    assert selects_any(selection, held) == any(map(selection.matches, held))
 
 
 @given(globs, keys)
