@@ -9,7 +9,7 @@ from functools import partial
 from datastream._columns import keys_of, matching, revisions_of
 from datastream._identity import spoken
 from datastream._mirror.entries import same, visible
-from datastream._mirror.plan import Conflict, Plan, Refused, Rules, resolve, write_of
+from datastream._mirror.plan import Conflict, Plan, Refused, Rules, keys_to, resolve, write_of
 from datastream._mirror.progress import Place, Progress
 from datastream._mirror.target import Target
 from datastream.entry import Batch, Entry, deleted
@@ -355,7 +355,7 @@ class Ledger:
     def intend(self, writes: Sequence[Write], after: Progress) -> Callable[[], Write] | None:
         """Keep, before anything is written, what will be; what makes the write that does, where
         there is one."""
-        self._written.update(write.key for write in writes)
+        self._written.update(keys_to(writes))
         as_write = self._place.as_write
         if as_write is not None and self._target.is_atomic:
             return partial(self._intended, as_write, after)

@@ -168,6 +168,11 @@ def as_writes(planned: Sequence[Write] | Sequence[Entry]) -> Sequence[Write]:
     return [put_of(item) if isinstance(item, Entry) else item for item in planned]
 
 
+def keys_to(writes: Sequence[Write]) -> Sequence[str]:
+    """The keys that are written."""
+    return writes.entries.keys if isinstance(writes, Puts) else [write.key for write in writes]
+
+
 def as_found(writes: Iterable[Write], there: Mapping[str, Entry]) -> list[Write]:
     """The same writes, if their keys are as they were found."""
     return [write._replace(expect=_revision_of(there.get(write.key))) for write in writes]

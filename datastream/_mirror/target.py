@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import eq
 
 from datastream._columns import EntryColumns, revisions_of
@@ -29,8 +29,8 @@ class Target:
     def __init__(self, store: Store, *, types: bool) -> None:
         self.store = store
         self._types = types
-        self.left: dict[str, str] = {}
-        """The revisions that this mirror left at keys; "" for those it deleted."""
+        self._left: dict[str, str] = {}
+        self._just: list[EntryColumns] = []
         self.refused: dict[str, str] = {}
         """What the target cannot hold, and why."""
         self.altered: dict[str, str] = {}
@@ -44,6 +44,18 @@ class Target:
     @property
     def can_expect(self) -> bool:
         return Feature.COMPARE_AND_SET in self.store.features
+
+    @property
+    def left(self) -> dict[str, str]:
+        """The revisions that this mirror left at keys; "" for those it deleted."""
+        # Of very many entries they take as long to make as these to write, and are asked for later.
+        while self._just:
+            revisions = revisions_of(self._just[0])
+            for key in self._left.keys() & revisions.keys():
+                del self._left[key]
+            self._left.update(revisions)
+            del self._just[0]
+        return self._left
 
     def write(self, writes: Sequence[Write], place: Callable[[], Write] | None = None) -> None:
         """Write, in one transaction where the target has them; what it cannot hold is left out.
@@ -72,26 +84,21 @@ class Target:
     def _write(self, writes: Sequence[Write], together: Sequence[Write]) -> None:
         stored = self.store._write([*writes, *together] if together else writes)
         self.batches += 1
-        if isinstance(writes, Puts) and self._is_just(writes.entries, stored):
-            self._wrote_all(revisions_of(stored))
+        given = writes.entries if isinstance(writes, Puts) else None
+        if given and isinstance(stored, EntryColumns) and self._is_just(given, stored):
+            self.puts += len(stored)
+            self._just.append(stored)
             return
         for write, entry in zip(writes, stored, strict=False):
             self._wrote(write, entry)
 
-    def _is_just(self, given: EntryColumns, stored: Sequence[Entry]) -> bool:
+    def _is_just(self, given: EntryColumns, stored: EntryColumns) -> bool:
         """Whether all is held as it was given, and was never held otherwise."""
         return (
-            isinstance(stored, EntryColumns)
-            and not (self.refused or self.altered)
+            not (self.refused or self.altered)
             and all(map(eq, stored.values, given.values))
             and (not self._types or all(map(eq, stored.types, given.types)))
         )
-
-    def _wrote_all(self, revisions: Mapping[str, str]) -> None:
-        for key in self.left.keys() & revisions.keys():
-            del self.left[key]
-        self.left.update(revisions)
-        self.puts += len(revisions)
 
     def _wrote(self, write: Write, entry: Entry) -> None:
         key = write.key

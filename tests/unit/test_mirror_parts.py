@@ -6,6 +6,7 @@ import pytest
 
 import datastream
 from datastream import Batch, DatastreamError, Entry, Selection, Store
+from datastream._columns import EntryColumns
 from datastream._mirror.drift import Table
 from datastream._mirror.events import Events
 from datastream._mirror.ledger import Ledger
@@ -13,6 +14,7 @@ from datastream._mirror.loops import Edge, Loop, check, identity, overlap
 from datastream._mirror.plan import Rules
 from datastream._mirror.progress import InFile, Progress
 from datastream._mirror.target import Target
+from datastream._puts import Puts
 from datastream.entry import deleted
 from datastream.sources.memory import MemorySource
 
@@ -190,3 +192,19 @@ def test_a_suspect_that_may_be_the_mirrors_own_is_so_after_a_restart(tmp_path):
         plan = begun().judge(keys, new, old)
         assert [write.key for write in plan.writes] == ["own"]
         assert [conflict.key for conflict in plan.conflicts] == ["others"]
+
+
+def test_what_many_new_rows_leave_is_known_when_it_is_asked_for():
+    """They are told apart from what was left before, and count as the newest."""
+    values = [b"1", b"2"], ["int"] * 2, [None] * 2
+    stored = EntryColumns(["a", "b"], *values, ["r1", "r2"])
+    with datastream.open("memory:") as store:
+        target = Target(store, types=True)
+        for key in ("a", "z"):
+            target.take(key, Entry(key, b"0", revision="r0"))
+        store._write = lambda writes: stored
+        target.write(Puts.of(stored))
+        assert target.left == {"z": "r0", "a": "r1", "b": "r2"}
+        assert list(target.left) == ["z", "a", "b"]
+        assert target.puts == 2
+        assert target.is_as_left("a", stored[0])

@@ -124,7 +124,7 @@ def entries(rows: Iterable[Row], kind: str) -> EntryColumns:
         names.append(value_type)
         moments.append(moment)
     # To hash them takes as long as to fetch them, and most who read a whole table ask for values.
-    return EntryColumns(keys, found, names, moments, heads, revise=_revisions)
+    return EntryColumns(keys, found, names, moments, heads, revise=revisions)
 
 
 def entry(row: Row, kind: str) -> Entry:
@@ -144,7 +144,7 @@ def _without_value(name: str | None) -> tuple[str, bytes]:
     return (named, b"") if named else ("json", b"null")
 
 
-def _revisions(values: Sequence[bytes], _: Sequence[str], heads: Sequence[bytes]) -> list[str]:
+def revisions(values: Sequence[bytes], _: Sequence[str], heads: Sequence[bytes]) -> list[str]:
     """`Shape.revision` of each row; of one without a value, the head is all there is."""
     return [
         fingerprint(head + value if head.endswith(_VALUE) else head)
