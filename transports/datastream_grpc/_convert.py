@@ -128,11 +128,11 @@ def to_columned(batch: Batch) -> Iterator[bytes]:
     """The messages of a batch, serialised, what its keys hold in columns."""
     gone: list[Entry] = []
     is_first = True
-    for piece in pieces_of(batch.entries, MESSAGE_BYTES, gone):
-        message = pb.DataResponse()
+    for piece in pieces_of(batch.entries, gone):
+        message = _mark(batch, is_first=is_first, is_last=False)
         # Not made apart, as it would be copied.
         to_columns(piece, message.columns.add())
-        yield message.SerializeToString() + _mark(batch, is_first=is_first, is_last=False)
+        yield message.SerializeToString()
         is_first = False
     yield from to_messages(replace(batch, entries=tuple(gone)), deletes=True, is_first=is_first)
 
@@ -158,12 +158,14 @@ def to_messages(
             continue
         part = (part_of or to_part)(entry)
         if parts and size + len(part) > MESSAGE_BYTES:
-            yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=False)])
+            mark = _mark(batch, is_first=is_first, is_last=False)
+            yield b"".join([*parts, mark.SerializeToString()])
             parts, size, is_first = [], 0, False
         parts.append(part)
         size += len(part)
     if parts or deletes or batch.initial:
-        yield b"".join([*parts, _mark(batch, is_first=is_first, is_last=True)])
+        mark = _mark(batch, is_first=is_first, is_last=True)
+        yield b"".join([*parts, mark.SerializeToString()])
 
 
 def to_state(batch: Batch) -> bytes:
@@ -281,12 +283,13 @@ def to_capabilities(capabilities: Sequence[tuple[str, str]]) -> bytes:
     )
 
 
-def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> bytes:
+def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> pb.DataResponse:
+    """What a part of a batch says beside its entries."""
     # Who resumes from the cursor has the whole batch; who forgets what it had has no part of it.
     mark = pb.DataResponse(initial=batch.initial and is_first, reset=batch.reset and is_first)
     if not is_last:
         mark.partial = True
-        return mark.SerializeToString()
+        return mark
     mark.cursor = batch.cursor
     if batch.created:
         mark.created.extend(map(as_utf8, batch.created))
@@ -295,7 +298,7 @@ def _mark(batch: Batch, *, is_first: bool, is_last: bool) -> bytes:
     if batch.author or batch.message or batch.point:
         mark.author, mark.message = as_utf8(batch.author), as_utf8(batch.message)
         mark.point = as_utf8(batch.point)
-    return mark.SerializeToString()
+    return mark
 
 
 def set_time(stamp: Timestamp, time: datetime) -> None:
