@@ -69,6 +69,9 @@ class Line:
         """The address of the client."""
         return str(self._context.peer())
 
+    async def send_initial_metadata(self, _: object) -> None:
+        """Those of the call are sent."""
+
     async def write(self, message: bytes) -> None:
         """Send one message of the watch."""
         await self._write(_convert.to_followed(self._head, message))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from datastream_grpc._limits import Charged, Meter
+from datastream_grpc._loop import ask
+from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._principal import Principal, host_or_name
+
+BEGIN_WITHIN = 1.0
+"""Seconds that the begin of a stream may take when its end is due."""
 
 T = TypeVar("T")
 
@@ -31,18 +36,22 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    @contextmanager
-    def opened(self, principal: Principal) -> Iterator[Charged]:
+    @asynccontextmanager
+    async def opened(self, principal: Principal, context: Context) -> AsyncIterator[Charged]:
         """Around a stream, which counts for its principal and ends with the server."""
         with (
             listed(self._tasks, asyncio.current_task()),
             self._meter.stream(host_or_name(principal), principal.peer) as charge,
         ):
+            await _begin(context)
             yield charge
 
-    def carrying(self) -> AbstractContextManager[None]:
+    @asynccontextmanager
+    async def carrying(self, context: Context) -> AsyncIterator[None]:
         """Around a stream that carries others, which ends with the server, too."""
-        return listed(self.carriers, asyncio.current_task())
+        with listed(self.carriers, asyncio.current_task()):
+            await _begin(context)
+            yield
 
     async def stop(self) -> None:
         """End all of them."""
@@ -51,6 +60,26 @@ class OpenStreams:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _begin(context: Context) -> None:
+    """Send what a stream begins with apart from its first message.
+
+    gRPC sends no status while that is under way: a stream that ends just then with the server would
+    not be told when to come back.
+
+    Raises:
+        ClientLeft: nobody takes it.
+    """
+    sending = asyncio.ensure_future(context.send_initial_metadata(()))
+    sending.add_done_callback(ask)
+    try:
+        await asyncio.shield(sending)
+    except asyncio.CancelledError:
+        await asyncio.wait((sending,), timeout=BEGIN_WITHIN)
+        raise
+    except Exception as error:
+        raise ClientLeft from error
 
 
 @contextmanager

@@ -169,15 +169,17 @@ class Servicer:
             return scope.snapshot(store, partial=request.partial)
 
         asked = frozenset(request.keys), frozenset(request.match)
-        with self.streams.opened(principal), self.meter.asked(principal, request):
-            batch = await self._selected(principal, request, state)
-            await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
+        with self.meter.asked(principal, request):
+            async with self.streams.opened(principal, context):
+                batch = await self._selected(principal, request, state)
+                columns = request.columns
+                await self._outgoing.send(batch, asked, context, deletes=True, columns=columns)
 
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
         principal = principal_of(context)
         send = partial(self.subscribing.watch, principal=principal)
         asked = partial(self.meter.asked, principal)
-        with self.streams.carrying():
+        async with self.streams.carrying(context):
             follow = Follow(send, asked, context, self._texts, self.meter.limits)
             await follow.take(received(context))
 
@@ -221,7 +223,7 @@ class Servicer:
         who = host_or_name(principal)
         instant = self._store.threads.instant
         pushes = Pushes(self._writes, principal, context, instant=instant)
-        with self.streams.opened(principal):
+        async with self.streams.opened(principal, context):
             try:
                 async for request in received(context):
                     if pause := self.meter.push(who, len(checked(request).writes)):
@@ -280,12 +282,12 @@ class Servicer:
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
         principal = principal_of(context)
-        asked = self.meter.asked(principal, request)
-        with self.streams.opened(principal), asked, closing(pieces):
-            take = partial(self._run, pieces.take)
-            while piece := await self.long_reads.read(principal, take):
-                for message in await self._run(list, messages(piece)):
-                    await write(context, message)
+        take = partial(self._run, pieces.take)
+        with self.meter.asked(principal, request), closing(pieces):
+            async with self.streams.opened(principal, context):
+                while piece := await self.long_reads.read(principal, take):
+                    for message in await self._run(list, messages(piece)):
+                        await write(context, message)
 
     def _check_writable(self) -> None:
         if self._read_only:

@@ -62,11 +62,12 @@ class Subscribing:
             raise SourceUnavailable(SHUTTING_DOWN)
         check_selected(request, self.meter.limits)
         watcher = (context.peer(), id(context))
-        with listed(self.watchers, watcher), self.streams.opened(principal) as charge:
-            stream = Stream(self, request, principal, charge, context)
-            while not await stream.watched():
-                # What it may read has changed, or it was too far behind: it goes on from there.
-                pass
+        with listed(self.watchers, watcher):
+            async with self.streams.opened(principal, context) as charge:
+                stream = Stream(self, request, principal, charge, context)
+                while not await stream.watched():
+                    # What it may read has changed, or it was too far behind: it goes on from there.
+                    pass
 
 
 class Stream:
