@@ -17,6 +17,7 @@ from datastream.source import Write
 from datastream_grpc._columns import from_columns, pieces_of, to_columns
 from datastream_grpc._pb import service_pb2 as pb
 
+_OPERATIONS = frozenset(pb.Operation.values())
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DATA, _DATA_KEY, _DATA_VALUE = b"\x0a", b"\x0a", b"\x12"
 """Tags of DataResponse.data, and of its keys and values."""
@@ -84,7 +85,7 @@ def to_write(data: pb.Data, expect: str | None = None) -> Write:
     """
     if data.operation == pb.OPERATION_DELETE:
         return Write(data.key, None, expect=expect)
-    if data.operation not in pb.Operation.values():
+    if data.operation not in _OPERATIONS:
         raise InvalidValue(
             f"operation {data.operation} of {shown(data.key)} is none of this protocol; send PUT "
             "or DELETE"
