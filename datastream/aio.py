@@ -44,7 +44,7 @@ class Inbox:
         self._waiter: asyncio.Future[None] | None = None
         self._notify: Callable[[], None] | None = None
         # For who follows: what comes next, how many that may be, and whether the buffer has more.
-        self._few: tuple[Any, ...] = ()
+        self._few: list[Any] = []
         self._ahead = self._buffer.AHEAD if isinstance(self._buffer, ConflatingBuffer) else 1
         self._has_more = False
         self.ended = False
@@ -52,31 +52,27 @@ class Inbox:
         self._error: Exception | None = None
 
     def offer(self, batch: Any, before: Sequence[str | None] | None = None, /) -> None:
-        with self._lock:
-            if self.ended:
-                return
-            notify = self._notify
-            if notify is None:
-                self._keep(batch, before)
-                self._wake()
-                return
+        if self._notify is not None and not (self._has_more or self.ended):
+            # Without the lock, as only `take` comes meanwhile, which makes room.
             few = self._few
-            is_known = bool(few) or self._has_more
-            if not is_known or self._has_room(batch):
-                self._few = (*few, batch)
-            else:
-                self._has_more = True
-                self._keep(batch, before)
-            # Who has not looked since it was notified will find this too.
-            if not is_known or self.ended:
-                notify()
+            if not few or (len(few) < self._ahead and _is_small(batch)):
+                few.append(batch)
+                if len(few) == 1:
+                    self._notify()
+                return
+        with self._lock:
+            if not self.ended:
+                self._offer_kept(batch, before)
 
-    def _has_room(self, batch: Any) -> bool:
-        """Whether a batch may wait outside of the buffer, which is for who falls behind."""
-        if self._has_more or len(self._few) >= self._ahead:
-            return False
-        entries = batch.entries
-        return len(entries) == 1 and len(entries[0].value) <= SMALL
+    def _offer_kept(self, batch: Any, before: Sequence[str | None] | None) -> None:
+        """Have a batch wait in the buffer."""
+        had_more, self._has_more = self._has_more, self._notify is not None
+        self._keep(batch, before)
+        if self._notify is None:
+            self._wake()
+        # Who takes one of the few from here on sees that there is more, as who knew that does.
+        elif self.ended or not (self._few or had_more):
+            self._notify()
 
     def _keep(self, batch: Any, before: Sequence[str | None] | None) -> None:
         overflow = self._buffer.put(batch, before)
@@ -99,16 +95,16 @@ class Inbox:
         It may not block, nor use the inbox.
         """
         with self._lock:
-            self._notify = notify
+            # In this order: from then on what is offered may pass by the buffer.
             self._has_more = bool(self._buffer)
+            self._notify = notify
 
     def take(self) -> tuple[Any | None, bool]:
         """The next batch, None if there is none just now; and whether more wait."""
+        few = self._few
+        if few:
+            return few.pop(0), bool(few) or self._has_more
         with self._lock:
-            few = self._few
-            if few:
-                rest = self._few = few[1:]
-                return few[0], bool(rest) or self._has_more
             batch = self._buffer.take()
             if batch is None and self._error is not None:
                 raise self._error
@@ -138,6 +134,12 @@ class Inbox:
         except RuntimeError:
             # The loop was closed with the watch still open.
             self.ended = True
+
+
+def _is_small(batch: Any) -> bool:
+    """Whether a batch may wait beside another, outside of the buffer."""
+    entries = batch.entries
+    return len(entries) == 1 and len(entries[0].value) <= SMALL
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

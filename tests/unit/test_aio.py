@@ -1,12 +1,14 @@
 """Watches in an event loop; the tests drive a loop of their own."""
 
 import asyncio
+import itertools
+import sys
 import threading
 
 import pytest
 
 import datastream
-from datastream import Batch, Entry, InvalidKey, Store
+from datastream import Batch, Entry, InvalidKey, Store, aio
 from datastream._watch.buffer import ConflatingBuffer, NewestBuffer
 from datastream.aio import Inbox, Overflow
 from datastream.sources.memory import MemorySource
@@ -282,6 +284,71 @@ def test_what_waits_beyond_the_next_batch_is_conflated(followed):
         assert taken(inbox) == [["1"], ["3"]]
 
     followed(use, NewestBuffer())
+
+
+class Follower:
+    """Takes from an inbox, and looks again only if it knows of more, or was told."""
+
+    def __init__(self, inbox):
+        self.inbox = inbox
+        self.found = []
+        self.has_news = True
+        inbox.follow(self.told)
+
+    def told(self):
+        self.has_news = True
+
+    def step(self):
+        if self.has_news:
+            self.has_news = False
+            batch, has_more = self.inbox.take()
+            self.has_news |= has_more
+            self.found += [] if batch is None else [batch.cursor]
+
+    def beside(self, at):
+        """A trace that takes a step before this line of what is traced, if no lock forbids it."""
+        lines = itertools.count()
+
+        def trace(frame, event, _):
+            if frame.f_code.co_filename != aio.__file__:
+                return None
+            can_step = self.inbox._few or not self.inbox._lock.locked()
+            if event == "line" and next(lines) == at and can_step:
+                self.step()
+            return trace
+
+        return trace
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("waiting", ["", "s", "l", "ss", "sl", "sls"])
+@pytest.mark.parametrize("last", ["s", "l"])
+@pytest.mark.parametrize("at", range(16))
+def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, last, at):
+    """At whichever line of the publisher's thread: small and large batches, and what waits."""
+    values = {"s": b"v", "l": b"v" * 1000}
+
+    class Kept(ConflatingBuffer):
+        AHEAD = ahead
+
+    async def main():
+        follower = Follower(Inbox(Kept()))
+        follower.step()
+        *before, end = [
+            Batch((Entry("k", values[c]),), str(n)) for n, c in enumerate(waiting + last)
+        ]
+        for batch in before:
+            follower.inbox.offer(batch)
+        sys.settrace(follower.beside(at))
+        try:
+            follower.inbox.offer(end)
+        finally:
+            sys.settrace(None)
+        while follower.has_news:
+            follower.step()
+        assert follower.found == [str(n) for n in range(len(waiting) + 1)]
+
+    asyncio.run(main())
 
 
 def test_who_follows_an_inbox_that_overflows_is_told_after_the_next_batch(followed):
