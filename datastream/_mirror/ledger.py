@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from enum import IntEnum
 from functools import partial
 
 from datastream._columns import keys_of, matching, revisions_of
@@ -29,6 +30,20 @@ CHUNK = 5_000
 log = logging.getLogger("datastream")
 
 
+class Claim(IntEnum):
+    """Why what the target holds at a suspected key may be the mirror's own; the greater counts."""
+
+    NONE = 0
+    DECIDED = 1
+    """This process has decided it: its own, if it is as it was left."""
+    REFUSED = 2
+    """The target could not hold it until now: its own, unless others are seen to write it."""
+    UNREAD = 3
+    """It could not be read when both stores were compared, and nobody else has written it."""
+    WRITTEN = 4
+    """An earlier process may have written it last."""
+
+
 class Ledger:
     """The memory of one mirror; used by its thread alone.
 
@@ -49,8 +64,8 @@ class Ledger:
         self._was_ours = False
         """So it was before both stores were compared."""
         self.is_saved = True
-        self.suspects: set[str] = set()
-        """Keys of the target that others may have written."""
+        self.suspects: dict[str, Claim] = {}
+        """Keys of the target that others may have written, and what speaks for the mirror."""
         self.judged: set[str] = set()
         """Keys of which that was decided. What the source held then may be ahead of its watch,
         which does not tell of a key that came and went since: they are looked at once more."""
@@ -62,21 +77,17 @@ class Ledger:
         self._was_exact = False
         self._was_pruned = True
         self._loaded = False
-        # What is left to others, suspects, and whether the rest is exact, as the place has it; and
-        # as it is to have it.
-        self._kept_marks = self._intended_marks = self._marks
         # The revisions that the target had when both stores were compared, until it is watched.
         self._before: dict[str, str] = {}
         # What was written here, and the watch of the target has not shown yet.
         self._written: set[str] = set()
-        # What an earlier process may have written last, or others since.
-        self._unsure: frozenset[str] = frozenset()
-        # What an earlier process could not write, and this one has not tried.
-        self._untried: set[str] = set()
-        # What this one has decided, and looks at once more: its own, if it is as it was left.
-        self._doubted: set[str] = set()
+        # What an earlier process could not write, and this one has not looked at.
+        self._untried: frozenset[str] = frozenset()
         # Keys and hashes of values whose writes failed: they may have been stored all the same.
         self._tried: set[tuple[str, int]] = set()
+        # What is left to others, suspects, and whether the rest is exact, as the place has it; and
+        # as it is to have it.
+        self._kept_marks = self._intended_marks = self._marks
 
     def load(self) -> None:
         """Take in what was kept, once.
@@ -99,12 +110,12 @@ class Ledger:
             self.theirs = set(kept.theirs)
             if self._rules.on_conflict in (None, "source"):
                 # Under these rules nothing is left to others: what was is decided anew.
-                self.suspects.update(kept.theirs)
+                self._suspect(kept.theirs)
             # No watch tells of what was written, and undone by others, since that place.
-            self.suspects |= {*kept.suspects, *kept.written}
+            self._suspect(kept.suspects)
+            self._suspect(kept.written, Claim.WRITTEN)
             self._written = set(kept.written)
-            self._unsure = frozenset(kept.written)
-            self._untried = set(kept.refused)
+            self._untried = frozenset(kept.refused)
             self._was_exact, self._was_pruned = kept.is_exact, kept.is_pruned
         self._kept_marks = self._marks
         self._loaded = True
@@ -121,10 +132,10 @@ class Ledger:
         self.take_in(plan)
         if len(plan.extra) <= MOST_EXTRA:
             self.theirs |= plan.extra
-        for keys in (self._written, self.suspects, self.judged, self._doubted, self._untried):
-            keys.clear()
-        for known in (self._target.left, self._target.refused, self._target.altered):
+        target_knows = self._target.left, self._target.refused, self._target.altered
+        for known in (self._written, self.suspects, self.judged, *target_knows):
             known.clear()
+        self._untried = frozenset()
         self._before = revisions_of(target)
         self._was_exact = self._was_pruned = True
         self.progress = self.progress._replace(
@@ -162,10 +173,26 @@ class Ledger:
     @property
     def not_ours(self) -> set[str]:
         """Keys that a comparison has to take for somebody else's if they differ."""
-        return self.theirs | (self.suspects - self._unsure - self._doubted)
+        return self.theirs | {key for key, claim in self.suspects.items() if claim is Claim.NONE}
 
-    def suspect(self, batch: Batch) -> None:
-        """Find keys of the target that are not as they were left."""
+    def _suspect(self, keys: Iterable[str], claim: Claim = Claim.NONE) -> None:
+        for key in keys:
+            self.suspects[key] = max(claim, self.suspects.get(key, claim))
+
+    def _suspect_news(self, key: str) -> None:
+        """Others have written a key, unless what an earlier process wrote is shown only now."""
+        claim = self.suspects.get(key, Claim.NONE)
+        # What goes with the place, in one transaction, was there before that was read, or never is.
+        is_settled = self._place.as_write is not None and self._target.is_atomic
+        is_over = claim is Claim.REFUSED or (claim is Claim.WRITTEN and is_settled)
+        self.suspects[key] = Claim.NONE if is_over else claim
+
+    def suspect(self, batch: Batch, *, is_news: bool = True) -> None:
+        """Find keys of the target that are not as they were left.
+
+        Args:
+            is_news: it has changed since this process has followed the target.
+        """
         target = self._target
         for entry in batch.entries:
             key = entry.key
@@ -173,14 +200,20 @@ class Ledger:
                 target.take(key, entry)
                 self.is_saved &= key not in self._written
                 self._written.discard(key)
-            elif not is_reserved(key):
-                self.suspects.add(key)
+            elif is_reserved(key):
+                continue
+            elif is_news:
+                self._suspect_news(key)
+            else:
+                self._suspect((key,))
         target.forget(self._written)
         self.progress = self.progress._replace(target_cursor=batch.cursor)
 
     def suspect_others(self, keys: Iterable[str]) -> None:
         """These mirrored keys of the target have changed since it was last followed."""
-        self.suspects.update(key for key in keys if key not in self._written)
+        for key in keys:
+            if key not in self._written:
+                self._suspect_news(key)
 
     def suspect_differing(
         self, source: Sequence[Entry], target: Mapping[str, Entry], changed: Collection[str]
@@ -192,17 +225,20 @@ class Ledger:
         if not self._was_exact:
             return
         is_left = target.keys() - changed
-        self.suspects |= is_left - set(keys_of(source))
+        self._suspect(is_left - set(keys_of(source)))
         types = self._rules.types
         for entry in matching(source, lambda key: key in is_left):
             if not same(entry, target[entry.key], types=types):
-                self.suspects.add(entry.key)
+                self._suspect((entry.key,))
+
+    def suspect_overtaken(self, writes: Iterable[Write]) -> None:
+        """Others have written the keys of these writes just now."""
+        self._suspect(write.key for write in writes)
 
     def try_again(self) -> None:
         """What the target could not hold until now is looked at, unless others wrote it since."""
-        refused, self._untried = self._untried - self.suspects, set()
-        self.suspects |= refused
-        self._unsure |= refused
+        self._suspect(self._untried - self.suspects.keys(), Claim.REFUSED)
+        self._untried = frozenset()
 
     def suspect_unread(self, keys: Collection[str], there: Collection[str]) -> None:
         """These could not be read when both stores were compared, and were left out of that.
@@ -210,9 +246,10 @@ class Ledger:
         Args:
             there: keys that the target holds.
         """
-        self.suspects.update(keys)
-        # What is only missing was written by nobody.
-        self._unsure |= {key for key in keys if self._was_ours or key not in there}
+        for key in keys:
+            # What is only missing was written by nobody.
+            is_nobodys = self._was_ours or key not in there
+            self._suspect((key,), Claim.UNREAD if is_nobodys else Claim.NONE)
         self.is_saved &= not keys
 
     def check(self, batch: Batch) -> None:
@@ -227,7 +264,7 @@ class Ledger:
             self._written.difference_update(left)
         else:
             keys = found.keys() | expected.keys()
-            self.suspects.update(key for key in keys if found.get(key) != expected.get(key))
+            self._suspect(key for key in keys if found.get(key) != expected.get(key))
             self._written = {key for key in self._written if left.get(key) != found.get(key, "")}
         for key in self._target.refused:
             left.setdefault(key, self._before.get(key, ""))
@@ -255,24 +292,20 @@ class Ledger:
         self.take_in(plan)
         for key in keys:
             self._target.take(key, there.get(key))
-        self.suspects.difference_update(keys)
+            self.suspects.pop(key, None)
         self._written.difference_update(keys)
-        self._unsure = self._unsure.difference(keys)
-        self._doubted.difference_update(keys)
         self.is_saved = False
 
     def doubt(self) -> bool:
         """The watches have shown all: suspect what was decided before; False if there is none."""
         doubted, self.judged = self.judged - self.theirs - self._target.refused.keys(), set()
-        self._doubted |= doubted
-        self.suspects |= doubted
+        self._suspect(doubted, Claim.DECIDED)
         self.is_saved &= not doubted
         return bool(doubted)
 
     def doubt_refused(self) -> None:
         """There may be room now for what the target could not hold."""
-        self._doubted.update(self._target.refused)
-        self.suspects.update(self._target.refused)
+        self._suspect(self._target.refused, Claim.DECIDED)
 
     def take_in(self, plan: Plan) -> None:
         """Take in who keeps which keys."""
@@ -306,11 +339,11 @@ class Ledger:
 
     def _may_be_ours(self, found: Conflict) -> bool:
         """Whether the mirror may have written what the target holds."""
-        key, left = found.key, self._target.left
-        if key in self._unsure or (key, _hash(found.target)) in self._tried:
-            return True
-        is_as_it_was = key not in left or self._target.is_as_left(key, found.target)
-        return key in self._doubted and is_as_it_was
+        key, claim = found.key, self.suspects.get(found.key, Claim.NONE)
+        if claim is Claim.DECIDED:
+            left = self._target.left
+            return key not in left or self._target.is_as_left(key, found.target)
+        return claim is not Claim.NONE or (key, _hash(found.target)) in self._tried
 
     # What is written here.
 
@@ -322,7 +355,7 @@ class Ledger:
             return list(writes)
         if self._rules.on_conflict != "target":
             # It is decided again whenever the source changes.
-            self.suspects.update(write.key for write in writes if write.key in self.theirs)
+            self._suspect(write.key for write in writes if write.key in self.theirs)
         return [w for w in writes if w.key not in self.theirs and w.key not in self.suspects]
 
     def expecting(
@@ -385,7 +418,6 @@ class Ledger:
 
     def confirm(self) -> None:
         """What was written has been shown by now, or had changed nothing."""
-        self._unsure = frozenset()
         self._tried.clear()
         if self._written and not self._target.store._source.eventually_consistent:
             self._written.clear()
@@ -395,8 +427,16 @@ class Ledger:
 
     @property
     def _marks(self) -> tuple[frozenset[str], frozenset[str], frozenset[str], bool]:
-        suspects, refused = self.suspects | self.judged, self._target.refused
+        suspects, refused = self._named_suspects, self._target.refused
         return frozenset(self.theirs), frozenset(suspects), frozenset(refused), self._is_exact
+
+    @property
+    def _named_suspects(self) -> set[str]:
+        # What could not be held is named as that.
+        return self.judged.union(self.suspects.keys() - self._claimed(Claim.REFUSED))
+
+    def _claimed(self, *claims: Claim) -> set[str]:
+        return {key for key, claim in self.suspects.items() if claim in claims}
 
     @property
     def _is_exact(self) -> bool:
@@ -427,10 +467,11 @@ class Ledger:
 
     def _kept(self, progress: Progress) -> Progress:
         """The progress with all that a later process needs."""
-        refused = self._untried | self._target.refused.keys()
+        refused = self._claimed(Claim.REFUSED).union(self._untried, self._target.refused)
         is_short, is_named = len(self._written) <= MOST_WRITTEN, len(refused) <= MOST_REFUSED
         # A later process must know in any case which suspects may be the mirror's own.
-        written = self.judged | (self.suspects & (self._unsure | self._doubted))
+        claims = Claim.DECIDED, Claim.UNREAD, Claim.WRITTEN
+        written = self.judged | self._claimed(*claims)
         if is_short:
             written |= self._written
         return progress._replace(
@@ -438,7 +479,7 @@ class Ledger:
             target_cursor=progress.target_cursor if is_short else "",
             written=tuple(sorted(written)),
             theirs=tuple(sorted(self.theirs)),
-            suspects=tuple(sorted(self.suspects | self.judged)),
+            suspects=tuple(sorted(self._named_suspects)),
             is_exact=self._is_exact,
             refused=tuple(sorted(refused)) if is_named else (),
             is_pruned=self._was_pruned and self._rules.delete,

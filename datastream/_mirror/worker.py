@@ -35,7 +35,7 @@ from datastream._mirror.progress import MIRRORS, Place, Progress
 from datastream._mirror.target import Target
 from datastream._watch.diff import changed_back
 from datastream._watch.status import StatusHolder
-from datastream.entry import Batch, Entry
+from datastream.entry import DELETE, Batch, Entry
 from datastream.errors import DatastreamError, KeyNotFound, RevisionConflict, StoreClosed
 from datastream.selection import RESERVED, Selection, is_reserved
 from datastream.source import Feature, Health, Reading, Write, is_below
@@ -320,7 +320,7 @@ class Worker:
             self._joined = self._is_fed_anew = True
 
     def _resume(self, first: First) -> None:
-        self._ledger.suspect(first.target)
+        self._ledger.suspect(first.target, is_news=False)
         self._ledger.try_again()
         self._plan_batch(first.source, monotonic())
 
@@ -445,6 +445,7 @@ class Worker:
         left, found = self._read(self._target.store, keys), self._read(self._source, keys)
         check_readable(keys, left.unread, self._target.store.name)
         there, wanted = present(left.entries), present(found.entries)
+        self._take_news(there, keys)
         judged = [key for key in keys if not is_below(key, found.unread)]
         plan = ledger.judge(judged, wanted, there)
         check_conflicts(plan.conflicts, self._target.store.name)
@@ -458,6 +459,24 @@ class Worker:
         ledger.judged.update(keys if is_ahead else (write.key for write in writes))
         if writes:
             self._work.appendleft(Work(writes, None, monotonic(), is_judged=True))
+
+    def _take_news(self, there: dict[str, Entry], keys: Collection[str]) -> None:
+        """Take what the watch of the target tells, as far as a read has shown it: who wrote it.
+
+        Args:
+            there: what was read at `keys`; brought up to date.
+        """
+        self._target.store._core.catch_up()
+        read = frozenset(keys)
+        while self._feeds.target and (batch := _taken(self._feeds.target)) is not None:
+            self._ledger.suspect(batch)
+            for entry in batch.entries:
+                if entry.key not in read:
+                    continue
+                if entry.operation is DELETE:
+                    there.pop(entry.key, None)
+                else:
+                    there[entry.key] = entry
 
     def _drop_decided(self, keys: Collection[str]) -> None:
         """Forget what was decided of keys before others wrote them once more."""
@@ -526,7 +545,7 @@ class Worker:
             changed = [write for write in writes if not is_expected(write, there.get(write.key))]
             self._ledger.forget_intended(writes)
             self._joined = self._resumes = False
-        self._ledger.suspects.update(write.key for write in changed)
+        self._ledger.suspect_overtaken(changed)
         return bool(changed)
 
     @property

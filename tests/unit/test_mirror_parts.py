@@ -184,7 +184,7 @@ def test_a_suspect_that_may_be_the_mirrors_own_is_so_after_a_restart(tmp_path):
         ledger = begun()
         ledger.judged.add("own")
         assert ledger.doubt()
-        ledger.suspects.add("others")
+        ledger.suspect_others(["others"])
         ledger.save()
         keys = "own", "others"
         new = {key: Entry(key, b"2", "int", revision="2") for key in keys}

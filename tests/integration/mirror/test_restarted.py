@@ -3,7 +3,7 @@
 import pytest
 
 from datastream import DatastreamError, InvalidValue, State, Store, mirror
-from datastream._mirror import ledger
+from datastream._mirror import ledger, worker
 from datastream._mirror.progress import MIRRORS, Progress
 from datastream.sources.memory import MemorySource
 from tests.integration._programs.tools import eventually
@@ -291,6 +291,54 @@ def test_what_others_write_where_nothing_could_be_held_is_theirs(source, words, 
     running.close()
     run(source, words, on_conflict="target")
     assert values(words) == {"a": "theirs", "b": "two"}
+
+
+@pytest.mark.parametrize("at", ["_resume", "_look_at_suspects"])
+def test_what_others_write_as_a_mirror_starts_again_is_theirs_though_it_could_not_be_held(
+    source, words, other, table, at, monkeypatch
+):
+    """It is tried again, unless others were there first: also just before both are read."""
+    source.put_many({"a": 1, "b": "two"})
+    assert list(run(source, words)) == ["a"]
+    step, theirs = getattr(worker.Worker, at), ["theirs"]
+
+    def overtaken(self, *args):
+        if at == "_resume":
+            step(self, *args)
+        if theirs:
+            other["a"] = theirs.pop()
+        if at != "_resume":
+            step(self, *args)
+
+    monkeypatch.setattr(worker.Worker, at, overtaken)
+    with Store(MemorySource(table), name=words.name) as able, mirror(source, able) as running:
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+        assert values(able) == {"a": "theirs", "b": "two"}
+
+
+def test_what_others_write_as_a_mirror_starts_again_is_theirs_though_it_wrote_that_last(
+    source, target, other, monkeypatch
+):
+    """The place was in the transaction of that write: what is shown from then on is another one."""
+    source["a"] = 1
+    running = mirror(source, target)
+    assert running.flush(LONG)
+    monkeypatch.setattr(running._worker.ledger, "save", lambda: None)
+    source["a"] = 2
+    assert running.flush(LONG)
+    killed(running)
+    resume = worker.Worker._resume
+
+    def overtaken(self, first):
+        resume(self, first)
+        other["a"] = "theirs"
+
+    monkeypatch.setattr(worker.Worker, "_resume", overtaken)
+    with mirror(source, target) as running:
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+    assert values(target) == {"a": "theirs"}
 
 
 def test_what_was_decided_is_forgotten_when_others_write_once_more(source, target, other):
