@@ -286,6 +286,10 @@ def test_what_waits_beyond_the_next_batch_is_conflated(followed):
     followed(use, NewestBuffer())
 
 
+LINES = 16
+"""More than an offer has."""
+
+
 class Follower:
     """Takes from an inbox, and looks again only if it knows of more, or was told."""
 
@@ -323,20 +327,18 @@ class Follower:
 @pytest.mark.parametrize("ahead", [1, 2])
 @pytest.mark.parametrize("waiting", ["", "s", "l", "ss", "sl", "sls"])
 @pytest.mark.parametrize("last", ["s", "l"])
-@pytest.mark.parametrize("at", range(16))
-def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, last, at):
+def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, last):
     """At whichever line of the publisher's thread: small and large batches, and what waits."""
     values = {"s": b"v", "l": b"v" * 1000}
+    entries = [Entry("k", values[size]) for size in waiting + last]
+    *before, end = [Batch((entry,), str(number)) for number, entry in enumerate(entries)]
 
     class Kept(ConflatingBuffer):
         AHEAD = ahead
 
-    async def main():
+    async def found(at):
         follower = Follower(Inbox(Kept()))
         follower.step()
-        *before, end = [
-            Batch((Entry("k", values[c]),), str(n)) for n, c in enumerate(waiting + last)
-        ]
         for batch in before:
             follower.inbox.offer(batch)
         sys.settrace(follower.beside(at))
@@ -346,9 +348,10 @@ def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, 
             sys.settrace(None)
         while follower.has_news:
             follower.step()
-        assert follower.found == [str(n) for n in range(len(waiting) + 1)]
+        return follower.found
 
-    asyncio.run(main())
+    for at in range(LINES):
+        assert asyncio.run(found(at)) == [str(number) for number in range(len(entries))]
 
 
 def test_who_follows_an_inbox_that_overflows_is_told_after_the_next_batch(followed):
