@@ -102,14 +102,20 @@ class Inbox:
     def take(self) -> tuple[Any | None, bool]:
         """The next batch, None if there is none just now; and whether more wait."""
         few = self._few
-        if few:
-            return few.pop(0), bool(few) or self._has_more
-        with self._lock:
-            batch = self._buffer.take()
-            if batch is None and self._error is not None:
-                raise self._error
-            self._has_more = bool(self._buffer)
-            return batch, self._has_more
+        if not few:
+            with self._lock:
+                # Not before the lock is held: what was offered until then comes before the rest.
+                if not few:
+                    return self._take_kept()
+        return few.pop(0), bool(few) or self._has_more
+
+    def _take_kept(self) -> tuple[Any | None, bool]:
+        """The next batch of the buffer."""
+        batch = self._buffer.take()
+        if batch is None and self._error is not None:
+            raise self._error
+        self._has_more = bool(self._buffer)
+        return batch, self._has_more
 
     def poll(self) -> Any | asyncio.Future[None] | None:
         """The next batch; a future that is done when there may be one; None after the last."""

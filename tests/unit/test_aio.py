@@ -1,7 +1,6 @@
 """Watches in an event loop; the tests drive a loop of their own."""
 
 import asyncio
-import itertools
 import sys
 import threading
 
@@ -286,10 +285,6 @@ def test_what_waits_beyond_the_next_batch_is_conflated(followed):
     followed(use, NewestBuffer())
 
 
-LINES = 16
-"""More than an offer has."""
-
-
 class Follower:
     """Takes from an inbox, and looks again only if it knows of more, or was told."""
 
@@ -309,49 +304,117 @@ class Follower:
             self.has_news |= has_more
             self.found += [] if batch is None else [batch.cursor]
 
-    def beside(self, at):
-        """A trace that takes a step before this line of what is traced, if no lock forbids it."""
-        lines = itertools.count()
+    def finish(self):
+        """Take all that it knows of."""
+        while self.has_news:
+            self.step()
 
-        def trace(frame, event, _):
-            if frame.f_code.co_filename != aio.__file__:
-                return None
-            can_step = self.inbox._few or not self.inbox._lock.locked()
-            if event == "line" and next(lines) == at and can_step:
-                self.step()
-            return trace
 
-        return trace
+class Beside:
+    """Traces what an inbox does, and acts once before the instruction of that number."""
+
+    def __init__(self, at, act):
+        self._act = act
+        self._left = at
+
+    @property
+    def has_acted(self):
+        return self._left < 0
+
+    def __enter__(self):
+        sys.settrace(self._trace)
+
+    def __exit__(self, *_):
+        sys.settrace(None)
+
+    def _trace(self, frame, event, _):
+        if frame.f_code.co_filename != aio.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            self._left -= 1
+            if self._left == -1:
+                self._act()
+        return self._trace
+
+
+def numbered(sizes):
+    """Small and large batches, in order."""
+    values = {"s": b"v", "l": b"v" * 1000}
+    return [Batch((Entry("k", values[size]),), str(n)) for n, size in enumerate(sizes)]
+
+
+def at_each_instruction(check):
+    """Call `check` with a loop for the number of each, until there is none of that number."""
+
+    async def main():
+        assert check(0)
+        assert any(not check(at) for at in range(1, 1000))
+
+    asyncio.run(main())
+
+
+def followed_ahead(ahead):
+    """Who follows an inbox with so many places beside its buffer, and has looked at it once."""
+    follower = Follower(Inbox(type("Kept", (ConflatingBuffer,), {"AHEAD": ahead})()))
+    follower.step()
+    return follower
 
 
 @pytest.mark.parametrize("ahead", [1, 2])
 @pytest.mark.parametrize("waiting", ["", "s", "l", "ss", "sl", "sls"])
 @pytest.mark.parametrize("last", ["s", "l"])
 def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, last):
-    """At whichever line of the publisher's thread: small and large batches, and what waits."""
-    values = {"s": b"v", "l": b"v" * 1000}
-    entries = [Entry("k", values[size]) for size in waiting + last]
-    *before, end = [Batch((entry,), str(number)) for number, entry in enumerate(entries)]
+    """At whichever instruction of the publisher's thread: small and large batches."""
 
-    class Kept(ConflatingBuffer):
-        AHEAD = ahead
+    def check(at):
+        follower = followed_ahead(ahead)
+        inbox = follower.inbox
 
-    async def found(at):
-        follower = Follower(Inbox(Kept()))
-        follower.step()
+        def take():
+            if inbox._few or not inbox._lock.locked():
+                follower.step()
+
+        *before, end = numbered(waiting + last)
         for batch in before:
-            follower.inbox.offer(batch)
-        sys.settrace(follower.beside(at))
-        try:
-            follower.inbox.offer(end)
-        finally:
-            sys.settrace(None)
-        while follower.has_news:
-            follower.step()
-        return follower.found
+            inbox.offer(batch)
+        with (beside := Beside(at, take)):
+            inbox.offer(end)
+        follower.finish()
+        assert follower.found == [str(n) for n in range(len(waiting) + 1)]
+        return beside.has_acted
 
-    for at in range(LINES):
-        assert asyncio.run(found(at)) == [str(number) for number in range(len(entries))]
+    at_each_instruction(check)
+
+
+@pytest.mark.parametrize("ahead", [1, 2])
+@pytest.mark.parametrize("waiting", ["", "s", "l", "ss", "sl", "sls"])
+@pytest.mark.parametrize("more", ["s", "l", "ss", "sl", "ls", "ssl", "sss"])
+def test_what_is_offered_while_something_is_taken_comes_in_order(ahead, waiting, more):
+    """At whichever instruction of the loop's thread, which may wait there for a while."""
+
+    def check(at):
+        follower = followed_ahead(ahead)
+        inbox = follower.inbox
+        batches = numbered(waiting + more)
+        later = iter(batches[len(waiting) :])
+
+        def offer():
+            if not inbox._lock.locked():
+                for batch in later:
+                    inbox.offer(batch)
+
+        for batch in batches[: len(waiting)]:
+            inbox.offer(batch)
+        follower.has_news = True
+        with (beside := Beside(at, offer)):
+            follower.step()
+        offer()
+        follower.finish()
+        assert follower.found == [batch.cursor for batch in batches]
+        return beside.has_acted
+
+    at_each_instruction(check)
 
 
 def test_who_follows_an_inbox_that_overflows_is_told_after_the_next_batch(followed):
