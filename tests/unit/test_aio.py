@@ -1,7 +1,6 @@
 """Watches in an event loop; the tests drive a loop of their own."""
 
 import asyncio
-import sys
 import threading
 
 import pytest
@@ -13,6 +12,7 @@ from datastream.aio import Inbox, Overflow
 from datastream.sources.memory import MemorySource
 from datastream.testing import TIMEOUT, Spy
 from datastream.testing._tools import eventually
+from tests.unit.beside import Beside, at_each_instruction
 
 
 def run(coroutine):
@@ -310,48 +310,10 @@ class Follower:
             self.step()
 
 
-class Beside:
-    """Traces what an inbox does, and acts once before the instruction of that number."""
-
-    def __init__(self, at, act):
-        self._act = act
-        self._left = at
-
-    @property
-    def has_acted(self):
-        return self._left < 0
-
-    def __enter__(self):
-        sys.settrace(self._trace)
-
-    def __exit__(self, *_):
-        sys.settrace(None)
-
-    def _trace(self, frame, event, _):
-        if frame.f_code.co_filename != aio.__file__:
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            self._left -= 1
-            if self._left == -1:
-                self._act()
-        return self._trace
-
-
 def numbered(sizes):
     """Small and large batches, in order."""
     values = {"s": b"v", "l": b"v" * 1000}
     return [Batch((Entry("k", values[size]),), str(n)) for n, size in enumerate(sizes)]
-
-
-def at_each_instruction(check):
-    """Call `check` with a loop for the number of each, until there is none of that number."""
-
-    async def main():
-        assert check(0)
-        assert any(not check(at) for at in range(1, 1000))
-
-    asyncio.run(main())
 
 
 def followed_ahead(ahead):
@@ -378,7 +340,7 @@ def test_what_is_taken_while_something_is_offered_hides_nothing(ahead, waiting, 
         *before, end = numbered(waiting + last)
         for batch in before:
             inbox.offer(batch)
-        with (beside := Beside(at, take)):
+        with (beside := Beside(aio, at, take)):
             inbox.offer(end)
         follower.finish()
         assert follower.found == [str(n) for n in range(len(waiting) + 1)]
@@ -407,7 +369,7 @@ def test_what_is_offered_while_something_is_taken_comes_in_order(ahead, waiting,
         for batch in batches[: len(waiting)]:
             inbox.offer(batch)
         follower.has_news = True
-        with (beside := Beside(at, offer)):
+        with (beside := Beside(aio, at, offer)):
             follower.step()
         offer()
         follower.finish()

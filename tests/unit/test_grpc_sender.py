@@ -5,6 +5,7 @@ import gc
 from types import SimpleNamespace
 
 import pytest
+from datastream_grpc import _sender
 from datastream_grpc._follow import Line
 from datastream_grpc._outgoing import ClientLeft
 from datastream_grpc._sender import FEW, TOGETHER, Ready, Sender
@@ -12,6 +13,7 @@ from datastream_grpc._sender import FEW, TOGETHER, Ready, Sender
 from datastream import Batch, Entry
 from datastream.aio import Inbox, Overflow
 from datastream.testing import TIMEOUT
+from tests.unit.beside import Beside, at_each_instruction
 
 
 class Client:
@@ -132,6 +134,24 @@ def test_what_was_offered_before_the_end_is_sent(running):
         assert it.sender.is_over
 
     running(use)
+
+
+@pytest.mark.parametrize("is_end", [True, False])
+def test_an_end_and_an_interruption_are_seen_whenever_they_come(is_end):
+    """At whichever instruction of the loop's thread that looks for news, and finds none."""
+
+    def check(at):
+        it = Setting()
+        running = it.sender.run()
+        with (beside := Beside(_sender, at, it.inbox.end if is_end else it.sender.interrupt)):
+            waits = next(running.__await__(), None)
+        # What the loop does, if it was told to.
+        it.sender.step()
+        assert waits is None or waits.done() == beside.has_acted
+        running.close()
+        return beside.has_acted
+
+    at_each_instruction(check)
 
 
 def test_a_client_that_left_and_a_watch_that_failed_end_it(running):

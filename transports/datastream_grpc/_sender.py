@@ -232,11 +232,13 @@ class Sender:
 
     def _next(self) -> Sequence[bytes] | None:
         """The messages of the next batch; None if there is none, or the task has to go on."""
+        # Before it looks: whatever comes while nothing is found tells so again.
+        self._has_news = False
         if self._interrupted:
+            self._has_news = True
             self._return(None)
             return None
-        # Both before it looks: what is offered last may come while nothing is found.
-        self._has_news, is_over = False, self._inbox.ended
+        is_over = self._inbox.ended
         batch, has_more = self._inbox.take()
         if batch is None:
             self.is_over = is_over
