@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import threading
 import weakref
 from dataclasses import replace
@@ -11,6 +12,7 @@ import datastream_grpc
 import grpc
 import pytest
 from datastream_grpc import _pieces
+from datastream_grpc._connection import Stubs
 from datastream_grpc._pb import service_pb2 as pb
 from dulwich import porcelain
 
@@ -22,6 +24,7 @@ from datastream import (
     KeyNotFound,
     Operation,
     ReadOnly,
+    SourceUnavailable,
     Unsupported,
 )
 from tests.integration._programs.tools import TIMEOUT, eventually
@@ -240,3 +243,45 @@ def test_a_message_that_is_no_text_is_refused(remote):
         with pytest.raises(InvalidValue, match=name):
             remote.put("k", 1, **{name: "\ud800 <a@example.org>"})
     assert "k" not in remote
+
+
+RETRIED = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.01s",
+                "maxBackoff": "0.01s",
+                "backoffMultiplier": 1,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "reads"),
+    [
+        ("snapshot", pb.DataRequest(), "snapshot_batch"),
+        ("history", pb.HistoryRequest(key="start"), "history"),
+        ("replay", pb.ReplayRequest(), "replayed"),
+    ],
+)
+def test_what_fails_before_it_begins_is_retried_by_clients_of_grpc(
+    stack, local, server, monkeypatch, method, request_, reads
+):
+    """They do so by themselves, but not once a call has begun to be answered."""
+    read, failures = getattr(local, reads), [SourceUnavailable("away")]
+
+    def fails_once(*args, **options):
+        if failures:
+            raise failures.pop()
+        return read(*args, **options)
+
+    monkeypatch.setattr(local, reads, fails_once)
+    options = [("grpc.service_config", json.dumps(RETRIED))]
+    channel = stack.enter_context(grpc.insecure_channel(server.address, options))
+    assert list(getattr(Stubs(channel), method)(request_, timeout=TIMEOUT))
+    assert not failures

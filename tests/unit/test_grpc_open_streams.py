@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from datastream_grpc import _open_streams
 from datastream_grpc._limits import Limits, Meter
-from datastream_grpc._open_streams import OpenStreams
+from datastream_grpc._open_streams import OpenStreams, begin
 from datastream_grpc._outgoing import ClientLeft
 from datastream_grpc._principal import NOBODY
 
@@ -28,7 +28,8 @@ class Context:
 
 async def opened(streams, context, log):
     try:
-        async with streams.opened(NOBODY, context):
+        with streams.opened(NOBODY):
+            await begin(context)
             log.append("opened")
     except asyncio.CancelledError:
         log.append("cancelled")

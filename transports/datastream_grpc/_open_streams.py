@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from datastream_grpc._limits import Charged, Meter
@@ -36,22 +36,18 @@ class OpenStreams:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    @asynccontextmanager
-    async def opened(self, principal: Principal, context: Context) -> AsyncIterator[Charged]:
+    @contextmanager
+    def opened(self, principal: Principal) -> Iterator[Charged]:
         """Around a stream, which counts for its principal and ends with the server."""
         with (
             listed(self._tasks, asyncio.current_task()),
             self._meter.stream(host_or_name(principal), principal.peer) as charge,
         ):
-            await _begin(context)
             yield charge
 
-    @asynccontextmanager
-    async def carrying(self, context: Context) -> AsyncIterator[None]:
+    def carrying(self) -> AbstractContextManager[None]:
         """Around a stream that carries others, which ends with the server, too."""
-        with listed(self.carriers, asyncio.current_task()):
-            await _begin(context)
-            yield
+        return listed(self.carriers, asyncio.current_task())
 
     async def stop(self) -> None:
         """End all of them."""
@@ -62,11 +58,12 @@ class OpenStreams:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _begin(context: Context) -> None:
-    """Send what a stream begins with apart from its first message.
+async def begin(context: Context) -> None:
+    """Send what a stream begins with apart from its first message, once that is there.
 
     gRPC sends no status while that is under way: a stream that ends just then with the server would
-    not be told when to come back.
+    not be told when to come back. And a client of gRPC retries no call that has begun: one that has
+    to fail does so before.
 
     Raises:
         ClientLeft: nobody takes it.

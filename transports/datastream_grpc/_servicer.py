@@ -20,7 +20,7 @@ from datastream_grpc._descriptions import Descriptions
 from datastream_grpc._follow import Follow
 from datastream_grpc._limits import Limits, Meter, check_selected
 from datastream_grpc._long_reads import LongReads
-from datastream_grpc._open_streams import OpenStreams
+from datastream_grpc._open_streams import OpenStreams, begin
 from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._pieces import (
@@ -169,17 +169,17 @@ class Servicer:
             return scope.snapshot(store, partial=request.partial)
 
         asked = frozenset(request.keys), frozenset(request.match)
-        with self.meter.asked(principal, request):
-            async with self.streams.opened(principal, context):
-                batch = await self._selected(principal, request, state)
-                columns = request.columns
-                await self._outgoing.send(batch, asked, context, deletes=True, columns=columns)
+        with self.streams.opened(principal), self.meter.asked(principal, request):
+            batch = await self._selected(principal, request, state)
+            await begin(context)
+            await self._outgoing.send(batch, asked, context, deletes=True, columns=request.columns)
 
     async def follow(self, requests: AsyncIterator[Any], context: Context) -> None:
         principal = principal_of(context)
         send = partial(self.subscribing.watch, principal=principal)
         asked = partial(self.meter.asked, principal)
-        async with self.streams.carrying(context):
+        with self.streams.carrying():
+            await begin(context)
             follow = Follow(send, asked, context, self._texts, self.meter.limits)
             await follow.take(received(context))
 
@@ -223,7 +223,8 @@ class Servicer:
         who = host_or_name(principal)
         instant = self._store.threads.instant
         pushes = Pushes(self._writes, principal, context, instant=instant)
-        async with self.streams.opened(principal, context):
+        with self.streams.opened(principal):
+            await begin(context)
             try:
                 async for request in received(context):
                     if pause := self.meter.push(who, len(checked(request).writes)):
@@ -282,12 +283,15 @@ class Servicer:
     ) -> None:
         """Send what an iterator of the store gives, read in threads as the client takes it."""
         principal = principal_of(context)
-        take = partial(self._run, pieces.take)
-        with self.meter.asked(principal, request), closing(pieces):
-            async with self.streams.opened(principal, context):
-                while piece := await self.long_reads.read(principal, take):
-                    for message in await self._run(list, messages(piece)):
-                        await write(context, message)
+        asked = self.meter.asked(principal, request)
+        read = partial(self.long_reads.read, principal, partial(self._run, pieces.take))
+        with self.streams.opened(principal), asked, closing(pieces):
+            piece = await read()
+            await begin(context)
+            while piece:
+                for message in await self._run(list, messages(piece)):
+                    await write(context, message)
+                piece = await read()
 
     def _check_writable(self) -> None:
         if self._read_only:

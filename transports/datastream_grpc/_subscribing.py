@@ -17,7 +17,7 @@ from datastream_grpc._aside import Aside
 from datastream_grpc._descriptions import Descriptions
 from datastream_grpc._heartbeats import Heartbeats, heartbeat_of
 from datastream_grpc._limits import Charged, Meter, check_selected
-from datastream_grpc._open_streams import OpenStreams, listed
+from datastream_grpc._open_streams import OpenStreams, begin, listed
 from datastream_grpc._opening import Opening, Place
 from datastream_grpc._outgoing import Context, Outgoing, write
 from datastream_grpc._pb import service_pb2 as pb
@@ -62,12 +62,11 @@ class Subscribing:
             raise SourceUnavailable(SHUTTING_DOWN)
         check_selected(request, self.meter.limits)
         watcher = (context.peer(), id(context))
-        with listed(self.watchers, watcher):
-            async with self.streams.opened(principal, context) as charge:
-                stream = Stream(self, request, principal, charge, context)
-                while not await stream.watched():
-                    # What it may read has changed, or it was too far behind: it goes on from there.
-                    pass
+        with listed(self.watchers, watcher), self.streams.opened(principal) as charge:
+            stream = Stream(self, request, principal, charge, context)
+            while not await stream.watched():
+                # What it may read has changed, or it was too far behind: it goes on from there.
+                pass
 
 
 class Stream:
@@ -99,6 +98,7 @@ class Stream:
         self._heartbeat = heartbeat_of(request)
         # The description that the client was sent; b"" if it did not ask for any.
         self._told = b""
+        self._has_begun = False
 
     async def watched(self) -> bool:
         """Send one watch; False if the stream goes on with another."""
@@ -149,6 +149,7 @@ class Stream:
         await self._describe(scope)
         reader = None if is_small(request) else self._principal
         found = await shared.outgoing.first(opening.watch, self._asked, reader)
+        await self._begin()
         inbox = await opening.watch.inbox()
         sender = self._sender(opening, inbox)
         with (
@@ -170,11 +171,17 @@ class Stream:
                 found = await sender.run()
         return False
 
+    async def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            await begin(self._context)
+
     async def _describe(self, scope: Scope) -> None:
         """Send the description, if it was asked for and has changed."""
         description = self._shared.descriptions.messages[scope.may_write]
         if self._request.describe and self._told is not description:
             self._told = description
+            await self._begin()
             await write(self._context, description)
 
     def _sending(self, opening: Opening, batch: Batch) -> Awaitable[None] | None:
