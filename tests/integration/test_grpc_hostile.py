@@ -5,10 +5,13 @@ What a search has found is kept in ``corpus/grpc_requests.txt``: a method and a 
 
 from __future__ import annotations
 
+import fcntl
 import random
 import resource
 import socket
+import termios
 import threading
+from array import array
 from contextlib import closing, suppress
 from pathlib import Path
 from time import perf_counter
@@ -16,7 +19,7 @@ from time import perf_counter
 import datastream_grpc
 import grpc
 import pytest
-from datastream_grpc import _open_files
+from datastream_grpc import _open_files, _open_streams, _revoking
 from datastream_grpc._pb import service_pb2 as pb
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -295,3 +298,49 @@ class Away(MemorySource):
         if self.away:
             raise SourceUnavailable("away")
         return super().get(key)
+
+
+class Deaf(Connection):
+    """One of which nothing is read: once enough is asked for, its server can send no more."""
+
+    _arrived = -1
+
+    def _fields(self, path):
+        yield from super()._fields(path)
+        yield "authorization", "Bearer secret"
+
+    def is_full(self):
+        """Whether nothing has arrived for a while."""
+        size = array("i", [0])
+        fcntl.ioctl(self.fileno(), termios.FIONREAD, size)
+        before, self._arrived = self._arrived, size[0]
+        return 0 < before == self._arrived
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+def test_who_takes_not_even_the_begin_of_a_stream_has_nothing_printed(
+    stack, tmp_path, monkeypatch, caplog, is_revoked
+):
+    """gRPC can tell such a client nothing more."""
+    monkeypatch.setattr(_open_streams, "BEGIN_WITHIN", 0.01)
+    monkeypatch.setattr(_revoking, "LOOK", 0.01)
+    store = stack.enter_context(datastream.open("memory:"))
+    store.put_many({str(number): b"x" * 1_000_000 for number in range(40)})
+    (tokens := tmp_path / "tokens").write_text("ada secret\n")
+    server = datastream_grpc.serve(store, "127.0.0.1:0", tokens=tokens)
+    stack.callback(server.stop, 0)
+    deaf = stack.enter_context(closing(Deaf(server.address)))
+    path = "/datastream.DataService/"
+    deaf.call(path + "Subscribe", b"")
+    pause = threading.Event()
+    eventually(lambda: pause.wait(0.2) or deaf.is_full(), "what it does not read is full")
+    streams = server._inner._servicer.streams
+    for number, method in enumerate(("Snapshot", "Subscribe", "Push"), 2):
+        deaf.call(path + method, b"")
+        eventually(lambda at=number: len(streams) == at, method)
+    if is_revoked:
+        tokens.write_text("# none\n")
+        eventually(lambda: not len(streams), "all have ended")
+    else:
+        server.stop(0)
+    assert [record for record in caplog.records if record.name.startswith("grpc")] == []

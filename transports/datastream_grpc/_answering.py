@@ -13,12 +13,11 @@ import grpc
 from grpc import aio
 
 from datastream._secrets import logger
-from datastream_grpc._details import details_of
 from datastream_grpc._limits import LimitReached
 from datastream_grpc._open_streams import OpenStreams
 from datastream_grpc._outgoing import ClientLeft, Context
 from datastream_grpc._requests import bytes_of, checked
-from datastream_grpc._status import NAME, code_of, to_answer
+from datastream_grpc._status import abort, code_of, to_answer
 from datastream_grpc._telemetry import Metrics, span
 from datastream_grpc._texts import Texts
 
@@ -71,8 +70,7 @@ class Answering:
                 outcome = "CANCELLED" if has_time(context) else "DEADLINE_EXCEEDED"
                 if self._streams.stopping:
                     outcome = "UNAVAILABLE"
-                    code = grpc.StatusCode.UNAVAILABLE
-                    await context.abort(code, SHUTTING_DOWN, details_of(code, "", SHUTTING_DOWN))
+                    await abort(context, grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
                 raise
             except ClientLeft as left:
                 outcome = "CANCELLED"
@@ -93,9 +91,7 @@ class Answering:
 
     async def _abort(self, name: str, error: Exception, request: Any, context: Context) -> None:
         known, public = told(name, error, context, self._texts, partial(bytes_of, request))
-        code = code_of(error)
-        named = ((NAME, known),) if known else ()
-        await context.abort(code, public, (*named, *details_of(code, known, public)))
+        await abort(context, code_of(error), public, known)
 
 
 def told(

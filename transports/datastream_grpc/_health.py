@@ -15,11 +15,11 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from datastream_grpc._answering import SHUTTING_DOWN
-from datastream_grpc._details import details_of
 from datastream_grpc._limits import LimitReached, Meter
 from datastream_grpc._open_streams import listed
 from datastream_grpc._outgoing import ClientLeft, Context, write
 from datastream_grpc._principal import host_or_name, principal_of
+from datastream_grpc._status import abort
 
 MAX_NAME = 1_000
 """Characters of a service: each that is watched is kept."""
@@ -70,11 +70,11 @@ class Health:
             with self._meter.stream(host_or_name(principal), principal.peer):
                 await self._tell(request.service, context)
         except LimitReached as error:
-            await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+            await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ClientLeft as left:
             log.debug("Watch: the client left: %s", left.__cause__)
             return
-        await _abort(context, grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
+        await abort(context, grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
 
     async def _tell(self, service: str, context: Context) -> None:
         """Send each change, until the server stops."""
@@ -95,7 +95,3 @@ class Health:
         if service not in self._services:
             return _STATES.SERVICE_UNKNOWN
         return _STATES.SERVING if self._serving else _STATES.NOT_SERVING
-
-
-async def _abort(context: Context, code: grpc.StatusCode, text: str) -> None:
-    await context.abort(code, text, details_of(code, "", text))

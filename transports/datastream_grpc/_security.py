@@ -15,12 +15,11 @@ from grpc import aio
 
 from datastream import DatastreamError, Denied, SourceUnavailable
 from datastream._secrets import logger
-from datastream_grpc._details import details_of
 from datastream_grpc._files import WatchedFile
 from datastream_grpc._pem import check_pem
 from datastream_grpc._principal import token_name
 from datastream_grpc._revoking import Proof, Revoking
-from datastream_grpc._status import NAME
+from datastream_grpc._status import abort
 
 TokenCheck = Callable[[str], bool | str]
 """Whether a token is one, or the name of who has it; called in a thread."""
@@ -241,8 +240,7 @@ def _refusing(handler: Any, method: str, refusal: _Refusal) -> Any:
 
 async def _refused(context: Any, refusal: _Refusal = NO_TOKEN) -> None:
     code, error, text = refusal
-    named = ((NAME, error.__name__),)
-    await context.abort(code, text, (*named, *details_of(code, error.__name__, text)))
+    await abort(context, code, text, error.__name__)
 
 
 def _token_of(metadata: Any) -> str:

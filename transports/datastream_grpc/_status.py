@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
+from grpc import aio
 
 import datastream
 from datastream import DatastreamError
 from datastream.errors import printable
+from datastream_grpc._details import details_of
 from datastream_grpc._limits import LimitReached
 from datastream_grpc._pieces import NoSuchPoint
 
@@ -137,3 +140,23 @@ def translated(error: Exception, where: str) -> Exception:
         # What gRPC raises for a channel that was replaced just now; the next call has the new one.
         return datastream.SourceUnavailable(f"{where}: the connection was lost; try again")
     return error
+
+
+async def abort(context: Any, code: grpc.StatusCode, text: str, name: str = "") -> None:
+    """End a call with an error.
+
+    Args:
+        name: of the error; "" for one that is none of ours.
+
+    Raises:
+        AbortError: it has ended.
+        CancelledError: its client is not told. One that takes not even what its call begins with
+            cannot be, and gRPC would print that.
+    """
+    named = ((NAME, name),) if name else ()
+    try:
+        await context.abort(code, text, (*named, *details_of(code, name, text)))
+    except aio.AbortError:
+        raise
+    except Exception as error:
+        raise asyncio.CancelledError from error
