@@ -317,6 +317,23 @@ class Deaf(Connection):
         return 0 < before == self._arrived
 
 
+@pytest.mark.parametrize("method", ["Subscribe", "Snapshot"])
+def test_who_reads_nothing_of_a_stream_does_not_keep_a_server_from_stopping(
+    stack, store, monkeypatch, method
+):
+    """Its client is told the end after what it has not read."""
+    server = datastream_grpc.serve(store, "127.0.0.1:0", heartbeat=10 * TIMEOUT)
+    monkeypatch.setattr(_open_streams, "END_WITHIN", 0.1)
+    connection = stack.enter_context(closing(Connection(server.address, window=1)))
+    stream = connection.call(f"/datastream.DataService/{method}", b"")
+    while stream not in connection._unread:
+        assert list(connection.messages()) == []
+    stopping = threading.Thread(target=server.stop, args=(0,))
+    stopping.start()
+    stopping.join(TIMEOUT)
+    assert not stopping.is_alive()
+
+
 @pytest.mark.parametrize("is_revoked", [True, False])
 def test_who_takes_not_even_the_begin_of_a_stream_has_nothing_printed(
     stack, tmp_path, monkeypatch, caplog, is_revoked
@@ -338,9 +355,14 @@ def test_who_takes_not_even_the_begin_of_a_stream_has_nothing_printed(
     for number, method in enumerate(("Snapshot", "Subscribe", "Push"), 2):
         deaf.call(path + method, b"")
         eventually(lambda at=number: len(streams) == at, method)
+    stopping = threading.Thread(target=server.stop, args=(0,))
     if is_revoked:
         tokens.write_text("# none\n")
-        eventually(lambda: not len(streams), "all have ended")
     else:
-        server.stop(0)
+        stopping.start()
+    eventually(lambda: not len(streams), "all have ended")
+    # gRPC itself waits for seconds for a connection that takes nothing.
+    deaf.close()
+    if not is_revoked:
+        stopping.join()
     assert [record for record in caplog.records if record.name.startswith("grpc")] == []

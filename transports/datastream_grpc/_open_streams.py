@@ -15,6 +15,9 @@ from datastream_grpc._principal import Principal, host_or_name
 BEGIN_WITHIN = 1.0
 """Seconds that the begin of a stream may take when its end is due."""
 
+END_WITHIN = 2.0
+"""Seconds that clients have to take why their streams end."""
+
 T = TypeVar("T")
 
 
@@ -50,12 +53,14 @@ class OpenStreams:
         return listed(self.carriers, asyncio.current_task())
 
     async def stop(self) -> None:
-        """End all of them."""
+        """End all of them; those that do not end soon are left to gRPC."""
         self.stopping = True
         tasks = [*self._tasks, *self.carriers]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            # A status comes after what its client has not read yet: of one that does not, never.
+            await asyncio.wait(tasks, timeout=END_WITHIN)
 
 
 async def begin(context: Context) -> None:
