@@ -57,6 +57,17 @@ def test_a_state_comes_in_parts_of_which_each_can_be_read():
     assert _convert.entries_of(whole) == sent
 
 
+@pytest.mark.parametrize("size", [0, 100, 127, 1000])
+def test_a_message_has_no_more_than_it_may_with_all_that_is_beside_the_values(size):
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    several = [
+        Entry(f"key/{n}", b"v" * size, "bytes", time + timedelta(microseconds=n), f"{n:040}")
+        for n in range(5000)
+    ]
+    messages = _convert.to_columned(Batch(tuple(several), "1", initial=True))
+    assert max(map(len, messages)) <= _columns.BYTES
+
+
 def test_what_is_larger_than_a_message_is_one():
     sent = entries(TIME, TIME, TIME, value=b"x" * 600_000)
     _, messages = there_and_back(Batch(tuple(sent), "c"))

@@ -13,6 +13,8 @@ from datastream_grpc._pb import service_pb2 as pb
 
 ENTRIES, BYTES = 4096, 512 << 10
 """In one message, at most: half of it takes a tenth more time, and of more the reader waits."""
+FIELD_BYTES = 20
+"""What the lengths of the fields of an entry take, and its time."""
 UNKNOWN = -(1 << 63)
 """Stands for a time that is not known."""
 
@@ -39,11 +41,17 @@ def pieces_of(entries: Sequence[Entry], gone: list[Entry]) -> Iterator[EntryColu
 
 def _halved(entries: EntryColumns) -> Iterator[EntryColumns]:
     half = len(entries) // 2
-    if half and sum(map(len, entries.keys)) + sum(map(len, entries.values)) > BYTES:
+    if half and _size_of(entries) > BYTES:
         yield from _halved(entries[:half])
         yield from _halved(entries[half:])
     else:
         yield entries
+
+
+def _size_of(entries: EntryColumns) -> int:
+    """Bytes on the wire, about: mostly all revisions are as long as the first."""
+    beside = FIELD_BYTES + len(entries.revisions[0])
+    return sum(map(len, entries.keys)) + sum(map(len, entries.values)) + beside * len(entries)
 
 
 def to_columns(entries: EntryColumns, columns: pb.Columns) -> None:
