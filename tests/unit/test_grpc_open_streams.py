@@ -6,10 +6,14 @@ import asyncio
 
 import pytest
 from datastream_grpc import _open_streams
+from datastream_grpc._answering import Answering
 from datastream_grpc._limits import Limits, Meter
 from datastream_grpc._open_streams import OpenStreams, begin
 from datastream_grpc._outgoing import ClientLeft
+from datastream_grpc._pb import service_pb2 as pb
 from datastream_grpc._principal import NOBODY
+from datastream_grpc._telemetry import Metrics
+from datastream_grpc._texts import Texts
 
 TIMEOUT = 10.0
 
@@ -84,5 +88,22 @@ def test_a_client_that_has_left_is_told_nothing():
         with pytest.raises(ClientLeft):
             await opened(streams, context, [])
         assert len(streams) == 0
+
+    run(main)
+
+
+def test_a_call_whose_client_has_left_ends_without_a_status():
+    """gRPC may not know that it has left, and would print that it can send none."""
+
+    async def left(request, context):
+        raise ClientLeft
+
+    async def main(streams):
+        metrics = Metrics("address", "memory", lambda: 0)
+        answering = Answering(Texts("memory:", hides_keys=False), metrics, streams, 1)
+        answer = answering.around("Subscribe", left, is_stream=True)
+        with pytest.raises(asyncio.CancelledError):
+            await answer(pb.DataRequest(), Context())
+        assert dict(metrics.calls) == {("Subscribe", "CANCELLED"): 1}
 
     run(main)

@@ -75,6 +75,8 @@ class Answering:
             except ClientLeft as left:
                 outcome = "CANCELLED"
                 log.debug("%s: the client left: %s", name, left.__cause__)
+                # Not ended well: gRPC would send that, and print where it cannot.
+                raise asyncio.CancelledError from left
             except aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001

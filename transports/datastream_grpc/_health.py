@@ -73,7 +73,8 @@ class Health:
             await abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except ClientLeft as left:
             log.debug("Watch: the client left: %s", left.__cause__)
-            return
+            # As of the other streams; see `Answering`.
+            raise asyncio.CancelledError from left
         await abort(context, grpc.StatusCode.UNAVAILABLE, SHUTTING_DOWN)
 
     async def _tell(self, service: str, context: Context) -> None:
