@@ -442,10 +442,13 @@ class Worker:
         """Read suspected keys of both stores anew: were they written by others?"""
         ledger = self._ledger
         keys, offered = ledger.some_suspects(), self._taken_of_source()
-        left, found = self._read(self._target.store, keys), self._read(self._source, keys)
+        left = self._read(self._target.store, keys)
         check_readable(keys, left.unread, self._target.store.name)
-        there, wanted = present(left.entries), present(found.entries)
+        there = present(left.entries)
         self._take_news(there, keys)
+        # After all of the target: what others took from the source is held by that by now.
+        found = self._read(self._source, keys)
+        wanted = present(found.entries)
         judged = [key for key in keys if not is_below(key, found.unread)]
         plan = ledger.judge(judged, wanted, there)
         check_conflicts(plan.conflicts, self._target.store.name)

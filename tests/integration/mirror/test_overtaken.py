@@ -192,3 +192,28 @@ def test_what_others_remove_while_both_are_compared_is_no_trouble(source, overta
     with mirror(source, overtaken) as running:
         assert running.flush(LONG)
     assert values(other) == {"a": 1}
+
+
+def test_what_others_bring_to_what_the_source_holds_while_it_is_judged_stays_the_mirrors(
+    source, target, other, monkeypatch
+):
+    """What the source holds is read after all that is known of the target."""
+    read, agreed = Worker._read, []
+
+    def meanwhile(store, keys):
+        found = read(store, keys)
+        if store is source and not agreed:
+            agreed.append(2)
+            source["a"] = other["a"] = 2
+        return found
+
+    source["a"] = 1
+    with mirror(source, target, on_conflict="target") as running:
+        assert running.flush(LONG)
+        monkeypatch.setattr(Worker, "_read", staticmethod(meanwhile))
+        other["a"] = "theirs"
+        eventually(lambda: agreed, "it is judged")
+        assert running.flush(LONG)
+        source["a"] = 3
+        assert running.flush(LONG)
+    assert values(target) == {"a": 3}
