@@ -340,10 +340,12 @@ class Ledger:
     def _may_be_ours(self, found: Conflict) -> bool:
         """Whether the mirror may have written what the target holds."""
         key, claim = found.key, self.suspects.get(found.key, Claim.NONE)
+        if (key, _hash(found.target)) in self._tried:
+            return True
         if claim is Claim.DECIDED:
             left = self._target.left
             return key not in left or self._target.is_as_left(key, found.target)
-        return claim is not Claim.NONE or (key, _hash(found.target)) in self._tried
+        return claim is not Claim.NONE
 
     # What is written here.
 

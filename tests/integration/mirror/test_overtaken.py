@@ -217,3 +217,37 @@ def test_what_others_bring_to_what_the_source_holds_while_it_is_judged_stays_the
         source["a"] = 3
         assert running.flush(LONG)
     assert values(target) == {"a": 3}
+
+
+def test_what_is_stored_late_of_a_write_that_failed_is_the_mirrors_also_while_it_looks_once_more(
+    source, overtaken, other
+):
+    """Its answer was lost, and it comes after the one that was tried again."""
+    asked, late = [], []
+
+    def decide(conflict):
+        asked.append(conflict.target.value)
+        return "source" if len(asked) == 1 else "target"
+
+    def lose():
+        late.append(1)
+        source["a"] = 2
+        raise SourceUnavailable("the answer was lost")
+
+    source["a"] = 1
+    with mirror(source, overtaken, on_conflict=decide) as running:
+        assert running.flush(LONG)
+        doubt = running._worker.ledger.doubt
+
+        def doubt_and_be_late():
+            doubted = doubt()
+            if doubted and late:
+                source["a"] = 3
+                other["a"] = late.pop()
+            return doubted
+
+        running._worker.ledger.doubt = doubt_and_be_late
+        overtaken._source.faster = lose
+        other["a"] = b"theirs"
+        eventually(lambda: 3 in values(overtaken).values() or len(asked) > 1, "it is decided")
+    assert (asked, late) == ([b"theirs"], [])
