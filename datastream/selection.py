@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -139,9 +140,13 @@ def selected(held: Mapping[str, T], selection: Selects) -> list[T]:
 
 
 def selects_any(selection: Selection, keys: Collection[str]) -> bool:
-    """Whether one of `keys` is selected; single keys are looked up in them."""
+    """Whether one of `keys` is selected; single keys are looked up, not searched for."""
     if selection.keys and not (selection.prefixes or selection.patterns):
-        return any(key in keys and selection.matches(key) for key in selection.keys)
+        single = {key for key in selection.keys if not selection.excludes(key)}
+        if isinstance(keys, AbstractSet):
+            return not keys.isdisjoint(single)
+        # In a list, each would be searched for.
+        return not single.isdisjoint(keys)
     if selection.exclude or selection.patterns or selection.keys:
         return any(map(selection.matches, keys))
     starts = tuple(selection.prefixes) or ("",)
