@@ -170,10 +170,14 @@ class Ledger:
 
     # What others write.
 
-    @property
-    def not_ours(self) -> set[str]:
-        """Keys that a comparison has to take for somebody else's if they differ."""
-        return self.theirs | {key for key, claim in self.suspects.items() if claim is Claim.NONE}
+    def not_ours(self, there: Mapping[str, Entry]) -> set[str]:
+        """Keys that a comparison has to take for somebody else's if they differ.
+
+        Args:
+            there: what the target holds.
+        """
+        unclaimed = {key for key, claim in self.suspects.items() if claim is Claim.NONE}
+        return self.theirs | {key for key in unclaimed if not self._is_tried(key, there.get(key))}
 
     def _suspect(self, keys: Iterable[str], claim: Claim = Claim.NONE) -> None:
         for key in keys:
@@ -340,12 +344,16 @@ class Ledger:
     def _may_be_ours(self, found: Conflict) -> bool:
         """Whether the mirror may have written what the target holds."""
         key, claim = found.key, self.suspects.get(found.key, Claim.NONE)
-        if (key, _hash(found.target)) in self._tried:
+        if self._is_tried(key, found.target):
             return True
         if claim is Claim.DECIDED:
             left = self._target.left
             return key not in left or self._target.is_as_left(key, found.target)
         return claim is not Claim.NONE
+
+    def _is_tried(self, key: str, there: Entry | None) -> bool:
+        """Whether the target holds what a write was to store that failed."""
+        return (key, hash(None if there is None else there.value)) in self._tried
 
     # What is written here.
 
@@ -486,7 +494,3 @@ class Ledger:
             refused=tuple(sorted(refused)) if is_named else (),
             is_pruned=self._was_pruned and self._rules.delete,
         )
-
-
-def _hash(entry: Entry | None) -> int:
-    return hash(None if entry is None else entry.value)

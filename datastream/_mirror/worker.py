@@ -351,7 +351,7 @@ class Worker:
         # What cannot be read is neither missing here nor free there.
         known, there = readable(source, ledger.unread), by_key(readable(target, ledger.unread))
         self._suspect_others(known, there)
-        is_ours, not_ours = ledger.is_ours, ledger.not_ours
+        is_ours, not_ours = ledger.is_ours, ledger.not_ours(there)
         plan = reconcile(known, there, self._rules, is_ours=is_ours, theirs=not_ours)
         check_conflicts(plan.conflicts, name)
         limit = self._rules.delete_limit

@@ -251,3 +251,27 @@ def test_what_is_stored_late_of_a_write_that_failed_is_the_mirrors_also_while_it
         other["a"] = b"theirs"
         eventually(lambda: 3 in values(overtaken).values() or len(asked) > 1, "it is decided")
     assert (asked, late) == ([b"theirs"], [])
+
+
+@pytest.mark.parametrize("atomic", [True, False], ids=["atomic", "plain"])
+def test_what_was_stored_of_a_first_write_whose_answer_was_lost_is_the_mirrors(
+    source, overtaken, other, atomic
+):
+    """Also where the source has gone on before both are compared once more."""
+    if not atomic:
+        overtaken._source.features -= {Feature.ATOMIC}
+
+    def lose():
+        other.put_many({"a": 1, "b": 1, "c": 1})
+        source["a"] = 2
+        del source["b"]
+        raise SourceUnavailable("the answer was lost")
+
+    source.put_many({"a": 1, "b": 1, "c": 1})
+    overtaken._source.faster = lose
+    with mirror(source, overtaken) as running:
+        ends = State.READY, State.FAILED
+        eventually(lambda: overtaken._source.faster is None, "it was tried")
+        eventually(lambda: running.status.current.state in ends, "it is decided")
+        assert running.flush(LONG)
+    assert values(overtaken) == {"a": 2, "c": 1}
