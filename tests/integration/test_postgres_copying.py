@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -194,3 +195,15 @@ def test_columns_beside_get_their_defaults_and_triggers_of_others_fire(postgres,
         store.write(*writes())
     assert copied == [True]
     assert db.execute("SELECT n, count(*) FROM audit GROUP BY n").fetchall() == [(7, MANY)]
+
+
+@pytest.mark.parametrize("count", [2, MANY])
+def test_times_of_the_hour_that_comes_twice_are_told_apart(postgres, copied, count):
+    """In one zone they are equal to Python."""
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    moments = [first.replace(fold=number % 2) for number in range(count)]
+    with datastream.open(postgres, create=True) as store:
+        store.write(*(w._replace(updated_at=m) for w, m in zip(writes(), moments, strict=False)))
+        assert copied == [count >= copying.FEWEST]
+        stored = [entry.updated_at for entry in store.snapshot().values()]
+    assert stored == [moment.astimezone(UTC) for moment in moments]

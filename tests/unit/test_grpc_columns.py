@@ -1,6 +1,7 @@
 """Many entries as columns of the wire and back."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import pytest
 from datastream_grpc import _carriers, _columns, _convert
@@ -43,6 +44,15 @@ def test_entries_come_back_as_they_were():
     assert received == sent
     assert {type(entry) for entry in received} == {Entry}
     assert (whole.cursor, whole.initial, list(whole.unread)) == ("c", True, ["u"])
+
+
+def test_times_of_the_hour_that_comes_twice_are_told_apart():
+    """In one zone they are equal to Python."""
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    times = first, first.replace(fold=1)
+    whole, _ = there_and_back(Batch(tuple(entries(*times)), "c", initial=True))
+    received = [entry.updated_at for entry in _convert.entries_of(whole)]
+    assert received == [time.astimezone(UTC) for time in times]
 
 
 def test_a_state_comes_in_parts_of_which_each_can_be_read():

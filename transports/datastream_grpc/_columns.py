@@ -112,7 +112,9 @@ def _types(columns: pb.Columns, number: int) -> list[str]:
 
 
 def _to_numbers(times: list[datetime | None]) -> list[int]:
-    if times[:1] * len(times) == times:
+    # In other zones, two times of an hour that comes twice are equal.
+    is_plain = not times or times[0] is None or times[0].tzinfo is UTC
+    if is_plain and times[:1] * len(times) == times:
         return list(map(_to_number, times[:1])) * len(times)
     try:
         return [(time - _EPOCH) // _UNIT for time in times]  # type: ignore[operator]

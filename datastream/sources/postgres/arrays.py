@@ -5,7 +5,7 @@ As text each element has to be escaped here and parsed there, which takes longer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any
@@ -67,22 +67,28 @@ def _texts(values: Iterable[Any]) -> Iterable[bytes | None]:
     return (None if value is None else value.encode() for value in values)
 
 
-def _moments(values: Iterable[Any]) -> Iterable[bytes | None]:
+def stamps(moments: Iterable[datetime | None]) -> Iterator[bytes | None]:
+    """The bytes in which PostgreSQL keeps times; None of none."""
     # What is written together often has one time in common.
-    known: dict[datetime | None, bytes | None] = {None: None}
-    for value in values:
-        if value not in known:
-            known[value] = stamp(value)
-        yield known[value]
+    known: dict[datetime, bytes] = {}
+    for moment in moments:
+        if moment is None:
+            yield None
+        elif moment.fold:
+            # To Python, it is the same as the one an hour before.
+            yield _stamp(moment)
+        else:
+            if moment not in known:
+                known[moment] = _stamp(moment)
+            yield known[moment]
 
 
-def stamp(moment: datetime) -> bytes:
-    """The bytes in which PostgreSQL keeps a time."""
+def _stamp(moment: datetime) -> bytes:
     return _MOMENT((moment - START) // _MICROSECOND)
 
 
 _ENCODED: dict[str, Callable[[Iterable[Any]], Iterable[bytes | None]]] = {
     "text": _texts,
     "bytea": _bytes,
-    "timestamptz": _moments,
+    "timestamptz": stamps,
 }

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 
 from datastream._columns import EntryColumns
-from datastream.sources.postgres.arrays import stamp
+from datastream.sources.postgres.arrays import stamps
 from datastream.sources.postgres.connection import Connection
 from datastream.sources.postgres.keys import is_among
 from datastream.sources.postgres.layout import Column, Layout, literal
@@ -109,14 +109,11 @@ class Copying:
 
     def _pieces(self, given: Columns, now: object) -> Iterator[Columns]:
         """Keys, values, names of types and times as they would be read, some rows at a time."""
-        # What is written together often has one time in common.
-        stamps: dict[datetime | None, object] = {None: now}
         for start in range(0, len(given[0]), PIECE):
             keys, values, *others = (column[start : start + PIECE] for column in given)
             nothing = [None] * len(keys)
-            moments = others[-1] if self._has_time else ()
-            stamps.update((moment, stamp(moment)) for moment in set(moments) - stamps.keys())
-            times = [stamps[moment] for moment in moments] or nothing
+            moments = stamps(others[-1]) if self._has_time else ()
+            times = [moment or now for moment in moments] or nothing
             yield keys, values, others[0] if self._has_type else nothing, times
 
     def _packed(self, rows: Columns, stored: _Stored) -> bytes:
