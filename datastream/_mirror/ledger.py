@@ -337,9 +337,14 @@ class Ledger:
 
     def _is_refused(self, found: Conflict) -> bool:
         """Whether the target could not hold a key, and others have not written it since."""
-        left, there = self._target.left.get(found.key), found.target
-        is_as_it_was = left is None or there is None or left == there.revision
-        return found.key in self._target.refused and is_as_it_was
+        key, there = found.key, found.target
+        if key not in self._target.refused:
+            return False
+        left = self._target.left.get(key)
+        if left is None:
+            # Where no revisions are expected, none was read: a watch has told of others.
+            return self.suspects.get(key, Claim.NONE) is not Claim.NONE
+        return there is None or left == there.revision
 
     def _may_be_ours(self, found: Conflict) -> bool:
         """Whether the mirror may have written what the target holds."""

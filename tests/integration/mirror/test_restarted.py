@@ -2,7 +2,7 @@
 
 import pytest
 
-from datastream import DatastreamError, InvalidValue, State, Store, mirror
+from datastream import DatastreamError, Feature, InvalidValue, State, Store, mirror
 from datastream._mirror import ledger, worker
 from datastream._mirror.progress import MIRRORS, Progress
 from datastream.sources.memory import MemorySource
@@ -290,6 +290,31 @@ def test_what_others_write_where_nothing_could_be_held_is_theirs(source, words, 
         running.flush(LONG)
     running.close()
     run(source, words, on_conflict="target")
+    assert values(words) == {"a": "theirs", "b": "two"}
+
+
+@pytest.mark.parametrize("expects", [True, False])
+@pytest.mark.parametrize("before", ["one", None])
+def test_what_others_write_after_a_change_could_not_be_held_is_theirs(
+    source, words, other, before, expects
+):
+    """Also where the target compares no revisions, so that none was read."""
+    if not expects:
+        words._source.features -= {Feature.COMPARE_AND_SET}
+    source["b"] = "two"
+    if before:
+        source["a"] = before
+    with mirror(source, words) as running:
+        assert running.flush(LONG)
+        source["a"] = 1
+        assert running.flush(LONG)
+        assert list(running.refused) == ["a"]
+        other["a"] = "theirs"
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+        source["a"] = "three"
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
     assert values(words) == {"a": "theirs", "b": "two"}
 
 
