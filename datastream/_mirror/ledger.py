@@ -188,8 +188,13 @@ class Ledger:
         claim = self.suspects.get(key, Claim.NONE)
         # What goes with the place, in one transaction, was there before that was read, or never is.
         is_settled = self._place.as_write is not None and self._target.is_atomic
-        is_over = claim is Claim.REFUSED or (claim is Claim.WRITTEN and is_settled)
-        self.suspects[key] = Claim.NONE if is_over else claim
+        is_over = {
+            # Where no revisions are expected, none of what could not be held was read.
+            Claim.DECIDED: key not in self._target.left,
+            Claim.REFUSED: True,
+            Claim.WRITTEN: is_settled,
+        }
+        self.suspects[key] = Claim.NONE if is_over.get(claim) else claim
 
     def suspect(self, batch: Batch, *, is_news: bool = True) -> None:
         """Find keys of the target that are not as they were left.

@@ -318,6 +318,33 @@ def test_what_others_write_after_a_change_could_not_be_held_is_theirs(
     assert values(words) == {"a": "theirs", "b": "two"}
 
 
+@pytest.mark.parametrize("expects", [True, False])
+def test_what_others_write_as_a_key_that_could_not_be_held_is_tried_again_is_theirs(
+    source, words, other, expects, monkeypatch
+):
+    """Deletes may have made room for it; others are there before both stores are read."""
+    if not expects:
+        words._source.features -= {Feature.COMPARE_AND_SET}
+    look, theirs = worker.Worker._look_at_suspects, ["theirs"]
+
+    def overtaken(self):
+        if theirs:
+            source["a"] = "three"
+            other["a"] = theirs.pop()
+        look(self)
+
+    source.put_many({"b": "two", "c": "two"})
+    with mirror(source, words) as running:
+        assert running.flush(LONG)
+        source["a"] = 1
+        assert running.flush(LONG)
+        monkeypatch.setattr(worker.Worker, "_look_at_suspects", overtaken)
+        del source["c"]
+        with pytest.raises(DatastreamError, match="'a', which others wrote"):
+            running.flush(LONG)
+    assert (values(words), theirs) == ({"a": "theirs", "b": "two"}, [])
+
+
 @pytest.mark.parametrize("at", ["_resume", "_look_at_suspects"])
 def test_what_others_write_as_a_mirror_starts_again_is_theirs_though_it_could_not_be_held(
     source, words, other, table, at, monkeypatch
