@@ -186,8 +186,10 @@ class Ledger:
     def _suspect_news(self, key: str) -> None:
         """Others have written a key, unless what an earlier process wrote is shown only now."""
         claim = self.suspects.get(key, Claim.NONE)
-        # What goes with the place, in one transaction, was there before that was read, or never is.
-        is_settled = self._place.as_write is not None and self._target.is_atomic
+        # What goes with the place, in one transaction, was there before that was read, or never is;
+        # and what is there is shown at once, mostly.
+        is_late = self._target.store._source.eventually_consistent
+        is_settled = self._place.as_write is not None and self._target.is_atomic and not is_late
         is_over = {
             # Where no revisions are expected, none of what could not be held was read.
             Claim.DECIDED: key not in self._target.left,
