@@ -189,12 +189,12 @@ class Ledger:
         # What goes with the place, in one transaction, was there before that was read, or never is;
         # and what is there is shown at once, mostly.
         is_late = self._target.store._source.eventually_consistent
-        is_settled = self._place.as_write is not None and self._target.is_atomic and not is_late
+        is_certain = self._place.as_write is not None and self._target.is_atomic and not is_late
         is_over = {
             # Where no revisions are expected, none of what could not be held was read.
             Claim.DECIDED: key not in self._target.left,
             Claim.REFUSED: True,
-            Claim.WRITTEN: is_settled,
+            Claim.WRITTEN: is_certain,
         }
         self.suspects[key] = Claim.NONE if is_over.get(claim) else claim
 

@@ -255,7 +255,7 @@ def _set_if(condition: object, event: threading.Event) -> None:
 
 
 def _say_trouble(status: Status) -> None:
-    """Log that the rules cannot be read: whoever has just changed them has to know."""
+    """Log that the rules cannot be read, so that the last ones that could stay in force."""
     if status.error is not None:
         log.error("the rules cannot be read, those before stand: %s", status.error)
 
